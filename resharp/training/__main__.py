@@ -1,0 +1,39 @@
+"""``python -m resharp.training TRAIN VALID --out FOLDER``: train the built-in model's network."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import click
+import torch
+
+from resharp.training.train import Recipe, Run
+
+
+@click.command()
+@click.argument("train", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("valid", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True)
+@click.option("--steps", default=Recipe.steps, show_default=True)
+@click.option("--features", default=Recipe.features, show_default=True)
+@click.option("--convolutions", default=Recipe.convolutions, show_default=True)
+@click.option("--batch", default=Recipe.batch, show_default=True)
+@click.option("--patch", default=Recipe.patch, show_default=True)
+@click.option("--decay", default=Recipe.decay, show_default=True)
+@click.option("--bfloat16/--float32", default=Recipe.bfloat16, show_default=True)
+@click.option("--seed", default=Recipe.seed, show_default=True)
+@click.option("--every", default=500, show_default=True, help="Steps between validations.")
+@click.option("--threads", default=0, help="CPU threads (0: as many as torch likes).")
+def main(train: Path, valid: Path, out: Path, every: int, threads: int, **options: float) -> None:
+    """Train on the pictures of TRAIN, validate on VALID; a run in OUT is resumed."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if threads:
+        torch.set_num_threads(threads)
+    run = Run(out, Recipe(**options), train, valid)  # type: ignore[arg-type]
+    run.resume()
+    run.run(every=every)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Mild real-world degradation: what a photo met on its way to us, in random measure.
+
+The steps (blur, resize, noise, JPEG) and their order follow the first-order model of Real-ESRGAN
+(Wang et al., ICCVW 2021) with ranges chosen for ordinary photos instead of ruined ones. Images are
+uint8 ``[h, w, 3]`` BGR, as OpenCV has them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Degradation:
+    """How badly, and how often."""
+
+    scale: int = 4
+    """Downscale factor from the sharp picture to the network's input."""
+    clean: float = 0.35
+    """Share of samples that are only downscaled, by area averaging."""
+    blur: float = 0.4
+    """Probability of a Gaussian blur before the resize."""
+    blur_sigma: tuple[float, float] = (0.3, 2.0)
+    """Range of its sigma, in pixels of the sharp picture."""
+    noise: float = 0.75
+    """Probability of Gaussian noise after the resize."""
+    noise_sigma: tuple[float, float] = (1.0, 8.0)
+    """Range of its sigma, in levels of 255."""
+    jpeg: float = 0.8
+    """Probability of JPEG compression at the end."""
+    jpeg_quality: tuple[int, int] = (55, 95)
+    """Range of its quality."""
+
+
+def shrink(image: Image, scale: int, interpolation: int = cv2.INTER_AREA) -> Image:
+    """Downscale by a whole factor that divides both sides."""
+    height, width = image.shape[:2]
+    size = (width // scale, height // scale)
+    return _u8(cv2.resize(image, size, interpolation=interpolation))
+
+
+def add_noise(image: Image, sigma: float, rng: np.random.Generator, gray: bool = False) -> Image:
+    """Add Gaussian noise of ``sigma`` levels, one value per pixel if ``gray``."""
+    shape = (*image.shape[:2], 1) if gray else image.shape
+    noise = rng.standard_normal(shape, dtype=np.float32) * np.float32(sigma)
+    return np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
+
+
+def jpeg(image: Image, quality: int) -> Image:
+    """Compress with JPEG at ``quality`` and decode again."""
+    done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise RuntimeError("OpenCV could not encode a JPEG picture in memory")
+    return _u8(cv2.imdecode(data, cv2.IMREAD_COLOR))
+
+
+def degrade(image: Image, recipe: Degradation, rng: np.random.Generator) -> Image:
+    """Make the network's input for one sharp picture, drawing every choice from ``rng``."""
+    if rng.random() < recipe.clean:
+        return shrink(image, recipe.scale)
+    if rng.random() < recipe.blur:
+        image = _u8(cv2.GaussianBlur(image, (0, 0), rng.uniform(*recipe.blur_sigma)))
+    way = rng.choice([cv2.INTER_AREA, cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC])
+    small = shrink(image, recipe.scale, int(way))
+    if rng.random() < recipe.noise:
+        small = add_noise(small, rng.uniform(*recipe.noise_sigma), rng, gray=rng.random() < 0.3)
+    if rng.random() < recipe.jpeg:
+        small = jpeg(small, int(rng.integers(recipe.jpeg_quality[0], recipe.jpeg_quality[1] + 1)))
+    return small
+
+
+def _u8(image: Any) -> Image:
+    return np.asarray(image, dtype=np.uint8)

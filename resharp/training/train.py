@@ -1,0 +1,189 @@
+"""Train a compact x4 network: Adam, L1, EMA, warm-up / constant / linear decay; resumes exactly."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from resharp.models.srvgg import SRVGGNetCompact
+from resharp.training.data import Pairs, load_pictures
+from resharp.training.degrade import Degradation, Image
+from resharp.training.validate import clean_input, measure, worn_input
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides a run; written beside its result."""
+
+    features: int = 48
+    """Channels of the network."""
+    convolutions: int = 12
+    """Its body convolutions."""
+    steps: int = 20000
+    """Length of the run; resuming with another number moves only its end."""
+    batch: int = 16
+    """Samples per step."""
+    patch: int = 48
+    """Side of an input patch, in pixels."""
+    learning_rate: float = 1e-3
+    """Adam's rate between warm-up and decay."""
+    warmup: int = 200
+    """Steps of linear warm-up."""
+    decay: float = 0.35
+    """Share of the run, at its end, over which the rate falls linearly to zero."""
+    ema: float = 0.999
+    """Decay of the averaged weights, which are the result."""
+    bfloat16: bool = True
+    """Compute in bfloat16 (weights, optimizer and loss stay float32)."""
+    seed: int = 7
+    """Decides the initial weights and every batch."""
+    degradation: Degradation = field(default_factory=Degradation)
+    """What the inputs suffer."""
+
+    def rate(self, step: int) -> float:
+        """Learning rate of one step."""
+        start = round(self.steps * (1 - self.decay))
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        if step < start:
+            return self.learning_rate
+        return self.learning_rate * (self.steps - step) / max(self.steps - start, 1)
+
+
+def to_tensor(images: np.ndarray, device: str) -> torch.Tensor:
+    """uint8 BGR ``[n, h, w, 3]`` to float RGB ``[n, 3, h, w]`` in 0..1, channels last in memory."""
+    tensor = torch.from_numpy(np.ascontiguousarray(images[..., ::-1])).to(device)
+    return tensor.permute(0, 3, 1, 2).float().div(255)
+
+
+def network_of(recipe: Recipe) -> SRVGGNetCompact:
+    """A fresh network, its weights decided by the recipe's seed."""
+    torch.manual_seed(recipe.seed)
+    network = SRVGGNetCompact(
+        num_feat=recipe.features, num_conv=recipe.convolutions, upscale=recipe.degradation.scale
+    )
+    last = network.body[-1]
+    assert isinstance(last, nn.Conv2d)
+    with torch.no_grad():  # begin as plain upscaling: the first steps are not spent unlearning
+        last.weight.mul_(0.1)
+    return network.to(memory_format=torch.channels_last)
+
+
+def upscale_with(network: nn.Module, device: str) -> Any:
+    """Wrap a network as the ``uint8 -> uint8`` function that validation wants."""
+
+    def upscale(image: Image) -> Image:
+        with torch.inference_mode():
+            out = network(to_tensor(image[None], device)).clamp(0, 1).mul(255).round()
+        rgb = out[0].permute(1, 2, 0).to(torch.uint8).cpu().numpy()
+        return np.ascontiguousarray(rgb[..., ::-1])
+
+    return upscale
+
+
+class Run:
+    """One training run in a folder: ``last.pt`` (to resume), ``best.pth``, ``log.jsonl``."""
+
+    def __init__(self, folder: Path, recipe: Recipe, train: Path, valid: Path) -> None:
+        self.folder, self.recipe = folder, recipe
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.network = network_of(recipe).to(self.device)
+        self.average = network_of(recipe).to(self.device).eval().requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate)
+        self.step = 0
+        self.valid = load_pictures(valid)
+        self.pairs = Pairs(
+            load_pictures(train),
+            patch=recipe.patch,
+            batch=recipe.batch,
+            recipe=recipe.degradation,
+            seed=recipe.seed,
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+
+    def resume(self) -> bool:
+        """Go on from ``last.pt`` where there is one."""
+        path = self.folder / "last.pt"
+        if not path.exists():
+            return False
+        state: Mapping[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = int(state["step"])
+        return True
+
+    def run(self, *, every: int = 500) -> dict[str, float]:
+        """Train to the recipe's end, validating and saving every so many steps."""
+        began, losses, figures = time.monotonic(), [], self.validate()
+        for inputs, targets in self.pairs.iterate(self.step, self.recipe.steps):
+            losses.append(self._advance(inputs, targets))
+            self.step += 1
+            if self.step % every == 0 or self.step == self.recipe.steps:
+                figures = self.validate()
+                figures |= {
+                    "step": self.step,
+                    "loss": float(np.mean(losses)),
+                    "seconds": round(time.monotonic() - began, 1),
+                }
+                losses = []
+                self._save(figures)
+                log.info("%s", json.dumps(figures))
+        return figures
+
+    def validate(self) -> dict[str, float]:
+        """Gains over bicubic in dB, of the averaged weights."""
+        upscale = upscale_with(self.average, self.device)
+        scale = self.recipe.degradation.scale
+        return {
+            "clean_gain": round(measure(self.valid, upscale, clean_input, scale).gain, 4),
+            "worn_gain": round(measure(self.valid, upscale, worn_input, scale).gain, 4),
+        }
+
+    def _advance(self, inputs: np.ndarray, targets: np.ndarray) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.rate(self.step)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.recipe.bfloat16):
+            out = self.network(to_tensor(inputs, self.device))
+        loss = F.l1_loss(out.float(), to_tensor(targets, self.device))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+        blend = 1 - min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mean, new in zip(self.average.parameters(), self.network.parameters(), strict=True):
+                mean.lerp_(new, blend)
+        return loss.item()
+
+    def _save(self, figures: Mapping[str, float]) -> None:
+        state = {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+        }
+        _write(self.folder / "last.pt", state)
+        _write(self.folder / "average.pth", {"params_ema": self.average.state_dict()})
+        with (self.folder / "log.jsonl").open("a") as stream:
+            stream.write(json.dumps(figures) + "\n")
+
+
+def _write(path: Path, state: Any) -> None:
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    os.replace(part, path)

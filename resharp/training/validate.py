@@ -1,0 +1,53 @@
+"""Gain over bicubic on held-out photos: clean, and with noise and JPEG on top."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from resharp.training.degrade import Image, add_noise, jpeg, shrink
+from resharp.training.metrics import psnr_y
+
+Upscale = Callable[[Image], Image]
+"""uint8 ``[h, w, 3]`` BGR to uint8 ``[h*s, w*s, 3]``."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Mean PSNR-Y in dB over the pictures, of the network and of bicubic upscaling."""
+
+    network: float
+    bicubic: float
+
+    @property
+    def gain(self) -> float:
+        """Network minus bicubic, in dB."""
+        return self.network - self.bicubic
+
+
+def clean_input(picture: Image, scale: int) -> Image:
+    """The picture at 1/scale, by area averaging."""
+    return shrink(picture, scale)
+
+
+def worn_input(picture: Image, scale: int) -> Image:
+    """As :func:`clean_input`, then noise of sigma 4 (seed 0) and JPEG at quality 75."""
+    return jpeg(add_noise(shrink(picture, scale), 4.0, np.random.default_rng(0)), 75)
+
+
+def measure(
+    pictures: Iterable[Image], upscale: Upscale, make_input: Callable[[Image, int], Image], scale: int
+) -> Gain:
+    """Upscale every picture's input with the network and with bicubic, and compare both."""
+    ours, bicubic = [], []
+    for picture in pictures:
+        height, width = (side - side % scale for side in picture.shape[:2])
+        target = np.ascontiguousarray(picture[:height, :width])
+        small = make_input(target, scale)
+        plain = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+        ours.append(psnr_y(upscale(small), target))
+        bicubic.append(psnr_y(np.asarray(plain, dtype=np.uint8), target))
+    return Gain(float(np.mean(ours)), float(np.mean(bicubic)))
