@@ -1,0 +1,86 @@
+"""A bundle: one folder of the store with a manifest, graphs and weights."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from resharp.engines.manifest import File, Manifest, parse
+from resharp.errors import BundleError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A whole bundle on disk."""
+
+    folder: Path
+    """Where it is."""
+    manifest: Manifest
+    """What it holds."""
+
+    @classmethod
+    def open(cls, folder: Path) -> Bundle:
+        """Read the manifest of ``folder`` and see that every file is there in its size.
+
+        Raises:
+            FileNotFoundError: the folder has no manifest, so it is no bundle.
+            BundleError: the manifest or a file is damaged.
+        """
+        path = folder / MANIFEST
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise BundleError(f"{path} is damaged ({error}): export the model again") from error
+        bundle = cls(folder, parse(text, str(path)))
+        for file in bundle.manifest.files():
+            bundle._check_size(file)
+        return bundle
+
+    def path(self, file: File) -> Path:
+        """Where one of its files is."""
+        return self.folder / file.name
+
+    def verify(self) -> None:
+        """Hash every file and compare with the manifest.
+
+        Raises:
+            BundleError: a file is missing or its bytes are not those of the export.
+        """
+        for file in self.manifest.files():
+            self._check_size(file)
+            found = sha256_of(self.path(file))
+            if found != file.sha256:
+                raise BundleError(
+                    f"{self.path(file)} is damaged: its SHA-256 is {found[:16]}..., the manifest "
+                    f"says {file.sha256[:16]}... {self._cure()}"
+                )
+
+    def _check_size(self, file: File) -> None:
+        path = self.path(file)
+        if not path.is_file():
+            raise BundleError(f"{path} is missing. {self._cure()}")
+        size = path.stat().st_size
+        if size != file.size:
+            raise BundleError(
+                f"{path} is damaged: {size} bytes, the manifest says {file.size}. {self._cure()}"
+            )
+
+    def _cure(self) -> str:
+        return f"Make it anew: resharp export {self.manifest.name} --force"
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def describe_file(path: Path) -> File:
+    """Name, hash and size of a file, for a manifest."""
+    return File(name=path.name, sha256=sha256_of(path), size=path.stat().st_size)

@@ -1,0 +1,180 @@
+"""The manifest: all that the runtime needs to know of a model, so that it never asks which one.
+
+A manifest is a JSON file beside the graphs of a bundle. It is written last, so that a folder with a
+manifest is a whole bundle, and it names every other file with its size and SHA-256.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from resharp.errors import BundleError
+
+SCHEMA = 1
+"""Version of the layout below; a manifest of any other version is refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """One file of a bundle."""
+
+    name: str
+    """Its name in the bundle's folder."""
+    sha256: str
+    """Hash of its bytes, 64 hexadecimal digits."""
+    size: int
+    """Bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A checkpoint that the weights came from."""
+
+    name: str
+    """Catalogue entry, or file name."""
+    sha256: str
+    """Hash of the checkpoint's bytes."""
+    weight: float = 1.0
+    """Its share, where several checkpoints were interpolated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """How far the graphs were from PyTorch when they were exported, over all shapes tried."""
+
+    shapes: tuple[tuple[int, int, int], ...]
+    """Inputs compared: (n, h, w) each."""
+    float_max_abs: float
+    """Largest absolute difference of the float graph; white is 1."""
+    uint8_max_levels: int
+    """Largest difference of the uint8 graph, in levels of 255."""
+    uint8_differing: float
+    """Share of values of the uint8 graph that differ at all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a bundle holds."""
+
+    name: str
+    """Name in the store: lower case letters, digits, ``-``, ``_``, ``.``."""
+    title: str
+    """One line for people."""
+    task: str
+    """``upscale``, ``denoise``, ..."""
+    scale: int
+    """Output pixels per input pixel, along one side."""
+    graphs: Mapping[str, File]
+    """ONNX graphs by the dtype that goes in and out: ``uint8`` and ``float32``."""
+    weights: File
+    """The weights, as safetensors; the graphs point into it (ONNX external data)."""
+    overlap: int
+    """Context pixels around a tile that are thrown away, so that no seam is seen."""
+    overlap_curve: tuple[tuple[int, float], ...] = ()
+    """Measured at export: (overlap, largest error in levels of 255 of tiled against untiled)."""
+    channels: int = 3
+    """Channels in and out."""
+    color: str = "bgr"
+    """Order of the channels in and out, as OpenCV has them."""
+    layout: str = "nhwc"
+    """Order of the axes; n, h and w are dynamic."""
+    value_range: tuple[float, float] = (0.0, 1.0)
+    """Range of the float graph."""
+    size_multiple: int = 1
+    """Tiles start at multiples of this many pixels (the graph itself takes any size)."""
+    fixed_size: int | None = None
+    """Side that the input must have, for networks that take no other."""
+    precision: str = "fp32"
+    """Arithmetic of the graphs."""
+    licence: str = "unknown"
+    """Of the weights, an SPDX name where there is one."""
+    terms: str = ""
+    """Limits on their use, for people; empty where the licence says it all."""
+    architecture: str = ""
+    """Class of the network, for people: the runtime does not read it."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """Its parameters, for people."""
+    sources: tuple[Source, ...] = ()
+    """Checkpoints that the weights came from."""
+    parity: Parity | None = None
+    """Figures of the parity gate."""
+    activation_bytes: float | None = None
+    """Working memory per input pixel on the CPU in fp32, measured; None where it was not."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of the packages that made the graphs, and the opset."""
+    schema: int = SCHEMA
+    """Version of this layout."""
+
+    def files(self) -> tuple[File, ...]:
+        """Every file that the bundle needs."""
+        return (self.weights, *self.graphs.values())
+
+    def to_json(self) -> str:
+        """The manifest as it is stored."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+
+
+def parse(text: str, where: str) -> Manifest:
+    """Read a manifest.
+
+    Args:
+        text: the JSON.
+        where: names it in errors.
+
+    Raises:
+        BundleError: it is no JSON, has another schema version, or lacks a field.
+    """
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise BundleError(f"{where} is not a manifest ({error}): export the model again") from error
+    if not isinstance(data, dict) or "schema" not in data:
+        raise BundleError(f"{where} is not a manifest (no schema version): export the model again")
+    if data["schema"] != SCHEMA:
+        raise BundleError(
+            f"{where} has schema version {data['schema']!r}; this resharp reads version {SCHEMA}: "
+            "export the model again, or use the resharp that wrote it"
+        )
+    try:
+        return _manifest(data)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"{where} is damaged ({error}): export the model again") from error
+
+
+def _manifest(data: dict[str, Any]) -> Manifest:
+    values = _known(Manifest, data)
+    values["graphs"] = {key: File(**_known(File, item)) for key, item in data["graphs"].items()}
+    values["weights"] = File(**_known(File, data["weights"]))
+    values["overlap_curve"] = tuple((int(d), float(e)) for d, e in data.get("overlap_curve", ()))
+    values["sources"] = tuple(Source(**_known(Source, item)) for item in data.get("sources", ()))
+    low, high = data.get("value_range", (0.0, 1.0))
+    values["value_range"] = (float(low), float(high))
+    parity = data.get("parity")
+    if parity is not None:
+        shapes = tuple((int(n), int(h), int(w)) for n, h, w in parity["shapes"])
+        values["parity"] = Parity(**(_known(Parity, parity) | {"shapes": shapes}))
+    manifest = Manifest(**values)
+    _check(manifest)
+    return manifest
+
+
+def _known(kind: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """The items that ``kind`` has; newer minor versions may add others."""
+    names = {item.name for item in fields(kind)}
+    return {key: value for key, value in data.items() if key in names}
+
+
+def _check(manifest: Manifest) -> None:
+    for name in ("scale", "size_multiple", "channels"):
+        if not isinstance(getattr(manifest, name), int) or getattr(manifest, name) < 1:
+            raise ValueError(f"{name} is {getattr(manifest, name)!r}")
+    if not isinstance(manifest.overlap, int) or manifest.overlap < 0:
+        raise ValueError(f"overlap is {manifest.overlap!r}")
+    if "uint8" not in manifest.graphs:
+        raise ValueError("no uint8 graph")
+    for file in manifest.files():
+        if "/" in file.name or "\\" in file.name or file.name.startswith("."):
+            raise ValueError(f"file name {file.name!r}")

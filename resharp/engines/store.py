@@ -1,0 +1,210 @@
+"""The store of bundles that export writes and the runtime reads.
+
+Layout: ``<folder>/<name>/manifest.json`` and, beside it, files whose names carry a piece of their
+hash. The manifest is the commit point: new files are moved in under new names, then the manifest is
+replaced in one step, then files that nothing names any more are removed. A reader sees the old
+bundle or the new one, and a killed writer leaves at most a folder ``.draft-*`` that the next writer
+sweeps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resharp.engines.bundle import MANIFEST, Bundle
+from resharp.engines.manifest import Manifest
+from resharp.errors import BundleError, NotExportedError, OptionError, OutputError, StoreBusyError
+from resharp.optional import require
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_OWNED = (".onnx", ".safetensors")  # files of a bundle that a new manifest may orphan
+
+
+def check_name(name: str) -> str:
+    """Return ``name`` if a bundle may be called so.
+
+    Raises:
+        OptionError: it holds anything but a-z, 0-9, ``.``, ``_``, ``-``.
+    """
+    if not _NAME.fullmatch(name):
+        raise OptionError(
+            f"{name!r} cannot name a model: use lower case letters, digits, '-', '_' and '.'"
+        )
+    return name
+
+
+def variant_name(name: str, denoise: float | None) -> str:
+    """Name of the bundle of a model at one denoise strength; 1 and None are the model itself.
+
+    Raises:
+        OptionError: the strength is not in 0..1.
+    """
+    if denoise is None or denoise == 1:
+        return name
+    if not 0 <= denoise <= 1:
+        raise OptionError(f"denoise {denoise} is not in 0..1")
+    return f"{name}-dn{denoise:g}"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A bundle being written; nothing of it is seen until :meth:`commit`."""
+
+    folder: Path
+    """Put the files here."""
+    target: Path
+    """Where they will go."""
+
+    def commit(self, manifest: Manifest) -> Bundle:
+        """Move the files that ``manifest`` names into the store, then the manifest itself.
+
+        Raises:
+            OutputError: the disk refused; the old bundle, if any, is as it was.
+        """
+        try:
+            self.target.mkdir(parents=True, exist_ok=True)
+            for file in manifest.files():
+                os.replace(self.folder / file.name, self.target / file.name)
+            staged = self.folder / MANIFEST
+            with staged.open("w", encoding="utf-8") as stream:
+                stream.write(manifest.to_json())
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(staged, self.target / MANIFEST)
+        except OSError as error:
+            raise OutputError(f"cannot write the bundle {self.target}: {error}") from error
+        _sweep(self.target, {file.name for file in manifest.files()})
+        return Bundle.open(self.target)
+
+
+class Store:
+    """The bundles of one folder.
+
+    Args:
+        folder: need not exist yet; it is made by the first writer.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def names(self) -> tuple[str, ...]:
+        """Names of all bundles, sorted."""
+        if not self.folder.is_dir():
+            return ()
+        found = (p.parent.name for p in self.folder.glob(f"*/{MANIFEST}"))
+        return tuple(sorted(name for name in found if _NAME.fullmatch(name)))
+
+    def find(self, name: str) -> Bundle:
+        """Open the bundle of that name.
+
+        Raises:
+            NotExportedError: there is none.
+            BundleError: it is damaged.
+        """
+        folder = self.folder / check_name(name)
+        try:
+            return Bundle.open(folder)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NotExportedError(
+                f"no bundle {name!r} in {self.folder}: resharp export {name}"
+            ) from error
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a bundle of that name, whole or not."""
+        return (self.folder / name / MANIFEST).is_file()
+
+    @contextlib.contextmanager
+    def writing(
+        self, name: str, *, timeout: float = -1, on_wait: Callable[[], None] | None = None
+    ) -> Iterator[Draft]:
+        """Hold the bundle's lock and give a folder to write into.
+
+        Leaving without :meth:`Draft.commit` changes nothing.
+
+        Args:
+            name: of the bundle.
+            timeout: seconds to wait for another writer; negative waits for ever.
+            on_wait: called once if another process holds the lock.
+
+        Raises:
+            StoreBusyError: another process still held the lock after ``timeout``.
+            OutputError: the store's folder cannot be written.
+        """
+        check_name(name)
+        with self._locked(name, timeout, on_wait):
+            for stale in self.folder.glob(f".draft-{name}-*"):  # ours alone: we hold the lock
+                shutil.rmtree(stale, ignore_errors=True)
+            try:
+                folder = Path(tempfile.mkdtemp(prefix=f".draft-{name}-", dir=self.folder))
+            except OSError as error:
+                raise OutputError(f"cannot write in {self.folder}: {error}") from error
+            try:
+                yield Draft(folder, self.folder / name)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def remove(self, name: str, *, timeout: float = -1) -> None:
+        """Delete a bundle, its engines too.
+
+        Raises:
+            NotExportedError: there is none.
+        """
+        if check_name(name) not in self:
+            raise NotExportedError(f"no bundle {name!r} in {self.folder}, so nothing to remove")
+        with self._locked(name, timeout, None):
+            (self.folder / name / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(self.folder / name)
+
+    def bundles(self) -> tuple[tuple[Bundle, ...], tuple[str, ...]]:
+        """All bundles that open, and one line for each that does not."""
+        whole, damaged = [], []
+        for name in self.names():
+            try:
+                whole.append(self.find(name))
+            except (BundleError, NotExportedError) as error:
+                damaged.append(str(error))
+        return tuple(whole), tuple(damaged)
+
+    @contextlib.contextmanager
+    def _locked(
+        self, name: str, timeout: float, on_wait: Callable[[], None] | None
+    ) -> Iterator[None]:
+        filelock: Any = require("filelock", feature="Writing to the store", extra="")
+        locks = self.folder / ".locks"
+        try:
+            locks.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make the store {self.folder}: {error}") from error
+        lock = filelock.FileLock(locks / f"{name}.lock")
+        try:
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                if on_wait is not None:
+                    on_wait()
+                lock.acquire(timeout=timeout)
+        except filelock.Timeout as error:
+            raise StoreBusyError(
+                f"another process is writing {name!r} in {self.folder}: wait for it, then again"
+            ) from error
+        except OSError as error:
+            raise OutputError(f"cannot lock {name!r} in {self.folder}: {error}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _sweep(folder: Path, keep: set[str]) -> None:
+    """Remove graphs and weights that the manifest no longer names."""
+    for path in folder.iterdir():
+        if path.is_file() and path.suffix in _OWNED and path.name not in keep:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from resharp.engines import Bundle, Store, describe_file, variant_name
+from resharp.errors import (
+    BundleError,
+    NotExportedError,
+    OptionError,
+    OutputError,
+    StoreBusyError,
+)
+from tests.engines.test_manifest import MANIFEST
+
+
+def put(store: Store, name: str = "m", content: bytes = b"one") -> Bundle:
+    with store.writing(name) as draft:
+        files = {}
+        for key in ("uint8", "float32", "weights"):
+            ending = "safetensors" if key == "weights" else "onnx"
+            path = draft.folder / f"{key}-{content.hex()}.{ending}"
+            path.write_bytes(content + key.encode())
+            files[key] = describe_file(path)
+        weights = files.pop("weights")
+        return draft.commit(replace(MANIFEST, name=name, graphs=files, weights=weights))
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_what_is_put_is_found_whole(tmp_path: Path) -> None:
+    store = Store(tmp_path / "not" / "yet")
+    assert store.names() == ()
+    bundle = put(store)
+    assert store.find("m") == bundle
+    store.find("m").verify()
+    assert store.names() == ("m",)
+    assert "m" in store
+
+
+def test_a_new_bundle_replaces_the_old_and_sweeps_its_files(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    old = put(store)
+    engine = old.folder / "engines"
+    engine.mkdir()
+    new = put(store, content=b"two")
+    new.verify()
+    assert names_in(new.folder) == {
+        "manifest.json",
+        "engines",
+        *(file.name for file in new.manifest.files()),
+    }
+
+
+def test_leaving_without_commit_changes_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    old = put(store)
+
+    def fail() -> None:
+        with store.writing("m") as draft:
+            (draft.folder / "half").write_bytes(b"x")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert store.find("m") == old
+    assert names_in(tmp_path) == {"m", ".locks"}
+
+
+def _hold(folder: Path, ready: str) -> None:
+    with Store(folder).writing("m") as draft:
+        (draft.folder / "half.onnx").write_bytes(b"x" * 1000)
+        Path(ready).touch()
+        time.sleep(60)
+
+
+def _holder(folder: Path, ready: Path) -> multiprocessing.process.BaseProcess:
+    process = multiprocessing.get_context("spawn").Process(target=_hold, args=(folder, str(ready)))
+    process.start()
+    for _ in range(600):
+        if ready.exists():
+            return process
+        time.sleep(0.05)
+    raise AssertionError("the holder did not start")
+
+
+def test_a_killed_writer_leaves_nothing_under_the_name_and_is_swept(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    process = _holder(store.folder, tmp_path / "ready")
+    assert process.pid is not None
+    waited = []
+    with (
+        pytest.raises(StoreBusyError, match="another process is writing 'm'"),
+        store.writing("m", timeout=0.1, on_wait=lambda: waited.append(1)),
+    ):
+        pass
+    assert waited == [1]
+    os.kill(process.pid, signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
+    process.join()
+    assert store.names() == ()
+    assert [n for n in names_in(store.folder) if n.startswith(".draft-m-")]
+    put(store)
+    assert names_in(store.folder) == {"m", ".locks"}
+
+
+def test_two_writers_take_turns(tmp_path: Path) -> None:
+    store, order = Store(tmp_path), []
+
+    def write(content: bytes) -> None:
+        with store.writing("m"):
+            order.append(content)
+            time.sleep(0.05)
+            order.append(content)
+
+    threads = [threading.Thread(target=write, args=(c,)) for c in (b"a", b"b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert order[0] == order[1]
+    assert order[2] == order[3]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
+    bundle = put(Store(tmp_path))
+    path = bundle.path(bundle.manifest.graphs["uint8"])
+    data = bytearray(path.read_bytes())
+    if damage == "remove":
+        path.unlink()
+    else:
+        data[0] ^= 1
+        path.write_bytes(data if damage == "flip" else data[:-1])
+    with pytest.raises(BundleError, match=rf"{path.name} is .*resharp export m --force"):
+        bundle.verify()
+
+
+def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    with pytest.raises(NotExportedError, match="resharp export m"):
+        Store(tmp_path).find("m")
+    assert Store(tmp_path).names() == ()
+
+
+def test_listing_sets_the_damaged_apart(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    put(store, "good")
+    (put(store, "bad").folder / "manifest.json").write_text("{}")
+    whole, damaged = store.bundles()
+    assert [bundle.manifest.name for bundle in whole] == ["good"]
+    assert len(damaged) == 1
+    assert "bad" in damaged[0]
+
+
+def test_removal(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    put(store)
+    store.remove("m")
+    assert store.names() == ()
+    assert not (tmp_path / "m").exists()
+    with pytest.raises(NotExportedError, match="nothing to remove"):
+        store.remove("m")
+
+
+@pytest.mark.parametrize("name", ["../m", "", "M", "a b", ".hidden", "a/b"])
+def test_names_that_could_leave_the_store(tmp_path: Path, name: str) -> None:
+    with pytest.raises(OptionError, match="cannot name a model"):
+        Store(tmp_path).find(name)
+
+
+def test_a_store_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(OutputError, match="cannot make the store"),
+        Store(tmp_path / "file" / "store").writing("m"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("denoise", "name"),
+    [(None, "m"), (1.0, "m"), (0.5, "m-dn0.5"), (0.0, "m-dn0"), (0.07, "m-dn0.07")],
+)
+def test_variant_names(denoise: float | None, name: str) -> None:
+    assert variant_name("m", denoise) == name
+
+
+@pytest.mark.parametrize("denoise", [-0.1, 1.1, float("nan")])
+def test_strengths_out_of_range(denoise: float) -> None:
+    with pytest.raises(OptionError, match="is not in 0"):
+        variant_name("m", denoise)
