@@ -75,11 +75,16 @@ def network_of(recipe: Recipe) -> SRVGGNetCompact:
     network = SRVGGNetCompact(
         num_feat=recipe.features, num_conv=recipe.convolutions, upscale=recipe.degradation.scale
     )
-    last = network.body[-1]
-    assert isinstance(last, nn.Conv2d)
-    with torch.no_grad():  # begin as plain upscaling: the first steps are not spent unlearning
-        last.weight.mul_(0.1)
-    return network.to(memory_format=torch.channels_last)
+    # PyTorch's default shrinks the signal at every convolution: 14 of them would start in the dark.
+    convolutions = [layer for layer in network.body if isinstance(layer, nn.Conv2d)]
+    for convolution in convolutions:
+        nn.init.kaiming_normal_(convolution.weight, a=0.25)
+        assert convolution.bias is not None
+        nn.init.zeros_(convolution.bias)
+    with torch.no_grad():  # begin as plain upscaling
+        convolutions[-1].weight.mul_(0.1)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 def upscale_with(network: nn.Module, device: str) -> Any:
@@ -161,7 +166,7 @@ class Run:
             out = self.network(to_tensor(inputs, self.device))
         loss = F.l1_loss(out.float(), to_tensor(targets, self.device))
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimizer.step()
         blend = 1 - min(self.recipe.ema, (1 + self.step) / (10 + self.step))

@@ -39,7 +39,10 @@ def worn_input(picture: Image, scale: int) -> Image:
 
 
 def measure(
-    pictures: Iterable[Image], upscale: Upscale, make_input: Callable[[Image, int], Image], scale: int
+    pictures: Iterable[Image],
+    upscale: Upscale,
+    make_input: Callable[[Image, int], Image],
+    scale: int,
 ) -> Gain:
     """Upscale every picture's input with the network and with bicubic, and compare both."""
     ours, bicubic = [], []

@@ -1,0 +1,41 @@
+"""``python -m resharp.training.package CHECKPOINT``: make the built-in bundle of the wheel."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import click
+
+from resharp.export import ExportOptions, export
+from resharp.runtime.resolve import DEFAULT_MODEL, builtin_store
+
+LIMIT = 2_500_000
+"""Bytes that the bundle may take in the wheel."""
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def main(checkpoint: Path) -> None:
+    """Export CHECKPOINT through the ordinary gate and put the bundle into the package."""
+    place = builtin_store().folder / DEFAULT_MODEL
+    with tempfile.TemporaryDirectory() as folder:
+        named = Path(folder) / f"{DEFAULT_MODEL}.pth"
+        shutil.copy(checkpoint, named)
+        options = ExportOptions(
+            force=True,
+            title="resharp's own compact x4 network for ordinary photos",
+            licence="BSD-3-Clause",
+        )
+        bundle = export(named, options, engines=Path(folder) / "store", report=click.echo)
+        size = sum(path.stat().st_size for path in bundle.folder.iterdir())
+        if size > LIMIT:
+            raise click.ClickException(f"the bundle takes {size} bytes, over {LIMIT}")
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(bundle.folder, place)
+    click.echo(f"{place}: {size} bytes")
+
+
+if __name__ == "__main__":
+    main()
