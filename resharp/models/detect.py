@@ -1,0 +1,136 @@
+"""Which network a state dict belongs to, told from its names and shapes alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from resharp.errors import OptionError, UnknownArchitectureError
+from resharp.models.architectures import ARCHITECTURES, Architecture, find, names
+from resharp.models.state import Parameters, State
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """A state dict that fits a network."""
+
+    architecture: Architecture
+    """The kind of network."""
+    parameters: Parameters
+    """Keyword arguments of ``architecture.build``."""
+    state: dict[str, Tensor]
+    """The tensors under their official names."""
+
+
+def detect(state: State) -> tuple[str, Parameters]:
+    """The architecture's name and the parameters of the network that these weights belong to.
+
+    Args:
+        state: tensors by name, in any known naming, without a ``module.`` prefix.
+
+    Raises:
+        UnknownArchitectureError: no network fits exactly; the message compares with the nearest.
+    """
+    match = identify(state)
+    return match.architecture.name, match.parameters
+
+
+def identify(
+    state: State,
+    *,
+    architecture: str | None = None,
+    parameters: Mapping[str, int | str] | None = None,
+) -> Match:
+    """As ``detect``, but return the renamed tensors too, and let the caller know better.
+
+    Args:
+        state: tensors by name, in any known naming, without a ``module.`` prefix.
+        architecture: the architecture's name, instead of the one that the names suggest.
+        parameters: those parameters that are to replace inferred ones.
+
+    Raises:
+        OptionError: no such architecture or parameter.
+        UnknownArchitectureError: no network fits exactly; the message compares with the nearest.
+    """
+    kind = find(architecture) if architecture is not None else _matching(state)
+    converted = kind.convert(state)
+    wanted = _merged(kind, kind.infer(converted), parameters or {})
+    if differences := _differences(_expected(kind, wanted), converted):
+        raise UnknownArchitectureError(
+            f"these weights fit no network: nearest is {_described(kind, wanted)}, but "
+            f"{differences}. If the file is whole, its network is not one of {names()}"
+        )
+    return Match(architecture=kind, parameters=wanted, state=converted)
+
+
+def _matching(state: State) -> Architecture:
+    for architecture in ARCHITECTURES:
+        if architecture.matches(state):
+            return architecture
+    nearest = max(ARCHITECTURES, key=lambda one: _likeness(one, state))
+    message = f"these weights belong to no network here ({names()}): found {_listed(list(state))}"
+    if _likeness(nearest, state):
+        converted = nearest.convert(state)
+        wanted = nearest.infer(converted)
+        differences = _differences(_expected(nearest, wanted), converted)
+        message += f"; nearest is {_described(nearest, wanted)}, but {differences}"
+    raise UnknownArchitectureError(message)
+
+
+def _likeness(architecture: Architecture, state: State) -> int:
+    """How many kinds of name, numbers aside, a state dict shares with the default network."""
+    expected = _expected(architecture, architecture.infer({}))
+    kinds = {re.sub(r"\d+", "N", name) for name in expected}
+    return len(kinds & {re.sub(r"\d+", "N", name) for name in architecture.convert(state)})
+
+
+def _merged(kind: Architecture, inferred: Parameters, given: Mapping[str, int | str]) -> Parameters:
+    for name, value in given.items():
+        if name not in inferred:
+            raise OptionError(
+                f"{kind.name} has no parameter {name!r}: it has {', '.join(inferred)}"
+            )
+        if type(value) is not type(inferred[name]):
+            wanted = type(inferred[name]).__name__
+            raise OptionError(
+                f"the parameter {name} of {kind.name} is {value!r}, but takes {wanted}"
+            )
+    return inferred | dict(given)
+
+
+def _expected(kind: Architecture, parameters: Parameters) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the network's tensors, without the memory for them."""
+    try:
+        with torch.device("meta"):
+            state = kind.build(**parameters).state_dict()
+    except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that overflow
+        raise OptionError(f"{_described(kind, parameters)} cannot be built: {error}") from error
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _differences(expected: Mapping[str, tuple[int, ...]], state: State) -> str:
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected]
+    shapes = [
+        f"{name} is {list(found[name])} instead of {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    parts = (("missing", missing), ("unexpected", unexpected), ("of wrong shape", shapes))
+    return "; ".join(f"{title}: {_listed(items)}" for title, items in parts if items)
+
+
+def _listed(items: Sequence[str]) -> str:
+    rest = len(items) - _SHOWN
+    return ", ".join(items[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _described(kind: Architecture, parameters: Parameters) -> str:
+    return f"{kind.name}({', '.join(f'{name}={value}' for name, value in parameters.items())})"

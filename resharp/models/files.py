@@ -1,0 +1,142 @@
+"""Bytes on disk to whatever they hold: torch's zip and pickle formats, and safetensors.
+
+A checkpoint is often a stranger's file. Nothing here runs code from one: torch's restricted
+unpickler reads tensors and plain containers only, and a safetensors file cannot hold code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resharp.errors import CheckpointError
+from resharp.optional import require
+
+_AGAIN = "download it again, and compare its size and hash with those its publisher states"
+_PAGE = re.compile(rb"\s*<(!doctype|html|head|body|\?xml)", re.IGNORECASE)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, as 64 hexadecimal digits.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    return digest.hexdigest()
+
+
+def read(path: Path) -> tuple[Any, dict[str, str]]:
+    """What a file of weights holds, on the CPU, and its metadata (safetensors only).
+
+    The format is told from the bytes, not from the suffix: both are wrong often enough, but only
+    the bytes decide what can be read.
+
+    Raises:
+        CheckpointError: no checkpoint, a damaged one, or one that would run code.
+    """
+    head = _head(path)
+    _refuse_known(path, head)
+    if _is_safetensors(path, head):
+        return _read_safetensors(path)
+    if head.startswith(b"PK"):
+        head = _head_of_zip(path)
+    elif not head.startswith(b"\x80"):
+        raise CheckpointError(
+            f"{path} is no checkpoint (it begins with {head[:16]!r}): weights come as .pth, .pt or "
+            f".safetensors; {_AGAIN}"
+        )
+    _refuse_new_pickles(path, head)
+    return _read_torch(path), {}
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(256)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _refuse_known(path: Path, head: bytes) -> None:
+    if not head:
+        raise CheckpointError(f"{path} is empty: {_AGAIN}")
+    if _PAGE.match(head):
+        raise CheckpointError(
+            f"{path} is a web page, no checkpoint: the link led to a page about the file, or to an "
+            "error; take the link of the download itself"
+        )
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"{path} is a Git LFS pointer, not the file it points to: fetch it with 'git lfs pull'"
+        )
+
+
+def _is_safetensors(path: Path, head: bytes) -> bool:
+    length = int.from_bytes(head[:8], "little")
+    return head[8:9] == b"{" and length <= path.stat().st_size - 8
+
+
+def _head_of_zip(path: Path) -> bytes:
+    """The first bytes of the pickle in a file of ``torch.save``."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {name.rpartition("/")[2]: name for name in archive.namelist()}
+            pickled = members.get("data.pkl")
+            head = archive.open(pickled).read(2) if pickled else b""
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, zlib.error) as error:
+        raise CheckpointError(f"{path} is cut off or damaged: {_AGAIN}") from error
+    if "constants.pkl" in members:
+        raise CheckpointError(
+            f"{path} is a TorchScript program, which holds code: ask its publisher for the state "
+            "dict (.pth or .safetensors)"
+        )
+    if not pickled:
+        raise CheckpointError(
+            f"{path} is an archive, no checkpoint: unpack it and take the .pth file"
+        )
+    return head
+
+
+def _refuse_new_pickles(path: Path, head: bytes) -> None:
+    # torch writes protocol 2, and its restricted reader knows little more.
+    if len(head) > 1 and head[1] > 2:
+        raise CheckpointError(
+            f"{path} is a pickle of protocol {head[1]}, which cannot be read without the risk that "
+            "it could run code: ask its publisher for a plain torch.save or .safetensors file"
+        )
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes torch raise almost anything
+        if found := re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error)):
+            raise CheckpointError(
+                f"{path} holds more than tensors ({found[1]}) and is not opened, because that "
+                "could run code: ask its publisher for the state dict alone, best as .safetensors"
+            ) from error
+        raise CheckpointError(f"{path} is cut off or damaged: {_AGAIN}") from error
+
+
+def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
+    library = require("safetensors", feature="Reading .safetensors files", extra="torch")
+    try:
+        with library.safe_open(path, framework="pt", device="cpu") as stream:
+            names = sorted(stream.keys())
+            return {name: stream.get_tensor(name) for name in names}, stream.metadata() or {}
+    except (library.SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path} is cut off or damaged ({error}): {_AGAIN}") from error

@@ -1,0 +1,87 @@
+"""Deep network interpolation: one network between two or more of the same kind.
+
+Source: "Deep Network Interpolation for Continuous Imagery Effect Transition" (Wang et al., CVPR
+2019). Real-ESRGAN (BSD-3-Clause) uses it for ``--denoise_strength``: with strength s,
+``s * realesr-general-x4v3 + (1 - s) * realesr-general-wdn-x4v3``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from math import fsum, isfinite
+
+import torch
+from torch import Tensor
+
+from resharp.errors import CheckpointError, OptionError
+from resharp.models.architectures import find
+from resharp.models.detect import Match
+from resharp.models.loader import Checkpoint, checkpoint_of
+
+TOLERANCE = 1e-6
+"""How far from 1 the weights' sum may be."""
+
+
+def blend(parts: Iterable[tuple[Checkpoint, float]]) -> Checkpoint:
+    """The weighted mean of two or more checkpoints of one architecture.
+
+    A weight below 0 or above 1 goes beyond the checkpoints; only the sum has to be 1. The mean is
+    taken in float64. The result has no path; its ``sha256`` is over the parts' hashes and weights,
+    so equal blends have equal hashes.
+
+    Raises:
+        OptionError: fewer than two parts, or weights that are not finite or do not add up to 1.
+        CheckpointError: the checkpoints are not of one architecture with the same parameters.
+    """
+    pairs = list(parts)
+    _check_weights([weight for _, weight in pairs])
+    first = pairs[0][0]
+    for other, _ in pairs[1:]:
+        _check_same(first, other)
+    names = sorted(first.state)
+    state = {name: _mean([(part.state[name], weight) for part, weight in pairs]) for name in names}
+    recipe = "\n".join(f"{part.sha256} {weight!r}" for part, weight in pairs)
+    kind = find(first.architecture)
+    return checkpoint_of(
+        Match(architecture=kind, parameters=dict(first.parameters), state=state),
+        state_key="blend",
+        path=None,
+        sha256=hashlib.sha256(recipe.encode()).hexdigest(),
+    )
+
+
+def _check_weights(weights: Sequence[float]) -> None:
+    if len(weights) < 2:
+        raise OptionError(f"a blend takes two or more checkpoints, not {len(weights)}")
+    if not all(isfinite(weight) for weight in weights):
+        raise OptionError(f"the weights of a blend are finite numbers, not {list(weights)}")
+    if abs(fsum(weights) - 1) > TOLERANCE:
+        raise OptionError(f"the weights of a blend add up to 1, not {fsum(weights):g}: {weights}")
+
+
+def _check_same(first: Checkpoint, other: Checkpoint) -> None:
+    if first.architecture != other.architecture:
+        raise CheckpointError(
+            f"{first.architecture} and {other.architecture} cannot be blended: take checkpoints of "
+            "one architecture"
+        )
+    if first.parameters != other.parameters:
+        different = ", ".join(
+            f"{name} {first.parameters[name]} and {other.parameters[name]}"
+            for name in first.parameters
+            if first.parameters[name] != other.parameters[name]
+        )
+        raise CheckpointError(
+            f"two {first.architecture} of different shape cannot be blended: {different}"
+        )
+
+
+def _mean(parts: Sequence[tuple[Tensor, float]]) -> Tensor:
+    first = parts[0][0]
+    if not first.is_floating_point():  # a table, not a weight; the same in all networks of a shape
+        return first.clone()
+    total = torch.zeros(first.shape, dtype=torch.float64)
+    for tensor, weight in parts:
+        total += tensor.double() * weight
+    return total.float()

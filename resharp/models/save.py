@@ -1,0 +1,41 @@
+"""A checkpoint to a ``.safetensors`` file, the same bytes every time."""
+
+from __future__ import annotations
+
+import json
+from os import PathLike, fspath
+from pathlib import Path
+from uuid import uuid4
+
+from resharp.errors import OutputError
+from resharp.models.loader import METADATA_KEY, Checkpoint
+from resharp.optional import require
+
+
+def save_safetensors(checkpoint: Checkpoint, path: str | PathLike[str]) -> None:
+    """Write the clean tensors, the architecture and its parameters; ``read_checkpoint`` reads them.
+
+    Equal checkpoints give equal bytes: the library orders the tensors by dtype and name, and there
+    is one metadata entry only, because it writes several in an order that differs from run to run.
+    The file is written whole or not at all.
+
+    Raises:
+        OutputError: the folder is missing, full or read-only.
+        MissingExtraError: safetensors is not installed.
+    """
+    library = require("safetensors.torch", feature="Writing .safetensors files", extra="torch")
+    note = {"architecture": checkpoint.architecture, "parameters": checkpoint.parameters}
+    tensors = {name: checkpoint.state[name] for name in sorted(checkpoint.state)}
+    data: bytes = library.save(tensors, metadata={METADATA_KEY: json.dumps(note, sort_keys=True)})
+    _write_whole(Path(fspath(path)), data)
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
