@@ -1,0 +1,5 @@
+"""From a checkpoint to an ONNX bundle in the store. Needs the extra ``export``."""
+
+from resharp.export.run import ExportOptions, export
+
+__all__ = ["ExportOptions", "export"]

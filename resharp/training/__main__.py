@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
 
-from resharp.training.train import Recipe, Run
+from resharp.training.train import LOSSES, Recipe, Run
 
 
 @click.command()
@@ -22,15 +23,16 @@ from resharp.training.train import Recipe, Run
 @click.option("--patch", default=Recipe.patch, show_default=True)
 @click.option("--decay", default=Recipe.decay, show_default=True)
 @click.option("--bfloat16/--float32", default=Recipe.bfloat16, show_default=True)
+@click.option("--loss", type=click.Choice(sorted(LOSSES)), default=Recipe.loss, show_default=True)
 @click.option("--seed", default=Recipe.seed, show_default=True)
 @click.option("--every", default=500, show_default=True, help="Steps between validations.")
 @click.option("--threads", default=0, help="CPU threads (0: as many as torch likes).")
-def main(train: Path, valid: Path, out: Path, every: int, threads: int, **options: float) -> None:
+def main(train: Path, valid: Path, out: Path, every: int, threads: int, **options: Any) -> None:
     """Train on the pictures of TRAIN, validate on VALID; a run in OUT is resumed."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if threads:
         torch.set_num_threads(threads)
-    run = Run(out, Recipe(**options), train, valid)  # type: ignore[arg-type]
+    run = Run(out, Recipe(**options), train, valid)
     run.resume()
     run.run(every=every)
 

@@ -1,4 +1,4 @@
-"""Train a compact x4 network: Adam, L1, EMA, warm-up / constant / linear decay; resumes exactly."""
+"""Train a compact x4 network: Adam, EMA, warm-up / constant / linear decay; resumes exactly."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,8 @@ class Recipe:
     """Share of the run, at its end, over which the rate falls linearly to zero."""
     ema: float = 0.999
     """Decay of the averaged weights, which are the result."""
+    loss: str = "l1"
+    """``l1`` on RGB, or ``luma``: Huber (beta 0.05) on RGB plus the same on luma."""
     bfloat16: bool = True
     """Compute in bfloat16 (weights, optimizer and loss stay float32)."""
     seed: int = 7
@@ -97,6 +99,19 @@ def upscale_with(network: nn.Module, device: str) -> Any:
         return np.ascontiguousarray(rgb[..., ::-1])
 
     return upscale
+
+
+def luma_loss(out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Huber loss on RGB ``[n, 3, h, w]`` plus the same on BT.601 luma."""
+    weights = torch.tensor([0.299, 0.587, 0.114], device=out.device).view(1, 3, 1, 1)
+    one, two = (out * weights).sum(1), (target * weights).sum(1)
+    return F.smooth_l1_loss(out, target, beta=0.05) + F.smooth_l1_loss(one, two, beta=0.05)
+
+
+LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "l1": F.l1_loss,
+    "luma": luma_loss,
+}
 
 
 class Run:
@@ -164,7 +179,7 @@ class Run:
             group["lr"] = self.recipe.rate(self.step)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.recipe.bfloat16):
             out = self.network(to_tensor(inputs, self.device))
-        loss = F.l1_loss(out.float(), to_tensor(targets, self.device))
+        loss = LOSSES[self.recipe.loss](out.float(), to_tensor(targets, self.device))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -173,7 +188,7 @@ class Run:
         with torch.no_grad():
             for mean, new in zip(self.average.parameters(), self.network.parameters(), strict=True):
                 mean.lerp_(new, blend)
-        return loss.item()
+        return float(loss.item())
 
     def _save(self, figures: Mapping[str, float]) -> None:
         state = {

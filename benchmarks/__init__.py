@@ -1,0 +1,1 @@
+"""Measurements: each script asserts that results are right before it reports a figure."""

@@ -1,0 +1,145 @@
+"""``resharp doctor``: what this machine has, and which backends work on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from resharp import __version__
+from resharp.errors import ResharpError
+from resharp.paths import engines_folder, weights_folder
+from resharp.runtime.backends import Backend, BackendOptions, driver
+from resharp.runtime.chain import TENSORRT, Link, candidates, probe
+from resharp.runtime.devices import CudaError, driver_version, gpus
+from resharp.runtime.memory import available_memory
+from resharp.runtime.resolve import DEFAULT_MODEL, builtin_store
+
+PACKAGES = (
+    "numpy",
+    "opencv-python-headless",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "torch",
+    "onnx",
+    "onnxscript",
+    "safetensors",
+    "tensorrt",
+    "tensorrt-rtx",
+)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--engines", type=click.Path(path_type=Path), help="Folder of the store.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Folder of the checkpoints.")
+def command(as_json: bool, engines: Path | None, weights: Path | None) -> None:
+    """Say which backends work here, and why the others do not.
+
+    Each one that is here restores a small picture with the built-in model. Exit code 1 if none
+    works.
+    """
+    links = [TENSORRT, *map(_try, probe(candidates("auto", "auto")))]
+    report: dict[str, Any] = {
+        "resharp": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cpu": _cpu(),
+        "memory_available": available_memory(),
+        "gpus": _gpus(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "folders": {
+            str(folder): _folder(folder)
+            for folder in (weights_folder(weights), engines_folder(engines))
+        },
+        "backends": [vars(link) for link in links],
+    }
+    click.echo(json.dumps(report, indent=2) if as_json else _text(report, links))
+    if not any(link.works for link in links):
+        click.echo("no backend works: pip install 'resharp[cpu]'", err=True)
+        raise click.exceptions.Exit(1)
+
+
+def _try(link: Link) -> Link:
+    """Restore a small picture; believe nothing less."""
+    if not link.works:
+        return link
+    options = BackendOptions(device=link.device)
+    try:
+        bundle = builtin_store().find(DEFAULT_MODEL)
+        bundle.verify()
+        with driver(link.backend).open_backend(bundle, options) as backend:
+            return Link(link.backend, link.device, *_runs(backend))
+    except ResharpError as error:
+        return Link(link.backend, link.device, False, str(error))
+
+
+def _runs(backend: Backend) -> tuple[bool, str]:
+    picture = np.full((1, 24, 32, 3), 128, np.uint8)
+    out = backend.infer(picture)
+    gray = int(np.abs(out.astype(int) - 128).max())
+    if gray > 16:
+        return False, f"it turned a gray picture by {gray} levels: do not use it, and report this"
+    return True, backend.note
+
+
+def _text(report: dict[str, Any], links: list[Link]) -> str:
+    lines = [
+        f"resharp {report['resharp']}, Python {report['python']}, {report['system']}",
+        f"CPU: {report['cpu']}; {report['memory_available'] / 2**30:.1f} GiB of memory available",
+    ]
+    lines += [f"GPU: {gpu}" for gpu in report["gpus"]]
+    known = {name: found for name, found in report["packages"].items() if found}
+    lines.append("packages: " + ", ".join(f"{name} {found}" for name, found in known.items()))
+    lines += [f"folder: {folder} ({state})" for folder, state in report["folders"].items()]
+    lines.append("backends, in the order in which they are tried:")
+    lines += [f"  {link}" for link in links]
+    return "\n".join(lines)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    name = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    return f"{name}, {os.cpu_count()} threads"
+
+
+def _gpus() -> list[str]:
+    try:
+        found = [
+            f"{gpu.name}, compute capability {gpu.capability}, {gpu.memory / 2**30:.0f} GiB, "
+            f"driver for CUDA {driver_version()}"
+            for gpu in gpus()
+        ]
+    except CudaError as error:
+        return [str(error)]
+    return found or ["the NVIDIA driver shows none"]
+
+
+def _folder(folder: Path) -> str:
+    place = folder
+    while not place.exists():
+        place = place.parent
+    if not os.access(place, os.W_OK):
+        return "cannot be written"
+    free = shutil.disk_usage(place).free / 1e9
+    return f"{'there' if folder.exists() else 'made when needed'}, {free:.0f} GB free"

@@ -1,0 +1,81 @@
+"""``resharp export``: a checkpoint to an ONNX bundle."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from resharp.optional import require
+
+
+@click.command()
+@click.argument("source", metavar="NAME|FILE")
+@click.option("--denoise", type=float, help="Denoise strength 0..1, for realesr-general-x4v3.")
+@click.option("--as", "name", help="Name of the bundle (default: the model's, or the file's).")
+@click.option(
+    "--exporter",
+    type=click.Choice(["legacy", "dynamo"]),
+    default="legacy",
+    show_default=True,
+    help="torch's exporter.",
+)
+@click.option(
+    "--picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A photo of yours to measure the overlap on (default: one is drawn).",
+)
+@click.option("--force", is_flag=True, help="Export again where it is done.")
+@click.option("--offline", is_flag=True, default=None, help="Download nothing.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Folder of the checkpoints.")
+@click.option("--engines", type=click.Path(path_type=Path), help="Folder of the store.")
+def command(
+    source: str,
+    name: str | None,
+    picture: Path | None,
+    weights: Path | None,
+    engines: Path | None,
+    **options: Any,
+) -> None:
+    """Export NAME (see: resharp weights list) or your own FILE (.pth, .pt, .safetensors)."""
+    for module in ("torch", "onnx", "onnxruntime", "safetensors"):
+        require(module, feature="Exporting", extra="export")
+    from resharp.export import ExportOptions, export
+
+    chosen = ExportOptions(name=name, picture=_pixels(picture), **options)
+    began = time.monotonic()
+    steps = _Steps()
+    bundle = export(source, chosen, weights=weights, engines=engines, report=steps.next)
+    manifest = bundle.manifest
+    click.echo(f"{manifest.name}: {bundle.folder} ({time.monotonic() - began:.0f} s)")
+    if manifest.parity is not None:
+        click.echo(
+            f"  scale {manifest.scale}, overlap {manifest.overlap}; against PyTorch: "
+            f"{manifest.parity.uint8_max_levels} of 255 levels at most, "
+            f"{manifest.parity.uint8_differing:.4%} of values differ"
+        )
+    click.echo(f"  next: resharp upscale PHOTO -o OUT -m {manifest.name}")
+
+
+class _Steps:
+    """Prints each step with the time since the start."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def next(self, line: str) -> None:
+        click.echo(f"[{time.monotonic() - self._began:5.1f} s] {line}", err=True)
+
+
+def _pixels(path: Path | None) -> Any:
+    if path is None:
+        return None
+    import numpy as np
+
+    from resharp.runtime.files import read
+    from resharp.runtime.image import to_network
+
+    colour = to_network(read(path).pixels[..., :3])
+    return colour if colour.dtype == np.uint8 else np.rint(colour * 255).astype(np.uint8)

@@ -1,0 +1,209 @@
+"""``resharp upscale``: files, folders and globs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from resharp.cli.jobs import Job, Target, jobs
+from resharp.errors import OptionError, OutputError, ResharpError
+from resharp.optional import require
+from resharp.runtime import DEFAULT_MODEL, Upscaler
+from resharp.runtime.files import read, write
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What became of one picture."""
+
+    input: str
+    output: str
+    status: str
+    """``restored``, ``skipped`` or ``failed``."""
+    seconds: float = 0.0
+    width: int = 0
+    """Of the result, in pixels."""
+    height: int = 0
+    notes: tuple[str, ...] = ()
+    """What the format of the result could not carry."""
+    error: str = ""
+
+
+def _tile(ctx: click.Context, parameter: click.Parameter, value: str) -> int | str:
+    """``auto`` or a number of pixels."""
+    if value == "auto":
+        return value
+    if not value.isdecimal():
+        raise click.BadParameter(f"{value!r} is neither 'auto' nor a number of pixels")
+    return int(value)
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="File or folder of results.")
+@click.option("-m", "--model", default=DEFAULT_MODEL, show_default=True, help="Model, or bundle.")
+@click.option("--scale", type=float, help="Output over input size (default: the model's).")
+@click.option("--denoise", type=float, help="Denoise strength 0..1, where exported so.")
+@click.option("--suffix", help="Added to names (default: none with -o, else _x<scale>).")
+@click.option("--format", "format_", help="png, jpg, webp, tiff, ... (default: the input's).")
+@click.option("--quality", type=click.IntRange(1, 100), help="Of JPEG, WebP and AVIF.")
+@click.option(
+    "--tile", default="auto", show_default=True, callback=_tile, help="Largest tile, in pixels."
+)
+@click.option("--backend", default="auto", show_default=True, help="auto, torch, onnx.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.")
+@click.option("--engines", type=click.Path(path_type=Path), help="Folder of the store.")
+@click.option("--overwrite", is_flag=True, help="Redo what is done.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+def command(
+    inputs: tuple[str, ...],
+    output: Path | None,
+    suffix: str | None,
+    format_: str | None,
+    quality: int | None,
+    overwrite: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Restore pictures: files, folders (with what is below them) and globs.
+
+    What is done already is skipped, so an interrupted run goes on where it stopped. A picture that
+    cannot be restored is reported at the end, does not stop the others, and makes the exit code 1.
+    """
+    if suffix is None:
+        suffix = "" if output is not None else _default_suffix(options["scale"])
+    target = Target(output=output, suffix=suffix, format=_plain(format_))
+    todo = jobs(inputs, target)
+    with ExitStack() as stack:
+        opened = _Opened(stack, options)
+        results = list(_restore(todo, opened, quality, overwrite))
+    _report(results, opened, as_json)
+    if any(result.status == "failed" for result in results):
+        raise click.exceptions.Exit(1)
+
+
+class _Opened:
+    """The upscaler, made for the first picture that needs it."""
+
+    def __init__(self, stack: ExitStack, options: dict[str, Any]) -> None:
+        self._stack, self._options = stack, options
+        self.upscaler: Upscaler | None = None
+
+    def get(self) -> Upscaler:
+        if self.upscaler is None:
+            self.upscaler = self._stack.enter_context(Upscaler(**self._options))
+        return self.upscaler
+
+
+def _restore(
+    todo: Sequence[Job], opened: _Opened, quality: int | None, overwrite: bool
+) -> Iterator[Result]:
+    wanted = [job for job in todo if overwrite or job.problem or not job.target.exists()]
+    if any(not job.problem for job in wanted):
+        opened.get()  # an unknown model, say, is one error and not one for each picture
+    tqdm = require("tqdm", feature="The progress bar", extra="").tqdm
+    form = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
+    with tqdm(total=len(wanted), bar_format=form, disable=None, leave=False) as bar:
+        for job in todo:
+            if job not in wanted:
+                yield Result(input=str(job.source), output=str(job.target), status="skipped")
+                continue
+            bar.set_description_str(f"{job.source.name} ({int(bar.n + 1e-6) + 1}/{len(wanted)})")
+            began = time.monotonic()
+            yield _one(job, opened, quality, _Fraction(bar.update).at, began)
+
+
+def _one(
+    job: Job,
+    opened: _Opened,
+    quality: int | None,
+    progress: Callable[[int, int], None],
+    began: float,
+) -> Result:
+    failed = Result(input=str(job.source), output=str(job.target), status="failed")
+    try:
+        if job.problem:
+            raise OptionError(job.problem)
+        picture = read(job.source)
+        _make_folder(job.target.parent)
+        out = opened.get()(picture.pixels, progress=progress)
+        notes = write(job.target, out, picture.metadata, quality=quality)
+    except ResharpError as error:
+        return replace(failed, error=str(error))
+    finally:
+        progress(1, 1)
+    seconds = round(time.monotonic() - began, 3)
+    height, width = out.shape[:2]
+    return replace(
+        failed, status="restored", seconds=seconds, width=width, height=height, notes=notes
+    )
+
+
+def _make_folder(folder: Path) -> None:
+    """Before the work, so that a folder that cannot be does not cost it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {error}: choose another -o") from error
+
+
+class _Fraction:
+    """Moves a bar by one file in all, in steps of a tile."""
+
+    def __init__(self, update: Callable[[float], object]) -> None:
+        self._update, self._done = update, 0.0
+
+    def at(self, done: int, total: int) -> None:
+        self._update(done / total - self._done)
+        self._done = done / total
+
+
+def _report(results: Sequence[Result], opened: _Opened, as_json: bool) -> None:
+    if as_json:
+        used = opened.upscaler
+        report = {
+            "model": used.manifest.name if used else None,
+            "backend": used.backend if used else None,
+            "device": used.device if used else None,
+            "results": [asdict(result) for result in results],
+        }
+        click.echo(json.dumps(report, indent=2))
+    for result in results:
+        for note in result.notes:
+            click.echo(f"note: {result.output}: {note}", err=True)
+        if result.error:
+            click.echo(f"failed: {result.input}: {result.error}", err=True)
+    if not as_json:
+        click.echo(_summary(results, opened.upscaler))
+
+
+def _summary(results: Sequence[Result], used: Upscaler | None) -> str:
+    counts = {
+        status: sum(result.status == status for result in results)
+        for status in ("restored", "skipped", "failed")
+    }
+    text = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    if counts["skipped"]:
+        text += " (done before; --overwrite redoes them)"
+    if used is not None:
+        text += f" with {used.manifest.name}, {used.backend} on {used.device}"
+    restored = [result for result in results if result.status == "restored"]
+    if len(restored) == 1:
+        text += f": {restored[0].output} ({restored[0].width}x{restored[0].height})"
+    return text
+
+
+def _default_suffix(scale: float | None) -> str:
+    return "_restored" if scale is None else f"_x{scale:g}"
+
+
+def _plain(format_: str | None) -> str | None:
+    return None if format_ is None else format_.lower().lstrip(".")

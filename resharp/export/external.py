@@ -1,0 +1,69 @@
+"""Let graphs share one file of weights: ONNX external data that points into a safetensors file.
+
+A safetensors file is a length (8 bytes), a JSON header and the raw little-endian tensors, so ONNX's
+(location, offset, length) can point at any of them. The uint8 graph, the float graph and PyTorch
+then read the same 67 MB instead of holding three copies.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+_MIN_BYTES = 1024  # smaller constants stay in the graph, where they can be read
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a tensor lies in a file: bytes from the start, and how many."""
+
+    offset: int
+    length: int
+
+
+def spans(path: Path) -> dict[bytes, Span]:
+    """The tensors of a safetensors file by their raw bytes."""
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    found = {}
+    for name, item in header.items():
+        if name != "__metadata__":
+            first, stop = item["data_offsets"]
+            found[data[start + first : start + stop]] = Span(start + first, stop - first)
+    return found
+
+
+def externalise(model: onnx.ModelProto, location: str, known: Mapping[bytes, Span]) -> int:
+    """Replace initialisers that stand in the weights file by pointers to it, in place.
+
+    Args:
+        model: a graph whose initialisers hold raw data.
+        location: name of the weights file, beside the graph.
+        known: what :func:`spans` gave for it.
+
+    Returns:
+        Bytes that left the graph.
+    """
+    moved = 0
+    for tensor in model.graph.initializer:
+        raw = onnx.numpy_helper.to_array(tensor).tobytes()
+        span = known.get(raw)
+        if span is None or span.length < _MIN_BYTES:
+            continue
+        tensor.ClearField("raw_data")
+        tensor.ClearField("float_data")
+        del tensor.external_data[:]
+        for key, value in (
+            ("location", location),
+            ("offset", str(span.offset)),
+            ("length", str(span.length)),
+        ):
+            tensor.external_data.add(key=key, value=value)
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        moved += span.length
+    return moved

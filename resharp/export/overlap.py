@@ -1,0 +1,109 @@
+"""How much overlap a checkpoint needs, measured instead of guessed.
+
+A window cut out of a picture is restored alone and compared with the same region of the picture
+restored whole. The error falls with the distance from the cut; the overlap is the distance from
+which on it is too small to see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Infer = Callable[[Array], Array]
+"""float32 ``[1, h, w, 3]`` in 0..1 to ``[1, h*s, w*s, 3]``."""
+
+LIMIT = 0.25
+"""Largest error, in levels of 255, that the chosen overlap leaves on the measured picture. Other
+pictures may show several times that and still round to at most one level of difference."""
+REACH = 64
+"""Largest overlap considered."""
+WINDOW = 160
+"""Side of a window."""
+SIDE = 288
+"""Side of the picture measured on."""
+STEP = 2
+"""Overlaps considered differ by this."""
+
+Curve = tuple[tuple[int, float], ...]
+"""(overlap, largest error in levels of 255)."""
+
+
+def measure(infer: Infer, picture: Array, multiple: int = 1) -> Curve:
+    """Error of tiled against untiled, for growing overlap.
+
+    Args:
+        infer: the float graph.
+        picture: uint8 ``[h, w, 3]``; its middle is used, of at most :data:`SIDE` pixels.
+        multiple: windows start at multiples of this.
+    """
+    floats = _middle(picture).astype(np.float32) / np.float32(255)
+    height, width = floats.shape[:2]
+    whole = infer(floats[None])[0]
+    scale = whole.shape[0] // height
+    error = np.zeros(REACH // STEP + 1)
+    for y, x in _corners(height, width, multiple):
+        tall, wide = min(WINDOW, height - y), min(WINDOW, width - x)
+        alone = infer(floats[None, y : y + tall, x : x + wide])[0]
+        region = whole[y * scale : (y + tall) * scale, x * scale : (x + wide) * scale]
+        gap = _per_pixel(np.abs(alone - region).max(axis=2), scale) * 255
+        distance = _distance(y, x, tall, wide, height, width)
+        for index in range(len(error)):
+            far = gap[distance >= index * STEP]
+            error[index] = max(error[index], float(far.max()) if far.size else 0.0)
+    return _trimmed(tuple((i * STEP, round(float(value), 4)) for i, value in enumerate(error)))
+
+
+def choose(curve: Curve, limit: float = LIMIT) -> int:
+    """The smallest overlap from which on the error stays within ``limit``, or the largest."""
+    for overlap, error in curve:
+        if error <= limit:
+            return overlap
+    return curve[-1][0]
+
+
+def _trimmed(curve: Curve) -> Curve:
+    """The curve up to the first overlap that leaves nothing: beyond the receptive field."""
+    for index, (_, error) in enumerate(curve):
+        if error == 0:
+            return curve[: index + 1]
+    return curve
+
+
+def _middle(picture: Array) -> Array:
+    height, width = picture.shape[:2]
+    y, x = max(height - SIDE, 0) // 2, max(width - SIDE, 0) // 2
+    return np.ascontiguousarray(picture[y : y + SIDE, x : x + SIDE])
+
+
+def _corners(height: int, width: int, multiple: int) -> Iterator[tuple[int, int]]:
+    """Windows at two corners and in the middle: cuts on every side, at three places."""
+    low, right = max(height - WINDOW, 0), max(width - WINDOW, 0)
+    for y, x in ((0, 0), (low // 2, right // 2), (low, right)):
+        yield y - y % multiple, x - x % multiple
+
+
+def _per_pixel(error: Array, scale: int) -> Array:
+    """Largest error within each input pixel's block of output pixels."""
+    height, width = error.shape[0] // scale, error.shape[1] // scale
+    blocks: Array = error.reshape(height, scale, width, scale).max(axis=(1, 3))
+    return blocks
+
+
+def _distance(y: int, x: int, tall: int, wide: int, height: int, width: int) -> Array:
+    """Pixels between each pixel of a window and its nearest side that is a cut."""
+    far = np.full((tall, wide), 1 << 20)
+    rows, columns = np.arange(tall)[:, None], np.arange(wide)[None]
+    if y > 0:
+        far = np.minimum(far, rows)
+    if x > 0:
+        far = np.minimum(far, columns)
+    if y + tall < height:
+        far = np.minimum(far, tall - 1 - rows)
+    if x + wide < width:
+        far = np.minimum(far, wide - 1 - columns)
+    return far

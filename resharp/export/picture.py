@@ -1,0 +1,106 @@
+"""A test picture drawn by code: what export measures on where the user gives no photo.
+
+It holds what photos hold and networks stumble over: smooth skies, hard edges at every angle,
+foliage-like noise with the 1/f spectrum of natural images, fine lines, text, saturated colours,
+sensor noise and JPEG blocks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+
+
+def draw(height: int, width: int, seed: int = 0) -> Image:
+    """Draw a uint8 BGR ``[height, width, 3]`` picture; the same seed draws the same picture."""
+    rng = np.random.default_rng(seed)
+    tall, wide = max(height, 64), max(width, 64)
+    landscape = _sky(tall, wide, rng)
+    _hills(landscape, rng)
+    scene = _bytes(landscape)  # OpenCV antialiases and writes text in uint8 only
+    _shapes(scene, rng)
+    _lines_and_text(scene, rng)
+    noisy = scene + rng.normal(0, 2.5, scene.shape)
+    done, data = cv2.imencode(".jpg", _bytes(noisy), [cv2.IMWRITE_JPEG_QUALITY, 88])
+    if not done:
+        raise RuntimeError("OpenCV could not encode a JPEG picture in memory")
+    picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    return np.ascontiguousarray(np.asarray(picture, np.uint8)[:height, :width])
+
+
+def _natural(height: int, width: int, rng: np.random.Generator, power: float) -> NDArray[Any]:
+    """Noise ``[height, width, 3]`` with a 1/f**power spectrum, zero mean, unit deviation."""
+    fy = np.fft.fftfreq(height)[:, None]
+    fx = np.fft.rfftfreq(width)[None]
+    falloff = 1 / np.maximum(np.hypot(fy, fx), 1 / max(height, width)) ** power
+    planes = []
+    for _ in range(3):
+        phase = rng.uniform(0, 2 * np.pi, falloff.shape)
+        plane = np.fft.irfft2(falloff * np.exp(1j * phase), (height, width))
+        planes.append((plane - plane.mean()) / plane.std())
+    return np.stack(planes, axis=2)
+
+
+def _sky(height: int, width: int, rng: np.random.Generator) -> NDArray[Any]:
+    fall = np.linspace(0, 1, height)[:, None, None]
+    top, bottom = np.array([210.0, 150, 90]), np.array([200.0, 215, 235])
+    sky: NDArray[Any] = top + (bottom - top) * fall + 9 * _natural(height, width, rng, 1.8)
+    return sky
+
+
+def _hills(scene: NDArray[Any], rng: np.random.Generator) -> None:
+    """Three ridges, each with a texture of its own roughness, the nearest darkest."""
+    height, width = scene.shape[:2]
+    rows, columns = np.arange(height)[:, None], np.arange(width)[None]
+    for index, power in enumerate((1.5, 1.15, 0.8)):
+        level = height * (0.4 + 0.2 * index)
+        waves = sum(
+            rng.uniform(0.02, 0.06) * height * np.sin(columns / width * f + rng.uniform(0, 6))
+            for f in (5.0, 11.0, 23.0)
+        )
+        colour = rng.uniform([30, 60, 40], [90, 130, 110]) * (1 - 0.2 * index)
+        texture = colour + 26 * _natural(height, width, rng, power)
+        below = np.broadcast_to(rows > level + waves, (height, width))
+        scene[below] = texture[below]
+
+
+def _shapes(scene: Image, rng: np.random.Generator) -> None:
+    """Filled polygons and discs, antialiased: hard edges at every angle."""
+    height, width = scene.shape[:2]
+    for _ in range(max(height * width // 6000, 4)):
+        centre = rng.uniform(0, 1, 2) * (width, height)
+        size = rng.uniform(0.02, 0.09) * min(height, width) + 2
+        angles = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(3, 7))))
+        corners = centre + size * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        colour = tuple(float(v) for v in rng.uniform(0, 255, 3))
+        if rng.random() < 0.4:
+            point = (int(centre[0]), int(centre[1]))
+            cv2.circle(scene, point, int(size * 0.6), colour, -1, cv2.LINE_AA)
+        else:
+            cv2.fillPoly(scene, [np.rint(corners).astype(np.int32)], colour, cv2.LINE_AA)
+
+
+def _lines_and_text(scene: Image, rng: np.random.Generator) -> None:
+    height, width = scene.shape[:2]
+    for _ in range(max(height * width // 8000, 4)):
+        one, two = rng.uniform(0, 1, (2, 2)) * (width, height)
+        shade = tuple(float(v) for v in rng.choice([10.0, 128.0, 245.0], 3))
+        ends = (int(one[0]), int(one[1])), (int(two[0]), int(two[1]))
+        cv2.line(scene, *ends, shade, int(rng.integers(1, 3)), cv2.LINE_AA)
+    for line in range(max(height // 64, 1)):
+        place = (int(rng.uniform(0, 0.5) * width), int((line + rng.uniform(0.4, 0.9)) * 64))
+        shade = (245.0,) * 3 if rng.random() < 0.5 else (12.0,) * 3
+        font = rng.uniform(0.35, 0.7)
+        cv2.putText(
+            scene, "resharp 0123", place, cv2.FONT_HERSHEY_SIMPLEX, font, shade, 1, cv2.LINE_AA
+        )
+
+
+def _bytes(scene: NDArray[Any]) -> Image:
+    rounded: Image = np.clip(np.rint(scene), 0, 255).astype(np.uint8)
+    return rounded

@@ -1,0 +1,242 @@
+"""export(): from a checkpoint to a bundle of the store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from resharp import models
+from resharp.engines import (
+    Bundle,
+    Draft,
+    File,
+    Manifest,
+    Parity,
+    Store,
+    describe_file,
+)
+from resharp.errors import BundleError, NotExportedError, OptionError
+from resharp.export import activation, overlap, parity
+from resharp.export.external import externalise, spans
+from resharp.export.graph import EXPORTERS, OPSET, trace
+from resharp.export.picture import draw
+from resharp.export.sources import Origin, locate
+from resharp.paths import engines_folder
+
+Array = NDArray[Any]
+Report = Callable[[str], None]
+"""Told each step as it begins, and each notice, a line."""
+
+LAYOUT = 1
+"""Raised when the same weights come out as other graphs, so that old bundles are remade."""
+PACKAGES = ("torch", "onnx", "onnxruntime", "onnxscript")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """How to export."""
+
+    denoise: float | None = None
+    """Strength 0..1, for an entry that has a twin to blend with."""
+    name: str | None = None
+    """Of the bundle; None takes the model's, or the file's."""
+    title: str | None = None
+    """One line for people; None takes the catalogue's, or the file's name."""
+    licence: str | None = None
+    """Of the weights; None takes the catalogue's, or unknown for a file."""
+    exporter: str = "legacy"
+    """``legacy`` or ``dynamo``, torch's two ways to ONNX."""
+    picture: Array | None = None
+    """uint8 BGR photo to measure the overlap on; None draws one."""
+    force: bool = False
+    """Export again where it is done."""
+    offline: bool | None = None
+    """Forbid downloads; None asks the environment."""
+
+    def __post_init__(self) -> None:
+        if self.exporter not in EXPORTERS:
+            raise OptionError(f"exporter {self.exporter!r} is not one of {', '.join(EXPORTERS)}")
+
+
+def export(
+    source: str | os.PathLike[str],
+    options: ExportOptions | None = None,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    engines: str | os.PathLike[str] | None = None,
+    report: Report = lambda line: None,
+) -> Bundle:
+    """Export a model into the store, or return its bundle where that is done.
+
+    Args:
+        source: a name of the catalogue or of an imported checkpoint, or a file of weights.
+        options: how.
+        weights: folder of the checkpoints; None takes the default.
+        engines: folder of the store; None takes the default.
+        report: told the steps.
+
+    Raises:
+        UnknownModelError: nothing has that name.
+        CheckpointError: the weights cannot be used.
+        ParityError: a graph does not compute what PyTorch computes; nothing is stored.
+        DownloadError, OutputError, StoreBusyError, OptionError: as their names say.
+    """
+    options = options or ExportOptions()
+    origin = locate(
+        source,
+        denoise=options.denoise,
+        name=options.name,
+        folder=weights,
+        offline=options.offline,
+        notice=report,
+    )
+    store = Store(engines_folder(engines))
+    waiting = f"another process exports {origin.name}: waiting for it"
+    with store.writing(origin.name, on_wait=lambda: report(waiting)) as draft:
+        done = None if options.force else _done(store, origin, options)
+        if done is not None:
+            report(f"{origin.name} is exported already: nothing to do")
+            return done
+        return _export(origin, options, draft, report)
+
+
+def _done(store: Store, origin: Origin, options: ExportOptions) -> Bundle | None:
+    """The bundle of the same weights by the same exporter, if it is whole."""
+    try:
+        bundle = store.find(origin.name)
+        bundle.verify()
+    except (NotExportedError, BundleError):
+        return None
+    same = (
+        bundle.manifest.sources == origin.sources
+        and bundle.manifest.versions.get("exporter") == options.exporter
+        and bundle.manifest.versions.get("layout") == str(LAYOUT)
+    )
+    return bundle if same else None
+
+
+def _export(origin: Origin, options: ExportOptions, draft: Draft, report: Report) -> Bundle:
+    report("reading the weights")
+    checkpoint = _checkpoint(origin)
+    modules = _modules(checkpoint)
+    weights = _weights(checkpoint, draft.folder)
+    graphs = {}
+    for dtype, module in modules.items():
+        report(f"tracing the {dtype} graph ({options.exporter})")
+        graphs[dtype] = _graph(module, dtype, weights, draft.folder, options.exporter)
+    infer = {dtype: _session(draft.folder / file.name) for dtype, file in graphs.items()}
+    report("comparing the graphs with PyTorch")
+    figures = _compare(modules, infer)
+    report("measuring the overlap")
+    picture = draw(overlap.SIDE, overlap.SIDE) if options.picture is None else options.picture
+    curve = overlap.measure(infer["float32"], picture, checkpoint.size_multiple)
+    report("measuring the working memory")
+    memory = activation.measure(draft.folder / graphs["uint8"].name)
+    report("storing the bundle")
+    return draft.commit(
+        Manifest(
+            name=origin.name,
+            title=options.title or origin.title,
+            task=origin.task,
+            scale=checkpoint.scale,
+            graphs=graphs,
+            weights=weights,
+            overlap=overlap.choose(curve),
+            overlap_curve=curve,
+            size_multiple=checkpoint.size_multiple,
+            licence=options.licence or origin.licence,
+            terms=origin.terms,
+            architecture=checkpoint.architecture,
+            parameters=checkpoint.parameters,
+            sources=origin.sources,
+            parity=figures,
+            activation_bytes=memory,
+            versions=_versions(options.exporter),
+        )
+    )
+
+
+def _checkpoint(origin: Origin) -> models.Checkpoint:
+    parts = [
+        (models.read_checkpoint(part.path, architecture=part.architecture), part.source.weight)
+        for part in origin.parts
+    ]
+    return parts[0][0] if len(parts) == 1 else models.blend(parts)
+
+
+def _modules(checkpoint: models.Checkpoint) -> dict[str, nn.Module]:
+    network = models.build(checkpoint)
+    return {
+        "uint8": models.ByteImage(network).eval(),
+        "float32": models.FloatImage(network).eval(),
+    }
+
+
+def _weights(checkpoint: models.Checkpoint, folder: Path) -> File:
+    """The weights under a name that carries their hash, so that no graph meets others."""
+    path = folder / "weights.safetensors"
+    models.save_safetensors(checkpoint, path)
+    return _named(path, "weights")
+
+
+def _graph(module: nn.Module, dtype: str, weights: File, folder: Path, exporter: str) -> File:
+    path = folder / f"{dtype}.onnx"
+    model = trace(module, getattr(torch, dtype), path, exporter=exporter)
+    externalise(model, weights.name, spans(folder / weights.name))
+    onnx.save_model(model, str(path))
+    onnx.checker.check_model(str(path))
+    return _named(path, f"graph-{dtype}")
+
+
+def _named(path: Path, stem: str) -> File:
+    file = describe_file(path)
+    renamed = path.with_name(f"{stem}-{file.sha256[:12]}{path.suffix}")
+    os.replace(path, renamed)
+    return File(name=renamed.name, sha256=file.sha256, size=file.size)
+
+
+def _session(path: Path) -> parity.Infer:
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda batch: np.asarray(session.run(None, {name: batch})[0])
+
+
+def _in_torch(module: nn.Module) -> parity.Infer:
+    def infer(batch: Array) -> Array:
+        with torch.inference_mode():
+            return np.asarray(module(torch.from_numpy(batch)).numpy())
+
+    return infer
+
+
+def _compare(modules: Mapping[str, nn.Module], infer: Mapping[str, parity.Infer]) -> Parity:
+    return parity.compare(
+        _in_torch(modules["uint8"]),
+        _in_torch(modules["float32"]),
+        infer["uint8"],
+        infer["float32"],
+    )
+
+
+def _versions(exporter: str) -> dict[str, str]:
+    made = {package: version(package) for package in PACKAGES}
+    return {
+        **made,
+        "resharp": version("resharp"),
+        "exporter": exporter,
+        "opset": str(OPSET),
+        "layout": str(LAYOUT),
+    }

@@ -1,0 +1,131 @@
+"""What to export: a catalogue entry, the user's own checkpoint, a file, or a blend of two."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from resharp import weights
+from resharp.engines import Source, check_name, sha256_of, variant_name
+from resharp.errors import CheckpointError, OptionError
+from resharp.weights import Entry
+
+Notice = Callable[[str], None]
+"""Takes one line for the user."""
+
+UPSCALERS = ("RRDBNet", "SRVGGNetCompact")
+"""Architectures that export in this release."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One checkpoint of a model."""
+
+    path: Path
+    source: Source
+    architecture: str | None = None
+    """What the catalogue says, to overrule detection; None detects."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a bundle comes from, before any weight is read."""
+
+    name: str
+    title: str
+    task: str
+    licence: str
+    terms: str
+    parts: tuple[Part, ...]
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The parts, for the manifest."""
+        return tuple(part.source for part in self.parts)
+
+
+def locate(
+    source: str | os.PathLike[str],
+    *,
+    denoise: float | None = None,
+    name: str | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    offline: bool | None = None,
+    notice: Notice = lambda line: None,
+) -> Origin:
+    """Find the checkpoints of a model, fetching what is missing.
+
+    Args:
+        source: a name of the catalogue, of an imported checkpoint, or a file.
+        denoise: strength 0..1, for an entry that has a twin to blend with.
+        name: of the bundle; None takes the entry's, or the file's.
+        folder: of the weights.
+        offline: forbids downloads; None asks the environment.
+        notice: told the terms of use before a download.
+
+    Raises:
+        UnknownModelError: nothing has that name.
+        OptionError: ``denoise`` for a model that has no twin.
+        DownloadError: a checkpoint could not be fetched.
+    """
+    path = Path(os.fspath(source)).expanduser()
+    if path.is_file() or path.suffix.lower() in (".pth", ".pt", ".safetensors"):
+        return _from_file(path, denoise, name)
+    entry = weights.resolve(os.fspath(source), folder)
+    if entry.architecture not in UPSCALERS:
+        raise OptionError(
+            f"{entry.name} is a {entry.architecture}; this release exports {', '.join(UPSCALERS)}"
+        )
+    entries = _blend(entry, denoise, folder)
+    for item, _ in entries:
+        if item.terms:
+            notice(f"{item.name}: {item.terms}")
+    return Origin(
+        name=check_name(name or variant_name(entry.name, denoise)),
+        title=entry.title,
+        task=entry.task,
+        licence=entry.licence,
+        terms=entry.terms or "",
+        parts=tuple(_part(item, share, folder, offline) for item, share in entries),
+    )
+
+
+def _from_file(path: Path, denoise: float | None, name: str | None) -> Origin:
+    if denoise is not None:
+        raise OptionError("denoise needs a model of the catalogue that has a twin, not a file")
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {path}")
+    from resharp.weights import kebab
+
+    source = Source(name=path.name, sha256=sha256_of(path))
+    return Origin(
+        name=check_name(name or kebab(path.stem)),
+        title=path.stem,
+        task="upscale",
+        licence="unknown",
+        terms="",
+        parts=(Part(path=path, source=source),),
+    )
+
+
+def _blend(
+    entry: Entry, denoise: float | None, folder: str | os.PathLike[str] | None
+) -> list[tuple[Entry, float]]:
+    """The entries and their shares: ``s`` of the model itself, ``1 - s`` of its twin."""
+    if denoise is None or denoise == 1:
+        return [(entry, 1.0)]
+    if entry.blend is None:
+        able = ", ".join(sorted(n for n, e in weights.catalogue().items() if e.blend))
+        raise OptionError(f"{entry.name} has no denoise strength; models that have one: {able}")
+    twin = weights.resolve(entry.blend, folder)
+    return [(entry, denoise), (twin, 1 - denoise)] if denoise else [(twin, 1.0)]
+
+
+def _part(
+    entry: Entry, share: float, folder: str | os.PathLike[str] | None, offline: bool | None
+) -> Part:
+    path = weights.fetch(entry, folder, offline=offline, progress=True)
+    source = Source(name=entry.name, sha256=sha256_of(path), weight=share)
+    return Part(path=path, source=source, architecture=entry.architecture)

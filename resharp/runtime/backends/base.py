@@ -1,0 +1,177 @@
+"""What every backend does: open a bundle, run a plan, say what it costs, close.
+
+A backend owns its library's objects and nothing of an image, so one instance serves several
+threads. Arrays are BGR ``[h, w, 3]`` and C-contiguous, uint8, or float32 in 0..1.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from resharp.engines import Bundle
+from resharp.errors import BackendError, OptionError
+from resharp.runtime.plan import Tile
+
+Image = NDArray[Any]
+Advance = Callable[[int], None]
+"""Called with the number of tiles just finished."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendOptions:
+    """What a caller may ask of a backend."""
+
+    device: str = "cpu"
+    """``cpu``, ``cuda`` or ``cuda:N``."""
+    threads: int | None = None
+    """CPU threads of one run; None leaves it to the library."""
+
+    def __post_init__(self) -> None:
+        kind, _, index = self.device.partition(":")
+        if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdigit())):
+            raise OptionError(f"device {self.device!r} is not cpu, cuda or cuda:N")
+        if self.threads is not None and self.threads < 1:
+            raise OptionError(f"threads is {self.threads}; it must be at least 1")
+
+    @property
+    def index(self) -> int:
+        """Number of the CUDA device."""
+        return int(self.device.partition(":")[2] or 0)
+
+    @property
+    def on_cuda(self) -> bool:
+        """Whether the device is a GPU."""
+        return self.device.startswith("cuda")
+
+
+class Backend(ABC):
+    """One model, ready to run on one device. A context manager."""
+
+    name: str
+    """``onnx``, ``torch``, ..."""
+
+    def __init__(self, bundle: Bundle, options: BackendOptions) -> None:
+        self.manifest = bundle.manifest
+        self.options = options
+        self.note = ""
+        """What the user should know of how it runs, if anything."""
+
+    @abstractmethod
+    def infer(self, batch: Image) -> Image:
+        """Run the network on ``[n, h, w, 3]``, giving ``[n, h*s, w*s, 3]`` of the same dtype.
+
+        Raises:
+            OutOfMemoryError: the device has no room for this batch.
+        """
+
+    @abstractmethod
+    def free_memory(self) -> int:
+        """Bytes that a run may use on the device now."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give every resource back; closing twice does nothing."""
+
+    def memory(self, tile: int, batch: int = 1) -> int:
+        """Bytes of working memory that a batch of square tiles takes, from the manifest."""
+        per_pixel = self.manifest.activation_bytes or DEFAULT_ACTIVATION_BYTES
+        return int(per_pixel * tile * tile * batch)
+
+    def largest_tile(self) -> int:
+        """The largest tile worth using on this device, memory aside."""
+        return 512
+
+    def run(
+        self, image: Image, tiles: Sequence[Tile], advance: Advance | None = None, batch: int = 1
+    ) -> Image:
+        """Run the tiles of ``image``.
+
+        Args:
+            image: ``[h, w, 3]``, uint8 or float32.
+            tiles: of one size, whose cores together are whole rows of the image.
+            advance: called as tiles finish, from the caller's thread.
+            batch: tiles per call of :meth:`infer`.
+
+        Returns:
+            The rows that the cores cover, at the model's scale.
+        """
+        scale = self.manifest.scale
+        start, end = core_rows(tiles)
+        out = np.empty(((end - start) * scale, image.shape[1] * scale, 3), image.dtype)
+        for group in batched(tiles, batch):
+            results = self.infer(stack([cut(image, tile) for tile in group]))
+            for tile, result in zip(group, results, strict=True):
+                paste(out, result, tile, start, scale)
+            if advance is not None:
+                advance(len(group))
+        return out
+
+    def __enter__(self) -> Backend:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+DEFAULT_ACTIVATION_BYTES = 16_384.0
+"""Per input pixel, for a bundle that was exported where it could not be measured."""
+
+
+def core_rows(tiles: Sequence[Tile]) -> tuple[int, int]:
+    """First and end row that the cores of ``tiles`` cover."""
+    cores = [tile.core for tile in tiles]
+    return min(core[0] for core in cores), max(core[2] for core in cores)
+
+
+def cut(image: Image, tile: Tile) -> Image:
+    """The tile's window; what hangs over the image repeats its last row and column."""
+    window = image[tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
+    below, beside = tile.height - window.shape[0], tile.width - window.shape[1]
+    if below or beside:
+        window = cv2.copyMakeBorder(window, 0, below, 0, beside, cv2.BORDER_REPLICATE)
+    return window
+
+
+def stack(windows: Sequence[Image]) -> Image:
+    """Windows of one shape as one C-contiguous batch, without a copy where one suffices."""
+    if len(windows) == 1:
+        return np.ascontiguousarray(windows[0])[None]
+    return np.stack(windows)
+
+
+def paste(out: Any, result: Any, tile: Tile, start: int, scale: int) -> None:
+    """Write a tile's core into ``out``, whose first row is row ``start`` of the image.
+
+    Both are arrays, or both tensors.
+    """
+    top, left, bottom, right = tile.core
+    inner = result[
+        tile.top * scale : (tile.height - tile.bottom) * scale,
+        tile.left * scale : (tile.width - tile.right) * scale,
+    ]
+    out[(top - start) * scale : (bottom - start) * scale, left * scale : right * scale] = inner
+
+
+def batched(tiles: Sequence[Tile], size: int) -> Iterator[Sequence[Tile]]:
+    """Consecutive groups of at most ``size``."""
+    for first in range(0, len(tiles), size):
+        yield tiles[first : first + size]
+
+
+def open_guard(opened: bool, name: str) -> None:
+    """Refuse to run a closed backend."""
+    if not opened:
+        raise BackendError(f"this {name} backend is closed: make a new Upscaler")

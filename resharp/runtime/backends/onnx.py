@@ -1,0 +1,111 @@
+"""The onnx backend: onnxruntime on the CPU, or on CUDA with onnxruntime-gpu."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from resharp.engines import Bundle
+from resharp.errors import BackendError, OutOfMemoryError
+from resharp.optional import require
+from resharp.runtime.backends.base import Backend, BackendOptions, Image, open_guard
+from resharp.runtime.memory import available_memory
+
+# onnxruntime has no exception type of its own for this.
+_NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "out of memory", "CUDNN_STATUS_ALLOC")
+
+
+def probe(options: BackendOptions) -> str | None:
+    """Why this backend cannot run on that device here; None if it can."""
+    extra = "gpu" if options.on_cuda else "cpu"
+    ort = require("onnxruntime", feature="The onnx backend", extra=extra)
+    if options.on_cuda and "CUDAExecutionProvider" not in ort.get_available_providers():
+        return (
+            f"onnxruntime {ort.__version__} has no CUDA provider: "
+            "pip uninstall onnxruntime; pip install 'resharp[gpu]'"
+        )
+    return None
+
+
+class OnnxBackend(Backend):
+    """onnxruntime sessions on the bundle's graphs; the float one is made when first needed."""
+
+    name = "onnx"
+
+    def __init__(self, bundle: Bundle, options: BackendOptions) -> None:
+        super().__init__(bundle, options)
+        reason = probe(options)
+        if reason:
+            raise BackendError(reason)
+        self._bundle = bundle
+        self._lock = threading.Lock()
+        self._sessions: dict[str, Any] = {"uint8": self._session("uint8")}
+
+    def infer(self, batch: Image) -> Image:
+        """See :meth:`Backend.infer`."""
+        session = self._for(batch.dtype.name)
+        try:
+            out: Image = session.run(None, {session.get_inputs()[0].name: batch})[0]
+        except Exception as error:
+            if any(mark in str(error) for mark in _NO_MEMORY):
+                raise OutOfMemoryError(f"onnxruntime: {error}") from error
+            raise
+        return out
+
+    def free_memory(self) -> int:
+        """See :meth:`Backend.free_memory`."""
+        if not self.options.on_cuda:
+            return available_memory()
+        from resharp.runtime.devices import cuda_free_memory
+
+        return cuda_free_memory(self.options.index)
+
+    def close(self) -> None:
+        """See :meth:`Backend.close`."""
+        with self._lock:
+            self._sessions = {}
+
+    def _for(self, dtype: str) -> Any:
+        session = self._sessions.get(dtype)
+        if session is None:
+            with self._lock:
+                open_guard(bool(self._sessions), self.name)
+                session = self._sessions.get(dtype) or self._session(dtype)
+                self._sessions[dtype] = session
+        return session
+
+    def _session(self, dtype: str) -> Any:
+        ort = require("onnxruntime", feature="The onnx backend", extra="cpu")
+        if dtype not in self.manifest.graphs:
+            raise BackendError(f"the bundle {self.manifest.name!r} has no {dtype} graph")
+        settings = ort.SessionOptions()
+        settings.log_severity_level = 3  # errors only: its warnings are about its own choices
+        if self.options.threads is not None:
+            settings.intra_op_num_threads = self.options.threads
+        path = self._bundle.path(self.manifest.graphs[dtype])
+        try:
+            session = ort.InferenceSession(str(path), settings, providers=self._providers())
+        except Exception as error:
+            raise BackendError(f"onnxruntime cannot load {path}: {error}") from error
+        wanted = "CUDAExecutionProvider" if self.options.on_cuda else "CPUExecutionProvider"
+        if session.get_providers()[0] != wanted:  # it falls back to the CPU without a word
+            raise BackendError(
+                f"onnxruntime {ort.__version__} could not start {wanted}: its CUDA and cuDNN "
+                "libraries are missing or do not match; see resharp doctor"
+            )
+        return session
+
+    def _providers(self) -> list[Any]:
+        if self.options.on_cuda:
+            return [("CUDAExecutionProvider", {"device_id": self.options.index})]
+        return ["CPUExecutionProvider"]
+
+
+def open_backend(bundle: Bundle, options: BackendOptions) -> Backend:
+    """Open the bundle with onnxruntime.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        BackendError: it cannot run on that device, or cannot load the graph.
+    """
+    return OnnxBackend(bundle, options)

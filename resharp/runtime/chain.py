@@ -1,0 +1,102 @@
+"""The chain of backends: the first that works is used, and every one before it says why not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from resharp.engines import Bundle
+from resharp.errors import BackendError, CheckpointError, MissingExtraError, OptionError
+from resharp.runtime.backends import BACKENDS, Backend, BackendOptions, driver
+from resharp.runtime.devices import CudaError, gpus
+
+log = logging.getLogger(__name__)
+
+CHAIN = (("torch", "cuda"), ("onnx", "cuda"), ("onnx", "cpu"), ("torch", "cpu"))
+"""(backend, device) in the order in which ``auto`` tries them."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """One link of the chain."""
+
+    backend: str
+    device: str
+    works: bool
+    reason: str
+    """Why it was skipped, or what to know about how it runs; may be empty."""
+
+    def __str__(self) -> str:
+        state = "works" if self.works else "skipped"
+        return f"{self.backend} on {self.device}: {state}" + (
+            f" ({self.reason})" if self.reason else ""
+        )
+
+
+TENSORRT = Link("tensorrt", "cuda", False, "this release has no TensorRT backend yet")
+
+
+def candidates(backend: str, device: str) -> tuple[tuple[str, str], ...]:
+    """The links that a choice allows, in order.
+
+    Args:
+        backend: ``auto`` or one of :data:`BACKENDS`.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        OptionError: there is no such backend or device.
+    """
+    if backend != "auto" and backend not in BACKENDS:
+        raise OptionError(f"backend {backend!r} is not one of auto, {', '.join(BACKENDS)}")
+    if device != "auto":
+        BackendOptions(device=device)  # refuses what is no device
+    kind = device.partition(":")[0]
+    return tuple(
+        (name, device if kind == "cuda" else at)
+        for name, at in CHAIN
+        if backend in ("auto", name) and kind in ("auto", at)
+    )
+
+
+def probe(links: Sequence[tuple[str, str]], threads: int | None = None) -> list[Link]:
+    """Whether each link's library and device are here, without opening a model."""
+    return [_probe(name, device, threads) for name, device in links]
+
+
+def open_first(
+    bundle: Bundle, backend: str, device: str, threads: int | None
+) -> tuple[Backend, tuple[Link, ...]]:
+    """Open the bundle with the first link that works.
+
+    Raises:
+        BackendError: none does; the message holds every reason.
+    """
+    links = [TENSORRT] if backend == "auto" and device != "cpu" else []
+    for name, where in candidates(backend, device):
+        link = _probe(name, where, threads)
+        if link.works:
+            try:
+                opened = driver(name).open_backend(
+                    bundle, BackendOptions(device=where, threads=threads)
+                )
+            except (BackendError, MissingExtraError, CheckpointError) as error:
+                link = Link(name, where, False, str(error))
+            else:
+                return opened, (*links, Link(name, where, True, opened.note))
+        log.info("%s", link)
+        links.append(link)
+    raise BackendError(
+        f"no backend can run {bundle.manifest.name!r} here:\n"
+        + "\n".join(f"  {link}" for link in links)
+    )
+
+
+def _probe(name: str, device: str, threads: int | None) -> Link:
+    try:
+        if device.startswith("cuda"):
+            gpus()  # cheap, and spares a machine without a GPU the import of torch
+        reason = driver(name).probe(BackendOptions(device=device, threads=threads))
+    except (CudaError, MissingExtraError) as error:
+        reason = str(error)
+    return Link(name, device, reason is None, reason or "")

@@ -1,0 +1,26 @@
+"""Read and write picture files through OpenCV: whole, upright, at full depth, with their metadata.
+
+docs/files.md says what each format keeps.
+"""
+
+from __future__ import annotations
+
+from resharp.runtime.files.atomic import write_whole
+from resharp.runtime.files.formats import suffixes, writable
+from resharp.runtime.files.picture import Metadata, Picture, Pixels
+from resharp.runtime.files.reading import decode, read, turned
+from resharp.runtime.files.writing import encode, write
+
+__all__ = [
+    "Metadata",
+    "Picture",
+    "Pixels",
+    "decode",
+    "encode",
+    "read",
+    "suffixes",
+    "turned",
+    "writable",
+    "write",
+    "write_whole",
+]

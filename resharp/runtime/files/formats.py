@@ -1,0 +1,166 @@
+"""Which formats exist, what each can carry, and how its files begin."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import cv2
+
+from resharp.errors import OptionError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """One file format, as this package uses it."""
+
+    name: str
+    label: str
+    suffixes: tuple[str, ...]
+    """Lower case; the first one is given to OpenCV."""
+
+    dtypes: tuple[str, ...] = ("uint8",)
+    """What it stores without loss of depth, narrow to wide."""
+
+    alpha: bool = False
+    carries: tuple[str, ...] = ()
+    """Which of exif, icc, xmp it keeps."""
+
+    max_side: int = 2**31 - 1
+    quality: int | None = None
+    """Default quality; None where there is no such setting."""
+
+    writes: bool = True
+
+
+_ALL_METADATA = ("exif", "icc", "xmp")
+
+FORMATS = (
+    Format(
+        name="png",
+        label="PNG",
+        suffixes=(".png",),
+        dtypes=("uint8", "uint16"),
+        alpha=True,
+        carries=_ALL_METADATA,
+        max_side=1_000_000,
+    ),
+    Format(
+        name="jpeg",
+        label="JPEG",
+        suffixes=(".jpg", ".jpeg", ".jpe", ".jfif"),
+        carries=_ALL_METADATA,
+        max_side=65_500,
+        quality=95,
+    ),
+    Format(
+        name="webp",
+        label="WebP",
+        suffixes=(".webp",),
+        alpha=True,
+        carries=_ALL_METADATA,
+        max_side=16_383,
+        quality=95,
+    ),
+    Format(
+        name="tiff",
+        label="TIFF",
+        suffixes=(".tif", ".tiff"),
+        dtypes=("uint8", "uint16", "float32"),
+        alpha=True,
+        carries=_ALL_METADATA,
+    ),
+    Format(name="bmp", label="BMP", suffixes=(".bmp", ".dib"), alpha=True),
+    Format(
+        name="avif",
+        label="AVIF",
+        suffixes=(".avif",),
+        alpha=True,
+        carries=_ALL_METADATA,
+        max_side=65_536,
+        quality=90,
+    ),
+    # Written by OpenCV with 256 colours and no way back, so it is only read.
+    Format(name="gif", label="GIF", suffixes=(".gif",), alpha=True, writes=False),
+)
+
+_FOREIGN = (
+    (b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (b"%PDF", "PDF"),
+    (b"8BPS", "Photoshop"),
+    (b"\x76\x2f\x31\x01", "OpenEXR"),
+    (b"#?RADIANCE", "Radiance HDR"),
+    (b"\x1a\x45\xdf\xa3", "Matroska video"),
+    (b"<svg", "SVG"),
+    (b"<?xml", "XML or SVG"),
+    (b"<!DOCTYPE html", "web page"),
+    (b"<html", "web page"),
+    (b"PK\x03\x04", "ZIP archive"),
+    (b"version https://git-lfs", "Git LFS pointer"),
+)
+
+
+@functools.cache
+def available() -> tuple[Format, ...]:
+    """The formats that this OpenCV build has; it has either both directions of one or neither."""
+    return tuple(form for form in FORMATS if cv2.haveImageWriter(form.suffixes[0]))
+
+
+def suffixes() -> tuple[str, ...]:
+    """Suffixes of the files that can be read here: lower case, with the dot."""
+    return tuple(suffix for form in available() for suffix in form.suffixes)
+
+
+def writable() -> tuple[str, ...]:
+    """Suffixes of the files that can be written here: lower case, with the dot."""
+    return tuple(suffix for form in available() if form.writes for suffix in form.suffixes)
+
+
+def choose(wanted: str) -> Format:
+    """The format to write for a name (``png``) or a suffix (``.JPG``); OptionError if none."""
+    key = wanted.lower()
+    for form in available():
+        if form.writes and (key == form.name or key in form.suffixes or f".{key}" in form.suffixes):
+            return form
+    what = f"{wanted!r} is no format" if wanted else "A name without a suffix says no format"
+    raise OptionError(f"{what} that can be written here. Choose one of {', '.join(writable())}.")
+
+
+def detect(head: bytes) -> str | None:
+    """Name of the format whose signature `head` (at least 64 bytes, or the file) begins with."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "webp"
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "tiff"
+    if head.startswith(b"BM") and head[14:18] in _BMP_HEADERS:
+        return "bmp"
+    if head[:6] in (b"GIF87a", b"GIF89a"):
+        return "gif"
+    return "avif" if head[4:8] == b"ftyp" and _brands(head) & {b"avif", b"avis"} else None
+
+
+_BMP_HEADERS = tuple(size.to_bytes(4, "little") for size in (12, 40, 52, 56, 64, 108, 124))
+
+
+def _brands(head: bytes) -> set[bytes]:
+    end = min(int.from_bytes(head[:4], "big"), len(head))
+    return {head[8:12], *(head[at : at + 4] for at in range(16, end, 4))}
+
+
+def describe(head: bytes) -> str:
+    """What a file that is none of our formats seems to be, for an error message."""
+    for signature, what in _FOREIGN:
+        if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(signature):
+            return f"a {what} file"
+    if head[4:8] == b"ftyp":
+        heic = _brands(head) & {b"heic", b"heix", b"mif1", b"hevc"}
+        return "a HEIC picture" if heic else "a video of the MP4 family"
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
+        return f"text that begins with {head[:24].decode('ascii')!r}"
+    return f"unknown; it begins with the bytes {head[:8].hex(' ')}"

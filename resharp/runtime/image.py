@@ -1,0 +1,105 @@
+"""Arrays as users have them, and the BGR rows that a backend takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from resharp.errors import ImageError
+
+Image = NDArray[Any]
+
+DTYPES = ("uint8", "uint16", "float32")
+SLACK = 1 / 255
+"""How far a float image may leave 0..1 before it is refused: resizing overshoots a little."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What kind of picture an array is."""
+
+    height: int
+    width: int
+    channels: int
+    """1, 3 or 4."""
+    dtype: str
+    """One of :data:`DTYPES`."""
+    flat: bool
+    """Whether a gray picture came as ``[h, w]`` instead of ``[h, w, 1]``."""
+
+    @property
+    def network_dtype(self) -> str:
+        """Dtype of the graph that takes it: nothing is cut to 8 bits."""
+        return "uint8" if self.dtype == "uint8" else "float32"
+
+    def shape(self, height: int, width: int) -> tuple[int, ...]:
+        """Shape of such a picture in another size."""
+        return (height, width) if self.flat else (height, width, self.channels)
+
+
+def layout_of(image: Any) -> Layout:
+    """Describe a picture.
+
+    Args:
+        image: ``[h, w]``, ``[h, w, 1]``, BGR ``[h, w, 3]`` or BGRA ``[h, w, 4]``; uint8, uint16, or
+            float32 in 0..1.
+
+    Raises:
+        ImageError: it is none of these; the message says what to do.
+    """
+    if image is None:
+        raise ImageError("the image is None: cv2.imread returns that for a file it cannot read")
+    if not isinstance(image, np.ndarray):
+        raise ImageError(f"the image is a {type(image).__name__}, not a numpy array")
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
+        raise ImageError(
+            f"an array of shape {image.shape} is no picture: give gray [h, w], BGR [h, w, 3] or "
+            "BGRA [h, w, 4]"
+        )
+    if 0 in image.shape:
+        raise ImageError(f"an array of shape {image.shape} has no pixels")
+    if image.dtype.name not in DTYPES:
+        raise ImageError(
+            f"dtype {image.dtype} is not one of {', '.join(DTYPES)}: convert it, floats to 0..1"
+        )
+    if image.dtype.name == "float32":
+        _check_floats(image)
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    return Layout(image.shape[0], image.shape[1], channels, image.dtype.name, image.ndim == 2)
+
+
+def _check_floats(image: Image) -> None:
+    low, high = float(image.min()), float(image.max())  # NaN comes through min and max
+    if not np.isfinite(low) or not np.isfinite(high):
+        raise ImageError("the image holds NaN or infinity: replace them first (np.nan_to_num)")
+    if low < -SLACK or high > 1 + SLACK:
+        raise ImageError(
+            f"a float image must be in 0..1; this one is in {low:.4g}..{high:.4g}: "
+            "divide it by its white (255 or 65535)"
+        )
+
+
+def to_network(rows: Image) -> Image:
+    """Gray or BGR rows of any of :data:`DTYPES` as contiguous BGR uint8 or float32."""
+    if rows.ndim == 2 or rows.shape[2] == 1:
+        rows = np.repeat(rows.reshape(*rows.shape[:2], 1), 3, axis=2)
+    if rows.dtype.name == "uint16":
+        floats: Image = np.multiply(rows, np.float32(1 / 65535), dtype=np.float32)
+        return floats
+    if rows.dtype.name == "float32":
+        clipped: Image = np.clip(rows, 0, 1, dtype=np.float32)
+        return clipped
+    return np.ascontiguousarray(rows)
+
+
+def from_network(rows: Image, out: Image) -> None:
+    """Write BGR rows, uint8 or float32, into ``out``: gray ``[h, w]`` or BGR, any of the dtypes."""
+    if out.ndim == 2:
+        rows = cv2.cvtColor(rows, cv2.COLOR_BGR2GRAY)
+    if out.dtype.name == "uint16":
+        rows = np.rint(rows * np.float32(65535))
+    np.copyto(out, rows, casting="unsafe")

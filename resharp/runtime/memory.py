@@ -1,0 +1,44 @@
+"""How much memory the machine has left, by the standard library alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+FALLBACK = 2 << 30
+"""Assumed where the system does not tell."""
+
+
+def available_memory() -> int:
+    """Bytes that a process may take without swapping, as far as the system tells.
+
+    The smaller of what the kernel calls available and what a cgroup (a container) still allows.
+    """
+    return min(_kernel(), _cgroup())
+
+
+def _kernel() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    try:
+        return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+    except (AttributeError, OSError, ValueError):
+        return FALLBACK
+
+
+def _cgroup(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """What cgroup version 2 or 1 still allows; unlimited where there is none."""
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            most = int((root / limit).read_text(encoding="ascii"))
+            return max(most - int((root / used).read_text(encoding="ascii")), 0)
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return 1 << 62

@@ -1,0 +1,134 @@
+"""One pass over an image: plan, bands, tiles, and smaller tiles where memory ran out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from resharp.errors import OptionError, OutOfMemoryError
+from resharp.runtime.backends import Backend
+from resharp.runtime.plan import Tile, bands, plan, smallest_tile
+
+log = logging.getLogger(__name__)
+
+Image = NDArray[Any]
+Rows = Callable[[int, int], Image]
+"""Rows first..stop of the input, as the network takes them."""
+
+BAND_BYTES = 64 << 20
+"""Output of a band, at most, unless one row of tiles is more."""
+STEP = 32
+"""Tile sizes tried by ``auto`` differ by this many pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiling:
+    """How images are cut for one backend."""
+
+    size: int
+    """Largest side of a tile, in pixels."""
+    batch: int = 1
+    """Tiles per run."""
+
+
+def smallest_for(backend: Backend) -> int:
+    """The smallest tile that the model's overlap allows."""
+    return smallest_tile(backend.manifest.overlap, backend.manifest.size_multiple)
+
+
+def choose_tiling(backend: Backend, tile: int | str) -> Tiling:
+    """The tile to use now.
+
+    Args:
+        backend: an open backend.
+        tile: pixels, or ``auto``: the largest that half of the free memory takes.
+
+    Raises:
+        OptionError: it is neither.
+    """
+    least = smallest_for(backend)
+    if tile != "auto":
+        if isinstance(tile, str) or tile < 1:
+            raise OptionError(f"tile {tile!r} is neither 'auto' nor a number of pixels")
+        if tile < least:
+            log.warning(
+                "tile %d leaves nothing between overlaps of %d pixels: using %d",
+                tile,
+                backend.manifest.overlap,
+                least,
+            )
+        return Tiling(size=max(tile, least))
+    free, size = backend.free_memory() // 2, max(backend.largest_tile(), least)
+    while size - STEP >= least and backend.memory(size) > free:
+        size -= STEP
+    return Tiling(size=size)
+
+
+def plan_for(backend: Backend, height: int, width: int, size: int) -> tuple[Tile, ...]:
+    """The plan of an image for one backend's model."""
+    manifest = backend.manifest
+    return plan(height, width, size, manifest.overlap, manifest.size_multiple)
+
+
+class Pass:
+    """One run of the network over one image. Made for one image and thrown away.
+
+    Args:
+        backend: an open backend.
+        height: of the image.
+        width: of the image.
+        tiling: how to cut it.
+        item_bytes: bytes of one output value.
+    """
+
+    def __init__(
+        self, backend: Backend, height: int, width: int, tiling: Tiling, item_bytes: int
+    ) -> None:
+        self._backend, self.height, self.width = backend, height, width
+        self._tiling = tiling
+        self._tiles = plan_for(backend, height, width, tiling.size)
+        self._pixels = BAND_BYTES // (3 * item_bytes * backend.manifest.scale**2)
+
+    @property
+    def total(self) -> int:
+        """Tiles of the plan."""
+        return len(self._tiles)
+
+    def bands(self, rows: Rows, advance: Callable[[int], None]) -> Iterator[Image]:
+        """Consecutive output rows ``[r, width * scale, 3]``, from the first to the last.
+
+        Where a band finds no memory, the tile is halved and the work goes on after the last
+        finished band.
+
+        Raises:
+            OutOfMemoryError: not even the smallest tile found memory.
+        """
+        done, scale = 0, self._backend.manifest.scale
+        tiles, size = self._tiles, self._tiling.size
+        while done < self.height:
+            try:
+                for band in bands([t for t in tiles if t.core[2] > done], self._pixels):
+                    out = self._backend.run(
+                        rows(band.first, band.stop), band.local(), advance, self._tiling.batch
+                    )
+                    yield out[max(done - band.start, 0) * scale :]
+                    done = band.end
+            except OutOfMemoryError as error:
+                size = self._smaller(size, error)
+                tiles = plan_for(self._backend, self.height, self.width, size)
+
+    def _smaller(self, size: int, error: OutOfMemoryError) -> int:
+        least = smallest_for(self._backend)
+        size = min(size, max(self.height, self.width))
+        if size <= least:
+            raise OutOfMemoryError(
+                f"no memory for a tile of {size} pixels on {self._backend.options.device}, and "
+                f"{least} is the smallest: close other programs or use --backend onnx. {error}"
+            ) from error
+        smaller = max(size // 2, least)
+        log.warning("out of memory with tiles of %d pixels: going on with %d", size, smaller)
+        return smaller

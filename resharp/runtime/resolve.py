@@ -1,0 +1,90 @@
+"""From a model's name to its bundle."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from resharp.engines import Bundle, Store, variant_name
+from resharp.errors import NotExportedError, UnknownModelError
+from resharp.paths import engines_folder
+
+DEFAULT_MODEL = "resharp-x4"
+"""The built-in model: it comes with the package and needs no download."""
+
+
+def builtin_store() -> Store:
+    """The bundles inside the package, to read only."""
+    import resharp.weights
+
+    return Store(Path(resharp.weights.__file__).parent / "builtin")
+
+
+def resolve(
+    model: str | os.PathLike[str] | Bundle,
+    *,
+    engines: str | os.PathLike[str] | None = None,
+    denoise: float | None = None,
+) -> Bundle:
+    """Find the bundle of a model.
+
+    Args:
+        model: a name, the folder of a bundle, or a bundle.
+        engines: folder of the store; None takes the default.
+        denoise: strength 0..1, for a model that was exported with ``--denoise``.
+
+    Raises:
+        UnknownModelError: nothing has that name; the nearest names are given.
+        NotExportedError: it is known, but its graph is not in the store.
+        BundleError: its bundle is damaged.
+    """
+    if isinstance(model, Bundle):
+        return model
+    text = os.fspath(model)
+    if os.sep in text or (Path(text) / "manifest.json").is_file():
+        return _from_folder(Path(text))
+    shipped = builtin_store()
+    canonical = _canonical(text)
+    name = variant_name(canonical, denoise)
+    if name in shipped:
+        return shipped.find(name)
+    store = Store(engines_folder(engines))
+    if name in store:
+        return store.find(name)
+    raise _missing(text, canonical, denoise, store, shipped)
+
+
+def _from_folder(folder: Path) -> Bundle:
+    try:
+        return Bundle.open(folder)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotExportedError(
+            f"{folder} is no bundle (it holds no manifest.json): give the folder that "
+            "'resharp export' wrote, or a model's name"
+        ) from error
+
+
+def _canonical(name: str) -> str:
+    """The catalogue's spelling of a name, or the name in lower case."""
+    from resharp.weights import find
+
+    try:
+        return find(name).name
+    except UnknownModelError:
+        return name.lower()
+
+
+def _missing(
+    asked: str, canonical: str, denoise: float | None, store: Store, shipped: Store
+) -> Exception:
+    from resharp.weights import catalogue, nearest
+
+    option = "" if denoise in (None, 1) else f" --denoise {denoise:g}"
+    if canonical in catalogue() or canonical in store:
+        return NotExportedError(
+            f"{canonical}{option} has not been exported yet: resharp export {canonical}{option}"
+        )
+    names = sorted({*catalogue(), *store.names(), *shipped.names()})
+    near = nearest(asked, names)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return UnknownModelError(f"no model is called {asked!r}{hint} All: resharp weights list")

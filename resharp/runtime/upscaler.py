@@ -1,0 +1,299 @@
+"""Upscaler: the public face of the runtime."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resharp.engines import Bundle, Manifest
+from resharp.errors import OptionError, OutOfMemoryError
+from resharp.runtime.alpha import bleed
+from resharp.runtime.backends.base import cut, stack
+from resharp.runtime.chain import Link, open_first
+from resharp.runtime.image import Layout, from_network, layout_of, to_network
+from resharp.runtime.pipeline import Pass, Rows, Tiling, choose_tiling, plan_for
+from resharp.runtime.resize import RowResizer, resize
+from resharp.runtime.resolve import DEFAULT_MODEL, resolve
+
+log = logging.getLogger(__name__)
+
+Image = NDArray[Any]
+Progress = Callable[[int, int], object]
+"""Called as (tiles done, tiles in all) from the caller's thread; raising in it cancels."""
+
+LARGEST_SCALE = 32.0
+
+
+class Upscaler:
+    """Restores pictures with one model on one device.
+
+    Args:
+        model: a model's name, the folder of a bundle, or a bundle. The default is built in.
+        backend: ``auto``, ``torch`` or ``onnx``; auto takes the first that works.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        tile: largest side of a tile in pixels, or ``auto``: from the free memory.
+        scale: output size over input size; None is the model's own. Others are reached by
+            resizing at the end (Lanczos-3, antialiased).
+        denoise: strength 0..1 of a model exported with it.
+        engines: folder of the store; None takes the default.
+        threads: CPU threads of one run; None leaves it to the library.
+
+    Safe to call from several threads at once; nothing of an image is kept. A context manager.
+
+    Raises:
+        UnknownModelError: nothing has that name.
+        NotExportedError: the model's graph is not in the store.
+        BundleError: its bundle is damaged.
+        BackendError: no backend can run it here; the message holds every reason.
+        OptionError: an option makes no sense.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | Bundle = DEFAULT_MODEL,
+        *,
+        backend: str = "auto",
+        device: str = "auto",
+        tile: int | str = "auto",
+        scale: float | None = None,
+        denoise: float | None = None,
+        engines: str | os.PathLike[str] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        _check_scale(scale)
+        bundle = resolve(model, engines=engines, denoise=denoise)
+        bundle.verify()
+        self._backend, self._links = open_first(bundle, backend, device, threads)
+        self._tile, self._scale = tile, scale
+        try:
+            choose_tiling(self._backend, tile)
+        except OptionError:
+            self._backend.close()
+            raise
+
+    @property
+    def manifest(self) -> Manifest:
+        """What is known of the model."""
+        return self._backend.manifest
+
+    @property
+    def scale(self) -> float:
+        """Output size over input size."""
+        return self._scale or float(self.manifest.scale)
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend in use, ``onnx`` say."""
+        return self._backend.name
+
+    @property
+    def device(self) -> str:
+        """Device in use, ``cpu`` say."""
+        return self._backend.options.device
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """The chain up to the backend in use, each skipped link with its reason."""
+        return self._links
+
+    def explain(self) -> str:
+        """The chain as text, a line each."""
+        return "\n".join(str(link) for link in self._links)
+
+    def __call__(self, image: Image, *, progress: Progress | None = None) -> Image:
+        """Restore one picture.
+
+        Args:
+            image: gray ``[h, w]`` or ``[h, w, 1]``, BGR ``[h, w, 3]`` or BGRA ``[h, w, 4]``, of
+                any size from 1x1; uint8, uint16, or float32 in 0..1.
+            progress: called as (done, total), counting tiles, from this thread. Raising in it
+                cancels.
+
+        Returns:
+            ``scale`` times the size, of the input's dtype and channels. The colours under fully
+            transparent pixels are not kept.
+
+        Raises:
+            ImageError: the array is no such picture.
+            OutOfMemoryError: not even the smallest tile found memory.
+        """
+        layout = layout_of(image)
+        out = np.empty(layout.shape(*self._size(layout.height, layout.width)), image.dtype)
+        planes = self._planes(image, out, layout)
+        tiling = choose_tiling(self._backend, self._tile)
+        item = np.dtype(layout.network_dtype).itemsize
+        passes = [Pass(self._backend, layout.height, layout.width, tiling, item) for _ in planes]
+        advance = _Counter(progress, sum(p.total for p in passes)).add
+        for (source, target), one in zip(planes, passes, strict=True):
+            self._fill(one, _rows_of(source), target, advance)
+        return out
+
+    def restore_many(
+        self, images: Sequence[Image], batch_size: int = 8, *, progress: Progress | None = None
+    ) -> list[Image]:
+        """Restore several pictures, small ones of one shape together.
+
+        Args:
+            images: as for a call.
+            batch_size: pictures per run of the network, at most.
+            progress: called as (pictures done, pictures in all).
+
+        Returns:
+            The results in order.
+
+        Raises:
+            OptionError: ``batch_size`` is under 1.
+            ImageError: one array is no picture; nothing has been run then.
+        """
+        if batch_size < 1:
+            raise OptionError(f"batch_size is {batch_size}; it must be at least 1")
+        layouts = [layout_of(image) for image in images]
+        results: dict[int, Image] = {}
+        count = _Counter(progress, len(images))
+        tiling = choose_tiling(self._backend, self._tile)
+        for group in _alike(layouts, batch_size):
+            for index, result in self._together(images, group, layouts[group[0]], tiling):
+                results[index] = result
+                count.add(1)
+        return [results[index] for index in range(len(images))]
+
+    def stream(self, frames: Iterable[Image], *, ahead: int = 2) -> Iterator[Image]:
+        """Restore frames in order, working ahead while the caller uses the last one.
+
+        Args:
+            frames: pictures, read one by one, at most ``ahead`` before they are wanted.
+            ahead: frames in work or waiting.
+
+        Raises:
+            OptionError: ``ahead`` is under 1.
+            ImageError: at the frame that is no picture; the ones before it have come out.
+        """
+        if ahead < 1:
+            raise OptionError(f"ahead is {ahead}; it must be at least 1")
+        return self._stream(frames, ahead)
+
+    def close(self) -> None:
+        """Give every resource back; closing twice does nothing."""
+        self._backend.close()
+
+    def __enter__(self) -> Upscaler:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _size(self, height: int, width: int) -> tuple[int, int]:
+        return max(round(height * self.scale), 1), max(round(width * self.scale), 1)
+
+    def _planes(self, image: Image, out: Image, layout: Layout) -> list[tuple[Image, Image]]:
+        """(input, output) of each pass: colour, and alpha where it says anything."""
+        if layout.channels == 1:
+            return [(image, out.reshape(out.shape[:2]))]
+        if layout.channels == 3:
+            return [(image, out)]
+        alpha = image[:, :, 3]
+        if alpha.min() == alpha.max():
+            out[:, :, 3] = alpha.flat[0]
+            return [(image[:, :, :3], out[:, :, :3])]
+        return [(bleed(image)[:, :, :3], out[:, :, :3]), (alpha, out[:, :, 3])]
+
+    def _fill(self, one: Pass, rows: Rows, target: Image, advance: Callable[[int], None]) -> None:
+        """Run a pass into ``target``, resizing where another scale is asked for."""
+        native = self.manifest.scale
+        height, width = one.height * native, one.width * native
+        resizer = (
+            None
+            if target.shape[:2] == (height, width)
+            else RowResizer(height, width, target.shape[0], target.shape[1])
+        )
+        start = 0
+        for band in one.bands(rows, advance):
+            finished = band if resizer is None else resizer.push(band)
+            if len(finished):
+                from_network(finished, target[start : start + len(finished)])
+            start += len(finished)
+
+    def _together(
+        self, images: Sequence[Image], group: list[int], layout: Layout, tiling: Tiling
+    ) -> Iterator[tuple[int, Image]]:
+        tiles = plan_for(self._backend, layout.height, layout.width, tiling.size)
+        if len(group) == 1 or len(tiles) > 1 or layout.channels == 4:
+            for index in group:
+                yield index, self(images[index])
+            return
+        windows = [cut(to_network(images[index]), tiles[0]) for index in group]
+        native = self.manifest.scale
+        try:
+            results = self._backend.infer(stack(windows))
+        except OutOfMemoryError:
+            log.warning("out of memory with %d pictures at once: going on one by one", len(group))
+            for index in group:
+                yield index, self(images[index])
+            return
+        for index, full in zip(group, results, strict=True):
+            result = full[: layout.height * native, : layout.width * native]
+            height, width = self._size(layout.height, layout.width)
+            if result.shape[:2] != (height, width):
+                result = resize(result, height, width)
+            out = np.empty(layout.shape(height, width), layout.dtype)
+            from_network(result, out.reshape(height, width) if layout.channels == 1 else out)
+            yield index, out
+
+    def _stream(self, frames: Iterable[Image], ahead: int) -> Iterator[Image]:
+        pending: deque[Future[Image]] = deque()
+        pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="resharp-stream")
+        try:
+            for frame in frames:
+                pending.append(pool.submit(self, frame))
+                if len(pending) >= ahead:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Counter:
+    """Counts towards a total for a progress callback."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def add(self, count: int) -> None:
+        self._done += count
+        if self._progress is not None:
+            # A halved tile means more tiles than were planned: the end stays the end.
+            self._progress(min(self._done, self._total), self._total)
+
+
+def _rows_of(source: Image) -> Rows:
+    return lambda first, stop: to_network(source[first:stop])
+
+
+def _alike(layouts: Sequence[Layout], size: int) -> Iterator[list[int]]:
+    """Indices of pictures of one layout, at most ``size`` together."""
+    groups: dict[Layout, list[int]] = {}
+    for index, layout in enumerate(layouts):
+        group = groups.setdefault(layout, [])
+        group.append(index)
+        if len(group) == size:
+            yield groups.pop(layout)
+    yield from groups.values()
+
+
+def _check_scale(scale: float | None) -> None:
+    if scale is not None and not 0 < scale <= LARGEST_SCALE:
+        raise OptionError(f"scale {scale} is not in 0..{LARGEST_SCALE:g}")

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from resharp import __version__
+from resharp.cli import COMMANDS, main
+from tests.conftest import random_network, save_checkpoint
+
+
+def call(*args: str) -> tuple[int, str]:
+    done = CliRunner().invoke(main, list(args))
+    assert "Traceback" not in done.output
+    return done.exit_code, done.output
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RESHARP_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("RESHARP_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "home"
+
+
+def test_version_and_help() -> None:
+    assert call("--version") == (0, f"resharp, version {__version__}\n")
+    code, output = call("--help")
+    assert code == 0
+    assert all(name in output for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str) -> None:
+    code, output = call(name, "--help")
+    assert code == 0
+    assert output.startswith("Usage: ")
+
+
+def test_an_unknown_command_is_refused() -> None:
+    code, output = call("upscail")
+    assert code == 2
+    assert "No such command" in output
+
+
+def test_doctor_says_what_works_and_why_the_rest_does_not() -> None:
+    code, output = call("doctor")
+    assert code == 0
+    assert "onnx on cpu: works" in output
+    assert "tensorrt on cuda: skipped (" in output
+    report = json.loads(call("doctor", "--json")[1])
+    assert report["resharp"] == __version__
+    for link in report["backends"]:
+        assert link["works"] or link["reason"]
+
+
+def test_doctor_without_any_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resharp.cli.doctor.probe", lambda links: [])
+    code, output = call("doctor")
+    assert code == 1
+    assert "pip install 'resharp[cpu]'" in output
+
+
+def test_export_engines_says_what_it_lacks() -> None:
+    code, output = call("export-engines", "realesrgan-x4plus", "--gpu", "all")
+    assert code == 1
+    assert "builds no TensorRT engines" in output
+    assert "resharp export MODEL" in output
+
+
+def test_import_export_list_verify_remove(home: Path) -> None:
+    save_checkpoint(random_network("compact"), Path("My Net.pth"))
+    code, output = call("weights", "import", "My Net.pth", "--as", "mine")
+    assert code == 0, output
+    code, output = call("export", "mine")
+    assert code == 0, output
+    assert "against PyTorch: " in output
+    assert "next: resharp upscale PHOTO -o OUT -m mine" in output
+    code, output = call("engines", "list")
+    assert code == 0
+    assert "resharp-x4" in output
+    assert "mine" in output
+    names = [item["name"] for item in json.loads(call("engines", "list", "--json")[1])]
+    assert names == ["resharp-x4", "mine"]
+    assert call("engines", "verify") == (0, "resharp-x4: whole\nmine: whole\n")
+    graph = next((home / "engines" / "mine").glob("graph-uint8*"))
+    graph.write_bytes(graph.read_bytes()[::-1])
+    code, output = call("engines", "verify")
+    assert code == 1
+    assert "is damaged" in output
+    assert call("engines", "remove", "mine") == (0, "mine: removed\n")
+    code, output = call("engines", "remove", "mine")
+    assert code == 1
+    assert "nothing to remove" in output
+
+
+def test_export_of_nothing_known() -> None:
+    code, output = call("export", "realesrgan-x4pluz")
+    assert code == 1
+    assert "realesrgan-x4plus" in output
+
+
+def test_export_offline_says_which_file_to_put_where() -> None:
+    code, output = call("export", "realesrgan-x4plus", "--offline")
+    assert code == 1
+    assert "RealESRGAN_x4plus.pth" in output

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from resharp.cli import main
+from resharp.engines import Bundle
+from resharp.export.picture import draw
+
+
+@pytest.fixture
+def run(compact: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Run ``resharp upscale`` with the tiny x2 model in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args: str, model: str | None = None) -> Result:
+        chosen = model or str(compact.folder)
+        return CliRunner().invoke(main, ["upscale", *args, "-m", chosen, "--backend", "onnx"])
+
+    return call
+
+
+def save(path: str, height: int = 12, width: int = 16, seed: int = 0) -> Path:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(path, draw(height, width, seed))
+    return Path(path)
+
+
+def shape(path: str) -> tuple[int, ...]:
+    picture = cv2.imread(path, cv2.IMREAD_UNCHANGED)
+    assert picture is not None
+    return tuple(picture.shape)
+
+
+def files(folder: str = ".") -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file()}
+
+
+def test_one_file_to_one_file(run: Any) -> None:
+    save("a.jpg")
+    done = run("a.jpg", "-o", "big.png")
+    assert done.exit_code == 0, done.output
+    assert shape("big.png") == (24, 32, 3)
+    assert "1 restored with compact, onnx on cpu: big.png (32x24)" in done.output
+
+
+def test_a_folder_keeps_its_tree_and_formats(run: Any) -> None:
+    for name in ("in/a.png", "in/deep/b.jpg", "in/deep/.hidden/c.png", "in/notes.txt"):
+        if name.endswith(".txt"):
+            Path(name).write_text("no picture")
+        else:
+            save(name)
+    done = run("in", "-o", "out")
+    assert done.exit_code == 0, done.output
+    assert files("out") == {"a.png", "deep/b.jpg"}
+
+
+def test_globs_names_formats_and_scale(run: Any) -> None:
+    save("a.png")
+    save("b.png")
+    done = run("*.png", "-o", "out", "--suffix", "_hd", "--format", "webp", "--scale", "1.5")
+    assert done.exit_code == 0, done.output
+    assert files("out") == {"a_hd.webp", "b_hd.webp"}
+    assert shape("out/a_hd.webp") == (18, 24, 3)
+
+
+def test_without_output_the_result_lies_beside_the_input(run: Any) -> None:
+    save("in/a.png")
+    assert run("in/a.png").exit_code == 0
+    assert run("in/a.png", "--scale", "3").exit_code == 0
+    assert files("in") == {"a.png", "a_restored.png", "a_x3.png"}
+
+
+def test_done_work_is_skipped_unless_told(run: Any) -> None:
+    save("a.png")
+    run("a.png", "-o", "out/")
+    stamp = Path("out/a.png").stat().st_mtime_ns
+    done = run("a.png", "-o", "out/")
+    assert done.exit_code == 0
+    assert "1 skipped (done before; --overwrite redoes them)" in done.output
+    assert Path("out/a.png").stat().st_mtime_ns == stamp
+    assert "1 restored" in run("a.png", "-o", "out/", "--overwrite").output
+    assert Path("out/a.png").stat().st_mtime_ns > stamp
+
+
+def test_results_inside_the_input_folder_are_no_inputs(run: Any) -> None:
+    save("in/a.png")
+    run("in", "-o", "in/out")
+    assert "1 skipped" in run("in", "-o", "in/out").output
+    assert files("in") == {"a.png", "out/a.png"}
+
+
+def test_one_bad_file_does_not_stop_the_rest(run: Any) -> None:
+    save("in/a.png")
+    save("in/z.png")
+    cut = save("in/cut.png")
+    cut.write_bytes(cut.read_bytes()[:-60])
+    Path("in/text.jpg").write_text("I am no picture, whatever my name says.\n" * 20)
+    Path("in/zero.png").write_bytes(b"")
+    done = run("in", "missing.png", "-o", "out")
+    assert done.exit_code == 1
+    assert "2 restored, 4 failed" in done.output
+    for name in ("cut.png", "text.jpg", "zero.png", "missing.png"):
+        assert f"failed: {name}" in done.output.replace("in/", "")
+    assert "Traceback" not in done.output
+    assert files("out") == {"a.png", "z.png"}
+
+
+def test_json_tells_all(run: Any) -> None:
+    save("a.png")
+    Path("b.png").write_bytes(b"")
+    done = run("a.png", "b.png", "-o", "out", "--json")
+    report = json.loads(done.stdout)
+    assert (report["model"], report["backend"], report["device"]) == ("compact", "onnx", "cpu")
+    good, bad = report["results"]
+    assert (good["status"], good["width"], good["height"], good["error"]) == (
+        "restored",
+        32,
+        24,
+        "",
+    )
+    assert bad["status"] == "failed"
+    assert "b.png" in bad["error"]
+
+
+def test_an_input_is_never_overwritten_and_names_never_collide(run: Any) -> None:
+    save("a.png")
+    save("a.jpg", seed=1)
+    before = Path("a.png").read_bytes()
+    done = run("a.png", "-o", ".", "--overwrite")
+    assert done.exit_code == 1
+    assert "would overwrite it" in done.output
+    assert Path("a.png").read_bytes() == before
+    done = run("a.png", "a.jpg", "-o", "out", "--format", "png")
+    assert done.exit_code == 1
+    assert "1 restored, 1 failed" in done.output
+    assert "has the name of that of" in done.output
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("nothing*.png", "-o", "out"), "no file matches"),
+        (("empty", "-o", "out"), "holds no picture"),
+        (("a.png", "-o", "out", "--format", "xyz"), "'xyz' cannot be written here"),
+        (("a.png", "-o", "out.png", "--format", "jpg"), "contradicts the name"),
+        (("a.png", "a2.png", "-o", "one.png"), "2 pictures cannot go into the one file"),
+        (("a.png", "-o", "out", "--suffix", "../x"), "path separator"),
+        (("a.png", "-o", "out", "--scale", "0"), "scale 0.0 is not in"),
+    ],
+)
+def test_requests_that_make_no_sense(run: Any, args: tuple[str, ...], message: str) -> None:
+    save("a.png")
+    save("a2.png")
+    Path("empty").mkdir()
+    done = run(*args)
+    assert done.exit_code == 1
+    assert message in done.output
+    assert "Traceback" not in done.output
+    assert not Path("out").exists()
+
+
+def test_unknown_and_unexported_models(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESHARP_HOME", "home")
+    save("a.png")
+    done = run("a.png", "-o", "out", model="realesrgan-x4plsu")
+    assert done.exit_code == 1
+    assert "did you mean" in done.output
+    assert "realesrgan-x4plus" in done.output
+    done = run("a.png", "-o", "out", model="RealESRGAN_x4plus")
+    assert "resharp export realesrgan-x4plus" in done.output
+    assert not Path("out").exists()
+
+
+def test_an_unwritable_folder_is_one_clear_failure(run: Any) -> None:
+    save("a.png")
+    Path("file").write_text("in the way")
+    done = run("a.png", "-o", "file/out")
+    assert done.exit_code == 1
+    assert "failed: a.png" in done.output
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32" or os.geteuid() != 0, reason="mounting a small tmpfs needs root"
+)
+def test_a_full_disk_leaves_nothing(run: Any, tmp_path: Path) -> None:
+    place = tmp_path / "tiny-disk"
+    place.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True, check=False
+    )
+    if mount.returncode:
+        pytest.skip(f"no tmpfs could be mounted: {mount.stderr.decode()}")
+    try:
+        noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3)).astype(np.uint8)
+        cv2.imwrite("noise.png", noise)
+        done = run("noise.png", "-o", str(place / "noise.png"))
+        assert done.exit_code == 1
+        assert "No space left" in done.output
+        assert list(place.iterdir()) == []
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_leaves_whole_files_and_goes_on(
+    run: Any, number: signal.Signals, tmp_path: Path
+) -> None:
+    for index in range(40):
+        save(f"in/{index:02}.png", 120, 160, index)
+    command = [sys.executable, "-m", "resharp", "upscale", "in", "-o", "out"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    for _ in range(600):
+        if Path("out").is_dir() and len([p for p in Path("out").iterdir() if p.suffix == ".png"]):
+            break
+        time.sleep(0.02)
+    process.send_signal(number)
+    output = process.communicate(timeout=60)[0].decode()
+    assert process.returncode != 0
+    assert "Traceback" not in output
+    done = [path for path in Path("out").iterdir() if not path.name.startswith(".")]
+    assert 0 < len(done) < 40
+    for path in done:
+        assert shape(str(path)) == (480, 640, 3)
+    again = CliRunner().invoke(main, ["upscale", "in", "-o", "out", "--backend", "onnx"])
+    assert again.exit_code == 0
+    assert f"{40 - len(done)} restored, {len(done)} skipped" in again.output
+    assert len([p for p in Path("out").iterdir() if p.suffix == ".png"]) == 40

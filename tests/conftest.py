@@ -1,0 +1,53 @@
+"""Tiny random models, exported once per run through the ordinary gate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from resharp.engines import Bundle
+from resharp.export import ExportOptions, export
+from resharp.models.rrdbnet import RRDBNet
+from resharp.models.srvgg import SRVGGNetCompact
+
+Kind = str
+
+
+def random_network(kind: Kind) -> nn.Module:
+    """A network with weights large enough that a wrong pixel shows."""
+    torch.manual_seed(11)
+    network: nn.Module
+    if kind == "compact":
+        network = SRVGGNetCompact(num_feat=8, num_conv=3, upscale=2)
+    else:
+        network = RRDBNet(num_feat=8, num_block=1, num_grow_ch=4, scale=int(kind[-1]))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.5)
+    return network.eval()
+
+
+def save_checkpoint(network: nn.Module, path: Path) -> Path:
+    """As the official files are: under ``params``."""
+    torch.save({"params": network.state_dict()}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[Kind, Bundle]:
+    """Bundles of one store: a compact x2, RRDBNet x4, and RRDBNet x2 with pixel-unshuffle."""
+    folder = tmp_path_factory.mktemp("tiny")
+    bundles = {}
+    for kind in ("compact", "rrdb4", "rrdb2"):
+        checkpoint = save_checkpoint(random_network(kind), folder / f"{kind}.pth")
+        bundles[kind] = export(checkpoint, ExportOptions(), engines=folder / "store")
+    return bundles
+
+
+@pytest.fixture
+def compact(tiny: dict[Kind, Bundle]) -> Bundle:
+    """The smallest of them."""
+    return tiny["compact"]

@@ -1,0 +1,187 @@
+"""Who may import whom, and what a bare environment can import."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import resharp
+
+PACKAGE = Path(resharp.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+SHARED = {"errors", "optional", "paths", "__init__"}
+
+MAY_IMPORT = {
+    "weights": set(),
+    "models": set(),
+    "engines": set(),
+    "export": {"models", "weights", "engines"},
+    "runtime": {"engines", "weights"},
+    "training": {"models", "weights", "engines", "export", "runtime"},
+    "cli": {"weights", "models", "engines", "export", "runtime", "training"},
+}
+"""Rooms that a room may import besides itself; DESIGN's rule, and training's place beside cli."""
+
+HEAVY = {"torch", "onnx", "onnxruntime", "onnxscript", "safetensors", "tensorrt", "pycuda", "cuda"}
+LATE = {"filelock", "platformdirs", "pooch", "tqdm"}
+"""Small packages of the base that are imported only inside functions."""
+ALLOWED = {
+    "models": {"torch", "safetensors"},
+    "export": {"torch", "onnx", "onnxruntime"},
+    "training": {"torch"},
+}
+"""Heavy packages that a room's modules may import; elsewhere they go through ``require``."""
+BACKEND_LIBRARY = {"torch": {"torch"}, "onnx": {"onnxruntime"}}
+
+
+def room(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0].removesuffix(".py")
+
+
+def imports(path: Path, *, top_only: bool = False) -> Iterator[str]:
+    """Dotted names that a module imports, type checking aside."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in _walk(tree, top_only):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _walk(node: ast.AST, top_only: bool) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+            continue
+        if top_only and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        yield child
+        yield from _walk(child, top_only)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_rooms_import_only_what_they_may(path: Path) -> None:
+    mine = room(path)
+    for name in imports(path):
+        top, _, rest = name.partition(".")
+        if top != "resharp" or not rest:
+            continue
+        other = rest.partition(".")[0]
+        if mine in SHARED - {"__init__"}:
+            assert other in SHARED, f"{path} imports {name}"
+        elif mine in MAY_IMPORT and other in MAY_IMPORT and other != mine:
+            torch_backend = path == PACKAGE / "runtime" / "backends" / "torch.py"
+            assert other in MAY_IMPORT[mine] or (torch_backend and other == "models"), (
+                f"{path} imports {name}"
+            )
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_heavy_packages_stay_in_their_rooms(path: Path) -> None:
+    allowed = ALLOWED.get(room(path), set())
+    if path.parent.name == "backends":
+        allowed = BACKEND_LIBRARY.get(path.stem, set())
+    found = {name.partition(".")[0] for name in imports(path)} & HEAVY
+    assert found <= allowed
+    if room(path) not in ALLOWED:
+        late = {name.partition(".")[0] for name in imports(path, top_only=True)}
+        assert not late & (HEAVY | LATE)
+
+
+def test_every_room_has_its_rule() -> None:
+    rooms = {p.name for p in PACKAGE.iterdir() if (p / "__init__.py").is_file()}
+    assert rooms == set(MAY_IMPORT)
+
+
+BARE = """
+import importlib, importlib.abc, json, sys
+
+class Bare(importlib.abc.MetaPathFinder):
+    allowed = set(sys.stdlib_module_names) | {"numpy", "cv2", "click", "resharp", "colorama"}
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in self.allowed:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return None
+
+sys.meta_path.insert(0, Bare())
+for name in json.loads(sys.argv[1]):
+    importlib.import_module(name)
+print(len(json.loads(sys.argv[1])))
+"""
+
+
+def base_modules() -> list[str]:
+    """Every module but those of the rooms that need torch, and their scripts."""
+    names = []
+    for path in MODULES:
+        if room(path) in ALLOWED or path.name == "__main__.py":
+            continue
+        dotted = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+        names.append(dotted.removesuffix(".__init__"))
+    return names
+
+
+def test_the_base_imports_with_nothing_but_numpy_opencv_and_click() -> None:
+    names = base_modules()
+    assert len(names) > 30
+    done = subprocess.run(
+        [sys.executable, "-c", BARE, json.dumps(names)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == len(names)
+
+
+def test_a_missing_package_names_the_extra() -> None:
+    script = BARE.partition("for name in")[0] + (
+        "import numpy\n"
+        "from resharp import Upscaler\n"
+        "from resharp.errors import BackendError\n"
+        "try:\n"
+        "    Upscaler()\n"
+        "except BackendError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert "pip install 'resharp[cpu]'" in done.stdout, done.stderr
+    assert "pip install 'resharp[torch]'" in done.stdout
+
+
+IMPORT_TIME = """
+import time
+import numpy, cv2
+start = time.perf_counter()
+import resharp
+spent = time.perf_counter() - start
+import sys
+heavy = {"torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx"} & set(sys.modules)
+print(spent, sorted(heavy))
+"""
+
+
+def test_import_is_quick_and_light() -> None:
+    times = []
+    for _ in range(5):
+        done = subprocess.run(
+            [sys.executable, "-c", IMPORT_TIME], capture_output=True, text=True, check=True
+        )
+        spent, _, heavy = done.stdout.strip().partition(" ")
+        assert heavy == "[]"
+        times.append(float(spent))
+    assert min(times) <= 0.15
+
+
+def test_public_names() -> None:
+    assert sorted(resharp.__all__) == ["ResharpError", "Upscaler", "__version__"]
+    assert all(hasattr(resharp, name) for name in resharp.__all__)
