@@ -44,14 +44,14 @@ def resolve(
     if os.sep in text or (Path(text) / "manifest.json").is_file():
         return _from_folder(Path(text))
     shipped = builtin_store()
+    if denoise is None and text in shipped:  # needs no folder of the user's
+        return shipped.find(text)
     canonical = _canonical(text)
     name = variant_name(canonical, denoise)
-    if name in shipped:
-        return shipped.find(name)
-    store = Store(engines_folder(engines))
-    if name in store:
-        return store.find(name)
-    raise _missing(text, canonical, denoise, store, shipped)
+    for store in (Store(engines_folder(engines)), shipped):
+        if name in store:
+            return store.find(name)
+    raise _missing(text, canonical, denoise, engines)
 
 
 def _from_folder(folder: Path) -> Bundle:
@@ -65,26 +65,28 @@ def _from_folder(folder: Path) -> Bundle:
 
 
 def _canonical(name: str) -> str:
-    """The catalogue's spelling of a name, or the name in lower case."""
-    from resharp.weights import find
+    """The name that a checkpoint has here, whatever the spelling; or the name in lower case."""
+    from resharp.weights import resolve as checkpoint
 
     try:
-        return find(name).name
+        return checkpoint(name).name
     except UnknownModelError:
         return name.lower()
 
 
 def _missing(
-    asked: str, canonical: str, denoise: float | None, store: Store, shipped: Store
+    asked: str, canonical: str, denoise: float | None, engines: str | os.PathLike[str] | None
 ) -> Exception:
-    from resharp.weights import catalogue, nearest
+    from resharp.weights import catalogue, local_entries, nearest
 
     option = "" if denoise in (None, 1) else f" --denoise {denoise:g}"
-    if canonical in catalogue() or canonical in store:
+    own, stored = local_entries(), Store(engines_folder(engines)).names()
+    if canonical in {*catalogue(), *own, *stored, *builtin_store().names()}:
         return NotExportedError(
             f"{canonical}{option} has not been exported yet: resharp export {canonical}{option}"
         )
-    names = sorted({*catalogue(), *store.names(), *shipped.names()})
-    near = nearest(asked, names)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return UnknownModelError(f"no model is called {asked!r}{hint} All: resharp weights list")
+    near = nearest(asked, sorted({*catalogue(), *own, *stored, *builtin_store().names()}))
+    hint = f"; did you mean {' or '.join(near)}?" if near else "."
+    return UnknownModelError(
+        f"no model is called {asked!r}{hint} All are in: resharp weights list, resharp engines list"
+    )

@@ -9,6 +9,7 @@ from typing import Any
 import click
 import torch
 
+from resharp.training.degrade import Degradation
 from resharp.training.train import LOSSES, Recipe, Run
 
 
@@ -24,15 +25,29 @@ from resharp.training.train import LOSSES, Recipe, Run
 @click.option("--decay", default=Recipe.decay, show_default=True)
 @click.option("--bfloat16/--float32", default=Recipe.bfloat16, show_default=True)
 @click.option("--loss", type=click.Choice(sorted(LOSSES)), default=Recipe.loss, show_default=True)
+@click.option("--clean", default=Degradation.clean, show_default=True, help="Share only shrunk.")
+@click.option("--noise", default=Degradation.noise, show_default=True, help="Share with noise.")
+@click.option("--jpeg", default=Degradation.jpeg, show_default=True, help="Share with JPEG.")
 @click.option("--seed", default=Recipe.seed, show_default=True)
 @click.option("--every", default=500, show_default=True, help="Steps between validations.")
 @click.option("--threads", default=0, help="CPU threads (0: as many as torch likes).")
-def main(train: Path, valid: Path, out: Path, every: int, threads: int, **options: Any) -> None:
+def main(
+    train: Path,
+    valid: Path,
+    out: Path,
+    every: int,
+    threads: int,
+    clean: float,
+    noise: float,
+    jpeg: float,
+    **options: Any,
+) -> None:
     """Train on the pictures of TRAIN, validate on VALID; a run in OUT is resumed."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if threads:
         torch.set_num_threads(threads)
-    run = Run(out, Recipe(**options), train, valid)
+    wear = Degradation(clean=clean, noise=noise, jpeg=jpeg)
+    run = Run(out, Recipe(degradation=wear, **options), train, valid)
     run.resume()
     run.run(every=every)
 

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from resharp import Upscaler
+from resharp.engines import Bundle
+from resharp.errors import BackendError, MissingExtraError, NotExportedError, UnknownModelError
+from resharp.runtime import chain
+from resharp.runtime.backends import Driver, driver
+from resharp.runtime.chain import TENSORRT, Link, candidates
+from resharp.runtime.devices import CudaError, Gpu
+
+
+def test_the_order_is_the_designs() -> None:
+    assert candidates("auto", "auto") == chain.CHAIN
+    assert candidates("auto", "cpu") == (("onnx", "cpu"), ("torch", "cpu"))
+    assert candidates("torch", "cuda:1") == (("torch", "cuda:1"),)
+    assert candidates("onnx", "auto") == (("onnx", "cuda"), ("onnx", "cpu"))
+
+
+def test_without_a_driver_no_gpu_library_is_tried(
+    compact: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none() -> tuple[Gpu, ...]:
+        raise CudaError("no NVIDIA driver (libcuda.so.1 is not there)")
+
+    monkeypatch.setattr(chain, "gpus", none)
+    with Upscaler(compact) as upscaler:
+        assert (upscaler.backend, upscaler.device) == ("onnx", "cpu")
+        assert upscaler.links == (
+            TENSORRT,
+            Link("torch", "cuda", False, "no NVIDIA driver (libcuda.so.1 is not there)"),
+            Link("onnx", "cuda", False, "no NVIDIA driver (libcuda.so.1 is not there)"),
+            Link("onnx", "cpu", True, ""),
+        )
+
+
+def test_with_a_driver_but_cpu_libraries_the_reason_is_theirs(
+    compact: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chain, "gpus", lambda: (Gpu(0, "NVIDIA L4", "8.9", 1 << 34),))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with Upscaler(compact) as upscaler:
+        reasons = {(link.backend, link.device): link.reason for link in upscaler.links}
+    assert "finds no usable GPU" in reasons["torch", "cuda"]
+    assert "has no CUDA provider" in reasons["onnx", "cuda"]
+
+
+def test_a_missing_library_is_skipped_with_the_way_to_get_it(
+    compact: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(name: str) -> Driver:
+        if name != "onnx":
+            return driver(name)
+
+        def probe(options: Any) -> str | None:
+            raise MissingExtraError("The onnx backend needs: pip install 'resharp[cpu]'")
+
+        return Driver(probe, driver(name).open_backend)
+
+    monkeypatch.setattr(chain, "driver", absent)
+    with Upscaler(compact, device="cpu") as upscaler:
+        assert upscaler.backend == "torch"
+        assert "resharp[cpu]" in upscaler.explain().splitlines()[0]
+
+
+def test_when_nothing_works_every_reason_is_in_the_error(
+    compact: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(name: str) -> Driver:
+        return Driver(lambda options: f"{name} is out of order", driver(name).open_backend)
+
+    monkeypatch.setattr(chain, "driver", broken)
+    with pytest.raises(BackendError) as caught:
+        Upscaler(compact)
+    for name in ("tensorrt", "torch", "onnx"):
+        assert name in str(caught.value)
+    assert "onnx is out of order" in str(caught.value)
+
+
+def test_an_explicit_device_that_is_not_there(compact: Bundle) -> None:
+    with pytest.raises(BackendError, match="onnx on cuda:7: skipped"):
+        Upscaler(compact, backend="onnx", device="cuda:7")
+
+
+def test_models_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setenv("RESHARP_HOME", str(tmp_path))
+    with pytest.raises(UnknownModelError, match=r"did you mean .*realesr-animevideov3"):
+        Upscaler("realesr-animevideo3v")
+    with pytest.raises(NotExportedError, match=r"resharp export realesrgan-x4plus$"):
+        Upscaler("RealESRGAN_x4plus.pth")
+    with pytest.raises(NotExportedError, match=r"export realesr-general-x4v3 --denoise 0.5"):
+        Upscaler("realesr-general-x4v3", denoise=0.5)
+    with pytest.raises(NotExportedError, match=r"holds no manifest\.json"):
+        Upscaler(tmp_path / "nothing")
