@@ -30,12 +30,14 @@ from resharp.training.train import LOSSES, Recipe, Run
 @click.option("--jpeg", default=Degradation.jpeg, show_default=True, help="Share with JPEG.")
 @click.option("--seed", default=Recipe.seed, show_default=True)
 @click.option("--every", default=500, show_default=True, help="Steps between validations.")
+@click.option("--until", type=int, help="Stop at this step, to go on with other options.")
 @click.option("--threads", default=0, help="CPU threads (0: as many as torch likes).")
 def main(
     train: Path,
     valid: Path,
     out: Path,
     every: int,
+    until: int | None,
     threads: int,
     clean: float,
     noise: float,
@@ -49,7 +51,7 @@ def main(
     wear = Degradation(clean=clean, noise=noise, jpeg=jpeg)
     run = Run(out, Recipe(degradation=wear, **options), train, valid)
     run.resume()
-    run.run(every=every)
+    run.run(every=every, until=until)
 
 
 if __name__ == "__main__":

@@ -147,13 +147,14 @@ class Run:
         self.step = int(state["step"])
         return True
 
-    def run(self, *, every: int = 500) -> dict[str, float]:
-        """Train to the recipe's end, validating and saving every so many steps."""
+    def run(self, *, every: int = 500, until: int | None = None) -> dict[str, float]:
+        """Train to step ``until``, or to the recipe's end; validate and save every so often."""
         began, losses, figures = time.monotonic(), [], self.validate()
-        for inputs, targets in self.pairs.iterate(self.step, self.recipe.steps):
+        stop = self.recipe.steps if until is None else min(until, self.recipe.steps)
+        for inputs, targets in self.pairs.iterate(self.step, stop):
             losses.append(self._advance(inputs, targets))
             self.step += 1
-            if self.step % every == 0 or self.step == self.recipe.steps:
+            if self.step % every == 0 or self.step == stop:
                 figures = self.validate()
                 figures |= {
                     "step": self.step,
