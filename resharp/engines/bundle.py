@@ -20,9 +20,11 @@ class Bundle:
     """Where it is."""
     manifest: Manifest
     """What it holds."""
+    cure: str = ""
+    """What to do if it is damaged; empty: export it again."""
 
     @classmethod
-    def open(cls, folder: Path) -> Bundle:
+    def open(cls, folder: Path, cure: str = "") -> Bundle:
         """Read the manifest of ``folder`` and see that every file is there in its size.
 
         Raises:
@@ -34,7 +36,7 @@ class Bundle:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise BundleError(f"{path} is damaged ({error}): export the model again") from error
-        bundle = cls(folder, parse(text, str(path)))
+        bundle = cls(folder, parse(text, str(path)), cure)
         for file in bundle.manifest.files():
             bundle._check_size(file)
         return bundle
@@ -69,7 +71,7 @@ class Bundle:
             )
 
     def _cure(self) -> str:
-        return f"Make it anew: resharp export {self.manifest.name} --force"
+        return self.cure or f"Make it anew: resharp export {self.manifest.name} --force"
 
 
 def sha256_of(path: Path) -> str:

@@ -90,10 +90,11 @@ class Store:
 
     Args:
         folder: need not exist yet; it is made by the first writer.
+        cure: what to do about a damaged bundle; empty: export it again.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, cure: str = "") -> None:
+        self.folder, self._cure = folder, cure
 
     def names(self) -> tuple[str, ...]:
         """Names of all bundles, sorted."""
@@ -111,7 +112,7 @@ class Store:
         """
         folder = self.folder / check_name(name)
         try:
-            return Bundle.open(folder)
+            return Bundle.open(folder, self._cure)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NotExportedError(
                 f"no bundle {name!r} in {self.folder}: resharp export {name}"

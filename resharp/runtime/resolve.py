@@ -17,7 +17,8 @@ def builtin_store() -> Store:
     """The bundles inside the package, to read only."""
     import resharp.weights
 
-    return Store(Path(resharp.weights.__file__).parent / "builtin")
+    folder = Path(resharp.weights.__file__).parent / "builtin"
+    return Store(folder, "Install it anew: pip install --force-reinstall resharp")
 
 
 def resolve(

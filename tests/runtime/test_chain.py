@@ -1,16 +1,26 @@
 from __future__ import annotations
 
+import shutil
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from resharp import Upscaler
-from resharp.engines import Bundle
-from resharp.errors import BackendError, MissingExtraError, NotExportedError, UnknownModelError
+from resharp.engines import Bundle, Store
+from resharp.errors import (
+    BackendError,
+    BundleError,
+    MissingExtraError,
+    NotExportedError,
+    UnknownModelError,
+)
 from resharp.runtime import chain
 from resharp.runtime.backends import Driver, driver
 from resharp.runtime.chain import TENSORRT, Link, candidates
 from resharp.runtime.devices import CudaError, Gpu
+from resharp.runtime.resolve import builtin_store
 
 
 def test_the_order_is_the_designs() -> None:
@@ -95,3 +105,19 @@ def test_models_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: An
         Upscaler("realesr-general-x4v3", denoise=0.5)
     with pytest.raises(NotExportedError, match=r"holds no manifest\.json"):
         Upscaler(tmp_path / "nothing")
+
+
+def test_a_damaged_built_in_model_says_to_install_it_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shipped = builtin_store()
+    shutil.copytree(shipped.folder, tmp_path / "builtin")
+    weights = next((tmp_path / "builtin").rglob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    monkeypatch.setattr(
+        sys.modules["resharp.runtime.resolve"],
+        "builtin_store",
+        lambda: Store(tmp_path / "builtin", shipped._cure),
+    )
+    with pytest.raises(BundleError, match=r"is damaged: .* pip install --force-reinstall"):
+        Upscaler()
