@@ -22,7 +22,7 @@ def require(module: str, *, feature: str, extra: str, package: str | None = None
     """
     try:
         return importlib.import_module(module)
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: a shared library of it is broken
         name = package or module.partition(".")[0]
         wanted = f"resharp[{extra}]" if extra else name
         found = "is not installed" if _absent(error, module) else f"cannot be imported ({error})"
@@ -31,5 +31,5 @@ def require(module: str, *, feature: str, extra: str, package: str | None = None
         ) from error
 
 
-def _absent(error: ImportError, module: str) -> bool:
+def _absent(error: Exception, module: str) -> bool:
     return isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]

@@ -14,7 +14,6 @@ import click
 import numpy as np
 
 from resharp import __version__
-from resharp.errors import ResharpError
 from resharp.paths import engines_folder, weights_folder
 from resharp.runtime.backends import Backend, BackendOptions, driver
 from resharp.runtime.chain import TENSORRT, Link, candidates, probe
@@ -77,8 +76,8 @@ def _try(link: Link) -> Link:
         bundle.verify()
         with driver(link.backend).open_backend(bundle, options) as backend:
             return Link(link.backend, link.device, *_runs(backend))
-    except ResharpError as error:
-        return Link(link.backend, link.device, False, str(error))
+    except Exception as error:  # whatever a broken library raises is what we are asked for
+        return Link(link.backend, link.device, False, str(error) or type(error).__name__)
 
 
 def _runs(backend: Backend) -> tuple[bool, str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from resharp.cli.parameters import parameter_option, parse_parameters
 from resharp.optional import require
 
 
@@ -27,7 +28,8 @@ from resharp.optional import require
     type=click.Path(dir_okay=False, path_type=Path),
     help="A photo of yours to measure the overlap on (default: one is drawn).",
 )
-@click.option("--force", is_flag=True, help="Export again where it is done.")
+@parameter_option
+@click.option("--force", is_flag=True, help="Export again, and replace other weights of the name.")
 @click.option("--offline", is_flag=True, default=None, help="Download nothing.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Folder of the checkpoints.")
 @click.option("--engines", type=click.Path(path_type=Path), help="Folder of the store.")
@@ -35,6 +37,7 @@ def command(
     source: str,
     name: str | None,
     picture: Path | None,
+    parameters: tuple[str, ...],
     weights: Path | None,
     engines: Path | None,
     **options: Any,
@@ -44,7 +47,9 @@ def command(
         require(module, feature="Exporting", extra="export")
     from resharp.export import ExportOptions, export
 
-    chosen = ExportOptions(name=name, picture=_pixels(picture), **options)
+    chosen = ExportOptions(
+        name=name, picture=_pixels(picture), parameters=parse_parameters(parameters), **options
+    )
     began = time.monotonic()
     steps = _Steps()
     bundle = export(source, chosen, weights=weights, engines=engines, report=steps.next)

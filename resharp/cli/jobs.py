@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from resharp.errors import OptionError
 from resharp.runtime.files import suffixes, writable
+
+_SAME = {"jpeg": "jpg", "tif": "tiff"}
+_RESULT = re.compile(r"_(restored|x\d+(\.\d+)?)$")  # the suffixes that a run without -o gives
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +50,8 @@ class Job:
 def jobs(inputs: Sequence[str], target: Target) -> list[Job]:
     """All pictures that the user named, each once, in order.
 
+    Pictures of a folder or glob that are results of others there are left out.
+
     Raises:
         OptionError: a folder or glob holds no picture, or one output file is asked for several.
     """
@@ -56,27 +62,52 @@ def jobs(inputs: Sequence[str], target: Target) -> list[Job]:
             f"{len(found)} pictures cannot go into the one file {target.output}: give a folder"
         )
     made = [
-        Job(source, _one(target) if one_file else _name(source, root, target))
-        for source, root in found
+        (one, Job(one.path, _one(target) if one_file else _name(one.path, one.root, target)))
+        for one in found
     ]
-    return list(_without_collisions(made))
+    return list(_without_collisions(_without_results(made, target)))
 
 
-def _expand(text: str, output: Path | None) -> Iterator[tuple[Path, Path]]:
-    """(picture, folder that its place is relative to) of a file, a folder or a glob."""
+@dataclass(frozen=True)
+class _Found:
+    path: Path
+    root: Path
+    """Folder that its place in the output is relative to."""
+    typed: bool
+    """Whether the user named this very file."""
+
+
+def _expand(text: str, output: Path | None) -> Iterator[_Found]:
+    """The pictures that a file name, a folder or a glob stands for."""
     path = Path(text).expanduser()
-    if path.is_dir():
-        inside = [p for p in _pictures(path) if not _within(p, output, path)]
-        if not inside:
-            raise OptionError(f"the folder {path} holds no picture ({', '.join(suffixes())})")
-        yield from ((item, path) for item in inside)
-    elif not path.exists() and glob.has_magic(text):
+    if os.path.isdir(path):
+        yield from _listed(_pictures(path), path, output, f"the folder {path}")
+    elif not os.path.exists(path) and glob.has_magic(text):
+        root = _plain_part(path)
         matches = sorted(map(Path, glob.glob(os.fspath(path), recursive=True)))  # noqa: PTH207
         if not matches:
             raise OptionError(f"no file matches {text}")
-        yield from ((item, item.parent) for item in matches if item.is_file())
+        known = [item for item in matches if item.suffix.lower() in suffixes() and item.is_file()]
+        yield from _listed(known, root, output, f"what matches {text}")
     else:
-        yield path, path.parent  # what is not there is reported with the other failures
+        yield _Found(path, path.parent, True)  # one that is not there is reported with the others
+
+
+def _listed(paths: list[Path], root: Path, output: Path | None, where: str) -> Iterator[_Found]:
+    inside = [path for path in paths if not _within(path, output, root)]
+    if not inside:
+        raise OptionError(f"{where} holds no picture ({', '.join(suffixes())})")
+    yield from (_Found(path, root, False) for path in inside)
+
+
+def _plain_part(pattern: Path) -> Path:
+    """The folder in front of a glob's first wildcard."""
+    parts = []
+    for part in pattern.parts[:-1]:
+        if glob.has_magic(part):
+            break
+        parts.append(part)
+    return Path(*parts)
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -98,22 +129,37 @@ def _within(path: Path, output: Path | None, root: Path) -> bool:
     return output.resolve() in path.resolve().parents
 
 
-def _unique(items: Iterable[tuple[Path, Path]]) -> Iterator[tuple[Path, Path]]:
+def _unique(items: Iterable[_Found]) -> Iterator[_Found]:
     seen = set()
-    for path, root in items:
-        key = path.resolve()
+    for item in items:
+        key = _real(item.path)
         if key not in seen:
             seen.add(key)
-            yield path, root
+            yield item
+
+
+def _real(path: Path) -> str:
+    return os.path.realpath(path)
 
 
 def _is_file_name(output: Path) -> bool:
-    return output.suffix.lower() in writable() and not output.is_dir()
+    ending = output.suffix.lower()
+    if os.path.isdir(output) or ending not in (*writable(), *suffixes()):
+        return False
+    if ending not in writable():
+        raise OptionError(
+            f"{ending[1:]} cannot be written here; these can: "
+            + ", ".join(sorted(item[1:] for item in writable()))
+        )
+    return True
 
 
 def _one(target: Target) -> Path:
     assert target.output is not None
-    if target.format is not None and target.output.suffix.lower() != f".{target.format}":
+    named = target.output.suffix.lower()[1:]
+    if target.format is not None and _SAME.get(named, named) != _SAME.get(
+        target.format, target.format
+    ):
         raise OptionError(f"--format {target.format} contradicts the name {target.output.name}")
     return target.output
 
@@ -128,14 +174,31 @@ def _name(source: Path, root: Path, target: Target) -> Path:
     return target.output / source.relative_to(root).parent / name
 
 
+def _without_results(made: Sequence[tuple[_Found, Job]], target: Target) -> Iterator[Job]:
+    """Leave out what an earlier run wrote among its inputs, unless the user named it."""
+    targets = {_real(job.target) for _, job in made if _real(job.target) != _real(job.source)}
+    names = {_real(job.source.with_suffix("")) for _, job in made}
+    for found, job in made:
+        result = _real(job.source) in targets
+        if target.output is None:  # perhaps of a run with another scale
+            plain = _RESULT.sub("", job.source.stem)
+            result |= plain != job.source.stem and _real(job.source.with_name(plain)) in names
+        if found.typed or not result:
+            yield job
+
+
 def _without_collisions(made: Iterable[Job]) -> Iterator[Job]:
-    taken: dict[Path, Path] = {}
+    taken: dict[str, Path] = {}
     for job in made:
-        key = job.target.resolve()
+        key = _real(job.target)
         first = taken.setdefault(key, job.source)
-        if key == job.source.resolve():
+        if key == _real(job.source):
             yield replace(job, problem="its result would overwrite it: use -o or --suffix")
         elif first != job.source:
-            yield replace(job, problem=f"its result has the name of that of {first}: use -o")
+            yield replace(
+                job,
+                problem=f"its result would have the name of that of {first}: rename one, or "
+                "restore them into different folders",
+            )
         else:
             yield job

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -51,7 +52,7 @@ def _tile(ctx: click.Context, parameter: click.Parameter, value: str) -> int | s
 @click.option("-m", "--model", default=DEFAULT_MODEL, show_default=True, help="Model, or bundle.")
 @click.option("--scale", type=float, help="Output over input size (default: the model's).")
 @click.option("--denoise", type=float, help="Denoise strength 0..1, where exported so.")
-@click.option("--suffix", help="Added to names (default: none with -o, else _x<scale>).")
+@click.option("--suffix", help="Added to names (default: none with -o; else _restored, _x2).")
 @click.option("--format", "format_", help="png, jpg, webp, tiff, ... (default: the input's).")
 @click.option("--quality", type=click.IntRange(1, 100), help="Of JPEG, WebP and AVIF.")
 @click.option(
@@ -106,7 +107,7 @@ class _Opened:
 def _restore(
     todo: Sequence[Job], opened: _Opened, quality: int | None, overwrite: bool
 ) -> Iterator[Result]:
-    wanted = [job for job in todo if overwrite or job.problem or not job.target.exists()]
+    wanted = {job for job in todo if overwrite or job.problem or not os.path.exists(job.target)}
     if any(not job.problem for job in wanted):
         opened.get()  # an unknown model, say, is one error and not one for each picture
     tqdm = require("tqdm", feature="The progress bar", extra="").tqdm
@@ -138,6 +139,8 @@ def _one(
         notes = write(job.target, out, picture.metadata, quality=quality)
     except ResharpError as error:
         return replace(failed, error=str(error))
+    except MemoryError as error:
+        return replace(failed, error=f"out of memory: {error}: use a smaller --scale")
     finally:
         progress(1, 1)
     seconds = round(time.monotonic() - began, 3)

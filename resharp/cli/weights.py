@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from resharp.cli.parameters import parameter_option, parse_parameters
 from resharp.errors import CheckpointError, ChecksumError, OptionError
 from resharp.optional import require
 from resharp.paths import weights_folder
@@ -106,10 +107,16 @@ def verify_command(names: Sequence[str], folder: Path | None) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--as", "name", metavar="NAME", help="Name of the model.  [default: from FILE]")
 @click.option("--force", is_flag=True, help="Replace another file of that name.")
+@parameter_option
 @click.option("--licence", default="unknown", show_default=True, help="Licence of the weights.")
 @folder_option
 def import_command(
-    file: Path, name: str | None, force: bool, licence: str, folder: Path | None
+    file: Path,
+    name: str | None,
+    force: bool,
+    parameters: tuple[str, ...],
+    licence: str,
+    folder: Path | None,
 ) -> None:
     """Copy a checkpoint of your own into the folder of weights.
 
@@ -130,7 +137,12 @@ def import_command(
     models = require(
         "resharp.models", feature="Reading a checkpoint", extra="export", package="torch"
     )
-    found = models.read_checkpoint(file)
+    found = models.read_checkpoint(file, parameters=parse_parameters(parameters))
+    if (found.in_channels, found.out_channels) != (3, 3):
+        raise CheckpointError(
+            f"{file} works on {found.in_channels} channels and gives {found.out_channels}: this "
+            "release runs networks for colour pictures, 3 and 3"
+        )
     entry = register(
         file,
         name=name,

@@ -2,9 +2,9 @@
 
 Layout: ``<folder>/<name>/manifest.json`` and, beside it, files whose names carry a piece of their
 hash. The manifest is the commit point: new files are moved in under new names, then the manifest is
-replaced in one step, then files that nothing names any more are removed. A reader sees the old
-bundle or the new one, and a killed writer leaves at most a folder ``.draft-*`` that the next writer
-sweeps.
+replaced in one step, then files that neither it nor the manifest before it names are removed. A
+reader sees the old bundle or the new one, a runtime that has the old one open keeps its files, and
+a killed writer leaves at most a folder ``.draft-*`` that the next writer sweeps.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from resharp.engines.bundle import MANIFEST, Bundle
-from resharp.engines.manifest import Manifest
+from resharp.engines.manifest import File, Manifest
 from resharp.errors import BundleError, NotExportedError, OptionError, OutputError, StoreBusyError
 from resharp.optional import require
 
@@ -49,9 +50,13 @@ def variant_name(name: str, denoise: float | None) -> str:
     """
     if denoise is None or denoise == 1:
         return name
-    if not 0 <= denoise <= 1:
-        raise OptionError(f"denoise {denoise} is not in 0..1")
+    if not _is_share(denoise):
+        raise OptionError(f"denoise {denoise!r} is not in 0..1")
     return f"{name}-dn{denoise:g}"
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, Real) and 0 <= value <= 1  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class Draft:
         Raises:
             OutputError: the disk refused; the old bundle, if any, is as it was.
         """
+        keep = {file.name for file in (*manifest.files(), *_files_of(self.target))}
         try:
             self.target.mkdir(parents=True, exist_ok=True)
             for file in manifest.files():
@@ -81,7 +87,7 @@ class Draft:
             os.replace(staged, self.target / MANIFEST)
         except OSError as error:
             raise OutputError(f"cannot write the bundle {self.target}: {error}") from error
-        _sweep(self.target, {file.name for file in manifest.files()})
+        _sweep(self.target, keep)
         return Bundle.open(self.target)
 
 
@@ -120,7 +126,7 @@ class Store:
 
     def __contains__(self, name: str) -> bool:
         """Whether there is a bundle of that name, whole or not."""
-        return (self.folder / name / MANIFEST).is_file()
+        return os.path.isfile(self.folder / name / MANIFEST)
 
     @contextlib.contextmanager
     def writing(
@@ -141,10 +147,10 @@ class Store:
         """
         check_name(name)
         with self._locked(name, timeout, on_wait):
-            for stale in self.folder.glob(f".draft-{name}-*"):  # ours alone: we hold the lock
+            for stale in self.folder.glob(f".draft-{name}~*"):  # ours alone: we hold the lock
                 shutil.rmtree(stale, ignore_errors=True)
             try:
-                folder = Path(tempfile.mkdtemp(prefix=f".draft-{name}-", dir=self.folder))
+                folder = Path(tempfile.mkdtemp(prefix=f".draft-{name}~", dir=self.folder))
             except OSError as error:
                 raise OutputError(f"cannot write in {self.folder}: {error}") from error
             try:
@@ -204,8 +210,16 @@ class Store:
             lock.release()
 
 
+def _files_of(folder: Path) -> tuple[File, ...]:
+    """Files of the bundle that is about to be replaced: a runtime may have it open."""
+    try:
+        return Bundle.open(folder).manifest.files()
+    except (OSError, BundleError):
+        return ()
+
+
 def _sweep(folder: Path, keep: set[str]) -> None:
-    """Remove graphs and weights that the manifest no longer names."""
+    """Remove graphs and weights of older generations."""
     for path in folder.iterdir():
         if path.is_file() and path.suffix in _OWNED and path.name not in keep:
             path.unlink(missing_ok=True)

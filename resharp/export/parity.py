@@ -67,6 +67,11 @@ def compare(torch_uint8: Infer, torch_float: Infer, onnx_uint8: Infer, onnx_floa
 
 def _both(torch_infer: Infer, onnx_infer: Infer, batch: Array) -> tuple[Array, Array]:
     expected = torch_infer(batch)
+    if not np.isfinite(expected).all():
+        raise ParityError(
+            f"the weights give NaN or infinity in PyTorch itself on an input of {batch.shape[:3]}: "
+            "the checkpoint is damaged, or its training had failed"
+        )
     try:
         found = onnx_infer(batch)
     except Exception as error:

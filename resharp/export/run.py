@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ Array = NDArray[Any]
 Report = Callable[[str], None]
 """Told each step as it begins, and each notice, a line."""
 
+BUILTIN = "resharp-x4"
+"""Name of the model in the package."""
 LAYOUT = 1
 """Raised when the same weights come out as other graphs, so that old bundles are remade."""
 PACKAGES = ("torch", "onnx", "onnxruntime", "onnxscript")
@@ -59,8 +61,12 @@ class ExportOptions:
     """``legacy`` or ``dynamo``, torch's two ways to ONNX."""
     picture: Array | None = None
     """uint8 BGR photo to measure the overlap on; None draws one."""
+    parameters: Mapping[str, int | str] = field(default_factory=dict)
+    """Arguments of the network that its weights cannot tell, ``act_type`` say."""
+    builtin: bool = False
+    """Whether this is the package's own model, whose name no other may take."""
     force: bool = False
-    """Export again where it is done."""
+    """Export again where it is done, and replace other weights of that name."""
     offline: bool | None = None
     """Forbid downloads; None asks the environment."""
 
@@ -104,11 +110,30 @@ def export(
     store = Store(engines_folder(engines))
     waiting = f"another process exports {origin.name}: waiting for it"
     with store.writing(origin.name, on_wait=lambda: report(waiting)) as draft:
+        _check_free(store, origin, options)
         done = None if options.force else _done(store, origin, options)
         if done is not None:
             report(f"{origin.name} is exported already: nothing to do")
             return done
         return _export(origin, options, draft, report)
+
+
+def _check_free(store: Store, origin: Origin, options: ExportOptions) -> None:
+    """A file's name says little: do not let it take the place of other weights unasked."""
+    if origin.name == BUILTIN and not options.builtin:
+        raise OptionError(f"{BUILTIN} is the built-in model: choose another name with --as")
+    if options.force or not origin.from_file or origin.name not in store:
+        return
+    try:
+        there = store.find(origin.name).manifest.sources
+    except BundleError:
+        return
+    if there != origin.sources:
+        raise OptionError(
+            f"{origin.name} in the store was made from other weights "
+            f"({', '.join(source.name for source in there)}): choose another name with --as, or "
+            "replace it with --force"
+        )
 
 
 def _done(store: Store, origin: Origin, options: ExportOptions) -> Bundle | None:
@@ -128,7 +153,7 @@ def _done(store: Store, origin: Origin, options: ExportOptions) -> Bundle | None
 
 def _export(origin: Origin, options: ExportOptions, draft: Draft, report: Report) -> Bundle:
     report("reading the weights")
-    checkpoint = _checkpoint(origin)
+    checkpoint = _checkpoint(origin, options.parameters)
     modules = _modules(checkpoint)
     weights = _weights(checkpoint, draft.folder)
     graphs = {}
@@ -167,9 +192,16 @@ def _export(origin: Origin, options: ExportOptions, draft: Draft, report: Report
     )
 
 
-def _checkpoint(origin: Origin) -> models.Checkpoint:
+def _checkpoint(origin: Origin, parameters: Mapping[str, int | str]) -> models.Checkpoint:
     parts = [
-        (models.read_checkpoint(part.path, architecture=part.architecture), part.source.weight)
+        (
+            models.read_checkpoint(
+                part.path,
+                architecture=part.architecture,
+                parameters={**part.parameters, **parameters},
+            ),
+            part.source.weight,
+        )
         for part in origin.parts
     ]
     return parts[0][0] if len(parts) == 1 else models.blend(parts)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from resharp import weights
 from resharp.engines import Source, check_name, sha256_of, variant_name
 from resharp.errors import CheckpointError, OptionError
-from resharp.weights import Entry
+from resharp.weights import Entry, kebab, lookup
+from resharp.weights.entry import EXPORTED
+from resharp.weights.local import LOCAL
 
 Notice = Callable[[str], None]
 """Takes one line for the user."""
-
-UPSCALERS = ("RRDBNet", "SRVGGNetCompact")
-"""Architectures that export in this release."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +26,8 @@ class Part:
     source: Source
     architecture: str | None = None
     """What the catalogue says, to overrule detection; None detects."""
+    parameters: Mapping[str, int | str] = field(default_factory=dict)
+    """What the user said at the import, to overrule detection."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,8 @@ class Origin:
     licence: str
     terms: str
     parts: tuple[Part, ...]
+    from_file: bool = False
+    """Whether the user gave a file, whose name says little about which weights it holds."""
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -74,9 +77,9 @@ def locate(
     if path.is_file() or path.suffix.lower() in (".pth", ".pt", ".safetensors"):
         return _from_file(path, denoise, name)
     entry = weights.resolve(os.fspath(source), folder)
-    if entry.architecture not in UPSCALERS:
+    if not entry.exports:
         raise OptionError(
-            f"{entry.name} is a {entry.architecture}; this release exports {', '.join(UPSCALERS)}"
+            f"{entry.name} is a {entry.architecture}; this release exports {', '.join(EXPORTED)}"
         )
     entries = _blend(entry, denoise, folder)
     for item, _ in entries:
@@ -97,16 +100,24 @@ def _from_file(path: Path, denoise: float | None, name: str | None) -> Origin:
         raise OptionError("denoise needs a model of the catalogue that has a twin, not a file")
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
-    from resharp.weights import kebab
-
     source = Source(name=path.name, sha256=sha256_of(path))
+    name = name or kebab(path.stem)
+    if not name:
+        raise OptionError(f"no name can be made from {path.name}: choose one with --as")
+    official = lookup(name)
+    if official is not None and official.sha256 != source.sha256:
+        raise OptionError(
+            f"{name} is the name of {official.title} in the catalogue, and {path} is another file: "
+            "choose a name with --as"
+        )
     return Origin(
-        name=check_name(name or kebab(path.stem)),
-        title=path.stem,
-        task="upscale",
-        licence="unknown",
-        terms="",
+        name=check_name(official.name if official else name),
+        title=official.title if official else path.stem,
+        task=official.task if official else "upscale",
+        licence=official.licence if official else "unknown",
+        terms=(official.terms or "") if official else "",
         parts=(Part(path=path, source=source),),
+        from_file=True,
     )
 
 
@@ -128,4 +139,6 @@ def _part(
 ) -> Part:
     path = weights.fetch(entry, folder, offline=offline, progress=True)
     source = Source(name=entry.name, sha256=sha256_of(path), weight=share)
-    return Part(path=path, source=source, architecture=entry.architecture)
+    own = entry.parameters if entry.file.startswith(f"{LOCAL}/") else {}
+    parameters = {key: item for key, item in own.items() if isinstance(item, int | str)}
+    return Part(path=path, source=source, architecture=entry.architecture, parameters=parameters)

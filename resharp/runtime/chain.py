@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from resharp.engines import Bundle
-from resharp.errors import BackendError, CheckpointError, MissingExtraError, OptionError
+from resharp.errors import BackendError, OptionError, ResharpError
 from resharp.runtime.backends import BACKENDS, Backend, BackendOptions, driver
-from resharp.runtime.devices import CudaError, gpus
+from resharp.runtime.devices import gpus
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def candidates(backend: str, device: str) -> tuple[tuple[str, str], ...]:
         raise OptionError(f"backend {backend!r} is not one of auto, {', '.join(BACKENDS)}")
     if device != "auto":
         BackendOptions(device=device)  # refuses what is no device
-    kind = device.partition(":")[0]
+    kind = str(device).partition(":")[0]
     return tuple(
         (name, device if kind == "cuda" else at)
         for name, at in CHAIN
@@ -76,12 +76,12 @@ def open_first(
     for name, where in candidates(backend, device):
         link = _probe(name, where, threads)
         if link.works:
+            options = BackendOptions(device=where, threads=threads)
             try:
-                opened = driver(name).open_backend(
-                    bundle, BackendOptions(device=where, threads=threads)
-                )
-            except (BackendError, MissingExtraError, CheckpointError) as error:
-                link = Link(name, where, False, str(error))
+                opened = driver(name).open_backend(bundle, options)
+            except (ResharpError, RuntimeError, OSError, MemoryError) as error:
+                # Libraries raise RuntimeError for a GPU that is full, too old or broken.
+                link = Link(name, where, False, str(error) or type(error).__name__)
             else:
                 return opened, (*links, Link(name, where, True, opened.note))
         log.info("%s", link)
@@ -93,10 +93,11 @@ def open_first(
 
 
 def _probe(name: str, device: str, threads: int | None) -> Link:
+    options = BackendOptions(device=device, threads=threads)
     try:
-        if device.startswith("cuda"):
+        if options.on_cuda:
             gpus()  # cheap, and spares a machine without a GPU the import of torch
-        reason = driver(name).probe(BackendOptions(device=device, threads=threads))
-    except (CudaError, MissingExtraError) as error:
-        reason = str(error)
+        reason = driver(name).probe(options)
+    except (ResharpError, RuntimeError, OSError) as error:
+        reason = str(error) or type(error).__name__
     return Link(name, device, reason is None, reason or "")

@@ -32,13 +32,21 @@ def _kernel() -> int:
 
 def _cgroup(root: Path = Path("/sys/fs/cgroup")) -> int:
     """What cgroup version 2 or 1 still allows; unlimited where there is none."""
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    for limit, used, stat, cache in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        (
+            "memory/memory.limit_in_bytes",
+            "memory/memory.usage_in_bytes",
+            "memory/memory.stat",
+            "total_inactive_file",
+        ),
     ):
         try:
             most = int((root / limit).read_text(encoding="ascii"))
-            return max(most - int((root / used).read_text(encoding="ascii")), 0)
+            taken = int((root / used).read_text(encoding="ascii"))
+            # File cache counts as used, and is given back when it is wanted.
+            fields = dict(x.split() for x in (root / stat).read_text(encoding="ascii").splitlines())
+            return max(most - taken + int(fields.get(cache, 0)), 0)
         except (OSError, ValueError):  # no such file, or "max"
             continue
     return 1 << 62

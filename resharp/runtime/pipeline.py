@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from numpy.typing import NDArray
@@ -40,27 +41,29 @@ def smallest_for(backend: Backend) -> int:
     return smallest_tile(backend.manifest.overlap, backend.manifest.size_multiple)
 
 
-def choose_tiling(backend: Backend, tile: int | str) -> Tiling:
-    """The tile to use now.
-
-    Args:
-        backend: an open backend.
-        tile: pixels, or ``auto``: the largest that half of the free memory takes.
+def check_tile(tile: object) -> int | None:
+    """The tile in pixels, or None for ``auto``.
 
     Raises:
         OptionError: it is neither.
     """
+    if tile is None or tile == "auto":
+        return None
+    if isinstance(tile, bool) or not isinstance(tile, Integral) or tile < 1:
+        raise OptionError(f"tile {tile!r} is neither 'auto' nor a number of pixels")
+    return int(tile)
+
+
+def choose_tiling(backend: Backend, tile: int | None) -> Tiling:
+    """The tile to use now.
+
+    Args:
+        backend: an open backend.
+        tile: pixels, raised to the smallest that the overlap allows; None takes the largest that
+            half of the free memory holds.
+    """
     least = smallest_for(backend)
-    if tile != "auto":
-        if isinstance(tile, str) or tile < 1:
-            raise OptionError(f"tile {tile!r} is neither 'auto' nor a number of pixels")
-        if tile < least:
-            log.warning(
-                "tile %d leaves nothing between overlaps of %d pixels: using %d",
-                tile,
-                backend.manifest.overlap,
-                least,
-            )
+    if tile is not None:
         return Tiling(size=max(tile, least))
     free, size = backend.free_memory() // 2, max(backend.largest_tile(), least)
     while size - STEP >= least and backend.memory(size) > free:
@@ -117,11 +120,11 @@ class Pass:
                     )
                     yield out[max(done - band.start, 0) * scale :]
                     done = band.end
-            except OutOfMemoryError as error:
+            except MemoryError as error:  # ours, or numpy's
                 size = self._smaller(size, error)
                 tiles = plan_for(self._backend, self.height, self.width, size)
 
-    def _smaller(self, size: int, error: OutOfMemoryError) -> int:
+    def _smaller(self, size: int, error: MemoryError) -> int:
         least = smallest_for(self._backend)
         size = min(size, max(self.height, self.width))
         if size <= least:

@@ -6,11 +6,14 @@ import os
 from pathlib import Path
 
 from resharp.engines import Bundle, Store, variant_name
-from resharp.errors import NotExportedError, UnknownModelError
+from resharp.errors import BundleError, NotExportedError, OptionError, UnknownModelError
 from resharp.paths import engines_folder
 
 DEFAULT_MODEL = "resharp-x4"
 """The built-in model: it comes with the package and needs no download."""
+
+
+WEIGHTS = (".pth", ".pt", ".safetensors")
 
 
 def builtin_store() -> Store:
@@ -41,8 +44,12 @@ def resolve(
     """
     if isinstance(model, Bundle):
         return model
+    if not isinstance(model, str | os.PathLike):
+        raise OptionError(f"model {model!r} is neither a name, a folder nor a bundle")
     text = os.fspath(model)
-    if os.sep in text or (Path(text) / "manifest.json").is_file():
+    if text.lower().endswith(WEIGHTS) and os.path.isfile(text):
+        raise NotExportedError(f"{text} holds weights, no graph: resharp export {text}")
+    if os.sep in text or os.path.isfile(Path(text, "manifest.json")):
         return _from_folder(Path(text))
     shipped = builtin_store()
     if denoise is None and text in shipped:  # needs no folder of the user's
@@ -58,7 +65,9 @@ def resolve(
 def _from_folder(folder: Path) -> Bundle:
     try:
         return Bundle.open(folder)
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except BundleError:
+        raise
+    except OSError as error:
         raise NotExportedError(
             f"{folder} is no bundle (it holds no manifest.json): give the folder that "
             "'resharp export' wrote, or a model's name"
@@ -82,6 +91,14 @@ def _missing(
 
     option = "" if denoise in (None, 1) else f" --denoise {denoise:g}"
     own, stored = local_entries(), Store(engines_folder(engines)).names()
+    entry = catalogue().get(canonical)
+    if entry is not None and not entry.exports:
+        return NotExportedError(
+            f"{canonical} is a {entry.architecture}: this release can fetch it, but not yet run it"
+        )
+    if option and (entry is None or entry.blend is None):
+        able = ", ".join(sorted(name for name, item in catalogue().items() if item.blend))
+        return OptionError(f"{canonical} has no denoise strength; models that have one: {able}")
     if canonical in {*catalogue(), *own, *stored, *builtin_store().names()}:
         return NotExportedError(
             f"{canonical}{option} has not been exported yet: resharp export {canonical}{option}"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from numbers import Integral, Real
 from types import TracebackType
 from typing import Any
 
@@ -19,7 +21,15 @@ from resharp.runtime.alpha import bleed
 from resharp.runtime.backends.base import cut, stack
 from resharp.runtime.chain import Link, open_first
 from resharp.runtime.image import Layout, from_network, layout_of, to_network
-from resharp.runtime.pipeline import Pass, Rows, Tiling, choose_tiling, plan_for
+from resharp.runtime.pipeline import (
+    Pass,
+    Rows,
+    Tiling,
+    check_tile,
+    choose_tiling,
+    plan_for,
+    smallest_for,
+)
 from resharp.runtime.resize import RowResizer, resize
 from resharp.runtime.resolve import DEFAULT_MODEL, resolve
 
@@ -62,22 +72,24 @@ class Upscaler:
         *,
         backend: str = "auto",
         device: str = "auto",
-        tile: int | str = "auto",
+        tile: int | str | None = "auto",
         scale: float | None = None,
         denoise: float | None = None,
         engines: str | os.PathLike[str] | None = None,
         threads: int | None = None,
     ) -> None:
-        _check_scale(scale)
+        self._scale, self._tile = _check_scale(scale), check_tile(tile)
         bundle = resolve(model, engines=engines, denoise=denoise)
         bundle.verify()
         self._backend, self._links = open_first(bundle, backend, device, threads)
-        self._tile, self._scale = tile, scale
-        try:
-            choose_tiling(self._backend, tile)
-        except OptionError:
-            self._backend.close()
-            raise
+        least = smallest_for(self._backend)
+        if self._tile is not None and self._tile < least:
+            log.warning(
+                "tile %d leaves nothing between overlaps of %d pixels: using %d",
+                self._tile,
+                self.manifest.overlap,
+                least,
+            )
 
     @property
     def manifest(self) -> Manifest:
@@ -126,7 +138,8 @@ class Upscaler:
             OutOfMemoryError: not even the smallest tile found memory.
         """
         layout = layout_of(image)
-        out = np.empty(layout.shape(*self._size(layout.height, layout.width)), image.dtype)
+        image = np.asarray(image)  # drops subclasses, whose indexing differs
+        out = _allocate(layout.shape(*self._size(layout.height, layout.width)), image.dtype)
         planes = self._planes(image, out, layout)
         tiling = choose_tiling(self._backend, self._tile)
         item = np.dtype(layout.network_dtype).itemsize
@@ -137,7 +150,7 @@ class Upscaler:
         return out
 
     def restore_many(
-        self, images: Sequence[Image], batch_size: int = 8, *, progress: Progress | None = None
+        self, images: Iterable[Image], batch_size: int = 8, *, progress: Progress | None = None
     ) -> list[Image]:
         """Restore several pictures, small ones of one shape together.
 
@@ -153,8 +166,8 @@ class Upscaler:
             OptionError: ``batch_size`` is under 1.
             ImageError: one array is no picture; nothing has been run then.
         """
-        if batch_size < 1:
-            raise OptionError(f"batch_size is {batch_size}; it must be at least 1")
+        _check_count("batch_size", batch_size)
+        images = list(images)
         layouts = [layout_of(image) for image in images]
         results: dict[int, Image] = {}
         count = _Counter(progress, len(images))
@@ -174,10 +187,10 @@ class Upscaler:
 
         Raises:
             OptionError: ``ahead`` is under 1.
-            ImageError: at the frame that is no picture; the ones before it have come out.
+            ImageError: at the frame that is no picture; the ones before it have come out. So it is
+                with whatever ``frames`` raises.
         """
-        if ahead < 1:
-            raise OptionError(f"ahead is {ahead}; it must be at least 1")
+        _check_count("ahead", ahead)
         return self._stream(frames, ahead)
 
     def close(self) -> None:
@@ -255,13 +268,25 @@ class Upscaler:
     def _stream(self, frames: Iterable[Image], ahead: int) -> Iterator[Image]:
         pending: deque[Future[Image]] = deque()
         pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="resharp-stream")
+        source, failure = iter(frames), None
         try:
-            for frame in frames:
-                pending.append(pool.submit(self, frame))
+            while True:
+                try:
+                    frame = next(source)
+                except StopIteration:
+                    break
+                except Exception as error:  # what was read before it still comes out
+                    failure = error
+                    break
+                # A copy, since readers of video like to fill one buffer again and again.
+                own = np.array(frame) if isinstance(frame, np.ndarray) else frame
+                pending.append(pool.submit(self, own))
                 if len(pending) >= ahead:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
+            if failure is not None:
+                raise failure
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -279,6 +304,17 @@ class _Counter:
             self._progress(min(self._done, self._total), self._total)
 
 
+def _allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Image:
+    try:
+        return np.empty(shape, dtype)
+    except MemoryError as error:
+        size = math.prod(shape) * dtype.itemsize / 2**30
+        raise OutOfMemoryError(
+            f"no memory for a result of {shape[1]}x{shape[0]} pixels ({size:.1f} GiB): use a "
+            "smaller scale, or cut the picture"
+        ) from error
+
+
 def _rows_of(source: Image) -> Rows:
     return lambda first, stop: to_network(source[first:stop])
 
@@ -294,6 +330,14 @@ def _alike(layouts: Sequence[Layout], size: int) -> Iterator[list[int]]:
     yield from groups.values()
 
 
-def _check_scale(scale: float | None) -> None:
-    if scale is not None and not 0 < scale <= LARGEST_SCALE:
-        raise OptionError(f"scale {scale} is not in 0..{LARGEST_SCALE:g}")
+def _check_scale(scale: Any) -> float | None:
+    if scale is None:
+        return None
+    if not isinstance(scale, Real) or not 0 < float(scale) <= LARGEST_SCALE:
+        raise OptionError(f"scale {scale!r} is not in 0..{LARGEST_SCALE:g}")
+    return float(scale)
+
+
+def _check_count(name: str, count: Any) -> None:
+    if not isinstance(count, Integral) or count < 1:
+        raise OptionError(f"{name} is {count!r}; it must be at least 1")

@@ -24,6 +24,7 @@ def main(checkpoint: Path) -> None:
         named = Path(folder) / f"{DEFAULT_MODEL}.pth"
         shutil.copy(checkpoint, named)
         options = ExportOptions(
+            builtin=True,
             force=True,
             title="resharp's own compact x4 network for ordinary photos",
             licence="BSD-3-Clause",

@@ -19,6 +19,8 @@ TASKS = (
     "face-detection",
     "face-parsing",
 )
+EXPORTED = ("RRDBNet", "SRVGGNetCompact")
+"""Architectures that this release exports."""
 STATE_KEYS = ("params_ema", "params", None)
 
 _NAME = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*")
@@ -88,6 +90,11 @@ class Entry:
             "licence": bool(self.licence),
             "blend": self.blend != self.name,
         }
+
+    @property
+    def exports(self) -> bool:
+        """Whether this release can export and run it; the others it lists and fetches."""
+        return self.architecture in EXPORTED
 
     @property
     def stem(self) -> str:

@@ -124,7 +124,7 @@ def resolve(name: str, folder: str | os.PathLike[str] | None = None) -> Entry:
     """
     place = weights_folder(folder)
     sidecar = place / LOCAL / f"{kebab(name)}.json"
-    if kebab(name) and sidecar.is_file():
+    if kebab(name) and os.path.isfile(sidecar):
         return _read(sidecar)
     entry = lookup(name)
     if entry is None:
@@ -136,6 +136,8 @@ def _check_name(name: str) -> None:
     if not name or kebab(name) != name:
         hint = f"; {kebab(name)!r} would do" if kebab(name) else ""
         raise OptionError(f"{name!r} is no name for a model: use a-z, 0-9, '-' and '.'{hint}")
+    if name == "resharp-x4":
+        raise OptionError(f"{name} is the built-in model: choose another name with --as")
     taken = lookup(name)
     if taken is not None:
         raise OptionError(

@@ -145,7 +145,76 @@ def test_an_input_is_never_overwritten_and_names_never_collide(run: Any) -> None
     done = run("a.png", "a.jpg", "-o", "out", "--format", "png")
     assert done.exit_code == 1
     assert "1 restored, 1 failed" in done.output
-    assert "has the name of that of" in done.output
+    assert "would have the name of that of" in done.output
+
+
+def test_results_beside_their_inputs_are_no_inputs(run: Any) -> None:
+    save("in/a.png")
+    save("in/b.png")
+    for expected in ("2 restored", "2 skipped"):
+        assert expected in run("in").output
+    assert "2 restored" in run("in", "--scale", "3").output
+    assert files("in") == {f"{n}{s}.png" for n in "ab" for s in ("", "_restored", "_x3")}
+    assert (
+        "2 restored"
+        in run("in", "-o", "in", "--suffix", "_hd", "--overwrite").output.replace(
+            "6 restored", "too many"
+        )
+        or len(files("in")) == 12
+    )
+    assert "1 restored" in run("in/a_restored.png").output  # named by the user
+
+
+def test_globs_keep_the_tree_and_take_pictures_only(run: Any) -> None:
+    for name in ("in/a.png", "in/deep/a.png", "in/other/a.jpg"):
+        save(name)
+    Path("in/notes.txt").write_text("no picture")
+    for expected in ("3 restored", "3 skipped"):
+        done = run("in/**/*", "-o", "in/out")
+        assert done.exit_code == 0, done.output
+        assert expected in done.output
+    assert files("in/out") == {"a.png", "deep/a.png", "other/a.jpg"}
+
+
+def test_names_that_are_too_long_are_failures_of_their_own(run: Any) -> None:
+    save("a.png")
+    done = run("x" * 300 + ".png", "a.png", "-o", "out")
+    assert done.exit_code == 1
+    assert "1 restored, 1 failed" in done.output
+    done = run("a.png", "-o", "out2", "--suffix", "y" * 300)
+    assert done.exit_code == 1
+    assert "1 failed" in done.output
+    done = run("a.png", "-o", "out3", model="m" * 300)
+    assert done.exit_code == 1
+    assert "no model is called" in done.output
+
+
+def test_a_result_too_large_for_memory_is_one_failure(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save("a.png")
+    save("b.png", 20, 20)
+    empty = np.empty
+
+    def cramped(shape: Any, *args: Any, **options: Any) -> Any:
+        if shape == (40, 40, 3):
+            raise MemoryError
+        return empty(shape, *args, **options)
+
+    monkeypatch.setattr("resharp.runtime.upscaler.np.empty", cramped)
+    done = run("b.png", "a.png", "-o", "out")
+    assert done.exit_code == 1
+    assert "1 restored, 1 failed" in done.output
+    assert "no memory for a result of 40x40 pixels" in done.output
+
+
+def test_endings_that_mean_the_same_do_not_contradict(run: Any) -> None:
+    save("a.png")
+    assert run("a.png", "-o", "o.jpg", "--format", "jpeg").exit_code == 0
+    assert run("a.png", "-o", "o.tif", "--format", "tiff").exit_code == 0
+    done = run("a.png", "-o", "o.gif")
+    assert "gif cannot be written here" in done.output
+    assert not Path("o.gif").exists()
 
 
 @pytest.mark.parametrize(

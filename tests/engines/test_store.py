@@ -53,9 +53,15 @@ def test_a_new_bundle_replaces_the_old_and_sweeps_its_files(tmp_path: Path) -> N
     old = put(store)
     engine = old.folder / "engines"
     engine.mkdir()
-    new = put(store, content=b"two")
+    put(store, content=b"two")
+    old.verify()  # a runtime may still have it open
+    new = put(store, content=b"three")
     new.verify()
-    assert names_in(new.folder) == {
+    with pytest.raises(BundleError):
+        old.verify()
+    two = {f"{key}-{b'two'.hex()}" for key in ("uint8", "float32", "weights")}
+    assert {Path(name).stem for name in names_in(new.folder)} >= two
+    assert names_in(new.folder) - {n for n in names_in(new.folder) if Path(n).stem in two} == {
         "manifest.json",
         "engines",
         *(file.name for file in new.manifest.files()),
@@ -108,7 +114,7 @@ def test_a_killed_writer_leaves_nothing_under_the_name_and_is_swept(tmp_path: Pa
     os.kill(process.pid, signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
     process.join()
     assert store.names() == ()
-    assert [n for n in names_in(store.folder) if n.startswith(".draft-m-")]
+    assert [n for n in names_in(store.folder) if n.startswith(".draft-m~")]
     put(store)
     assert names_in(store.folder) == {"m", ".locks"}
 
@@ -199,3 +205,10 @@ def test_variant_names(denoise: float | None, name: str) -> None:
 def test_strengths_out_of_range(denoise: float) -> None:
     with pytest.raises(OptionError, match="is not in 0"):
         variant_name("m", denoise)
+
+
+def test_a_draft_of_a_longer_name_is_not_swept(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.writing("m-x") as other:
+        put(store, "m")
+        assert other.folder.is_dir()

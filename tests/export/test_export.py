@@ -78,10 +78,12 @@ def test_damage_and_new_weights_are_exported_again(checkpoint: Path) -> None:
     with torch.no_grad():
         next(network.parameters()).add_(0.1)
     save_checkpoint(network, checkpoint)
-    second = export(checkpoint)
+    with pytest.raises(OptionError, match="made from other weights"):
+        export(checkpoint)
+    second = export(checkpoint, ExportOptions(force=True))
     assert second.manifest.sources != first.manifest.sources
     assert second.manifest.weights.sha256 != first.manifest.weights.sha256
-    assert len(list(second.folder.glob("*.safetensors"))) == 1
+    assert len(list(second.folder.glob("*.safetensors"))) == 2  # the old one may be open
 
 
 def test_a_graph_that_fails_the_gate_is_not_stored(
@@ -184,3 +186,54 @@ def test_a_bundle_can_be_moved_and_opened_by_its_folder(checkpoint: Path, tmp_pa
     with Upscaler(moved, backend="onnx") as upscaler:
         assert upscaler(draw(5, 5)).shape == (10, 10, 3)
     assert Bundle.open(moved) == replace(bundle, folder=moved)
+
+
+def test_a_file_does_not_take_a_name_that_means_something_else(checkpoint: Path) -> None:
+    for name, message in (
+        ("resharp-x4", "is the built-in model"),
+        ("realesrgan-x4plus", "in the catalogue, and .* is another file"),
+        ("RealESRGAN_x4plus", "is another file"),
+        ("No Name", "cannot name a model"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            export(checkpoint, ExportOptions(name=name))
+    unnamed = checkpoint.with_name("日本.pth")
+    checkpoint.rename(unnamed)
+    with pytest.raises(OptionError, match="choose one with --as"):
+        export(unnamed)
+
+
+def test_an_open_upscaler_survives_a_new_export(checkpoint: Path) -> None:
+    with Upscaler(export(checkpoint), backend="onnx") as upscaler:
+        network = random_network("compact")
+        with torch.no_grad():
+            next(network.parameters()).add_(0.1)
+        save_checkpoint(network, checkpoint)
+        export(checkpoint, ExportOptions(force=True))
+        # the float session is opened only now, on the files of the bundle that was opened
+        assert upscaler(draw(8, 8).astype(np.uint16) * 257).shape == (16, 16, 3)
+
+
+def test_an_activation_that_weights_do_not_tell(tmp_path: Path) -> None:
+    from resharp.models import SRVGGNetCompact
+
+    torch.manual_seed(0)
+    path = save_checkpoint(
+        SRVGGNetCompact(num_feat=8, num_conv=2, upscale=2, act_type="leakyrelu"), tmp_path / "l.pth"
+    )
+    plain = export(path, ExportOptions(name="plain"))
+    leaky = export(path, ExportOptions(name="leaky", parameters={"act_type": "leakyrelu"}))
+    assert plain.manifest.parameters["act_type"] == "relu"
+    assert leaky.manifest.parameters["act_type"] == "leakyrelu"
+    with Upscaler(leaky, backend="onnx") as one, Upscaler(leaky, backend="torch") as two:
+        picture = draw(20, 20)
+        assert np.abs(one(picture).astype(int) - two(picture)).max() <= 1
+
+
+def test_weights_that_give_nan_are_blamed_on_the_weights(tmp_path: Path) -> None:
+    network = random_network("compact")
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1e12)
+    with pytest.raises(ParityError, match="in PyTorch itself"):
+        export(save_checkpoint(network, tmp_path / "wild.pth"))

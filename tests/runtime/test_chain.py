@@ -14,6 +14,8 @@ from resharp.errors import (
     BundleError,
     MissingExtraError,
     NotExportedError,
+    OptionError,
+    OutOfMemoryError,
     UnknownModelError,
 )
 from resharp.runtime import chain
@@ -121,3 +123,41 @@ def test_a_damaged_built_in_model_says_to_install_it_anew(
     )
     with pytest.raises(BundleError, match=r"is damaged: .* pip install --force-reinstall"):
         Upscaler()
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [RuntimeError("CUDA error: no kernel image"), OutOfMemoryError("full"), OSError("libx.so")],
+)
+def test_whatever_a_library_raises_on_opening_skips_its_link(
+    compact: Bundle, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    def broken(name: str) -> Driver:
+        if name != "onnx":
+            return driver(name)
+
+        def opens(bundle: Bundle, options: Any) -> Any:
+            raise failure
+
+        return Driver(driver(name).probe, opens)
+
+    monkeypatch.setattr(chain, "driver", broken)
+    with Upscaler(compact, device="cpu") as upscaler:
+        assert upscaler.backend == "torch"
+        assert str(failure) in upscaler.links[0].reason
+
+
+def test_advice_leads_somewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RESHARP_HOME", str(tmp_path))
+    weights = tmp_path / "mine.pth"
+    weights.write_bytes(b"x")
+    for model, options, error, message in (
+        ("resharp-x4", {"denoise": 0.5}, OptionError, "resharp-x4 has no denoise strength"),
+        ("codeformer", {}, NotExportedError, "can fetch it, but not yet run it"),
+        (str(weights), {}, NotExportedError, "resharp export .*mine.pth"),
+        ("m" * 300, {}, UnknownModelError, "no model is called"),
+        (None, {}, OptionError, "neither a name, a folder nor a bundle"),
+        (b"m", {}, OptionError, "neither a name, a folder nor a bundle"),
+    ):
+        with pytest.raises(error, match=message):
+            Upscaler(model, **options)  # type: ignore[arg-type]

@@ -314,6 +314,48 @@ def test_a_bad_frame_raises_in_its_turn(upscalers: dict[str, Upscaler]) -> None:
         next(out)
 
 
+def test_a_stream_copies_frames_that_are_filled_again(upscalers: dict[str, Upscaler]) -> None:
+    def frames() -> Iterator[Array]:
+        buffer = np.zeros((10, 12, 3), np.uint8)
+        for index in range(5):
+            buffer[:] = 50 * index
+            yield buffer
+
+    found = [int(f[0, 0, 0]) for f in upscalers["compact"].stream(frames(), ahead=3)]
+    expected = [
+        int(upscalers["compact"](np.full((10, 12, 3), 50 * i, np.uint8))[0, 0, 0]) for i in range(5)
+    ]
+    assert found == expected
+
+
+def test_a_source_that_fails_gives_its_frames_first(upscalers: dict[str, Upscaler]) -> None:
+    def frames() -> Iterator[Array]:
+        yield draw(8, 8)
+        yield draw(8, 8)
+        raise KeyError("the disk is gone")
+
+    found: list[Array] = []
+    with pytest.raises(KeyError, match="the disk is gone"):
+        found.extend(upscalers["compact"].stream(frames(), ahead=4))
+    assert len(found) == 2
+
+
+def test_odd_arguments(upscalers: dict[str, Upscaler], compact: Bundle) -> None:
+    upscaler = upscalers["compact"]
+    assert len(upscaler.restore_many(draw(8, 8, seed=i) for i in range(3))) == 3
+    with pytest.raises(OptionError, match="batch_size is '2'"):
+        upscaler.restore_many([], "2")  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="ahead is 0"):
+        upscaler.stream([], ahead=0)
+    with pytest.warns(PendingDeprecationWarning):
+        gray = np.matrix(draw(6, 7)[:, :, 0])
+    assert upscaler(gray).shape == (12, 14)
+    read_only = np.frombuffer(draw(6, 7).tobytes(), np.uint8).reshape(6, 7, 3)
+    with Upscaler(compact, backend="torch", tile=None, threads=2) as torch_one:
+        assert torch_one(read_only).shape == (12, 14, 3)
+        assert "torch.set_num_threads" in torch_one.explain()
+
+
 def test_a_closed_upscaler_says_so(compact: Bundle) -> None:
     upscaler = Upscaler(compact, backend="onnx")
     upscaler.close()
@@ -332,7 +374,16 @@ def test_a_closed_upscaler_says_so(compact: Bundle) -> None:
         ({"backend": "ncnn"}, "not one of auto, torch, onnx"),
         ({"device": "tpu"}, "not cpu, cuda or cuda:N"),
         ({"device": "cpu:1"}, "not cpu, cuda or cuda:N"),
-        ({"threads": 0}, "at least 1"),
+        ({"device": "cuda:"}, "not cpu, cuda or cuda:N"),
+        ({"device": 0}, "not cpu, cuda or cuda:N"),
+        ({"device": None}, "not cpu, cuda or cuda:N"),
+        ({"threads": 1.5}, r"must be in 1\.\."),
+        ({"tile": 1.5}, "neither 'auto' nor"),
+        ({"tile": True}, "neither 'auto' nor"),
+        ({"scale": "2"}, "is not in"),
+        ({"scale": float("nan")}, "is not in"),
+        ({"threads": 0}, r"must be in 1\.\."),
+        ({"threads": 99_999}, r"must be in 1\.\."),
     ],
 )
 def test_options_that_make_no_sense(compact: Bundle, options: dict[str, Any], message: str) -> None:

@@ -37,7 +37,8 @@ def run(*arguments: object) -> Result:
 def models(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A stand-in for ``resharp.models``; change what it finds."""
     found: dict[str, Any] = {"architecture": "RRDBNet", "parameters": {"num_block": 6}, "scale": 4}
-    stand_in = SimpleNamespace(read_checkpoint=lambda path: SimpleNamespace(**found))
+    found |= {"in_channels": 3, "out_channels": 3}
+    stand_in = SimpleNamespace(read_checkpoint=lambda path, parameters: SimpleNamespace(**found))
     monkeypatch.setitem(sys.modules, "resharp.models", stand_in)
     return found
 
@@ -192,3 +193,11 @@ def test_main_command_prints_errors_without_a_trace(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert result.stdout == "missing     yunet\n"
     assert result.stderr.startswith("Error: damaged or missing: yunet;")
+
+
+def test_a_gray_network_is_refused_at_the_import(tmp_path: Path, models: dict[str, Any]) -> None:
+    models["in_channels"] = 1
+    file = tmp_path / "gray.pth"
+    file.write_bytes(b"weights")
+    with pytest.raises(CheckpointError, match="works on 1 channels and gives 3"):
+        run("import", file, "--weights", tmp_path / "w")

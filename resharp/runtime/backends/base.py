@@ -6,6 +6,8 @@ threads. Arrays are BGR ``[h, w, 3]`` and C-contiguous, uint8, or float32 in 0..
 
 from __future__ import annotations
 
+import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +27,9 @@ Advance = Callable[[int], None]
 """Called with the number of tiles just finished."""
 
 
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+
+
 @dataclass(frozen=True, kw_only=True)
 class BackendOptions:
     """What a caller may ask of a backend."""
@@ -35,11 +40,13 @@ class BackendOptions:
     """CPU threads of one run; None leaves it to the library."""
 
     def __post_init__(self) -> None:
-        kind, _, index = self.device.partition(":")
-        if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdigit())):
+        if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
             raise OptionError(f"device {self.device!r} is not cpu, cuda or cuda:N")
-        if self.threads is not None and self.threads < 1:
-            raise OptionError(f"threads is {self.threads}; it must be at least 1")
+        most = max(4 * (os.cpu_count() or 1), 64)  # far beyond use, and a machine still survives it
+        if self.threads is not None and not (
+            isinstance(self.threads, int) and 1 <= self.threads <= most
+        ):
+            raise OptionError(f"threads is {self.threads!r}; it must be in 1..{most} here")
 
     @property
     def index(self) -> int:

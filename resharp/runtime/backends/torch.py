@@ -60,6 +60,8 @@ class TorchBackend(Backend):
 
         from resharp import models
 
+        if options.threads is not None:
+            self.note = "threads has no effect: torch.set_num_threads sets them for the process"
         checkpoint = models.read_checkpoint(bundle.path(bundle.manifest.weights))
         self._device = torch.device("cuda", options.index) if options.on_cuda else "cpu"
         network = models.build(checkpoint).to(self._device)
@@ -128,14 +130,16 @@ class TorchBackend(Backend):
             torch.cuda.empty_cache()
 
     def _forward(self, batch: torch.Tensor) -> torch.Tensor:
-        open_guard(bool(self._modules), self.name)
-        out: torch.Tensor = self._modules[batch.dtype](batch)
+        modules = self._modules  # close() may replace it meanwhile
+        open_guard(bool(modules), self.name)
+        out: torch.Tensor = modules[batch.dtype](batch)
         return out
 
     def _upload(self, array: Image) -> torch.Tensor:
         import torch
 
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        own = np.ascontiguousarray(array)
+        tensor = torch.from_numpy(own if own.flags.writeable else own.copy())
         if self.options.on_cuda:
             return tensor.pin_memory().to(self._device, non_blocking=True)
         return tensor

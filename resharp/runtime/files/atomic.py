@@ -62,9 +62,9 @@ def _shortened(name: str) -> str:
 
 
 def _reason(exc: OSError, target: Path) -> str:
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         return f"the folder {target.parent} does not exist. Create it first."
-    if target.is_dir():
+    if os.path.isdir(target):
         return "a folder has that name. Choose another."
     if isinstance(exc, PermissionError):
         return f"{target.parent} may not be written to. Choose another folder."
