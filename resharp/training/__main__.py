@@ -28,6 +28,8 @@ from resharp.training.train import LOSSES, Recipe, Run
 @click.option("--clean", default=Degradation.clean, show_default=True, help="Share only shrunk.")
 @click.option("--noise", default=Degradation.noise, show_default=True, help="Share with noise.")
 @click.option("--jpeg", default=Degradation.jpeg, show_default=True, help="Share with JPEG.")
+@click.option("--sigma", nargs=2, default=Degradation.noise_sigma, show_default=True)
+@click.option("--quality", nargs=2, default=Degradation.jpeg_quality, show_default=True)
 @click.option("--seed", default=Recipe.seed, show_default=True)
 @click.option("--every", default=500, show_default=True, help="Steps between validations.")
 @click.option("--until", type=int, help="Stop at this step, to go on with other options.")
@@ -42,13 +44,15 @@ def main(
     clean: float,
     noise: float,
     jpeg: float,
+    sigma: tuple[float, float],
+    quality: tuple[int, int],
     **options: Any,
 ) -> None:
     """Train on the pictures of TRAIN, validate on VALID; a run in OUT is resumed."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if threads:
         torch.set_num_threads(threads)
-    wear = Degradation(clean=clean, noise=noise, jpeg=jpeg)
+    wear = Degradation(clean=clean, noise=noise, jpeg=jpeg, noise_sigma=sigma, jpeg_quality=quality)
     run = Run(out, Recipe(degradation=wear, **options), train, valid)
     run.resume()
     run.run(every=every, until=until)

@@ -106,3 +106,25 @@ def test_export_offline_says_which_file_to_put_where() -> None:
     code, output = call("export", "realesrgan-x4plus", "--offline")
     assert code == 1
     assert "RealESRGAN_x4plus.pth" in output
+
+
+@pytest.mark.parametrize("text", ["act_type", "=relu", ""])
+def test_parameters_are_key_and_value(text: str) -> None:
+    save_checkpoint(random_network("compact"), Path("net.pth"))
+    for command in (("export", "net.pth"), ("weights", "import", "net.pth")):
+        code, output = call(*command, "--parameter", text)
+        assert code == 1
+        assert "is not KEY=VALUE" in output
+
+
+def test_an_imported_activation_reaches_the_export(home: Path) -> None:
+    from resharp.models import SRVGGNetCompact
+
+    save_checkpoint(
+        SRVGGNetCompact(num_feat=8, num_conv=1, act_type="leakyrelu"), Path("leaky.pth")
+    )
+    code, output = call("weights", "import", "leaky.pth", "--parameter", "act_type=leakyrelu")
+    assert code == 0, output
+    assert call("export", "leaky")[0] == 0
+    stored = json.loads(call("engines", "list", "--json")[1])[-1]
+    assert (stored["name"], stored["parameters"]["act_type"]) == ("leaky", "leakyrelu")
