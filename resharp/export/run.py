@@ -33,13 +33,12 @@ from resharp.export.graph import EXPORTERS, OPSET, trace
 from resharp.export.picture import draw
 from resharp.export.sources import Origin, locate
 from resharp.paths import engines_folder
+from resharp.weights.entry import BUILTIN
 
 Array = NDArray[Any]
 Report = Callable[[str], None]
 """Told each step as it begins, and each notice, a line."""
 
-BUILTIN = "resharp-x4"
-"""Name of the model in the package."""
 LAYOUT = 1
 """Raised when the same weights come out as other graphs, so that old bundles are remade."""
 PACKAGES = ("torch", "onnx", "onnxruntime", "onnxscript")

@@ -19,6 +19,8 @@ TASKS = (
     "face-detection",
     "face-parsing",
 )
+BUILTIN = "resharp-x4"
+"""Name of the model inside the package, which no other may take."""
 EXPORTED = ("RRDBNet", "SRVGGNetCompact")
 """Architectures that this release exports."""
 STATE_KEYS = ("params_ema", "params", None)

@@ -19,7 +19,7 @@ from typing import Any
 from resharp.errors import CheckpointError, OptionError
 from resharp.paths import weights_folder
 from resharp.weights.catalogue import SUFFIXES, catalogue, kebab, lookup, unknown
-from resharp.weights.entry import Entry, Parameter
+from resharp.weights.entry import BUILTIN, Entry, Parameter
 from resharp.weights.files import CHUNK, commit, unwritable, writing
 
 LOCAL = "local"
@@ -136,7 +136,7 @@ def _check_name(name: str) -> None:
     if not name or kebab(name) != name:
         hint = f"; {kebab(name)!r} would do" if kebab(name) else ""
         raise OptionError(f"{name!r} is no name for a model: use a-z, 0-9, '-' and '.'{hint}")
-    if name == "resharp-x4":
+    if name == BUILTIN:
         raise OptionError(f"{name} is the built-in model: choose another name with --as")
     taken = lookup(name)
     if taken is not None:

@@ -22,7 +22,13 @@ from resharp.runtime import chain
 from resharp.runtime.backends import Driver, driver
 from resharp.runtime.chain import TENSORRT, Link, candidates
 from resharp.runtime.devices import CudaError, Gpu
-from resharp.runtime.resolve import builtin_store
+from resharp.runtime.resolve import DEFAULT_MODEL, builtin_store
+from resharp.weights.entry import BUILTIN
+
+
+def test_the_default_model_is_the_one_in_the_package() -> None:
+    assert DEFAULT_MODEL == BUILTIN
+    assert builtin_store().names() == (BUILTIN,)
 
 
 def test_the_order_is_the_designs() -> None:

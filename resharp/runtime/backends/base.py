@@ -10,8 +10,8 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import cv2
@@ -59,7 +59,7 @@ class BackendOptions:
         return self.device.startswith("cuda")
 
 
-class Backend(ABC):
+class Backend(AbstractContextManager["Backend"], ABC):
     """One model, ready to run on one device. A context manager."""
 
     name: str
@@ -121,15 +121,7 @@ class Backend(ABC):
                 advance(len(group))
         return out
 
-    def __enter__(self) -> Backend:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
