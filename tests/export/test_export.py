@@ -151,6 +151,15 @@ def test_denoise_blends_the_twins(tmp_path: Path) -> None:
     assert np.abs(results[0.25] - results[1.0]).max() > 0.001
 
 
+@pytest.mark.usefixtures("twins")
+def test_a_checkpoint_that_was_replaced_is_exported_again(tmp_path: Path) -> None:
+    first = export("realesr-general-x4v3")
+    file = tmp_path / "home" / "weights" / find("realesr-general-wdn-x4v3").file
+    file.replace(tmp_path / "home" / "weights" / find("realesr-general-x4v3").file)
+    second = export("realesr-general-x4v3")
+    assert second.manifest.weights.sha256 != first.manifest.weights.sha256
+
+
 @pytest.mark.parametrize(
     ("source", "options", "error", "message"),
     [

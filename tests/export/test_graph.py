@@ -98,6 +98,17 @@ def test_the_gate_sees_wrong_bytes(step: int) -> None:
         parity.compare(lambda x: x, lambda x: x, off, lambda x: x)
 
 
+def test_the_gate_sees_one_value_two_levels_off() -> None:
+    def off(x: parity.Array) -> parity.Array:
+        found = x.copy()
+        if x.shape[1] == 24:
+            found[0, 3, 3, 0] ^= 2
+        return found
+
+    with pytest.raises(ParityError, match="2 levels of 255"):
+        parity.compare(lambda x: x, lambda x: x, off, lambda x: x)
+
+
 def test_a_fixed_axis_is_refused(tmp_path: Path) -> None:
     class Fixed(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

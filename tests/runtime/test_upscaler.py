@@ -7,6 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -15,7 +16,9 @@ from resharp import Upscaler
 from resharp.engines import Bundle
 from resharp.errors import BackendError, ImageError, OptionError, OutOfMemoryError
 from resharp.export.picture import draw
+from resharp.runtime.backends import BackendOptions
 from resharp.runtime.backends.onnx import OnnxBackend
+from resharp.runtime.backends.torch import TorchBackend
 
 Array = NDArray[Any]
 
@@ -408,3 +411,43 @@ def test_explain_gives_the_reason_of_every_skipped_link(compact: Bundle) -> None
         assert links[-1].works
         assert all(link.reason for link in links[:-1])
         assert upscaler.explain().splitlines() == [str(link) for link in links]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_what_lies_under_transparent_pixels_does_not_shine_through(
+    upscalers: dict[str, Upscaler], dtype: str
+) -> None:
+    colour = np.full((40, 40, 3), (40, 60, 220), np.uint8)
+    alpha = np.zeros((40, 40), np.uint8)
+    cv2.circle(alpha, (20, 20), 12, 255, -1, cv2.LINE_AA)
+    results = []
+    for under in (0, 255):
+        hidden = np.where(alpha[:, :, None] == 0, under, colour).astype(np.uint8)
+        results.append(upscalers["compact"](as_dtype(np.dstack([hidden, alpha]), dtype)))
+    np.testing.assert_array_equal(results[0], results[1])
+    flat = upscalers["compact"](as_dtype(colour, dtype))
+    seen = results[0][:, :, 3] > 0
+    assert levels(results[0][:, :, :3][seen], flat[seen]) <= 1
+
+
+class Wild(torch.nn.Module):
+    """Sane in fp32; infinite on the way in fp16."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+        self.one = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.one * self.factor / self.factor
+
+
+@pytest.mark.parametrize(("factor", "half"), [(2.0, True), (1e6, False)])
+def test_fp16_is_used_only_if_it_keeps_the_picture(
+    compact: Bundle, factor: float, half: bool
+) -> None:
+    backend = TorchBackend(compact, BackendOptions())
+    with backend:
+        chosen = backend._halved(Wild(factor))
+        assert (next(chosen.parameters()).dtype == torch.float16) == half
+        assert ("fp32, since fp16" in backend.note) != half
