@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 from typing import Any
 
 import click
@@ -71,10 +72,4 @@ def main(verbose: int) -> None:
 
 def export_engines() -> None:
     """The console script ``export-engines``: the command of that name, alone."""
-    main(["export-engines", *_arguments()], prog_name="resharp")
-
-
-def _arguments() -> list[str]:
-    import sys
-
-    return sys.argv[1:]
+    main(["export-engines", *sys.argv[1:]], prog_name="resharp")
