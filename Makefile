@@ -2,6 +2,15 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
+# Real TensorRT bindings, each unpacked in a folder of its own, for tests/trt; never imported by us.
+TENSORRT_BINDINGS = 10.16.1.11 11.4.0.106
+
+# Wheels of 10.16 end at Python 3.13; where there is none, its tests are skipped and say so.
+define install-bindings
+test "$$(uname -sm)" != "Linux x86_64" || for version in $(TENSORRT_BINDINGS); do \
+	$(RUN) -m pip install --quiet --no-deps --upgrade --target $(VENV)/tensorrt-bindings/$$version \
+		tensorrt-cu13-bindings==$$version || echo "no TensorRT $$version bindings here" >&2; done
+endef
 
 .PHONY: demo test lint clean
 
@@ -17,6 +26,7 @@ lint: $(VENV)/dev.done
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(VENV)/bin/hadolint Dockerfile
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -27,10 +37,12 @@ $(VENV)/demo.done: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/test.done: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(install-bindings)
 	touch $@ $(VENV)/demo.done
 
 $(VENV)/dev.done: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(install-bindings)
 	touch $@ $(VENV)/test.done $(VENV)/demo.done
 
 clean:
