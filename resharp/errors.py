@@ -16,6 +16,7 @@
     |-- BundleError              a damaged or foreign bundle in the store
     |-- StoreBusyError           another process is writing the same bundle
     |-- ParityError              an exported graph that does not compute what PyTorch computes
+    |-- BuildError               TensorRT could not build an engine
     |-- MissingExtraError        an optional package that a feature needs
     |-- BackendError             a backend that cannot run here
     `-- OutOfMemoryError         no tile is small enough for the memory that is free
@@ -80,6 +81,10 @@ class StoreBusyError(ResharpError):
 
 class ParityError(ResharpError):
     """An exported graph that does not compute what PyTorch computes."""
+
+
+class BuildError(ResharpError, RuntimeError):
+    """TensorRT could not build an engine; its own log lines are kept."""
 
 
 class MissingExtraError(ResharpError, ImportError):

@@ -1,21 +1,47 @@
 """The store that export writes and the runtime reads. Standard library and filelock only."""
 
-from resharp.engines.bundle import Bundle, describe_file, sha256_of
+from resharp.engines.bundle import ENGINES, Bundle
+from resharp.engines.engine import (
+    PORTABLE,
+    Engine,
+    Here,
+    Likeness,
+    Profile,
+    Recipe,
+    mismatch,
+    target_name,
+)
+from resharp.engines.hashing import describe_file, sha256_of
 from resharp.engines.manifest import SCHEMA, File, Manifest, Parity, Source, parse
+from resharp.engines.shelf import PRECISIONS, EngineDraft, Found, Shelf, write_whole
 from resharp.engines.store import Draft, Store, check_name, variant_name
 
 __all__ = [
+    "ENGINES",
+    "PORTABLE",
+    "PRECISIONS",
     "SCHEMA",
     "Bundle",
     "Draft",
+    "Engine",
+    "EngineDraft",
     "File",
+    "Found",
+    "Here",
+    "Likeness",
     "Manifest",
     "Parity",
+    "Profile",
+    "Recipe",
+    "Shelf",
     "Source",
     "Store",
     "check_name",
     "describe_file",
+    "mismatch",
     "parse",
     "sha256_of",
+    "target_name",
     "variant_name",
+    "write_whole",
 ]

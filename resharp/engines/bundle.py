@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from resharp.engines.hashing import sha256_of
 from resharp.engines.manifest import File, Manifest, parse
+from resharp.engines.shelf import Shelf
 from resharp.errors import BundleError
 
 MANIFEST = "manifest.json"
+ENGINES = "engines"
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Bundle:
     """What it holds."""
     cure: str = ""
     """What to do if it is damaged; empty: export it again."""
+    shelf_folder: Path | None = None
+    """Where its engines are; None: in its own folder. The package's own cannot be written to."""
 
     @classmethod
     def open(cls, folder: Path, cure: str = "") -> Bundle:
@@ -44,6 +48,11 @@ class Bundle:
     def path(self, file: File) -> Path:
         """Where one of its files is."""
         return self.folder / file.name
+
+    @property
+    def shelf(self) -> Shelf:
+        """Its TensorRT engines."""
+        return Shelf(self.shelf_folder or self.folder / ENGINES)
 
     def verify(self) -> None:
         """Hash every file and compare with the manifest.
@@ -72,17 +81,3 @@ class Bundle:
 
     def _cure(self) -> str:
         return self.cure or f"Make it anew: resharp export {self.manifest.name} --force"
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def describe_file(path: Path) -> File:
-    """Name, hash and size of a file, for a manifest."""
-    return File(name=path.name, sha256=sha256_of(path), size=path.stat().st_size)

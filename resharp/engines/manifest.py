@@ -145,23 +145,27 @@ def parse(text: str, where: str) -> Manifest:
 
 
 def _manifest(data: dict[str, Any]) -> Manifest:
-    values = _known(Manifest, data)
-    values["graphs"] = {key: File(**_known(File, item)) for key, item in data["graphs"].items()}
-    values["weights"] = File(**_known(File, data["weights"]))
+    values = known_fields(Manifest, data)
+    values["graphs"] = {
+        key: File(**known_fields(File, item)) for key, item in data["graphs"].items()
+    }
+    values["weights"] = File(**known_fields(File, data["weights"]))
     values["overlap_curve"] = tuple((int(d), float(e)) for d, e in data.get("overlap_curve", ()))
-    values["sources"] = tuple(Source(**_known(Source, item)) for item in data.get("sources", ()))
+    values["sources"] = tuple(
+        Source(**known_fields(Source, item)) for item in data.get("sources", ())
+    )
     low, high = data.get("value_range", (0.0, 1.0))
     values["value_range"] = (float(low), float(high))
     parity = data.get("parity")
     if parity is not None:
         shapes = tuple((int(n), int(h), int(w)) for n, h, w in parity["shapes"])
-        values["parity"] = Parity(**(_known(Parity, parity) | {"shapes": shapes}))
+        values["parity"] = Parity(**(known_fields(Parity, parity) | {"shapes": shapes}))
     manifest = Manifest(**values)
     _check(manifest)
     return manifest
 
 
-def _known(kind: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
+def known_fields(kind: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
     """The items that ``kind`` has; newer minor versions may add others."""
     names = {item.name for item in fields(kind)}
     return {key: value for key, value in data.items() if key in names}

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from resharp.engines.bundle import MANIFEST, Bundle
+from resharp.engines.locking import locked
 from resharp.engines.manifest import File, Manifest
-from resharp.errors import BundleError, NotExportedError, OptionError, OutputError, StoreBusyError
-from resharp.optional import require
+from resharp.errors import BundleError, NotExportedError, OptionError, OutputError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _OWNED = (".onnx", ".safetensors")  # files of a bundle that a new manifest may orphan
@@ -146,7 +146,7 @@ class Store:
             OutputError: the store's folder cannot be written.
         """
         check_name(name)
-        with self._locked(name, timeout, on_wait):
+        with locked(self.folder, name, timeout, on_wait):
             for stale in self.folder.glob(f".draft-{name}~*"):  # ours alone: we hold the lock
                 shutil.rmtree(stale, ignore_errors=True)
             try:
@@ -166,7 +166,7 @@ class Store:
         """
         if check_name(name) not in self:
             raise NotExportedError(f"no bundle {name!r} in {self.folder}, so nothing to remove")
-        with self._locked(name, timeout, None):
+        with locked(self.folder, name, timeout):
             (self.folder / name / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(self.folder / name)
 
@@ -179,35 +179,6 @@ class Store:
             except (BundleError, NotExportedError) as error:
                 damaged.append(str(error))
         return tuple(whole), tuple(damaged)
-
-    @contextlib.contextmanager
-    def _locked(
-        self, name: str, timeout: float, on_wait: Callable[[], None] | None
-    ) -> Iterator[None]:
-        filelock: Any = require("filelock", feature="Writing to the store", extra="")
-        locks = self.folder / ".locks"
-        try:
-            locks.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot make the store {self.folder}: {error}") from error
-        lock = filelock.FileLock(locks / f"{name}.lock")
-        try:
-            try:
-                lock.acquire(timeout=0)
-            except filelock.Timeout:
-                if on_wait is not None:
-                    on_wait()
-                lock.acquire(timeout=timeout)
-        except filelock.Timeout as error:
-            raise StoreBusyError(
-                f"another process is writing {name!r} in {self.folder}: wait for it, then again"
-            ) from error
-        except OSError as error:
-            raise OutputError(f"cannot lock {name!r} in {self.folder}: {error}") from error
-        try:
-            yield
-        finally:
-            lock.release()
 
 
 def _files_of(folder: Path) -> tuple[File, ...]:

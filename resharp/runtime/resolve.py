@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
-from resharp.engines import Bundle, Store, variant_name
-from resharp.errors import BundleError, NotExportedError, OptionError, UnknownModelError
+from resharp.engines import ENGINES, Bundle, Store, variant_name
+from resharp.errors import (
+    BundleError,
+    MissingExtraError,
+    NotExportedError,
+    OptionError,
+    UnknownModelError,
+)
 from resharp.paths import engines_folder
 
 DEFAULT_MODEL = "resharp-x4"
@@ -52,14 +59,26 @@ def resolve(
     if os.sep in text or os.path.isfile(Path(text, "manifest.json")):
         return _from_folder(Path(text))
     shipped = builtin_store()
-    if denoise is None and text in shipped:  # needs no folder of the user's
-        return shipped.find(text)
+    if denoise is None and text in shipped:
+        return _shipped(shipped, text, engines)
     canonical = _canonical(text)
     name = variant_name(canonical, denoise)
-    for store in (Store(engines_folder(engines)), shipped):
-        if name in store:
-            return store.find(name)
+    store = Store(engines_folder(engines))
+    if name in store:
+        return store.find(name)
+    if name in shipped:
+        return _shipped(shipped, name, engines)
     raise _missing(text, canonical, denoise, engines)
+
+
+def _shipped(store: Store, name: str, engines: str | os.PathLike[str] | None) -> Bundle:
+    """A bundle of the package, whose engines are in the user's store."""
+    bundle = store.find(name)
+    try:
+        folder = engines_folder(engines)
+    except MissingExtraError:  # platformdirs: without it there is no store, nor an engine in it
+        return bundle
+    return replace(bundle, shelf_folder=folder / name / ENGINES)
 
 
 def _from_folder(folder: Path) -> Bundle:

@@ -1,0 +1,189 @@
+"""TensorRT engines of a bundle: what identifies one, and its sidecar.
+
+An engine is a program for one GPU, driver and TensorRT version, so it is found by its key or not at
+all. The sidecar ``<key>.json`` beside ``<key>.engine`` is written last and says everything that the
+key was made from, since TensorRT itself tells nothing of a file without a GPU and does not notice a
+flipped bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from resharp.engines.manifest import File, Manifest, known_fields
+from resharp.errors import BundleError
+
+ENGINE_SCHEMA = 1
+"""Version of the sidecar's layout; any other is refused."""
+PORTABLE = "portable"
+"""Target of a TensorRT-RTX engine for no named GPU: compute capability 8.0 and later."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Inputs that an engine takes: 1..batch pictures with sides in smallest..tile.
+
+    Tuned for one picture of tile x tile.
+    """
+
+    smallest: int
+    tile: int
+    batch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All that an engine's key is made from."""
+
+    graph: str
+    """SHA-256 of the bundle's FP32 graph."""
+    weights: str
+    """SHA-256 of the bundle's weights, which the graph points into."""
+    dtype: str
+    """What goes in and out: ``uint8`` or ``float32``."""
+    precision: str
+    """``fp16``, ``mixed``, ``fp32`` or ``bf16``."""
+    flavour: str
+    """``tensorrt`` or ``tensorrt_rtx``."""
+    version: str
+    """Of TensorRT."""
+    targets: tuple[str, ...] = ()
+    """TensorRT-RTX: ``sm86``, ... or :data:`PORTABLE`. Empty where it is for one GPU."""
+    gpu: str = ""
+    """TensorRT: name of the GPU."""
+    capability: str = ""
+    """TensorRT: its compute capability, ``8.9``."""
+    driver: str = ""
+    """TensorRT: CUDA version of the driver."""
+    profile: Profile
+    """Inputs that it takes."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of the builder, and the version of the way in which the graph was typed."""
+
+    def key(self) -> str:
+        """SHA-256 over all fields, 64 hexadecimal digits."""
+        text = json.dumps({"schema": ENGINE_SCHEMA, **asdict(self)}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likeness:
+    """How far an engine, or its graph, was from the FP32 graph on a picture."""
+
+    psnr: float
+    """In dB; infinite is stored as 200."""
+    levels: int
+    """Largest difference, in levels of 255."""
+    passed: bool
+    """Whether that is close enough to be used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """A sidecar."""
+
+    model: str
+    """Name of the bundle."""
+    recipe: Recipe
+    """What its key is made from."""
+    file: File
+    """The engine itself."""
+    reference: File
+    """A picture and what the FP32 graph makes of it, to check the engine against on its GPU."""
+    graph: Likeness
+    """The typed graph on the CPU against the FP32 graph, before the build."""
+    seconds: float
+    """That the build took."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of the packages that made it."""
+    schema: int = ENGINE_SCHEMA
+    """Version of this layout."""
+
+    @property
+    def key(self) -> str:
+        """See :meth:`Recipe.key`."""
+        return self.recipe.key()
+
+    def to_json(self) -> str:
+        """The sidecar as it is stored; the key stands in it for people."""
+        return json.dumps({"key": self.key, **asdict(self)}, indent=2, sort_keys=True) + "\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Here:
+    """The GPU, driver and TensorRT at hand."""
+
+    flavour: str
+    version: str
+    gpu: str
+    capability: str
+    driver: str
+
+    def __str__(self) -> str:
+        return f"{self.gpu}, {self.flavour} {self.version}"
+
+
+def parse_engine(text: str, where: str) -> Engine:
+    """Read a sidecar.
+
+    Raises:
+        BundleError: it is no sidecar, of another schema, or was changed after it was written.
+    """
+    try:
+        data = json.loads(text)
+        if data["schema"] != ENGINE_SCHEMA:
+            raise BundleError(
+                f"{where} has schema version {data['schema']!r}; this resharp reads "
+                f"{ENGINE_SCHEMA}: build the engine again"
+            )
+        engine = _engine(data)
+        if data["key"] != engine.key:
+            raise BundleError(f"{where} was changed after it was written: build the engine again")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"{where} is damaged ({error!r}): build the engine again") from error
+    return engine
+
+
+def _engine(data: Mapping[str, Any]) -> Engine:
+    recipe = known_fields(Recipe, data["recipe"])
+    recipe["profile"] = Profile(**known_fields(Profile, recipe["profile"]))
+    recipe["targets"] = tuple(recipe["targets"])
+    values = known_fields(Engine, data)
+    values["recipe"] = Recipe(**recipe)
+    for name in ("file", "reference"):
+        values[name] = File(**known_fields(File, data[name]))
+    values["graph"] = Likeness(**known_fields(Likeness, data["graph"]))
+    return Engine(**values)
+
+
+def mismatch(recipe: Recipe, manifest: Manifest, here: Here) -> str | None:
+    """Why an engine is not for this bundle, GPU, driver and TensorRT; None if it is."""
+    graph = manifest.graphs.get(recipe.dtype)
+    if graph is None or (recipe.graph, recipe.weights) != (graph.sha256, manifest.weights.sha256):
+        return "made from an older export of the model"
+    if (recipe.flavour, recipe.version) != (here.flavour, here.version):
+        return f"made by {recipe.flavour} {recipe.version}, here is {here.flavour} {here.version}"
+    if recipe.targets:
+        return _untargeted(recipe.targets, here)
+    if (recipe.gpu, recipe.capability) != (here.gpu, here.capability):
+        return f"made for {recipe.gpu} ({recipe.capability}), here is {here.gpu}"
+    if recipe.driver != here.driver:
+        return f"made with a driver for CUDA {recipe.driver}, here is one for CUDA {here.driver}"
+    return None
+
+
+def _untargeted(targets: tuple[str, ...], here: Here) -> str | None:
+    name = target_name(here.capability)
+    late = tuple(map(int, here.capability.split("."))) >= (8, 0)
+    if name in targets or (PORTABLE in targets and late):
+        return None
+    return f"made for {', '.join(targets)}, here is {here.gpu} ({name})"
+
+
+def target_name(capability: str) -> str:
+    """``8.9`` as ``sm89``."""
+    return "sm" + capability.replace(".", "")

@@ -1,0 +1,260 @@
+"""The folder of a bundle's engines: look-up, whole writes, and parity records."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from resharp.engines.engine import Engine, Here, Likeness, mismatch, parse_engine
+from resharp.engines.hashing import sha256_of
+from resharp.engines.locking import locked
+from resharp.engines.manifest import File, Manifest
+from resharp.errors import BundleError, OutputError
+
+SUFFIX = ".engine"
+_PARITY = ".parity.json"
+PRECISIONS = ("fp16", "mixed", "fp32")
+"""From the fastest to the surest. ``bf16`` is for those who ask for it."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a look-up gave."""
+
+    engines: tuple[Engine, ...]
+    """That fit here, the best first: by precision, then by tile."""
+    reasons: tuple[str, ...]
+    """One line for each that does not."""
+
+
+class Shelf:
+    """The engines of one bundle.
+
+    Args:
+        folder: need not exist yet.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def engines(self) -> tuple[tuple[Engine, ...], tuple[str, ...]]:
+        """All whose sidecar can be read, and one line for each that cannot or has none."""
+        whole, bad = [], []
+        for path in sorted(self._files()):
+            try:
+                whole.append(self._read(path))
+            except BundleError as error:
+                bad.append(str(error))
+        return tuple(whole), tuple(bad)
+
+    def look(self, manifest: Manifest, here: Here, dtype: str) -> Found:
+        """Engines of one dtype that fit this bundle, GPU, driver and TensorRT. Nothing is hashed.
+
+        Args:
+            manifest: of the bundle.
+            here: what is at hand.
+            dtype: ``uint8`` or ``float32``.
+        """
+        whole, bad = self.engines()
+        fitting, reasons = [], list(bad)
+        for engine in whole:
+            if engine.recipe.dtype != dtype:
+                continue
+            reason = mismatch(engine.recipe, manifest, here)
+            if reason is None:
+                fitting.append(engine)
+            else:
+                reasons.append(f"{engine.key[:12]} ({engine.recipe.precision}): {reason}")
+        fitting.sort(key=_rank)
+        return Found(tuple(fitting), tuple(reasons))
+
+    def find(self, key: str) -> Engine | None:
+        """The whole, undamaged engine of that key; None if there is none."""
+        path = self.folder / f"{key}{SUFFIX}"
+        try:
+            engine = self._read(path)
+            self.verify(engine)
+        except BundleError:
+            return None
+        return engine
+
+    def read(self, engine: Engine) -> bytes:
+        """The engine's bytes, checked.
+
+        Raises:
+            BundleError: they are not those that were built.
+        """
+        self._verify_file(engine, engine.reference)
+        return self._verify_file(engine, engine.file)
+
+    def verify(self, engine: Engine) -> None:
+        """Hash both files.
+
+        Raises:
+            BundleError: one is missing, short or changed.
+        """
+        self.read(engine)
+
+    def path(self, file: File) -> Path:
+        """Where one of its files is."""
+        return self.folder / file.name
+
+    @contextlib.contextmanager
+    def building(
+        self, key: str, on_wait: Callable[[], None] | None = None
+    ) -> Iterator[EngineDraft]:
+        """Hold the key's lock and give a place to write; leaving without a commit leaves nothing.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        with locked(self.folder, key[:24], on_wait=on_wait):
+            for stale in self.folder.glob(f".draft-{key[:24]}~*"):  # ours alone: we hold the lock
+                stale.unlink(missing_ok=True)
+            draft = EngineDraft(self, key)
+            try:
+                yield draft
+            finally:
+                draft.discard()
+
+    def remove(self, engine: Engine) -> None:
+        """Delete an engine, its sidecar first; its reference stays while another needs it."""
+        for suffix in (".json", _PARITY, SUFFIX):
+            (self.folder / f"{engine.key}{suffix}").unlink(missing_ok=True)
+        for cache in self.folder.glob(f"{engine.key}.cache-*"):
+            cache.unlink(missing_ok=True)
+        others, _ = self.engines()
+        if all(other.reference.name != engine.reference.name for other in others):
+            self.path(engine.reference).unlink(missing_ok=True)
+
+    def parity(self, engine: Engine, here: Here) -> Likeness | None:
+        """What was recorded when the engine first ran on this GPU with this driver."""
+        record = self._records(engine).get(_place(here))
+        try:
+            return None if record is None else Likeness(**record)
+        except TypeError:
+            return None
+
+    def record(self, engine: Engine, here: Here, likeness: Likeness) -> bool:
+        """Note what the first run gave; False where the folder cannot be written."""
+        records = self._records(engine) | {_place(here): asdict(likeness)}
+        try:
+            write_whole(self._parity(engine), json.dumps(records, indent=2).encode() + b"\n")
+        except OutputError:
+            return False
+        return True
+
+    def _files(self) -> Iterator[Path]:
+        try:
+            yield from self.folder.glob(f"[!.]*{SUFFIX}")
+        except OSError:
+            return
+
+    def _read(self, path: Path) -> Engine:
+        sidecar = path.with_suffix(".json")
+        try:
+            engine = parse_engine(sidecar.read_text(encoding="utf-8"), str(sidecar))
+        except FileNotFoundError as error:
+            raise BundleError(f"{path} has no sidecar: build it again") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise BundleError(f"{sidecar} cannot be read ({error}): build it again") from error
+        if engine.file.name != path.name or engine.key != path.stem:
+            raise BundleError(f"{sidecar} is the sidecar of another engine: build it again")
+        return engine
+
+    def _verify_file(self, engine: Engine, file: File) -> bytes:
+        path = self.path(file)
+        cure = f"build it again: export-engines {engine.model}"
+        try:
+            size = path.stat().st_size
+            if size != file.size:
+                raise BundleError(
+                    f"{path} is damaged: {size} bytes, its sidecar says {file.size}; {cure}"
+                )
+            data = path.read_bytes()
+        except OSError as error:
+            raise BundleError(f"{path} cannot be read ({error}); {cure}") from error
+        if sha256_of(path, data) != file.sha256:
+            raise BundleError(f"{path} is damaged: its SHA-256 is not its sidecar's; {cure}")
+        return data
+
+    def _records(self, engine: Engine) -> dict[str, Any]:
+        try:
+            found = json.loads(self._parity(engine).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _parity(self, engine: Engine) -> Path:
+        return self.folder / f"{engine.key}{_PARITY}"
+
+
+class EngineDraft:
+    """An engine being written under temporary names."""
+
+    def __init__(self, shelf: Shelf, key: str) -> None:
+        self._shelf, self._stem = shelf, f".draft-{key[:24]}~{uuid4().hex}"
+
+    def commit(self, engine: Engine, data: Any, reference: bytes) -> Engine:
+        """Write reference, engine and sidecar, in this order: the sidecar makes it an engine.
+
+        Raises:
+            OutputError: the disk refused; what was there before is as it was.
+        """
+        shelf = self._shelf
+        write_whole(shelf.path(engine.reference), reference, self._stem)
+        # An old sidecar must not stand beside the new bytes, were we killed between the two.
+        with _writing(shelf.folder):
+            (shelf.folder / f"{engine.key}.json").unlink(missing_ok=True)
+            (shelf.folder / f"{engine.key}{_PARITY}").unlink(missing_ok=True)
+        write_whole(shelf.path(engine.file), data, self._stem)
+        write_whole(shelf.folder / f"{engine.key}.json", engine.to_json().encode(), self._stem)
+        return engine
+
+    def discard(self) -> None:
+        """Remove what a failed write left."""
+        for path in self._shelf.folder.glob(f"{self._stem}*"):
+            path.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, data: Any, stem: str | None = None) -> None:
+    """Write bytes under a temporary name in the same folder, then rename.
+
+    Raises:
+        OutputError: the disk refused; nothing was left.
+    """
+    part = path.with_name(f"{stem or f'.draft-{uuid4().hex}'}.part")
+    with _writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write in {folder}: {error}") from error
+
+
+def _rank(engine: Engine) -> tuple[int, int]:
+    precision = engine.recipe.precision
+    place = PRECISIONS.index(precision) if precision in PRECISIONS else len(PRECISIONS)
+    return place, -engine.recipe.profile.tile
+
+
+def _place(here: Here) -> str:
+    return f"{here.gpu} | {here.capability} | CUDA {here.driver} | {here.flavour} {here.version}"
