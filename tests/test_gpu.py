@@ -11,6 +11,7 @@ import torch
 from resharp import Upscaler
 from resharp.engines import Bundle
 from resharp.export.picture import draw
+from resharp.runtime.backends.torch import TorchBackend
 from resharp.runtime.devices import CudaError, cuda_free_memory, gpus
 from resharp.runtime.image import Image
 
@@ -88,3 +89,123 @@ def test_a_tile_too_large_for_the_card_is_halved(caplog: pytest.LogCaptureFixtur
         torch.cuda.empty_cache()
     assert out.shape == (6000, 6000, 3)
     assert "out of memory with tiles" in caplog.text
+
+
+def levels(one: Image, two: Image) -> int:
+    """Largest difference of two uint8 pictures."""
+    assert one.shape == two.shape
+    return int(np.abs(one.astype(np.int16) - two.astype(np.int16)).max())
+
+
+def recorded(upscaler: Upscaler) -> int:
+    """Shapes that the lane on top of the pool has recorded."""
+    backend = upscaler._backend
+    assert isinstance(backend, TorchBackend)
+    assert backend._lanes is not None
+    with backend._lanes.take() as lane:
+        return len(lane.graphs._kept)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("tile", [160, 1024])
+def test_a_replayed_graph_is_the_eager_picture(
+    tiny: dict[str, Bundle], tile: int, dtype: str
+) -> None:
+    pictures: list[Image] = [draw(333, 517, seed=i).astype(dtype) for i in range(4)]
+    if dtype == "float32":
+        pictures = [picture / np.float32(255) for picture in pictures]
+    with Upscaler(tiny["rrdb4"], backend="torch", device="cuda", tile=tile) as upscaler:
+        eager = upscaler(pictures[0])
+        assert recorded(upscaler) == 0
+        upscaler(pictures[1])
+        assert recorded(upscaler) == 1
+        results = [upscaler(picture) for picture in pictures]
+        assert "without CUDA graphs" not in upscaler._backend.note
+    for one in results[1:]:  # no result is overwritten by a later replay
+        assert psnr(one, results[0]) < 60
+    gap = np.abs(results[0].astype(np.float64) - eager).max()
+    assert gap <= (1 if dtype == "uint8" else 1 / 255)
+
+
+def test_many_shapes_do_not_eat_the_memory(tiny: dict[str, Bundle]) -> None:
+    reserved = []
+    with Upscaler(tiny["rrdb4"], backend="torch", device="cuda", tile=1024) as upscaler:
+        for index in range(60):
+            picture = draw(200 + 8 * (index % 30), 300 + 4 * (index % 30))
+            first = upscaler(picture)
+            assert levels(upscaler(picture), first) <= 1
+            assert recorded(upscaler) <= 4
+            torch.cuda.empty_cache()
+            reserved.append(torch.cuda.memory_reserved())
+    assert max(reserved[40:]) <= 1.5 * max(reserved[:20]) + (64 << 20)
+
+
+def test_two_threads_record_and_run_at_once(tiny: dict[str, Bundle]) -> None:
+    pictures = [draw(300 + 20 * (i % 3), 400, seed=i) for i in range(6)]
+    wrong: list[int] = []
+    with Upscaler(tiny["compact"], backend="torch", device="cuda", tile=160) as upscaler:
+        expected = [upscaler(picture) for picture in pictures]
+
+        def work(order: list[int]) -> None:
+            for index in order * 10:
+                if levels(upscaler(pictures[index]), expected[index]) > 1:
+                    wrong.append(index)
+
+        orders = [[0, 1, 2, 3, 4, 5], [5, 3, 1, 4, 2, 0], [2, 2, 0, 0, 4, 4]]
+        threads = [threading.Thread(target=work, args=(order,)) for order in orders]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert "without CUDA graphs" not in upscaler._backend.note
+    assert wrong == []
+
+
+def test_a_stream_is_its_frames(tiny: dict[str, Bundle]) -> None:
+    frames = [draw(270, 480, seed=i) for i in range(12)]
+    with Upscaler(tiny["compact"], backend="torch", device="cuda") as upscaler:
+        expected = [upscaler(frame) for frame in frames]
+        for found, one in zip(upscaler.stream(iter(frames), ahead=3), expected, strict=True):
+            assert levels(found, one) <= 1
+
+
+def test_after_a_cancelled_run_the_next_is_right(tiny: dict[str, Bundle]) -> None:
+    class StopNowError(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done > total // 2:
+            raise StopNowError
+
+    picture = draw(600, 500)
+    with Upscaler(tiny["compact"], backend="torch", device="cuda", tile=128) as upscaler:
+        expected = upscaler(picture)
+        for _ in range(5):
+            with pytest.raises(StopNowError):
+                upscaler(draw(600, 500, seed=1), progress=stop)
+            assert levels(upscaler(picture), expected) <= 1
+
+
+def test_after_the_memory_ran_out_the_next_picture_is_right(tiny: dict[str, Bundle]) -> None:
+    picture = draw(300, 300)
+    with Upscaler(tiny["rrdb4"], backend="torch", device="cuda", tile=2048) as upscaler:
+        expected = [upscaler(picture) for _ in range(3)][-1]
+        torch.cuda.empty_cache()
+        free, _ = torch.cuda.mem_get_info()
+        hog = torch.empty(max(free - (256 << 20), 0), dtype=torch.uint8, device="cuda")
+        try:
+            large = upscaler(draw(1200, 1300))
+        finally:
+            del hog
+        assert large.shape == (4800, 5200, 3)
+        assert levels(upscaler(picture), expected) <= 1
+
+
+def test_results_kept_by_the_caller_are_his(tiny: dict[str, Bundle]) -> None:
+    with Upscaler(tiny["compact"], backend="torch", device="cuda") as upscaler:
+        kept = [upscaler(draw(200, 200, seed=i)) for i in range(10)]
+        copies = [one.copy() for one in kept]
+        for i in range(20):
+            upscaler(draw(200, 200, seed=50 + i))
+    for one, copy in zip(kept, copies, strict=True):
+        np.testing.assert_array_equal(one, copy)

@@ -15,7 +15,7 @@ import resharp
 
 PACKAGE = Path(resharp.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
-SHARED = {"errors", "optional", "paths", "__init__"}
+SHARED = {"errors", "optional", "paths", "trt", "__init__"}
 
 MAY_IMPORT = {
     "weights": set(),
@@ -37,7 +37,7 @@ ALLOWED = {
     "training": {"torch"},
 }
 """Heavy packages that a room's modules may import; elsewhere they go through ``require``."""
-BACKEND_LIBRARY = {"torch": {"torch"}, "onnx": {"onnxruntime"}}
+BACKEND_LIBRARY = {"torch": {"torch"}, "torch_cuda": {"torch"}, "onnx": {"onnxruntime"}}
 
 
 def room(path: Path) -> str:

@@ -16,10 +16,10 @@ import numpy as np
 from resharp import __version__
 from resharp.paths import engines_folder, weights_folder
 from resharp.runtime.backends import Backend, BackendOptions, driver
-from resharp.runtime.chain import TENSORRT, Link, candidates, probe
+from resharp.runtime.chain import Link, candidates, probe
 from resharp.runtime.devices import CudaError, driver_version, gpus
 from resharp.runtime.memory import available_memory
-from resharp.runtime.resolve import DEFAULT_MODEL, builtin_store
+from resharp.runtime.resolve import DEFAULT_MODEL, resolve
 
 PACKAGES = (
     "numpy",
@@ -45,7 +45,7 @@ def command(as_json: bool, engines: Path | None, weights: Path | None) -> None:
     Each one that is here restores a small picture with the built-in model. Exit code 1 if none
     works.
     """
-    links = [TENSORRT, *map(_try, probe(candidates("auto", "auto")))]
+    links = [_try(link, engines) for link in probe(candidates("auto", "auto"))]
     report: dict[str, Any] = {
         "resharp": __version__,
         "python": platform.python_version(),
@@ -66,13 +66,13 @@ def command(as_json: bool, engines: Path | None, weights: Path | None) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _try(link: Link) -> Link:
+def _try(link: Link, engines: Path | None) -> Link:
     """Restore a small picture; believe nothing less."""
     if not link.works:
         return link
     options = BackendOptions(device=link.device)
     try:
-        bundle = builtin_store().find(DEFAULT_MODEL)
+        bundle = resolve(DEFAULT_MODEL, engines=engines)
         bundle.verify()
         with driver(link.backend).open_backend(bundle, options) as backend:
             return Link(link.backend, link.device, *_runs(backend))

@@ -13,7 +13,13 @@ from resharp.runtime.devices import gpus
 
 log = logging.getLogger(__name__)
 
-CHAIN = (("torch", "cuda"), ("onnx", "cuda"), ("onnx", "cpu"), ("torch", "cpu"))
+CHAIN = (
+    ("tensorrt", "cuda"),
+    ("torch", "cuda"),
+    ("onnx", "cuda"),
+    ("onnx", "cpu"),
+    ("torch", "cpu"),
+)
 """(backend, device) in the order in which ``auto`` tries them."""
 
 
@@ -32,9 +38,6 @@ class Link:
         return f"{self.backend} on {self.device}: {state}" + (
             f" ({self.reason})" if self.reason else ""
         )
-
-
-TENSORRT = Link("tensorrt", "cuda", False, "this release has no TensorRT backend yet")
 
 
 def candidates(backend: str, device: str) -> tuple[tuple[str, str], ...]:
@@ -72,7 +75,7 @@ def open_first(
     Raises:
         BackendError: none does; the message holds every reason.
     """
-    links = [TENSORRT] if backend == "auto" and device != "cpu" else []
+    links: list[Link] = []
     for name, where in candidates(backend, device):
         link = _probe(name, where, threads)
         if link.works:

@@ -38,7 +38,8 @@ class Tiling:
 
 def smallest_for(backend: Backend) -> int:
     """The smallest tile that the model's overlap allows."""
-    return smallest_tile(backend.manifest.overlap, backend.manifest.size_multiple)
+    least = smallest_tile(backend.manifest.overlap, backend.manifest.size_multiple)
+    return max(least, backend.smallest_side())
 
 
 def check_tile(tile: object) -> int | None:
@@ -74,7 +75,8 @@ def choose_tiling(backend: Backend, tile: int | None) -> Tiling:
 def plan_for(backend: Backend, height: int, width: int, size: int) -> tuple[Tile, ...]:
     """The plan of an image for one backend's model."""
     manifest = backend.manifest
-    return plan(height, width, size, manifest.overlap, manifest.size_multiple)
+    least = backend.smallest_side()
+    return plan(height, width, size, manifest.overlap, manifest.size_multiple, least)
 
 
 class Pass:
@@ -101,11 +103,19 @@ class Pass:
         """Tiles of the plan."""
         return len(self._tiles)
 
-    def bands(self, rows: Rows, advance: Callable[[int], None]) -> Iterator[Image]:
+    def bands(
+        self, rows: Rows, advance: Callable[[int], None], out: Image | None = None
+    ) -> Iterator[Image]:
         """Consecutive output rows ``[r, width * scale, 3]``, from the first to the last.
 
         Where a band finds no memory, the tile is halved and the work goes on after the last
         finished band.
+
+        Args:
+            rows: gives the input.
+            advance: told the tiles done.
+            out: the whole result, ``[height * scale, width * scale, 3]`` and C-contiguous, for the
+                backend to write into; the bands are then views of it.
 
         Raises:
             OutOfMemoryError: not even the smallest tile found memory.
@@ -115,10 +125,14 @@ class Pass:
         while done < self.height:
             try:
                 for band in bands([t for t in tiles if t.core[2] > done], self._pixels):
-                    out = self._backend.run(
-                        rows(band.first, band.stop), band.local(), advance, self._tiling.batch
+                    result = self._backend.run(
+                        rows(band.first, band.stop),
+                        band.local(),
+                        advance,
+                        self._tiling.batch,
+                        None if out is None else out[band.start * scale : band.end * scale],
                     )
-                    yield out[max(done - band.start, 0) * scale :]
+                    yield result[max(done - band.start, 0) * scale :]
                     done = band.end
             except MemoryError as error:  # ours, or numpy's
                 size = self._smaller(size, error)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from resharp.engines import Bundle, Manifest
 from resharp.errors import OptionError, OutOfMemoryError
 from resharp.runtime.alpha import bleed
+from resharp.runtime.backends import Backend
 from resharp.runtime.backends.base import cut, stack
 from resharp.runtime.chain import Link, open_first
 from resharp.runtime.image import Layout, from_network, layout_of, to_network
@@ -138,7 +139,8 @@ class Upscaler:
         """
         layout = layout_of(image)
         image = np.asarray(image)  # drops subclasses, whose indexing differs
-        out = _allocate(layout.shape(*self._size(layout.height, layout.width)), image.dtype)
+        shape = layout.shape(*self._size(layout.height, layout.width))
+        out = _allocate(self._backend, shape, image.dtype)
         planes = self._planes(image, out, layout)
         tiling = choose_tiling(self._backend, self._tile)
         item = np.dtype(layout.network_dtype).itemsize
@@ -226,10 +228,11 @@ class Upscaler:
             if target.shape[:2] == (height, width)
             else RowResizer(height, width, target.shape[0], target.shape[1])
         )
+        direct = resizer is None and _is_networks(target)
         start = 0
-        for band in one.bands(rows, advance):
+        for band in one.bands(rows, advance, target if direct else None):
             finished = band if resizer is None else resizer.push(band)
-            if len(finished):
+            if len(finished) and not direct:
                 from_network(finished, target[start : start + len(finished)])
             start += len(finished)
 
@@ -261,7 +264,8 @@ class Upscaler:
 
     def _stream(self, frames: Iterable[Image], ahead: int) -> Iterator[Image]:
         pending: deque[Future[Image]] = deque()
-        pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="resharp-stream")
+        workers = min(self._backend.workers(), ahead)
+        pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="resharp-stream")
         source, failure = iter(frames), None
         try:
             while True:
@@ -298,15 +302,21 @@ class _Counter:
             self._progress(min(self._done, self._total), self._total)
 
 
-def _allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Image:
+def _allocate(backend: Backend, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Image:
     try:
-        return np.empty(shape, dtype)
+        return backend.allocate(shape, dtype)
     except MemoryError as error:
         size = math.prod(shape) * dtype.itemsize / 2**30
         raise OutOfMemoryError(
             f"no memory for a result of {shape[1]}x{shape[0]} pixels ({size:.1f} GiB): use a "
             "smaller scale, or cut the picture"
         ) from error
+
+
+def _is_networks(target: Image) -> bool:
+    """Whether a network's result can be written there as it is."""
+    network = target.dtype in (np.uint8, np.float32)
+    return network and target.ndim == 3 and target.shape[2] == 3 and target.flags.c_contiguous
 
 
 def _rows_of(source: Image) -> Rows:

@@ -20,7 +20,7 @@ from resharp.errors import (
 )
 from resharp.runtime import chain
 from resharp.runtime.backends import Driver, driver
-from resharp.runtime.chain import TENSORRT, Link, candidates
+from resharp.runtime.chain import Link, candidates
 from resharp.runtime.devices import CudaError, Gpu
 from resharp.runtime.resolve import DEFAULT_MODEL, builtin_store
 from resharp.weights.entry import BUILTIN
@@ -48,7 +48,7 @@ def test_without_a_driver_no_gpu_library_is_tried(
     with Upscaler(compact) as upscaler:
         assert (upscaler.backend, upscaler.device) == ("onnx", "cpu")
         assert upscaler.links == (
-            TENSORRT,
+            Link("tensorrt", "cuda", False, "no NVIDIA driver (libcuda.so.1 is not there)"),
             Link("torch", "cuda", False, "no NVIDIA driver (libcuda.so.1 is not there)"),
             Link("onnx", "cuda", False, "no NVIDIA driver (libcuda.so.1 is not there)"),
             Link("onnx", "cpu", True, ""),

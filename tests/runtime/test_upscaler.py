@@ -374,7 +374,7 @@ def test_a_closed_upscaler_says_so(compact: Bundle) -> None:
         ({"tile": "big"}, "neither 'auto' nor"),
         ({"scale": 0.0}, "scale 0.0 is not in"),
         ({"scale": 1000.0}, "is not in"),
-        ({"backend": "ncnn"}, "not one of auto, torch, onnx"),
+        ({"backend": "ncnn"}, "not one of auto, tensorrt, torch, onnx"),
         ({"device": "tpu"}, "not cpu, cuda or cuda:N"),
         ({"device": "cpu:1"}, "not cpu, cuda or cuda:N"),
         ({"device": "cuda:"}, "not cpu, cuda or cuda:N"),

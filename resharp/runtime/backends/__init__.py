@@ -10,7 +10,7 @@ from typing import cast
 from resharp.engines import Bundle
 from resharp.runtime.backends.base import Backend, BackendOptions
 
-BACKENDS = ("torch", "onnx")
+BACKENDS = ("tensorrt", "torch", "onnx")
 """The backends of this release; each is a module here with ``probe`` and ``open_backend``."""
 
 

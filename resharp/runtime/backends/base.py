@@ -96,8 +96,25 @@ class Backend(AbstractContextManager["Backend"], ABC):
         """The largest tile worth using on this device, memory aside."""
         return 512
 
+    def smallest_side(self) -> int:
+        """The smallest side of a window that it takes; smaller pictures are padded to it."""
+        return 1
+
+    def workers(self) -> int:
+        """Pictures that it can have in work at once with profit."""
+        return 1
+
+    def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Image:
+        """An array for a result, uninitialised, in memory that results reach fastest."""
+        return np.empty(shape, dtype)
+
     def run(
-        self, image: Image, tiles: Sequence[Tile], advance: Advance | None = None, batch: int = 1
+        self,
+        image: Image,
+        tiles: Sequence[Tile],
+        advance: Advance | None = None,
+        batch: int = 1,
+        out: Image | None = None,
     ) -> Image:
         """Run the tiles of ``image``.
 
@@ -106,13 +123,15 @@ class Backend(AbstractContextManager["Backend"], ABC):
             tiles: of one size, whose cores together are whole rows of the image.
             advance: called as tiles finish, from the caller's thread.
             batch: tiles per call of :meth:`infer`.
+            out: C-contiguous array of the result's shape and the image's dtype to write into.
 
         Returns:
-            The rows that the cores cover, at the model's scale.
+            The rows that the cores cover, at the model's scale: ``out``, if it was given.
         """
         scale = self.manifest.scale
         start, end = core_rows(tiles)
-        out = np.empty(((end - start) * scale, image.shape[1] * scale, 3), image.dtype)
+        if out is None:
+            out = np.empty(((end - start) * scale, image.shape[1] * scale, 3), image.dtype)
         for group in batched(tiles, batch):
             results = self.infer(stack([cut(image, tile) for tile in group]))
             for tile, result in zip(group, results, strict=True):

@@ -1,15 +1,18 @@
-"""The torch backend: PyTorch on CUDA in fp16, or on the CPU. The only file here that knows torch.
+"""The torch backend: PyTorch on CUDA in fp16, or on the CPU.
 
-The image goes to the device once, tiles are cut and pasted there, and one copy comes back; nothing
-in the loop waits for the GPU.
+On CUDA a run takes one of :data:`LANES` lanes (``torch_lanes.py``, ``torch_cuda.py``): the image
+goes to the device once, tiles are cut and pasted there, and finished rows come back while later
+ones are computed. On the CPU it is the numpy loop of the base.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+import logging
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,17 +24,24 @@ from resharp.runtime.backends.base import (
     Backend,
     BackendOptions,
     Image,
-    batched,
     core_rows,
     open_guard,
-    paste,
 )
+from resharp.runtime.backends.torch_cuda import CudaLane, page_locked, release_cache
+from resharp.runtime.backends.torch_kept import PinnedResults
+from resharp.runtime.backends.torch_lanes import LanePool, run_batch, run_tiles
 from resharp.runtime.memory import available_memory
 from resharp.runtime.plan import Tile
 
 if TYPE_CHECKING:
     import torch
 
+log = logging.getLogger(__name__)
+
+LANES = 2
+"""Runs at a time on one GPU: one computes while the other one's copies are on their way."""
+PINNED_BYTES = 1 << 30
+"""Page-locked memory that results may hold."""
 HALF_FLOOR_DB = 40.0
 """PSNR of fp16 against fp32 under which fp16 is not used."""
 
@@ -73,33 +83,49 @@ class TorchBackend(Backend):
             torch.uint8: models.ByteImage(network).eval(),
             torch.float32: models.FloatImage(network).eval(),
         }
+        self._lanes = self._make_lanes() if options.on_cuda else None
+        self._results = PinnedResults(min(PINNED_BYTES, available_memory() // 8), _pinned)
 
     def infer(self, batch: Image) -> Image:
         """See :meth:`Backend.infer`."""
-        import torch
-
-        with torch.inference_mode(), _memory_errors():
-            return self._download(self._forward(self._upload(batch)))
+        if self._lanes is None:
+            return self._infer_here(batch)
+        count, height, width, _ = batch.shape
+        scale = self.manifest.scale
+        out = np.empty((count, height * scale, width * scale, 3), batch.dtype)
+        with self._lanes.take() as lane, _memory_errors(lane.relieve):
+            run_batch(lane, batch, out)
+        return out
 
     def run(
-        self, image: Image, tiles: Sequence[Tile], advance: Advance | None = None, batch: int = 1
+        self,
+        image: Image,
+        tiles: Sequence[Tile],
+        advance: Advance | None = None,
+        batch: int = 1,
+        out: Image | None = None,
     ) -> Image:
-        """See :meth:`Backend.run`; image and tiles stay on the device."""
-        import torch
-
+        """See :meth:`Backend.run`; on CUDA image and tiles stay on the device."""
+        if self._lanes is None:
+            return super().run(image, tiles, advance, batch, out)
         scale = self.manifest.scale
         start, end = core_rows(tiles)
-        with torch.inference_mode(), _memory_errors():
-            source = self._upload(image)
+        if out is None:
             shape = ((end - start) * scale, image.shape[1] * scale, 3)
-            out = torch.empty(shape, dtype=source.dtype, device=self._device)
-            for group in batched(tiles, batch):
-                results = self._forward(torch.stack([_cut(source, tile) for tile in group]))
-                for tile, result in zip(group, results, strict=True):
-                    paste(out, result, tile, start, scale)
-                if advance is not None:
-                    advance(len(group))
-            return self._download(out)
+            out = self.allocate(shape, image.dtype)
+        with self._lanes.take() as lane, _memory_errors(lane.relieve):
+            run_tiles(lane, image, tiles, out, scale=scale, advance=advance, batch=batch)
+        return out
+
+    def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Image:
+        """See :meth:`Backend.allocate`; page-locked on CUDA, as far as :data:`PINNED_BYTES` go."""
+        if self._lanes is None:
+            return super().allocate(shape, dtype)
+        return self._results.allocate(shape, dtype)
+
+    def workers(self) -> int:
+        """See :meth:`Backend.workers`."""
+        return LANES if self.options.on_cuda else 1
 
     def memory(self, tile: int, batch: int = 1) -> int:
         """See :meth:`Backend.memory`; fp16 halves it."""
@@ -122,37 +148,37 @@ class TorchBackend(Backend):
         return int(free + cached)
 
     def close(self) -> None:
-        """See :meth:`Backend.close`."""
+        """See :meth:`Backend.close`; waits for the runs under way."""
+        if self._lanes is not None:
+            self._lanes.close()
         self._modules = {}
         if self.options.on_cuda:
-            import torch
+            release_cache()
 
-            torch.cuda.empty_cache()
+    def _infer_here(self, batch: Image) -> Image:
+        """On the CPU."""
+        import torch
 
-    def _forward(self, batch: torch.Tensor) -> torch.Tensor:
         modules = self._modules  # close() may replace it meanwhile
         open_guard(bool(modules), self.name)
-        out: torch.Tensor = modules[batch.dtype](batch)
-        return out
+        own = np.ascontiguousarray(batch)
+        with torch.inference_mode(), _memory_errors():
+            tensor = torch.from_numpy(own if own.flags.writeable else own.copy())
+            return np.asarray(modules[tensor.dtype](tensor).numpy())
 
-    def _upload(self, array: Image) -> torch.Tensor:
+    def _make_lanes(self) -> LanePool[CudaLane]:
         import torch
 
-        own = np.ascontiguousarray(array)
-        tensor = torch.from_numpy(own if own.flags.writeable else own.copy())
-        if self.options.on_cuda:
-            return tensor.pin_memory().to(self._device, non_blocking=True)
-        return tensor
+        device = torch.device("cuda", self.options.index)
+        torch.cuda.synchronize(device)  # the weights came on another stream than the lanes'
+        lanes = [CudaLane(device, self._modules, self._no_graphs) for _ in range(LANES)]
+        return LanePool(lanes, self.name)
 
-    def _download(self, tensor: torch.Tensor) -> Image:
-        import torch
-
-        if not self.options.on_cuda:
-            return np.asarray(tensor.numpy())
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        host.copy_(tensor, non_blocking=True)
-        torch.cuda.current_stream(self._device).synchronize()
-        return np.asarray(host.numpy())
+    def _no_graphs(self, reason: str) -> None:
+        """A lane could not record: it works without, a little slower."""
+        log.warning("no CUDA graphs with %s: %s", self.manifest.name, reason)
+        if "without CUDA graphs" not in self.note:
+            self.note += f"{'; ' if self.note else ''}without CUDA graphs ({reason})"
 
     def _halved(self, network: torch.nn.Module) -> torch.nn.Module:
         """The network in fp16, or in fp32 if fp16 spoils a picture with this network and GPU."""
@@ -161,7 +187,7 @@ class TorchBackend(Backend):
         from resharp import models
 
         half = copy.deepcopy(network).half()
-        batch = self._upload(_test_picture())
+        batch = torch.from_numpy(_test_picture()).to(self._device)
         with torch.inference_mode():
             exact = models.FloatImage(network).eval()(batch)
             error = (models.FloatImage(half).eval()(batch) - exact).double().square().mean()
@@ -180,31 +206,26 @@ def _test_picture(side: int = 64) -> Image:
     return np.clip(planes + noise, 0, 1).astype(np.float32)[None]
 
 
+def _pinned(size: int) -> Image | None:
+    host = page_locked(size)
+    return np.asarray(host.numpy()) if host.is_pinned() else None
+
+
 @contextlib.contextmanager
-def _memory_errors() -> Iterator[None]:
-    """Turn torch's out-of-memory errors into ours."""
+def _memory_errors(relieve: Callable[[], None] | None = None) -> Iterator[None]:
+    """Turn torch's out-of-memory errors into ours, giving back what the failed run held."""
     import torch
 
     try:
         yield
     except RuntimeError as error:
-        known = isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-        if not known:
+        known = ("DefaultCPUAllocator", "CUDA error: out of memory")
+        if not (isinstance(error, torch.OutOfMemoryError) or any(k in str(error) for k in known)):
             raise
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        if relieve is not None:
+            traceback.clear_frames(error.__traceback__)  # they hold the run's tensors
+            relieve()
         raise OutOfMemoryError(f"torch: {error}") from error
-
-
-def _cut(source: torch.Tensor, tile: Tile) -> torch.Tensor:
-    window = source[tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
-    if window.shape[:2] == (tile.height, tile.width):
-        return window
-    import torch
-
-    rows = torch.arange(tile.height, device=source.device).clamp_(max=window.shape[0] - 1)
-    columns = torch.arange(tile.width, device=source.device).clamp_(max=window.shape[1] - 1)
-    return window[rows][:, columns]
 
 
 def open_backend(bundle: Bundle, options: BackendOptions) -> Backend:

@@ -1,0 +1,225 @@
+"""The tensorrt backend: a bundle's engines on an NVIDIA GPU, over CUDA streams.
+
+It chooses the engine and proves it on this GPU; ``runtime/tensorrt`` runs it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from resharp.engines import Bundle, Likeness
+from resharp.errors import BackendError, BundleError, OptionError, ResharpError
+from resharp.runtime.backends.base import (
+    Advance,
+    Backend,
+    BackendOptions,
+    Image,
+    core_rows,
+    open_guard,
+)
+from resharp.runtime.cuda import open_provider
+from resharp.runtime.devices import driver_version, gpus
+from resharp.runtime.plan import Tile
+from resharp.runtime.tensorrt.loading import Model
+from resharp.runtime.tensorrt.proof import measure
+from resharp.runtime.tensorrt.runner import LANES, Runner
+from resharp.runtime.tensorrt.selection import Candidate, candidates, none_fits, surroundings
+
+
+def probe(options: BackendOptions) -> str | None:
+    """Why this backend cannot run on that device here; None if it can.
+
+    The driver is asked first: without one, TensorRT's lean runtime crashes the process.
+    """
+    if not options.on_cuda:
+        return "TensorRT runs on CUDA only"
+    try:
+        found = gpus()
+        if options.index >= len(found):
+            return f"the NVIDIA driver shows {len(found)} GPUs, so there is no {options.device}"
+        surroundings(found[options.index], driver_version())
+    except (ResharpError, OSError) as error:
+        return str(error)
+    return None
+
+
+class TensorrtBackend(Backend):
+    """The best engine that fits and keeps the picture; the float one is opened when needed."""
+
+    name = "tensorrt"
+
+    def __init__(self, bundle: Bundle, options: BackendOptions) -> None:
+        super().__init__(bundle, options)
+        reason = probe(options)
+        if reason:
+            raise BackendError(reason)
+        self._bundle = bundle
+        self._lock = threading.Lock()
+        self._models: dict[str, Model] = {}
+        self._heres = surroundings(gpus()[options.index], driver_version())
+        fitting, reasons = candidates(bundle, self._heres, "uint8")
+        if not fitting:  # said before a device is opened for nothing
+            raise none_fits(bundle, self._heres, "uint8", reasons)
+        self._runner = Runner(open_provider(options.index), self.manifest.scale)
+        self._opened = True
+        try:
+            self._models["uint8"], self.note = self._first_good(fitting, "uint8", reasons)
+        except BaseException:
+            self.close()
+            raise
+
+    def infer(self, batch: Image) -> Image:
+        """See :meth:`Backend.infer`; pictures smaller than the engine takes are padded."""
+        count, height, width, _ = batch.shape
+        least = self.smallest_side()
+        below, beside = max(least - height, 0), max(least - width, 0)
+        if below or beside:
+            batch = np.pad(batch, ((0, 0), (0, below), (0, beside), (0, 0)), mode="edge")
+        tall, wide, scale = height + below, width + beside, self.manifest.scale
+        # Pictures one below the other are one picture whose tiles they are.
+        tiles = [Tile(i * tall, 0, tall, wide, 0, 0, 0, 0) for i in range(count)]
+        out = self.run(batch.reshape(count * tall, wide, 3), tiles, batch=count)
+        out = out.reshape(count, tall * scale, wide * scale, 3)
+        return out[:, : height * scale, : width * scale]
+
+    def run(
+        self,
+        image: Image,
+        tiles: Sequence[Tile],
+        advance: Advance | None = None,
+        batch: int = 1,
+        out: Image | None = None,
+    ) -> Image:
+        """See :meth:`Backend.run`; the picture stays on the device."""
+        model = self._model(image.dtype.name)
+        start, end = core_rows(tiles)
+        scale = self.manifest.scale
+        if out is None:
+            shape = ((end - start) * scale, image.shape[1] * scale, 3)
+            out = self.allocate(shape, image.dtype)
+        self._runner.run(model, image, tiles, out, batch, advance)
+        return out
+
+    def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Image:
+        """See :meth:`Backend.allocate`; page-locked, as far as there is."""
+        return self._runner.results.allocate(shape, dtype)
+
+    def memory(self, tile: int, batch: int = 1) -> int:
+        """See :meth:`Backend.memory`; of all lanes, from what TensorRT says of the engine."""
+        model = self._model("uint8")
+        profile, pixels = model.profile, tile * tile * batch
+        most = model.activation_bytes()
+        if most:
+            activations = most * pixels // (profile.tile**2 * profile.batch)
+        else:
+            activations = super().memory(tile, batch) // 2
+        ends = pixels * 3 * 4 * (1 + self.manifest.scale**2)
+        return LANES * (activations + ends)
+
+    def free_memory(self) -> int:
+        """See :meth:`Backend.free_memory`."""
+        open_guard(self._opened, self.name)
+        return self._runner.free_memory()
+
+    def largest_tile(self) -> int:
+        """See :meth:`Backend.largest_tile`: that of the engine's profile."""
+        return self._model("uint8").profile.tile
+
+    def smallest_side(self) -> int:
+        """See :meth:`Backend.smallest_side`: that of the engine's profile."""
+        return self._model("uint8").profile.smallest
+
+    def workers(self) -> int:
+        """See :meth:`Backend.workers`."""
+        return LANES
+
+    def close(self) -> None:
+        """See :meth:`Backend.close`; waits for the runs under way."""
+        with self._lock:
+            models, self._opened = list(self._models.values()), False
+            self._models = {}
+        self._runner.close(models)
+
+    def _model(self, dtype: str) -> Model:
+        model = self._models.get(dtype)
+        if model is not None:
+            return model
+        with self._lock:
+            open_guard(self._opened, self.name)
+            if dtype not in self._models:
+                self._models[dtype] = self._further(dtype)
+            return self._models[dtype]
+
+    def _further(self, dtype: str) -> Model:
+        """An engine of another dtype than the first one's, like it in precision if there is one."""
+        first = self._models["uint8"].engine.recipe
+        fitting, reasons = candidates(self._bundle, self._heres, dtype, first.precision)
+        profile = first.profile
+        able = [
+            item
+            for item in fitting
+            if item.engine.recipe.profile.tile >= profile.tile
+            and item.engine.recipe.profile.smallest <= profile.smallest
+        ]
+        reasons += [f"{item}: its profile is smaller" for item in fitting if item not in able]
+        return self._first_good(able, dtype, reasons)[0]
+
+    def _first_good(
+        self, fitting: Sequence[Candidate], dtype: str, reasons: list[str]
+    ) -> tuple[Model, str]:
+        """The first engine that loads and keeps the picture, and what to know of it."""
+        rejected: list[str] = []
+        for candidate in fitting:
+            try:
+                model = self._proven(candidate)
+            except (BundleError, BackendError, OptionError) as error:
+                rejected.append(str(error))
+                continue
+            notes = [model.note, *(f"rejected: {reason}" for reason in rejected)]
+            return model, f"{candidate}" + "".join(f"; {note}" for note in notes if note)
+        raise none_fits(self._bundle, self._heres, dtype, [*rejected, *reasons])
+
+    def _proven(self, candidate: Candidate) -> Model:
+        """Load an engine and see that it gives on this GPU what the FP32 graph gives.
+
+        Raises:
+            BundleError: it is damaged.
+            BackendError: TensorRT refuses it, or it spoils the picture.
+        """
+        shelf, engine = self._bundle.shelf, candidate.engine
+        known = shelf.parity(engine, candidate.here)
+        if known is not None and not known.passed:
+            raise _unlike(candidate, known)
+        with self._runner.scope():
+            model = Model(shelf, candidate)
+        try:
+            if known is None:
+                known = measure(self._runner, model, self._bundle)
+                shelf.record(engine, candidate.here, known)
+            if not known.passed:
+                raise _unlike(candidate, known)
+        except BaseException:
+            self._runner.forget(model)
+            raise
+        return model
+
+
+def _unlike(candidate: Candidate, found: Likeness) -> BackendError:
+    return BackendError(
+        f"{candidate} is {found.psnr:.1f} dB from fp32 on this GPU, up to {found.levels} levels of "
+        "255 off"
+    )
+
+
+def open_backend(bundle: Bundle, options: BackendOptions) -> Backend:
+    """Open the bundle with its engine for that GPU.
+
+    Raises:
+        MissingExtraError: no TensorRT is installed, or neither pycuda nor cuda-python.
+        BackendError: no driver, no such GPU, or no engine that can be used; every reason is given.
+    """
+    return TensorrtBackend(bundle, options)

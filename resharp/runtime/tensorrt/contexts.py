@@ -1,0 +1,198 @@
+"""Execution contexts of one engine on one lane, and their CUDA graphs.
+
+A context is not thread safe and works on one shape at a time. One of them roams over all shapes. A
+shape that comes again and again gets a context of its own with its work captured as a graph, since
+a graph is valid only as long as nothing is changed in the context that it was captured from. All
+share the lane's activation memory: their work is queued in one stream.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, OrderedDict
+from typing import Any
+
+from resharp.errors import ResharpError
+from resharp.runtime.cuda import Graph, Provider, Stream
+from resharp.runtime.tensorrt.loading import Model
+from resharp.runtime.tensorrt.rooms import Room
+
+log = logging.getLogger(__name__)
+
+Shape = tuple[int, int, int]
+"""(n, h, w) of a batch."""
+
+GRAPHS = 4
+"""Shapes that keep a graph, on each lane."""
+WORTH = 3
+"""Runs of one shape after which a graph is worth capturing."""
+COUNTED = 256
+"""Shapes whose runs are counted."""
+
+
+class Contexts:
+    """See the module.
+
+    Args:
+        model: the engine.
+        provider: an open device.
+        stream: of the lane; all work goes there.
+        activations: of the lane; grown as shapes need it.
+        scale: of the model, to check what TensorRT makes of a shape.
+    """
+
+    def __init__(
+        self, model: Model, provider: Provider, stream: Stream, activations: Room, scale: int
+    ) -> None:
+        self._model, self._provider, self._stream = model, provider, stream
+        self._activations, self._scale = activations, scale
+        self._roaming = _Context(self)
+        self._fixed: OrderedDict[Shape, _Captured] = OrderedDict()
+        self._runs: Counter[Shape] = Counter()
+        self._capture = not model.own_graphs
+        self._ends = (0, 0)
+
+    def prepare(self, shape: Shape, source: int, target: int) -> None:
+        """Make ready for batches of ``shape`` that lie at ``source`` and go to ``target``.
+
+        Raises:
+            OutOfMemoryError: no room for the activations.
+        """
+        self._ends = (source, target)
+        if shape not in self._fixed:
+            self._roaming.fit(shape)
+
+    def enqueue(self, shape: Shape) -> None:
+        """Queue the network on one batch.
+
+        Raises:
+            BackendError: TensorRT refused.
+        """
+        self._drop_stale()
+        captured = self._fixed.get(shape)
+        if captured is not None:
+            self._fixed.move_to_end(shape)
+            captured.graph.launch(self._stream)
+        elif not self._worth(shape) or not self._fix(shape):
+            self._roaming.fit(shape)
+            self._roaming.execute()
+
+    def free(self) -> None:
+        """Let go of all; the stream must be idle."""
+        for captured in self._fixed.values():
+            captured.graph.free()
+        self._fixed.clear()
+        self._roaming.raw = None
+
+    def _worth(self, shape: Shape) -> bool:
+        if not self._capture:
+            return False
+        if len(self._runs) > COUNTED:
+            self._runs.clear()
+        self._runs[shape] += 1
+        return self._runs[shape] >= WORTH
+
+    def _fix(self, shape: Shape) -> bool:
+        """Run the batch in a context of its own, and capture that for the next ones."""
+        try:
+            context = _Context(self)
+            context.fit(shape)
+            context.execute()  # TensorRT sets itself up for a shape in its first run
+        except ResharpError as error:
+            self._give_up(error)
+            return False
+        graph = self._record(context)
+        if graph is not None:
+            self._fixed[shape] = _Captured(context, graph, self.places)
+            if len(self._fixed) > GRAPHS:
+                self._drop(next(iter(self._fixed)))
+        else:
+            self._stream.synchronize()  # the context goes, and its work is still queued
+        return True
+
+    def _record(self, context: _Context) -> Graph | None:
+        graph = None
+        try:
+            self._provider.begin_capture(self._stream)
+            try:
+                context.execute()
+            finally:  # the stream must leave its capture whatever happened
+                graph = self._provider.end_capture(self._stream)
+        except ResharpError as error:
+            if graph is not None:
+                graph.free()
+            self._give_up(error)
+            return None
+        return graph
+
+    def _give_up(self, error: Exception) -> None:
+        self._capture = False
+        log.debug("going on without CUDA graphs: %s", str(error))  # not its frames
+
+    @property
+    def places(self) -> tuple[int, int, int, int]:
+        """Addresses of input, output and activations, and the size of these."""
+        return (*self._ends, self._activations.address, self._activations.size)
+
+    def _drop_stale(self) -> None:
+        """Graphs hold addresses: they go with them."""
+        for shape in [s for s, one in self._fixed.items() if one.places != self.places]:
+            self._drop(shape)
+
+    def _drop(self, shape: Shape) -> None:
+        self._stream.synchronize()
+        self._fixed.pop(shape).graph.free()
+
+
+class _Captured:
+    """A graph, with the context that it needs alive."""
+
+    def __init__(self, context: _Context, graph: Graph, places: tuple[int, int, int, int]) -> None:
+        self.context, self.graph, self.places = context, graph, places
+
+
+class _Context:
+    """One execution context and what it was last told."""
+
+    def __init__(self, owner: Contexts) -> None:
+        self._owner = owner
+        self.raw: Any = owner._model.create_context()
+        self._shape: Shape | None = None
+        self._places: tuple[int, int, int, int] | None = None
+
+    def fit(self, shape: Shape) -> None:
+        """Tell it shape and addresses, where they changed."""
+        if shape != self._shape:
+            self._reshape(shape)
+        owner = self._owner
+        places = owner.places
+        if places == self._places:
+            return
+        source, target, memory, size = places
+        self.raw.set_device_memory(memory, size)
+        for name, address in ((owner._model.source, source), (owner._model.target, target)):
+            if not self.raw.set_tensor_address(name, address):
+                raise owner._model.error(f"TensorRT refused the address of {name}")
+        self._places = places
+
+    def execute(self) -> None:
+        """Queue it."""
+        owner = self._owner
+        if not self.raw.execute_async_v3(owner._stream.handle):
+            raise owner._model.error("TensorRT could not run it")
+
+    def _reshape(self, shape: Shape) -> None:
+        owner, model = self._owner, self._owner._model
+        self._shape = self._places = None
+        if not self.raw.set_input_shape(model.source, (*shape, 3)):
+            raise model.error(f"TensorRT refused a batch of {shape}")
+        count, height, width = shape
+        wanted = (count, height * owner._scale, width * owner._scale, 3)
+        found = tuple(self.raw.get_tensor_shape(model.target))
+        if found != wanted:
+            raise model.error(f"it gives {found}, not {wanted}")
+        size = int(self.raw.update_device_memory_size_for_shapes())
+        if size > owner._activations.size or not owner._activations.address:
+            owner._stream.synchronize()  # what is queued still uses it
+            owner._activations.grow(size)
+        self._shape = shape

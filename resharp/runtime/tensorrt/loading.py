@@ -1,0 +1,141 @@
+"""From an engine's bytes to something that can run, checked at every step.
+
+TensorRT raises almost nothing: it returns None or False and writes its reason to a log.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from resharp import trt as flavours
+from resharp.engines import Engine, Profile, Shelf
+from resharp.errors import BackendError, OutOfMemoryError
+from resharp.runtime.tensorrt.cache import KernelCache
+from resharp.runtime.tensorrt.selection import Candidate
+
+_NO_MEMORY = ("out of memory", "outofmemory", "memoryallocation", "memory_allocation")
+
+
+class Model:
+    """A deserialised engine, shared by the lanes. Made and freed inside the provider's scope.
+
+    Args:
+        shelf: where its bytes are.
+        candidate: the engine, and what it is for.
+
+    Raises:
+        BundleError: its bytes are not those that were built.
+        BackendError: TensorRT refuses it, or it is not what its sidecar says.
+    """
+
+    def __init__(self, shelf: Shelf, candidate: Candidate) -> None:
+        trt = flavours.load(candidate.here.flavour)
+        self.engine: Engine = candidate.engine
+        self.note = ""
+        """What TensorRT said of it without refusing it."""
+        self._name, self._log = str(candidate), _logger(trt)
+        data = shelf.read(self.engine)
+        self._log.errors()  # what is left there is about something else
+        self._runtime: Any = trt.Runtime(self._log)
+        self._check_validity(trt, data)
+        self._handle: Any = self._runtime.deserialize_cuda_engine(data)
+        if self._handle is None:
+            raise self.error("TensorRT cannot load it")
+        self.source, self.target = self._check_tensors(trt)
+        self.own_graphs = candidate.here.flavour == flavours.RTX
+        """Whether TensorRT captures CUDA graphs by itself."""
+        self.cache: KernelCache | None = None
+        self._config: Any = self._configure(trt, shelf, candidate)
+
+    @property
+    def profile(self) -> Profile:
+        """Inputs that it takes."""
+        return self.engine.recipe.profile
+
+    @property
+    def key(self) -> str:
+        """Of the engine."""
+        return self.engine.key
+
+    def create_context(self) -> Any:
+        """A new execution context, without memory for activations.
+
+        Raises:
+            OutOfMemoryError: the device has no room for it.
+            BackendError: TensorRT refused.
+        """
+        context = self._handle.create_execution_context(self._config)
+        if context is None:
+            raise self.error("TensorRT made no execution context")
+        return context
+
+    def activation_bytes(self) -> int:
+        """Activation memory of the largest batch that it takes; 0 where TensorRT does not say."""
+        return max(int(self._handle.get_device_memory_size_for_profile_v2(0)), 0)
+
+    def error(self, what: str) -> BackendError | OutOfMemoryError:
+        """An exception with the lines that TensorRT logged."""
+        reason = self._log.errors()
+        full = any(mark in reason.lower() for mark in _NO_MEMORY)
+        return (OutOfMemoryError if full else BackendError)(f"{self._name}: {what}: {reason}")
+
+    def free(self) -> None:
+        """Let go of TensorRT's objects, what was made last first. Its contexts must be gone."""
+        self.cache = None
+        self._config = None
+        self._handle = None
+        self._runtime = None
+
+    def _check_validity(self, trt: Any, data: bytes) -> None:
+        if not hasattr(self._runtime, "get_engine_validity"):
+            return
+        validity, flags = self._runtime.get_engine_validity(data)
+        if validity == trt.EngineValidity.INVALID:
+            members = trt.EngineInvalidityDiagnostics.__members__
+            names = [name for name, member in members.items() if int(member) & int(flags)]
+            raise self.error(f"not valid here ({', '.join(names) or 'no diagnosis'})")
+        if validity == trt.EngineValidity.SUBOPTIMAL:
+            self.note = "suboptimal on this GPU: build it for it with export-engines"
+
+    def _check_tensors(self, trt: Any) -> tuple[str, str]:
+        """Names of its input and output."""
+        handle, dtype = self._handle, self.engine.recipe.dtype
+        names = [handle.get_tensor_name(i) for i in range(handle.num_io_tensors)]
+        sources = [n for n in names if handle.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
+        targets = [n for n in names if n not in sources]
+        if len(sources) != 1 or len(targets) != 1:
+            raise self.error(f"it has the tensors {', '.join(names)}, not one in and one out")
+        wanted = {"uint8": trt.DataType.UINT8, "float32": trt.DataType.FLOAT}[dtype]
+        for name in names:
+            shape, found = tuple(handle.get_tensor_shape(name)), handle.get_tensor_dtype(name)
+            if found != wanted or len(shape) != 4 or shape[3] != 3:
+                raise self.error(f"its tensor {name} is {found} {shape}, not {dtype} [n, h, w, 3]")
+        self._check_profile(sources[0])
+        return sources[0], targets[0]
+
+    def _check_profile(self, source: str) -> None:
+        profile = self.profile
+        least, _, most = map(tuple, self._handle.get_tensor_profile_shape(source, 0))
+        low, high = (1, profile.smallest, profile.smallest), (profile.batch, *[profile.tile] * 2)
+        wide = all(a <= b for a, b in zip(least[:3], low, strict=True)) and all(
+            a >= b for a, b in zip(most[:3], high, strict=True)
+        )
+        if not wide:
+            raise self.error(f"it takes {least} to {most}, not all that its sidecar says")
+
+    def _configure(self, trt: Any, shelf: Shelf, candidate: Candidate) -> Any:
+        config = self._handle.create_runtime_config()
+        config.set_execution_context_allocation_strategy(
+            trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        )
+        if self.own_graphs:
+            config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            self.cache = KernelCache(config, shelf, candidate.engine, candidate.here)
+        return config
+
+
+@functools.lru_cache(maxsize=4)
+def _logger(trt: Any) -> Any:
+    """One for the process: TensorRT keeps the first that it is given and ignores the others."""
+    return flavours.logger(trt)

@@ -1,0 +1,111 @@
+"""What export and runtime share of TensorRT: which package it is, and its log as our errors.
+
+Two flavours: ``tensorrt``, which builds on the GPU that the engine is for, and ``tensorrt_rtx``,
+which builds ahead of time without a GPU and compiles its kernels at the first run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+from types import ModuleType
+from typing import Any
+
+from resharp.errors import MissingExtraError, OptionError
+from resharp.optional import require
+
+log = logging.getLogger(__name__)
+
+TENSORRT, RTX = "tensorrt", "tensorrt_rtx"
+FLAVOURS = (TENSORRT, RTX)
+"""In the order in which they are preferred."""
+_MODULES = {TENSORRT: ("tensorrt",), RTX: ("tensorrt_rtx", "tensorrt_rtx_bindings")}
+_EXTRAS = {TENSORRT: "gpu", RTX: "rtx"}
+_NOISE = ("catchCudaError",)  # follows almost every error and says nothing of its own
+
+
+def installed() -> tuple[str, ...]:
+    """Flavours whose package is here, whether or not it can be imported."""
+    return tuple(f for f in FLAVOURS if _module(f) is not None)
+
+
+def load(flavour: str) -> ModuleType:
+    """Import a flavour's package.
+
+    Raises:
+        OptionError: there is no such flavour.
+        MissingExtraError: it is not installed, or its libraries are not.
+    """
+    if flavour not in FLAVOURS:
+        raise OptionError(f"flavour {flavour!r} is not one of {', '.join(FLAVOURS)}")
+    name = _module(flavour) or _MODULES[flavour][0]
+    return require(
+        name, feature="Building and running engines", extra=_EXTRAS[flavour], package=flavour
+    )
+
+
+def pick(flavour: str | None = None) -> str:
+    """The flavour asked for, or the first that is installed.
+
+    Raises:
+        MissingExtraError: none is installed.
+    """
+    if flavour is not None:
+        load(flavour)
+        return flavour
+    here = installed()
+    if not here:
+        raise MissingExtraError(
+            "no TensorRT is installed: pip install 'resharp[gpu]' for TensorRT, which builds on "
+            "the GPU itself, or pip install 'resharp[rtx]' for TensorRT-RTX, which builds anywhere"
+        )
+    return here[0]
+
+
+def logger(trt: Any) -> Any:
+    """A flavour's logger, whose ``errors()`` gives, and forgets, the error lines so far.
+
+    TensorRT raises almost nothing: it returns None, False or -1 and says why in its log. A process
+    has one logger for each flavour, since TensorRT goes on writing to the first it was given.
+    """
+    if id(trt) not in _loggers:
+        _loggers[id(trt)] = (trt, _make_logger(trt))
+    own = _loggers[id(trt)][1]
+    own.errors()
+    return own
+
+
+_loggers: dict[int, tuple[Any, Any]] = {}
+
+
+def _make_logger(trt: Any) -> Any:
+    severity = trt.ILogger.Severity
+
+    class Logger(trt.ILogger):  # type: ignore[misc]  # the class is known only at run time
+        def __init__(self) -> None:
+            super().__init__()
+            self._lines: list[str] = []
+
+        def log(self, level: Any, message: str) -> None:
+            if level in (severity.ERROR, severity.INTERNAL_ERROR):
+                if not any(mark in message for mark in _NOISE):
+                    self._lines.append(message)
+            elif level == severity.WARNING:
+                log.info("TensorRT: %s", message)
+            else:
+                log.debug("TensorRT: %s", message)
+
+        def errors(self) -> str:
+            lines, self._lines = self._lines, []
+            return "; ".join(dict.fromkeys(lines)) or "it gave no reason"
+
+    return Logger()
+
+
+def _module(flavour: str) -> str | None:
+    for name in _MODULES[flavour]:
+        with contextlib.suppress(ImportError, ValueError):
+            if importlib.util.find_spec(name) is not None:
+                return name
+    return None

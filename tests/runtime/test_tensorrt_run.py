@@ -1,0 +1,335 @@
+"""The tensorrt backend's runs, on a fake GPU that does nothing before it is waited for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resharp import Upscaler
+from resharp.errors import BackendError, OptionError, OutOfMemoryError
+from resharp.runtime.backends.tensorrt import TensorrtBackend
+from resharp.runtime.plan import plan
+from resharp.runtime.tensorrt import contexts, job, rooms
+from tests.runtime.tensorrt_kit import SCALE, Kit, expected, machine, picture
+
+
+@pytest.fixture
+def kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kit]:
+    with machine(tmp_path, monkeypatch) as made:
+        made.add()
+        made.add(dtype="float32")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Kit, TensorrtBackend]]:
+    folder = tmp_path_factory.mktemp("machine")
+    with pytest.MonkeyPatch.context() as patch, machine(folder, patch) as made:
+        made.add()
+        made.add(dtype="float32")
+        backend = made.open()
+        with backend:
+            yield made, backend
+
+
+def relieve(upscaler: Upscaler) -> None:
+    """Drop what the lanes keep from the parity run."""
+    backend = upscaler._backend
+    assert isinstance(backend, TensorrtBackend)
+    with backend._runner.scope():
+        backend._runner._relieve_idle()
+
+
+def tiles_of(image: Any, tile: int = 48) -> Any:
+    return plan(image.shape[0], image.shape[1], tile, 4, 1, 16)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    height=st.integers(1, 130),
+    width=st.integers(1, 130),
+    tile=st.integers(24, 48),
+    batch=st.integers(1, 6),
+    dtype=st.sampled_from(["uint8", "float32"]),
+    pinned=st.booleans(),
+)
+def test_tiles_are_the_picture_untiled(
+    opened: tuple[Kit, TensorrtBackend],
+    height: int,
+    width: int,
+    tile: int,
+    batch: int,
+    dtype: str,
+    pinned: bool,
+) -> None:
+    _, backend = opened
+    image = picture(height, width, seed=height, dtype=dtype)
+    tiles = tiles_of(image, tile)
+    shape = (height * SCALE, width * SCALE, 3)
+    out = (backend.allocate if pinned else np.empty)(shape, image.dtype)
+    done: list[int] = []
+    found = backend.run(image, tiles, done.append, batch, out)
+    assert found is out
+    assert sum(done) == len(tiles)
+    np.testing.assert_array_equal(found, expected(image))
+
+
+def test_bands_in_the_middle_of_a_picture_and_odd_arrays(kit: Kit) -> None:
+    whole = picture(150, 100)
+    view = whole[:, ::-1, ::-1]
+    view.flags.writeable = False
+    tiles = [t for t in tiles_of(view) if 0 < t.core[0] < 100]
+    start, end = min(t.core[0] for t in tiles), max(t.core[2] for t in tiles)
+    with kit.open() as backend:
+        found = backend.run(view, tiles, batch=3)
+    np.testing.assert_array_equal(found, expected(view)[start * SCALE : end * SCALE])
+
+
+@pytest.mark.parametrize("count", [1, 3, 9])
+@pytest.mark.parametrize("size", [(16, 16), (48, 31), (5, 40), (1, 1)])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_batches(
+    opened: tuple[Kit, TensorrtBackend], count: int, size: tuple[int, int], dtype: str
+) -> None:
+    batch = np.stack([picture(*size, seed=i, dtype=dtype) for i in range(count)])
+    found = opened[1].infer(batch)
+    np.testing.assert_array_equal(found, np.stack([expected(one) for one in batch]))
+
+
+def test_large_results_come_in_pieces(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "PIECE", 1000)
+    image = picture(70, 90)
+    with kit.open() as backend:
+        out = np.empty((140, 180, 3), np.uint8)
+        np.testing.assert_array_equal(backend.run(image, tiles_of(image), None, 2, out), out)
+        np.testing.assert_array_equal(out, expected(image))
+
+
+def test_several_threads_at_once(kit: Kit) -> None:
+    pictures = [
+        picture(40 + 13 * i, 90 - 7 * i, seed=i, dtype="float32" if i % 3 == 0 else "uint8")
+        for i in range(9)
+    ]
+    wrong: list[int] = []
+
+    def work(backend: TensorrtBackend, index: int) -> None:
+        image = pictures[index]
+        for _ in range(3):
+            found = backend.run(image, tiles_of(image), batch=1 + index % 4)
+            if not np.array_equal(found, expected(image)):
+                wrong.append(index)
+
+    with kit.open() as backend:
+        threads = [threading.Thread(target=work, args=(backend, i)) for i in range(9)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+def test_advance_comes_from_this_thread_row_by_row(kit: Kit) -> None:
+    image, calls = picture(200, 100), []
+    tiles = tiles_of(image)
+    columns = len({tile.x for tile in tiles})
+    with kit.open() as backend:
+        backend.run(image, tiles, lambda n: calls.append((n, threading.get_ident())))
+    assert calls == [(columns, threading.get_ident())] * (len(tiles) // columns)
+    assert len(calls) > 3
+
+
+def test_a_chunk_is_not_waited_for_with_those_behind_it(kit: Kit) -> None:
+    image, waiting = picture(400, 40), []
+
+    def advance(count: int) -> None:
+        waiting.append(any(stream.queue for stream in kit.provider.streams.values()))
+
+    with kit.open() as backend:
+        backend.run(image, tiles_of(image), advance)
+    assert all(waiting[:-2])
+    assert len(waiting) > 6
+
+
+def test_two_runs_at_once(kit: Kit) -> None:
+    image = picture(30, 30)
+    with kit.open() as backend:
+
+        def advance(count: int) -> None:
+            thread = threading.Thread(target=backend.run, args=(image, tiles_of(image)))
+            thread.start()
+            thread.join(20)
+            assert not thread.is_alive()
+
+        backend.run(image, tiles_of(image), advance)
+
+
+@pytest.mark.parametrize("captures", [True, False])
+def test_memory_that_moves_between_runs_and_in_the_midst_of_one(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, captures: bool
+) -> None:
+    kit.provider.captures = captures
+    monkeypatch.setattr(rooms, "STEP", 256)
+    kit.fake.greedy = True
+    image = picture(48, 150)
+    with kit.open() as backend:
+        for batch in (2, 3):  # of ten tiles: the last group is whole, or one tile that wants more
+            for dtype in ("uint8", "float32", "uint8"):
+                one = image if dtype == "uint8" else image.astype(np.float32) / np.float32(255)
+                found = backend.run(one, tiles_of(one, 40), batch=batch)
+                np.testing.assert_array_equal(found, expected(one))
+
+
+def test_raising_in_advance_cancels_and_the_lanes_are_clean(kit: Kit) -> None:
+    class StopNowError(Exception):
+        pass
+
+    def stop(count: int) -> None:
+        raise StopNowError
+
+    image = picture(200, 100)
+    with kit.open() as backend:
+        for _ in range(4):
+            with pytest.raises(StopNowError):
+                backend.run(image, tiles_of(image), stop)
+            assert all(not stream.queue for stream in kit.provider.streams.values())
+        np.testing.assert_array_equal(backend.run(image, tiles_of(image)), expected(image))
+
+
+def test_graphs_are_captured_for_shapes_that_come_again(kit: Kit) -> None:
+    image = picture(150, 150)
+    with kit.open() as backend:
+        before = kit.provider.launches
+        for _ in range(3):
+            found = backend.run(image, tiles_of(image))
+            np.testing.assert_array_equal(found, expected(image))
+        assert kit.provider.launches > before
+        assert kit.provider.live["graph"] >= 1
+        for side in range(24, 48, 2):  # more shapes than graphs are kept for; batches grow buffers
+            for batch in (1, 4):
+                found = backend.run(image, tiles_of(image, side), batch=batch)
+                np.testing.assert_array_equal(found, expected(image))
+        assert kit.provider.live["graph"] <= 2 * contexts.GRAPHS
+
+
+def test_without_capture_it_goes_on_without(kit: Kit, caplog: pytest.LogCaptureFixture) -> None:
+    kit.provider.captures = False
+    image = picture(150, 150)
+    with caplog.at_level("DEBUG"), kit.open() as backend:
+        for _ in range(3):
+            np.testing.assert_array_equal(backend.run(image, tiles_of(image)), expected(image))
+        assert kit.provider.live["graph"] == 0
+    assert "going on without CUDA graphs" in caplog.text
+
+
+def test_tiles_outside_the_profile(kit: Kit) -> None:
+    image = picture(100, 100)
+    with kit.open() as backend:
+        assert (backend.largest_tile(), backend.smallest_side(), backend.workers()) == (48, 16, 2)
+        with pytest.raises(OptionError, match=r"16 to 48.*export-engines tiny --tile 54"):
+            backend.run(image, plan(100, 100, 60, 4))
+        with pytest.raises(OptionError, match="C-contiguous"):
+            backend.run(image, tiles_of(image), out=np.empty((200, 400, 3), np.uint8)[:, ::2])
+
+
+def test_through_the_upscaler(kit: Kit) -> None:
+    image = picture(131, 77)
+    with Upscaler(kit.bundle, backend="tensorrt") as upscaler:
+        assert (upscaler.backend, upscaler.device) == ("tensorrt", "cuda")
+        np.testing.assert_array_equal(upscaler(image), expected(image))
+        small = [picture(9, 7, seed=i) for i in range(7)]
+        for one, found in zip(small, upscaler.restore_many(small), strict=True):
+            np.testing.assert_array_equal(found, expected(one))
+        frames = [picture(60, 50, seed=i) for i in range(5)]
+        for one, found in zip(frames, upscaler.stream(frames), strict=True):
+            np.testing.assert_array_equal(found, expected(one))
+        deep = upscaler(picture(30, 60).astype(np.uint16) * 257)
+        assert deep.dtype == np.uint16
+
+
+@pytest.mark.parametrize(("limit", "halved"), [(200_000, True), (260_000, False), (10**6, False)])
+def test_out_of_memory_halves_the_tile_and_gives_the_same_picture(
+    kit: Kit,
+    limit: int,
+    halved: bool,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    image = picture(90, 120)
+    with Upscaler(kit.bundle, backend="tensorrt", tile=48) as upscaler:
+        relieve(upscaler)
+        monkeypatch.setattr(rooms, "STEP", 256)
+        kit.provider.limit = limit
+        np.testing.assert_array_equal(upscaler(image), expected(image))
+        backend = upscaler._backend
+        assert isinstance(backend, TensorrtBackend)
+        used = sorted(lane.held for lane in backend._runner._pool._all)
+        assert (used[0] > 0) == (limit == 10**6)  # else one lane alone, and the other holds nothing
+    assert ("out of memory with tiles of 48" in caplog.text) == halved
+
+
+def test_no_memory_for_anything(kit: Kit) -> None:
+    with Upscaler(kit.bundle, backend="tensorrt", tile=48) as upscaler:
+        kit.provider.limit = kit.provider.used
+        with pytest.raises(OutOfMemoryError, match="is the smallest"):
+            upscaler(picture(300, 300))
+        assert kit.provider.used == 0  # the lanes gave all back
+        kit.provider.limit = 1 << 30
+        np.testing.assert_array_equal(upscaler(picture(50, 50)), expected(picture(50, 50)))
+
+
+def test_free_memory_counts_what_the_lanes_keep(kit: Kit) -> None:
+    with kit.open() as backend:
+        assert backend.free_memory() == kit.provider.limit
+        image = picture(200, 200)
+        backend.run(image, tiles_of(image))
+        assert kit.provider.used > 0
+        assert backend.free_memory() == kit.provider.limit
+        assert backend.memory(48) > backend.memory(32) > 0
+
+
+def test_a_refused_run_says_what_tensorrt_logged(kit: Kit) -> None:
+    with kit.open() as backend:
+        kit.fake.fails = True
+        with pytest.raises(BackendError, match=r"could not run it: Cuda Runtime .misaligned"):
+            backend.infer(picture(16, 16)[None])
+        kit.fake.fails = False
+        backend.infer(picture(16, 16)[None])
+
+
+def test_closing_waits_for_runs_and_refuses_new_ones(kit: Kit) -> None:
+    backend, image = kit.open(), picture(200, 100)
+    began, results = threading.Event(), []
+
+    def slow(count: int) -> None:
+        began.set()
+        closing.wait(0.05)
+
+    def work() -> None:
+        results.append(backend.run(image, tiles_of(image), slow))
+
+    closing = threading.Event()
+    thread = threading.Thread(target=work)
+    thread.start()
+    began.wait()
+    backend.close()
+    thread.join()
+    backend.close()
+    np.testing.assert_array_equal(results[0], expected(image))
+    for call in (
+        lambda: backend.infer(image[None]),
+        lambda: backend.run(image, tiles_of(image)),
+        backend.free_memory,
+        lambda: backend.memory(32),
+    ):
+        with pytest.raises(BackendError, match="closed"):
+            call()
+    assert kit.provider.closed == 0  # a result is held
+    results.clear()
+    assert kit.provider.closed == 1
