@@ -19,7 +19,7 @@ COMMANDS = {
     "engines": ("resharp.cli.engines:command", "List, verify and remove the bundles of the store."),
     "export-engines": (
         "resharp.cli.export_engines:command",
-        "TensorRT engines (not in this release).",
+        "Build TensorRT engines, once per GPU.",
     ),
     "doctor": (
         "resharp.cli.doctor:command",

@@ -48,10 +48,10 @@ def command(
     from resharp.export import ExportOptions, export
 
     chosen = ExportOptions(
-        name=name, picture=_pixels(picture), parameters=parse_parameters(parameters), **options
+        name=name, picture=pixels(picture), parameters=parse_parameters(parameters), **options
     )
     began = time.monotonic()
-    steps = _Steps()
+    steps = Steps()
     bundle = export(source, chosen, weights=weights, engines=engines, report=steps.next)
     manifest = bundle.manifest
     click.echo(f"{manifest.name}: {bundle.folder} ({time.monotonic() - began:.0f} s)")
@@ -64,17 +64,19 @@ def command(
     click.echo(f"  next: resharp upscale PHOTO -o OUT -m {manifest.name}")
 
 
-class _Steps:
+class Steps:
     """Prints each step with the time since the start."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
 
     def next(self, line: str) -> None:
+        """One step begins."""
         click.echo(f"[{time.monotonic() - self._began:5.1f} s] {line}", err=True)
 
 
-def _pixels(path: Path | None) -> Any:
+def pixels(path: Path | None) -> Any:
+    """A photo as uint8 BGR; None stays None."""
     if path is None:
         return None
     import numpy as np

@@ -1,17 +1,201 @@
-"""``export-engines``: says what it still lacks."""
+"""``export-engines``: TensorRT engines of models, once per GPU."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import click
 
-from resharp.errors import BackendError
+from resharp import trt as flavours
+from resharp.cli.export import Steps, pixels
+from resharp.cli.targets import choose_targets
+from resharp.engines import PRECISIONS, Bundle, Engine, Likeness, Store
+from resharp.errors import NotExportedError, OptionError, ResharpError
+from resharp.optional import require
+from resharp.paths import engines_folder, weights_folder
+from resharp.runtime.resolve import DEFAULT_MODEL, resolve
+
+if TYPE_CHECKING:
+    from resharp.export.engine import Built, Target
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def command(arguments: tuple[str, ...]) -> None:
-    """Build TensorRT engines from exported models (not in this release)."""
-    raise BackendError(
-        "this release builds no TensorRT engines: its export ends at the ONNX graph "
-        "(resharp export MODEL), which runs with --backend torch or --backend onnx"
+@click.command()
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option("--all", "everything", is_flag=True, help="All models that are fetched or exported.")
+@click.option("--gpu", help="0, 1, all; with TensorRT-RTX also sm86,sm89, or portable.")
+@click.option(
+    "--precision",
+    type=click.Choice([*PRECISIONS, "bf16"]),
+    help="Default: the first of fp16, mixed, fp32 that is close enough to fp32.",
+)
+@click.option(
+    "--flavour",
+    type=click.Choice(flavours.FLAVOURS),
+    help="Default: tensorrt if it is installed, else tensorrt_rtx.",
+)
+@click.option("--tile", type=int, help="Largest side of a tile (default: by the GPU's memory).")
+@click.option("--batch", default=4, show_default=True, help="Most tiles or pictures of one run.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["both", "uint8", "float32"]),
+    default="both",
+    show_default=True,
+    help="float32 serves 16-bit and float pictures.",
+)
+@click.option("--level", type=int, help="Builder optimisation level 0..5 (TensorRT's own).")
+@click.option("--denoise", type=float, help="Denoise strength 0..1, for realesr-general-x4v3.")
+@click.option(
+    "--picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A photo of yours to check on (default: one is drawn).",
+)
+@click.option("--force", is_flag=True, help="Build again what is done.")
+@click.option("--offline", is_flag=True, default=None, help="Download nothing.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Folder of the checkpoints.")
+@click.option("--engines", type=click.Path(path_type=Path), help="Folder of the store.")
+def command(
+    models: tuple[str, ...],
+    everything: bool,
+    gpu: str | None,
+    flavour: str | None,
+    dtype: str,
+    denoise: float | None,
+    picture: Path | None,
+    offline: bool | None,
+    weights: Path | None,
+    engines: Path | None,
+    **options: Any,
+) -> None:
+    """Build TensorRT engines of MODELs (default: the built-in one), once per GPU.
+
+    A model that is not exported yet is exported first. Done work is skipped.
+    """
+    flavour = flavours.pick(flavour)
+    for module in ("torch", "onnx", "onnxruntime", "safetensors"):
+        require(module, feature="Building engines", extra="export")
+    from resharp.export.engine import EngineOptions
+
+    targets = choose_targets(gpu, flavour)
+    chosen = EngineOptions(
+        flavour=flavour,
+        dtypes=("uint8", "float32") if dtype == "both" else (dtype,),
+        picture=pixels(picture),
+        **options,
     )
+    names = _names(models, everything, engines, weights)
+    steps, table, failed = Steps(), [], []
+    for name in names:
+        try:
+            bundle = _bundle(name, denoise, offline, weights, engines, steps)
+            for target in targets:
+                table += _build(bundle, target, chosen, steps)
+        except ResharpError as error:
+            if len(names) == 1:
+                raise
+            failed.append(f"{name}: {error}")
+    _print(table)
+    if failed:
+        raise ResharpError("\n".join(["some engines were not built:", *failed]))
+
+
+def _names(
+    models: tuple[str, ...], everything: bool, engines: Path | None, weights: Path | None
+) -> list[str]:
+    if not everything:
+        return list(dict.fromkeys(models)) or [DEFAULT_MODEL]
+    if models:
+        raise OptionError("name models or say --all, not both")
+    from resharp.weights import catalogue, local_entries
+
+    folder = weights_folder(weights)
+    fetched = [
+        entry.name
+        for entry in (*catalogue().values(), *local_entries(weights).values())
+        if entry.exports and (folder / entry.file).is_file()
+    ]
+    return list(dict.fromkeys([DEFAULT_MODEL, *Store(engines_folder(engines)).names(), *fetched]))
+
+
+def _bundle(
+    name: str,
+    denoise: float | None,
+    offline: bool | None,
+    weights: Path | None,
+    engines: Path | None,
+    steps: Steps,
+) -> Bundle:
+    try:
+        return resolve(name, engines=engines, denoise=denoise)
+    except NotExportedError:
+        from resharp.export import ExportOptions, export
+
+        steps.next(f"{name} is not exported yet: exporting it first")
+        options = ExportOptions(denoise=denoise, offline=offline)
+        return export(name, options, weights=weights, engines=engines, report=steps.next)
+
+
+def _build(bundle: Bundle, target: Target, options: Any, steps: Steps) -> list[Row]:
+    from resharp.export.engine import build_engines
+
+    began = time.monotonic()
+    with _current(target.index if target.gpu else None):
+        check = None if target.index is None else _checker(target.index)
+        built = build_engines(bundle, target, options, check=check, report=steps.next)
+    steps.next(f"{bundle.manifest.name}: {time.monotonic() - began:.0f} s")
+    return [_row(item, target) for item in built]
+
+
+@contextmanager
+def _current(index: int | None) -> Iterator[None]:
+    """Make a GPU the current device of this process, for TensorRT's builder."""
+    if index is None:
+        yield
+        return
+    from resharp.runtime.cuda import open_provider
+
+    provider = open_provider(index)
+    try:
+        with provider.scope():
+            yield
+    finally:
+        provider.close()
+
+
+def _checker(index: int) -> Any:
+    from resharp.runtime.tensorrt import check_engine
+
+    def check(bundle: Bundle, engine: Engine) -> Likeness:
+        return check_engine(bundle, engine, index)
+
+    return check
+
+
+Row = tuple[str, str, str, str, str, str, str]
+HEADINGS: Row = ("model", "GPU", "dtype", "precision", "seconds", "MB", "parity")
+
+
+def _row(built: Built, target: Target) -> Row:
+    engine = built.engine
+    likeness, where = (
+        (built.likeness, "on the GPU") if built.likeness else (engine.graph, "graph, on the CPU")
+    )
+    return (
+        engine.model,
+        target.label,
+        engine.recipe.dtype,
+        engine.recipe.precision,
+        "done" if built.skipped else f"{built.seconds:.1f}",
+        f"{engine.file.size / 1e6:.1f}",
+        f"{likeness.psnr:.1f} dB ({where})",
+    )
+
+
+def _print(rows: Iterable[Row]) -> None:
+    table = [HEADINGS, *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(HEADINGS))]
+    for row in table:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))

@@ -7,7 +7,6 @@ smallest pictures there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,10 @@ from numpy.typing import NDArray
 
 from resharp.engines import Parity
 from resharp.errors import ParityError
+from resharp.export.infer import Infer
 from resharp.export.picture import draw
 
 Array = NDArray[Any]
-Infer = Callable[[Array], Array]
-"""``[n, h, w, 3]`` to ``[n, h*s, w*s, 3]``, of one dtype."""
 
 SHAPES = ((1, 24, 36), (3, 17, 23), (2, 31, 8), (1, 1, 1), (1, 3, 5), (4, 2, 2))
 """Inputs compared: (n, h, w). None is the example of the trace."""

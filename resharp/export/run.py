@@ -9,9 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -30,6 +28,7 @@ from resharp.errors import BundleError, NotExportedError, OptionError
 from resharp.export import activation, overlap, parity
 from resharp.export.external import externalise, spans
 from resharp.export.graph import EXPORTERS, OPSET, trace
+from resharp.export.infer import Infer, in_onnxruntime, in_torch
 from resharp.export.picture import draw
 from resharp.export.sources import Origin, locate
 from resharp.paths import engines_folder
@@ -39,7 +38,7 @@ Array = NDArray[Any]
 Report = Callable[[str], None]
 """Told each step as it begins, and each notice, a line."""
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised when the same weights come out as other graphs, so that old bundles are remade."""
 PACKAGES = ("torch", "onnx", "onnxruntime", "onnxscript")
 
@@ -159,7 +158,7 @@ def _export(origin: Origin, options: ExportOptions, draft: Draft, report: Report
     for dtype, module in modules.items():
         report(f"tracing the {dtype} graph ({options.exporter})")
         graphs[dtype] = _graph(module, dtype, weights, draft.folder, options.exporter)
-    infer = {dtype: _session(draft.folder / file.name) for dtype, file in graphs.items()}
+    infer = {dtype: in_onnxruntime(draft.folder / file.name) for dtype, file in graphs.items()}
     report("comparing the graphs with PyTorch")
     figures = _compare(modules, infer)
     report("measuring the overlap")
@@ -237,26 +236,10 @@ def _named(path: Path, stem: str) -> File:
     return File(name=renamed.name, sha256=file.sha256, size=file.size)
 
 
-def _session(path: Path) -> parity.Infer:
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda batch: np.asarray(session.run(None, {name: batch})[0])
-
-
-def _in_torch(module: nn.Module) -> parity.Infer:
-    def infer(batch: Array) -> Array:
-        with torch.inference_mode():
-            return np.asarray(module(torch.from_numpy(batch)).numpy())
-
-    return infer
-
-
-def _compare(modules: Mapping[str, nn.Module], infer: Mapping[str, parity.Infer]) -> Parity:
+def _compare(modules: Mapping[str, nn.Module], infer: Mapping[str, Infer]) -> Parity:
     return parity.compare(
-        _in_torch(modules["uint8"]),
-        _in_torch(modules["float32"]),
+        in_torch(modules["uint8"]),
+        in_torch(modules["float32"]),
         infer["uint8"],
         infer["float32"],
     )

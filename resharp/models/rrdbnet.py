@@ -118,8 +118,11 @@ class RRDBNet(nn.Module):
 
     def _pad(self, x: torch.Tensor) -> torch.Tensor:
         # No `if`: a test of the size would be frozen into a traced graph. An amount of 0 is a
-        # valid amount, and replicate padding, unlike reflect, has no smallest size.
-        bottom, right = -x.shape[2] % self.unshuffle, -x.shape[3] % self.unshuffle
+        # valid amount, and replicate padding, unlike reflect, has no smallest size. Not
+        # `-height % step`: TensorRT-RTX 1.7 cannot infer shapes through a remainder.
+        step, height, width = self.unshuffle, x.shape[2], x.shape[3]
+        bottom = (height + step - 1) // step * step - height
+        right = (width + step - 1) // step * step - width
         return F.pad(x, (0, right, 0, bottom), mode="replicate")
 
     def _upscale(self, x: torch.Tensor) -> torch.Tensor:

@@ -63,13 +63,6 @@ def test_doctor_without_any_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pip install 'resharp[cpu]'" in output
 
 
-def test_export_engines_says_what_it_lacks() -> None:
-    code, output = call("export-engines", "realesrgan-x4plus", "--gpu", "all")
-    assert code == 1
-    assert "builds no TensorRT engines" in output
-    assert "resharp export MODEL" in output
-
-
 def test_import_export_list_verify_remove(home: Path) -> None:
     save_checkpoint(random_network("compact"), Path("My Net.pth"))
     code, output = call("weights", "import", "My Net.pth", "--as", "mine")

@@ -13,16 +13,8 @@ from resharp.errors import ParityError
 from resharp.export import parity
 from resharp.export.external import externalise, spans
 from resharp.export.graph import EXPORTERS, INPUT, OPSET, check, trace
-from resharp.export.run import _session
+from resharp.export.infer import Infer, in_onnxruntime, in_torch
 from tests.conftest import random_network
-
-
-def in_torch(module: nn.Module) -> parity.Infer:
-    def infer(batch: parity.Array) -> parity.Array:
-        with torch.inference_mode():
-            return np.asarray(module(torch.from_numpy(batch)).numpy())
-
-    return infer
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
@@ -37,7 +29,7 @@ def test_both_exporters_compute_what_torch_computes(
         path = tmp_path / f"{dtype}.onnx"
         model = trace(module.eval(), dtype, path, exporter=exporter)
         assert [item.version for item in model.opset_import if not item.domain] == [OPSET]
-        infer.append(_session(path))
+        infer.append(in_onnxruntime(path))
     figures = parity.compare(in_torch(both[0]), in_torch(both[1]), *infer)
     assert figures.shapes == parity.SHAPES
     assert figures.float_max_abs < 1e-4
@@ -68,7 +60,7 @@ def test_the_gate_sees_a_baked_batch(tmp_path: Path) -> None:
     path = tmp_path / "baked.onnx"
     module = BakesItsBatch()
     trace(module, torch.uint8, path)
-    run = _session(path)
+    run = in_onnxruntime(path)
     with pytest.raises(
         ParityError, match=r"gives uint8 \(2, 24, 36, 3\), PyTorch gives uint8 \(1,"
     ):
@@ -84,7 +76,7 @@ def test_the_gate_sees_a_baked_batch(tmp_path: Path) -> None:
         (lambda x: x.astype(np.float64), "gives float64"),
     ],
 )
-def test_the_gate_sees_wrong_floats(wrong: parity.Infer, message: str) -> None:
+def test_the_gate_sees_wrong_floats(wrong: Infer, message: str) -> None:
     with pytest.raises(ParityError, match=message):
         parity.compare(lambda x: x, lambda x: x, lambda x: x, wrong)
 
@@ -142,11 +134,11 @@ def test_weights_are_shared_and_not_copied(tmp_path: Path) -> None:
     models.save_safetensors(models.read_checkpoint(tmp_path / "n.pth"), weights)
     path = tmp_path / "g.onnx"
     model = trace(models.ByteImage(network), torch.uint8, path)
-    before = _session(path)
+    before = in_onnxruntime(path)
     moved = externalise(model, weights.name, spans(weights))
     shared = tmp_path / "shared.onnx"
     onnx.save_model(model, str(shared))
     assert moved > 0.9 * sum(p.numel() * 4 for p in network.parameters() if p.dim() == 4)
     assert shared.stat().st_size + moved - path.stat().st_size < 4096
     picture = np.random.default_rng(0).integers(0, 256, (1, 9, 7, 3)).astype(np.uint8)
-    np.testing.assert_array_equal(_session(shared)(picture), before(picture))
+    np.testing.assert_array_equal(in_onnxruntime(shared)(picture), before(picture))

@@ -1,0 +1,196 @@
+"""ONNX to engine, for TensorRT 10 and 11 and TensorRT-RTX alike.
+
+The network is always strongly typed: TensorRT 11 and RTX know nothing else, and so the precision is
+that of the graph. Nothing in TensorRT raises; what returns None, False or -1 becomes our error with
+the log's lines. Names and traps: docs/tensorrt.md.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from resharp import trt as flavours
+from resharp.engines import PORTABLE, Profile, write_whole
+from resharp.errors import BuildError, OutputError
+
+Report = Callable[[str], None]
+
+
+class Cancel:
+    """Asks a build to stop at its next step."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+
+def build(
+    trt: Any,
+    graph: Path,
+    profile: Profile,
+    *,
+    targets: Sequence[str] = (),
+    level: int | None = None,
+    timing_cache: Path | None = None,
+    report: Report = lambda line: None,
+    cancel: Cancel | None = None,
+) -> bytes:
+    """Build one engine.
+
+    Args:
+        trt: the module of a flavour.
+        graph: ONNX file; weights outside it lie beside it.
+        profile: inputs to build for.
+        targets: TensorRT-RTX: ``sm86``, ..., or ``portable``; empty: the current GPU.
+        level: builder optimisation level 0..5; None is TensorRT's own.
+        timing_cache: TensorRT: measured kernels of earlier builds, read and written.
+        report: told each phase.
+        cancel: asked between TensorRT's steps.
+
+    Raises:
+        BuildError: TensorRT refused; its log lines are kept.
+        KeyboardInterrupt: ``cancel`` was asked.
+    """
+    log = flavours.logger(trt)
+    builder = _builder(trt, log)
+    network = _parse(trt, builder, graph, log)
+    config = builder.create_builder_config()
+    cancel = cancel or Cancel()
+    config.progress_monitor = _monitor(trt, report, cancel)
+    if level is not None:
+        config.builder_optimization_level = level
+    _target(trt, config, targets, log)
+    _add_profile(builder, network, config, profile, log)
+    if timing_cache is not None:
+        _load_timing(config, timing_cache)
+    data = builder.build_serialized_network(network, config)
+    if cancel.asked:
+        raise KeyboardInterrupt
+    data = bytes(_made(data, log, f"build {graph.name}"))
+    if timing_cache is not None:
+        _save_timing(config, timing_cache, report)
+    return data
+
+
+def in_background(work: Callable[[], bytes], cancel: Cancel, report: Report) -> bytes:
+    """Run a build in a thread, so that Ctrl-C is heard while TensorRT computes.
+
+    The first Ctrl-C asks the build to stop, and waits for that; a second one does not wait.
+    """
+    done: list[bytes] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="resharp-build", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.1)
+    except KeyboardInterrupt:
+        cancel.asked = True
+        report("stopping: TensorRT can do so only between its steps")
+        thread.join()
+        raise
+    if failed:
+        raise failed[0]
+    return done[0]
+
+
+def _builder(trt: Any, log: Any) -> Any:
+    try:
+        return _made(trt.Builder(log), log, "start its builder")
+    except TypeError as error:  # what the bindings make of a null pointer
+        raise BuildError(
+            f"TensorRT could not start its builder ({log.errors()}): it needs a working NVIDIA "
+            "driver; see resharp doctor"
+        ) from error
+
+
+def _parse(trt: Any, builder: Any, graph: Path, log: Any) -> Any:
+    flag = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = _made(builder.create_network(flag), log, "make a network")
+    parser = trt.OnnxParser(network, log)
+    parsed = parser.parse_from_file(str(graph))
+    if not parsed:
+        lines = [str(parser.get_error(index)) for index in range(parser.num_errors)]
+        raise BuildError(f"TensorRT cannot read {graph}: {'; '.join(lines) or log.errors()}")
+    if not (network.num_layers and network.num_inputs == 1 and network.num_outputs == 1):
+        # It parses an empty file, or plain text, without a complaint.
+        raise BuildError(
+            f"TensorRT found no network in {graph} ({network.num_layers} layers, "
+            f"{network.num_inputs} inputs, {network.num_outputs} outputs): export the model again"
+        )
+    return network
+
+
+def _target(trt: Any, config: Any, targets: Sequence[str], log: Any) -> None:
+    if not targets or targets[0] == PORTABLE:
+        return
+    config.num_compute_capabilities = len(targets)
+    for index, target in enumerate(targets):
+        capability = getattr(trt.ComputeCapability, target.upper())
+        if not config.set_compute_capability(capability, index):
+            raise BuildError(f"this TensorRT-RTX cannot build for {target}: {log.errors()}")
+
+
+def _add_profile(builder: Any, network: Any, config: Any, profile: Profile, log: Any) -> None:
+    shapes = builder.create_optimization_profile()
+    small, large = profile.smallest, profile.tile
+    shapes.set_shape(
+        network.get_input(0).name,
+        (1, small, small, 3),
+        (1, large, large, 3),
+        (profile.batch, large, large, 3),
+    )
+    if config.add_optimization_profile(shapes) < 0:
+        raise BuildError(f"TensorRT refuses the sizes {profile}: {log.errors()}")
+
+
+def _monitor(trt: Any, report: Report, cancel: Cancel) -> Any:
+    began = time.monotonic()
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # known only at run time
+        """Names phases; a share of them says nothing, since one step may be nearly all."""
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            if parent is None:
+                report(f"{phase} (after {time.monotonic() - began:.0f} s)")
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            return not cancel.asked
+
+        def phase_finish(self, phase: str) -> None:
+            pass
+
+    return Monitor()
+
+
+def _load_timing(config: Any, path: Path) -> None:
+    try:
+        data = path.read_bytes()
+    except OSError:
+        data = b""
+    cache = config.create_timing_cache(data)
+    if not (cache and config.set_timing_cache(cache, False)):
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+
+
+def _save_timing(config: Any, path: Path, report: Report) -> None:
+    try:
+        write_whole(path, bytes(config.get_timing_cache().serialize()))
+    except OutputError as error:
+        report(f"the timing cache was not kept: {error}")
+
+
+def _made(thing: Any, log: Any, what: str) -> Any:
+    if thing is None:
+        raise BuildError(f"TensorRT could not {what}: {log.errors()}")
+    return thing

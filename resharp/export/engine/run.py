@@ -1,0 +1,279 @@
+"""Builds the engines of one bundle: skip what is done, gate the graph, build, store, check."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from resharp import trt as flavours
+from resharp.engines import Bundle, Engine, File, Likeness, Profile, Recipe, sha256_of
+from resharp.errors import OptionError, OutputError, ParityError
+from resharp.export.engine.builder import Cancel, Report, build, in_background
+from resharp.export.engine.reference import FLOOR_DB, Reference, compare, make_reference
+from resharp.export.engine.target import Target, choose_tile
+from resharp.export.engine.typed import TYPING, typed_graph
+from resharp.models.precision import PRECISIONS
+
+SMALLEST = 16
+"""Side of the smallest window that an engine takes; smaller pictures are padded to it."""
+LADDER = ("fp16", "mixed", "fp32")
+"""What is tried in turn where no precision is asked for."""
+DTYPES = ("uint8", "float32")
+_OLD = "sm75"  # Turing has no bfloat16
+
+Check = Callable[[Bundle, Engine], Likeness]
+"""Runs an engine on its GPU and compares it with its reference."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How to build engines."""
+
+    flavour: str | None = None
+    """``tensorrt`` or ``tensorrt_rtx``; None takes the first that is installed."""
+    precision: str | None = None
+    """``fp16``, ``mixed``, ``fp32`` or ``bf16``; None takes the first of fp16, mixed and fp32 that
+    is close enough to fp32."""
+    tile: int | None = None
+    """Largest side of a tile; None chooses by the GPU's memory."""
+    batch: int = 4
+    """Most pictures, or tiles, of one run."""
+    dtypes: tuple[str, ...] = DTYPES
+    """One engine for each: ``uint8``, and ``float32`` for 16-bit and float pictures."""
+    level: int | None = None
+    """Builder optimisation level 0..5; None is TensorRT's own."""
+    picture: NDArray[Any] | None = None
+    """uint8 BGR photo to check on; None draws one."""
+    force: bool = False
+    """Build again what is done."""
+
+    def __post_init__(self) -> None:
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise OptionError(f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
+        if not (isinstance(self.batch, int) and 1 <= self.batch <= 64):
+            raise OptionError(f"batch is {self.batch!r}; it must be in 1..64")
+        if self.level is not None and self.level not in range(6):
+            raise OptionError(f"level is {self.level!r}; it must be in 0..5")
+        if not self.dtypes or set(self.dtypes) - set(DTYPES):
+            raise OptionError(f"dtypes {self.dtypes!r} are not some of {', '.join(DTYPES)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """What became of one engine."""
+
+    engine: Engine
+    seconds: float
+    """That it took now; 0 where it was done."""
+    skipped: bool
+    """Whether it was there already."""
+    likeness: Likeness | None
+    """Against FP32 on the GPU; None where none was at hand."""
+
+
+def build_engines(
+    bundle: Bundle,
+    target: Target,
+    options: EngineOptions | None = None,
+    *,
+    check: Check | None = None,
+    report: Report = lambda line: None,
+) -> tuple[Built, ...]:
+    """Build the engines of one bundle for one target, or find them done.
+
+    Args:
+        bundle: an exported model.
+        target: what to build for; a GPU of this machine must be the current device.
+        options: how.
+        check: runs an engine on its GPU; None: there is none, and the first run will check.
+        report: told the steps.
+
+    Raises:
+        BuildError: TensorRT refused.
+        ParityError: the precision asked for, or every one, is too far from fp32.
+        OutputError: the store cannot be written; nothing was changed.
+        MissingExtraError: no TensorRT is installed.
+    """
+    options = options or EngineOptions()
+    bundle.verify()
+    work = _Work(bundle, target, options, check, report)
+    built = []
+    for dtype in options.dtypes:
+        if dtype in bundle.manifest.graphs:
+            built.append(work.build(dtype))
+    return tuple(built)
+
+
+class _Work:
+    """The builds of one bundle for one target."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        target: Target,
+        options: EngineOptions,
+        check: Check | None,
+        report: Report,
+    ) -> None:
+        self._bundle, self._target, self._options = bundle, target, options
+        self._check, self._report = check, report
+        self._flavour = flavours.pick(options.flavour)
+        self._trt = flavours.load(self._flavour)
+        tile = choose_tile(bundle.manifest, target.memory, options.tile)
+        self._profile = Profile(smallest=SMALLEST, tile=tile, batch=options.batch)
+        self._reference: Reference | None = None
+        self._settled: str | None = options.precision
+
+    def build(self, dtype: str) -> Built:
+        """One engine, in the first precision that is close enough."""
+        ladder = LADDER if self._settled is None else (self._settled,)
+        for precision in ladder:
+            try:
+                built = self._one(dtype, precision)
+            except ParityError as error:
+                if precision == ladder[-1]:
+                    raise
+                self._report(f"{error}; trying {ladder[ladder.index(precision) + 1]}")
+                continue
+            self._settled = precision  # both dtypes alike
+            return built
+        raise AssertionError("a ladder has a last step")
+
+    def _one(self, dtype: str, precision: str) -> Built:
+        recipe = self._recipe(dtype, precision)
+        key, shelf = recipe.key(), self._bundle.shelf
+        waiting = f"another process builds {self._name(recipe)}: waiting for it"
+        began = time.monotonic()
+        with shelf.building(key, on_wait=lambda: self._report(waiting)) as draft:
+            engine = None if self._options.force else shelf.find(key)
+            skipped = engine is not None
+            if engine is None:
+                reference = self._make_reference()
+                data, graph, seconds = self._make(recipe, reference)
+                file = _described(f"{key}.engine", data)
+                made = self._versions()
+                engine = Engine(
+                    model=self._bundle.manifest.name,
+                    recipe=recipe,
+                    file=file,
+                    reference=reference.file,
+                    graph=graph,
+                    seconds=round(seconds, 2),
+                    versions=made,
+                )
+                draft.commit(engine, data, reference.data)
+            else:
+                self._report(f"{self._name(recipe)} is built already: nothing to do")
+        likeness = self._checked(engine)
+        spent = 0.0 if skipped else time.monotonic() - began
+        return Built(engine=engine, seconds=spent, skipped=skipped, likeness=likeness)
+
+    def _recipe(self, dtype: str, precision: str) -> Recipe:
+        manifest, target = self._bundle.manifest, self._target
+        targets = target.targets
+        if precision == "bf16" and _OLD in targets:
+            targets = tuple(name for name in targets if name != _OLD)
+            if not targets:
+                raise OptionError(f"{_OLD} (Turing) has no bf16: use --precision fp16 or mixed")
+            self._report(f"{_OLD} (Turing) has no bf16: building for {', '.join(targets)}")
+        return Recipe(
+            graph=manifest.graphs[dtype].sha256,
+            weights=manifest.weights.sha256,
+            dtype=dtype,
+            precision=precision,
+            flavour=self._flavour,
+            version=self._trt.__version__,
+            targets=targets,
+            gpu=target.gpu,
+            capability=target.capability,
+            driver=target.driver,
+            profile=self._profile,
+            options={"level": self._options.level, "typing": TYPING},
+        )
+
+    def _make(self, recipe: Recipe, reference: Reference) -> tuple[bytes, Likeness, float]:
+        name = self._name(recipe)
+        with _scratch(self._bundle) as folder:
+            self._report(f"{name}: typing the graph")
+            graph, infer = typed_graph(self._bundle, recipe.dtype, recipe.precision, folder)
+            likeness = compare(infer, reference, recipe.dtype)
+            if not likeness.passed:
+                raise ParityError(
+                    f"{name}: the graph is {likeness.psnr:.1f} dB from fp32 on the CPU, under "
+                    f"{FLOOR_DB:.0f}"
+                )
+            began, cancel = time.monotonic(), Cancel()
+
+            def work() -> bytes:
+                return build(
+                    self._trt,
+                    graph,
+                    recipe.profile,
+                    targets=recipe.targets,
+                    level=self._options.level,
+                    timing_cache=self._timing_cache(recipe),
+                    report=lambda line: self._report(f"{name}: {line}"),
+                    cancel=cancel,
+                )
+
+            data = in_background(work, cancel, self._report)
+            return data, likeness, time.monotonic() - began
+
+    def _checked(self, engine: Engine) -> Likeness | None:
+        if self._check is None or self._target.index is None:
+            return None
+        likeness = self._check(self._bundle, engine)
+        if not likeness.passed:
+            raise ParityError(
+                f"{self._name(engine.recipe)}: the engine is {likeness.psnr:.1f} dB from fp32 on "
+                f"{self._target.label}, under {FLOOR_DB:.0f}: it will not be used"
+            )
+        return likeness
+
+    def _make_reference(self) -> Reference:
+        if self._reference is None:
+            self._report("running the fp32 graph on the CPU, to compare with")
+            tile = self._profile.tile
+            self._reference = make_reference(self._bundle, tile, self._options.picture)
+        return self._reference
+
+    def _timing_cache(self, recipe: Recipe) -> Path | None:
+        if self._flavour != flavours.TENSORRT:
+            return None  # TensorRT-RTX measures nothing at build time
+        kind = "".join(c if c.isalnum() else "-" for c in f"{recipe.gpu}-{recipe.version}".lower())
+        return self._bundle.shelf.folder / f"timing-{kind}.cache"
+
+    def _name(self, recipe: Recipe) -> str:
+        model = self._bundle.manifest.name
+        return f"{model} {recipe.dtype} {recipe.precision} for {self._target.label}"
+
+    def _versions(self) -> dict[str, str]:
+        packages = ("resharp", "torch", "onnx", "onnxruntime")
+        return {package: version(package) for package in packages}
+
+
+def _described(name: str, data: bytes) -> File:
+    return File(name=name, sha256=sha256_of(Path(name), data), size=len(data))
+
+
+@contextmanager
+def _scratch(bundle: Bundle) -> Iterator[Path]:
+    """A folder for graphs, on the store's disk: they may be too large for the system's."""
+    root = bundle.shelf.folder
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=".graphs-", dir=root))
+    except OSError as error:
+        raise OutputError(f"cannot write in {root}: {error}") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,49 @@
+"""The graph that TensorRT is given: strongly typed, so its precision is written in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from resharp import models
+from resharp.engines import Bundle
+from resharp.export.graph import trace
+from resharp.export.infer import Infer, in_onnxruntime, in_torch
+from resharp.export.picture import draw
+from resharp.models.precision import with_precision
+
+TYPING = 1
+"""Part of the key: raised when the same precision comes out as another graph."""
+
+
+def typed_graph(bundle: Bundle, dtype: str, precision: str, folder: Path) -> tuple[Path, Infer]:
+    """The ONNX file of one precision, and the same on the CPU.
+
+    ``fp32`` is the bundle's own graph, with its weights outside. The others are traced anew from
+    the bundle's weights.
+
+    Args:
+        bundle: a whole bundle.
+        dtype: ``uint8`` or ``float32``, in and out.
+        precision: ``fp16``, ``mixed``, ``fp32`` or ``bf16``.
+        folder: to write into.
+    """
+    if precision == "fp32":
+        path = bundle.path(bundle.manifest.graphs[dtype])
+        return path, in_onnxruntime(path)
+    checkpoint = models.read_checkpoint(bundle.path(bundle.manifest.weights))
+    network = with_precision(models.build(checkpoint), precision, _example())
+    wrap = models.ByteImage if dtype == "uint8" else models.FloatImage
+    module = wrap(network).eval()
+    path = folder / f"{dtype}-{precision}.onnx"
+    trace(module, getattr(torch, dtype), path)
+    # onnxruntime has no bfloat16 convolution on the CPU.
+    return path, in_torch(module) if precision == "bf16" else in_onnxruntime(path)
+
+
+def _example(side: int = 64) -> torch.Tensor:
+    """A drawn picture as RGB planes, to see the range of activations on."""
+    pixels = np.ascontiguousarray(draw(side, side)[:, :, ::-1].transpose(2, 0, 1)[None])
+    return torch.from_numpy(pixels.astype(np.float32) / np.float32(255))

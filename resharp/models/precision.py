@@ -1,0 +1,91 @@
+"""A network's arithmetic: fp16, mixed, bf16. The weights that stay fp32 are never rounded."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from resharp.errors import OptionError
+
+PRECISIONS = ("fp16", "mixed", "fp32", "bf16")
+LARGE = 1e4
+"""Activations beyond this keep their layer in fp32 under ``mixed``; fp16 ends at 65504."""
+_WEIGHTED = (nn.Conv2d, nn.Linear)
+
+
+class _HalfLayer(nn.Module):
+    """A layer that computes in fp16 between fp32 neighbours."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer.half()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the layer, fp32 in and out."""
+        out: Tensor = self.layer(x.half()).float()
+        return out
+
+
+def with_precision(network: nn.Module, precision: str, example: Tensor | None = None) -> nn.Module:
+    """A copy of a network that computes in another precision.
+
+    ``fp16`` and ``bf16`` convert all of it. ``mixed`` converts the convolutions and linear layers,
+    but for the first, the last and those that take or give more than :data:`LARGE` on
+    ``example``; activations, sums and norms between them stay fp32.
+
+    Args:
+        network: in fp32.
+        precision: one of :data:`PRECISIONS`.
+        example: float32 ``[n, c, h, w]`` that ``mixed`` measures on; None measures nothing.
+
+    Raises:
+        OptionError: there is no such precision.
+    """
+    if precision not in PRECISIONS:
+        raise OptionError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    own = copy.deepcopy(network)
+    if precision == "fp16":
+        return own.half()
+    if precision == "bf16":
+        return own.bfloat16()
+    if precision == "mixed":
+        _mix(own, example)
+    return own
+
+
+def ranges(network: nn.Module, example: Tensor) -> dict[str, float]:
+    """Largest absolute input or output of each convolution and linear layer, by name."""
+    found: dict[str, float] = {}
+
+    def hook(name: str) -> object:
+        def note(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+            largest = max(float(value.abs().max()) for value in (inputs[0], out))
+            found[name] = max(found.get(name, 0.0), largest)
+
+        return note
+
+    handles = [
+        module.register_forward_hook(hook(name))  # type: ignore[arg-type]
+        for name, module in network.named_modules()
+        if isinstance(module, _WEIGHTED)
+    ]
+    try:
+        with torch.inference_mode():
+            network(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _mix(network: nn.Module, example: Tensor | None) -> None:
+    large = {} if example is None else ranges(network, example)
+    names = [name for name, module in network.named_modules() if isinstance(module, _WEIGHTED)]
+    for name in names[1:-1]:
+        if not large.get(name, 0.0) <= LARGE:  # NaN compares false
+            continue
+        parent, _, child = name.rpartition(".")
+        owner = network.get_submodule(parent) if parent else network
+        setattr(owner, child, _HalfLayer(getattr(owner, child)))
