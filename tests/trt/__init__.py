@@ -1,0 +1,1 @@
+"""Our use of TensorRT, held against the names that its real Python bindings have."""
