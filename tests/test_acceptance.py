@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import parity, quality, seams
+from benchmarks import parity, precision, quality, seams
 from benchmarks.common import load
 from resharp import Upscaler
 from resharp.engines import Bundle
@@ -33,6 +33,12 @@ def test_the_official_checkpoint_agrees_with_torch_on_every_photo(animevideo: Bu
 @needs_animevideo
 def test_the_official_checkpoint_leaves_no_seam(animevideo: Bundle) -> None:
     done = CliRunner().invoke(seams.main, [str(PHOTOS), "-m", str(animevideo.folder)])
+    assert done.exit_code == 0, done.output
+
+
+@needs_animevideo
+def test_the_official_checkpoint_is_in_fp16_what_it_is_in_fp32(animevideo: Bundle) -> None:
+    done = CliRunner().invoke(precision.main, [str(PHOTOS), "-m", str(animevideo.folder)])
     assert done.exit_code == 0, done.output
 
 
