@@ -10,7 +10,13 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from resharp.errors import BackendError
+from resharp.errors import BackendError, OutOfMemoryError, ResharpError
+
+_HINTS = {
+    "CUDA_ERROR_NO_DEVICE": "it shows no GPU: see nvidia-smi, and CUDA_VISIBLE_DEVICES",
+    "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": "it was updated under a running system: restart that",
+    "CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE": "too new for this GPU: update the driver",
+}
 
 
 @dataclass(frozen=True)
@@ -29,14 +35,63 @@ class CudaError(BackendError):
     """The CUDA driver is absent or refused a call."""
 
 
+class Driver:
+    """The started driver, its refusals as our errors.
+
+    Raises:
+        CudaError: there is no driver, or it does not start; the message says which.
+    """
+
+    LAST_CODE = 999
+
+    def __init__(self) -> None:
+        name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+        try:
+            self._library = ctypes.CDLL(name)
+        except OSError as error:
+            raise CudaError(f"no NVIDIA driver ({name} is not there)") from error
+        self.call("cuInit", 0)
+
+    def call(self, name: str, *args: Any) -> None:
+        """Call a function of ``cuda.h`` by the name under which the library exports it."""
+        code = getattr(self._library, name)(*args)
+        if code:
+            raise refusal(name, self._text("cuGetErrorName", code) or f"CUDA error {code}")
+
+    def number(self, name: str, *args: Any) -> int:
+        """Call a function whose first argument is the place of an ``int``."""
+        value = ctypes.c_int()
+        self.call(name, ctypes.byref(value), *args)
+        return value.value
+
+    def error_name(self, description: str) -> str:
+        """The name of the error that CUDA describes so; pycuda passes on nothing else."""
+        for code in range(1, self.LAST_CODE + 1):
+            if self._text("cuGetErrorString", code) == description:
+                return self._text("cuGetErrorName", code)
+        return description
+
+    def _text(self, name: str, code: int) -> str:
+        text = ctypes.c_char_p()
+        getattr(self._library, name)(code, ctypes.byref(text))
+        return (text.value or b"").decode()
+
+
+def refusal(call: str, error: str) -> ResharpError:
+    """The exception for a call that CUDA refused with ``error``."""
+    kind = OutOfMemoryError if error == "CUDA_ERROR_OUT_OF_MEMORY" else CudaError
+    hint = f" ({_HINTS[error]})" if error in _HINTS else ""
+    return kind(f"the NVIDIA driver answered {call} with {error}{hint}")
+
+
 def gpus() -> tuple[Gpu, ...]:
     """All GPUs that the driver shows.
 
     Raises:
         CudaError: there is no driver, or it does not start; the message says which.
     """
-    driver = _driver()
-    return tuple(_gpu(driver, index) for index in range(_number(driver.cuDeviceGetCount)))
+    driver = Driver()
+    return tuple(_gpu(driver, index) for index in range(driver.number("cuDeviceGetCount")))
 
 
 def driver_version() -> str:
@@ -45,7 +100,7 @@ def driver_version() -> str:
     Raises:
         CudaError: there is no driver.
     """
-    version = _number(_driver().cuDriverGetVersion)
+    version = Driver().number("cuDriverGetVersion")
     return f"{version // 1000}.{version % 1000 // 10}"
 
 
@@ -55,49 +110,26 @@ def cuda_free_memory(index: int) -> int:
     Raises:
         CudaError: there is no driver or no such GPU.
     """
-    driver, context, device = _driver(), ctypes.c_void_p(), ctypes.c_int()
-    _call(driver.cuDeviceGet, ctypes.byref(device), index)
-    _call(driver.cuDevicePrimaryCtxRetain, ctypes.byref(context), device)
+    driver, context = Driver(), ctypes.c_void_p()
+    device = driver.number("cuDeviceGet", index)
+    driver.call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
     try:
-        _call(driver.cuCtxPushCurrent_v2, context)
+        driver.call("cuCtxPushCurrent_v2", context)
         try:
             free, total = ctypes.c_size_t(), ctypes.c_size_t()
-            _call(driver.cuMemGetInfo_v2, ctypes.byref(free), ctypes.byref(total))
+            driver.call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
         finally:
-            _call(driver.cuCtxPopCurrent_v2, ctypes.byref(ctypes.c_void_p()))
+            driver.call("cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p()))
     finally:
-        _call(driver.cuDevicePrimaryCtxRelease_v2, device)
+        driver.call("cuDevicePrimaryCtxRelease_v2", device)
     return free.value
 
 
-def _driver() -> Any:
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        driver = ctypes.CDLL(name)
-    except OSError as error:
-        raise CudaError(f"no NVIDIA driver ({name} is not there)") from error
-    _call(driver.cuInit, 0)
-    return driver
-
-
-def _call(function: Any, *args: Any) -> None:
-    code = function(*args)
-    if code:
-        raise CudaError(f"the NVIDIA driver answered {function.__name__} with CUDA error {code}")
-
-
-def _number(function: Any, *args: Any) -> int:
-    value = ctypes.c_int()
-    _call(function, ctypes.byref(value), *args)
-    return value.value
-
-
-def _gpu(driver: Any, index: int) -> Gpu:
-    device = ctypes.c_int()
-    _call(driver.cuDeviceGet, ctypes.byref(device), index)
+def _gpu(driver: Driver, index: int) -> Gpu:
+    device = driver.number("cuDeviceGet", index)
     name, total = ctypes.create_string_buffer(256), ctypes.c_size_t()
-    _call(driver.cuDeviceGetName, name, 256, device)
-    _call(driver.cuDeviceTotalMem_v2, ctypes.byref(total), device)
-    major = _number(driver.cuDeviceGetAttribute, 75, device)
-    minor = _number(driver.cuDeviceGetAttribute, 76, device)
+    driver.call("cuDeviceGetName", name, 256, device)
+    driver.call("cuDeviceTotalMem_v2", ctypes.byref(total), device)
+    major = driver.number("cuDeviceGetAttribute", 75, device)
+    minor = driver.number("cuDeviceGetAttribute", 76, device)
     return Gpu(index, name.value.decode(), f"{major}.{minor}", total.value)

@@ -367,7 +367,7 @@ def test_what_cannot_be_opened(run: Run) -> None:
     done = run("refused(open_provider, 3)", opened=False)
     assert "CudaError: the NVIDIA driver answered cuDeviceGet with" in done.stdout
     done = run("refused(open_provider, 0)", opened=False, FAKE_CUDA_INIT="100")
-    assert "CudaError: the NVIDIA driver answered cuInit with CUDA error 100" in done.stdout
+    assert "CudaError: the NVIDIA driver answered cuInit with CUDA_ERROR_NO_DEVICE" in done.stdout
     failing = "cuDevicePrimaryCtxRetain:1"
     done = run("refused(open_provider, 0)", opened=False, FAKE_CUDA_FAIL=failing)
     assert "cuDevicePrimaryCtxRetain with CUDA_ERROR_UNKNOWN" in done.stdout

@@ -30,7 +30,7 @@ from resharp.runtime.cuda.provider import (
     Stream,
     checked,
 )
-from resharp.runtime.devices import CudaError
+from resharp.runtime.devices import CudaError, Driver, refusal
 
 NON_BLOCKING = 1
 NO_TIMING = 2
@@ -41,7 +41,7 @@ class _Api:
 
     def __init__(self) -> None:
         require("pycuda", feature="CUDA through pycuda", extra="pycuda")
-        self.driver = graphs.Driver()  # pycuda.driver would say ImportError where there is none
+        self.driver = Driver()  # pycuda.driver would say ImportError where there is none
         self.pycuda: Any = require(
             "pycuda.driver", feature="CUDA through pycuda", extra="pycuda", package="pycuda"
         )
@@ -53,7 +53,7 @@ class _Api:
         except self.pycuda.Error as error:  # "cuMemAlloc failed: out of memory"
             call, _, text = str(error).partition(" failed: ")
             text, _, _ = text.partition(" - ")  # a remark of pycuda's own
-            raise graphs.refusal(call, self.driver.error_name(text)) from error
+            raise refusal(call, self.driver.error_name(text)) from error
 
 
 class PycudaProvider(Provider):

@@ -28,7 +28,7 @@ from resharp.runtime.cuda.provider import (
     Stream,
     checked,
 )
-from resharp.runtime.devices import CudaError
+from resharp.runtime.devices import CudaError, Driver, refusal
 
 NON_BLOCKING = 1
 NO_TIMING = 2
@@ -40,13 +40,13 @@ class _Api:
     def __init__(self) -> None:
         wanted = {"feature": "CUDA", "extra": "gpu", "package": "cuda-python"}
         require("cuda.bindings", **wanted)
-        self.driver = graphs.Driver()
+        self.driver = Driver()
         self.bindings: Any = require("cuda.bindings.driver", **wanted)
 
     def __call__(self, name: str, *args: Any) -> Any:
         code, *values = getattr(self.bindings, name)(*args)
         if int(code):
-            raise graphs.refusal(name, code.name)
+            raise refusal(name, code.name)
         return values[0] if len(values) == 1 else tuple(values)
 
 
