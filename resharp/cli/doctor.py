@@ -32,6 +32,9 @@ PACKAGES = (
     "safetensors",
     "tensorrt",
     "tensorrt-rtx",
+    "tensorrt-rtx-cu13-bindings",
+    "pycuda",
+    "cuda-bindings",
 )
 
 

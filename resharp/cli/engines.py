@@ -1,38 +1,43 @@
-"""``resharp engines``: the store of bundles."""
+"""``resharp engines``: the store of bundles and of their TensorRT engines."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import click
 
-from resharp.engines import Bundle, Store
+from resharp.engines import Bundle, Engine, Store
 from resharp.errors import BundleError
 from resharp.paths import engines_folder
-from resharp.runtime.resolve import builtin_store
+from resharp.runtime.resolve import builtin_store, resolve
 
 _folder = click.option("--engines", type=click.Path(path_type=Path), help="Folder of the store.")
 
 
 @click.group()
 def command() -> None:
-    """List, verify and remove the bundles that 'resharp export' made."""
+    """List, verify and remove what 'resharp export' and 'export-engines' made."""
 
 
 @command.command("list")
 @_folder
-@click.option("--json", "as_json", is_flag=True, help="Print the manifests as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print manifests and sidecars as JSON.")
 def list_(engines: Path | None, as_json: bool) -> None:
-    """List the built-in bundles and those of the store."""
-    shipped, _ = builtin_store().bundles()
-    stored, damaged = Store(engines_folder(engines)).bundles()
+    """List the built-in bundles and those of the store, each with its TensorRT engines."""
+    bundles, damaged = _bundles(engines)
+    found = []
+    for bundle in bundles:
+        built, bad = bundle.shelf.engines()
+        damaged += bad
+        sidecars = [{"key": engine.key, **asdict(engine)} for engine in built]
+        found.append({**asdict(bundle.manifest), "engines": sidecars})
+        if not as_json:
+            click.echo("\n".join([_line(bundle), *map(_engine_line, built)]))
     if as_json:
-        click.echo(json.dumps([asdict(b.manifest) for b in (*shipped, *stored)], indent=2))
-    else:
-        for bundle in (*shipped, *stored):
-            click.echo(_line(bundle))
+        click.echo(json.dumps(found, indent=2))
     for line in damaged:
         click.echo(f"damaged: {line}", err=True)
 
@@ -40,30 +45,60 @@ def list_(engines: Path | None, as_json: bool) -> None:
 @command.command()
 @_folder
 def verify(engines: Path | None) -> None:
-    """Hash every file of every bundle."""
-    shipped, _ = builtin_store().bundles()
-    stored, damaged = Store(engines_folder(engines)).bundles()
-    bad = list(damaged)
-    for bundle in (*shipped, *stored):
-        try:
-            bundle.verify()
-        except BundleError as error:
-            bad.append(str(error))
-        else:
-            click.echo(f"{bundle.manifest.name}: whole")
+    """Hash every file of every bundle and engine."""
+    bundles, bad = _bundles(engines)
+    for bundle in bundles:
+        built, unread = bundle.shelf.engines()
+        bad += unread
+        checks = [(bundle.manifest.name, bundle.verify)]
+        checks += [(_engine_name(engine), partial(bundle.shelf.verify, engine)) for engine in built]
+        for name, check in checks:
+            try:
+                check()
+            except BundleError as error:
+                bad.append(str(error))
+            else:
+                click.echo(f"{name}: whole")
     if bad:
         raise BundleError("\n".join(bad))
 
 
 @command.command()
 @click.argument("names", nargs=-1, required=True)
+@click.option("--built", is_flag=True, help="Only the TensorRT engines; keep the bundle.")
 @_folder
-def remove(names: tuple[str, ...], engines: Path | None) -> None:
-    """Remove bundles from the store."""
+def remove(names: tuple[str, ...], built: bool, engines: Path | None) -> None:
+    """Remove bundles from the store, or the TensorRT engines of bundles."""
     store = Store(engines_folder(engines))
     for name in names:
-        store.remove(name)
-        click.echo(f"{name}: removed")
+        if built:
+            shelf = resolve(name, engines=engines).shelf
+            found, _ = shelf.engines()
+            for engine in found:
+                shelf.remove(engine)
+            click.echo(f"{name}: {len(found)} TensorRT engines removed")
+        else:
+            store.remove(name)
+            click.echo(f"{name}: removed")
+
+
+@command.command()
+@_folder
+def prune(engines: Path | None) -> None:
+    """Remove engines that no machine can use: damaged, or of an older export of their model.
+
+    Engines for other GPUs, drivers and versions of TensorRT stay: a store may serve several.
+    """
+    for bundle in _bundles(engines)[0]:
+        for line in bundle.shelf.prune(bundle.manifest):
+            click.echo(f"{bundle.manifest.name}: removed: {line}")
+
+
+def _bundles(engines: Path | None) -> tuple[list[Bundle], list[str]]:
+    """The built-in bundles and those of the store, and a line for each that is damaged."""
+    stored, damaged = Store(engines_folder(engines)).bundles()
+    shipped = [resolve(name, engines=engines) for name in builtin_store().names()]
+    return [*shipped, *stored], list(damaged)
 
 
 def _line(bundle: Bundle) -> str:
@@ -73,3 +108,21 @@ def _line(bundle: Bundle) -> str:
         f"{manifest.name:32} x{manifest.scale}  {size:7.1f} MB  overlap {manifest.overlap:2}  "
         f"{manifest.licence}" + (f"  ({manifest.terms})" if manifest.terms else "")
     )
+
+
+def _engine_line(engine: Engine) -> str:
+    profile = engine.recipe.profile
+    return (
+        f"  {engine.key[:12]}  {_engine_place(engine)}, tile {profile.tile}, "
+        f"batch {profile.batch}, {engine.file.size / 1e6:.1f} MB"
+    )
+
+
+def _engine_name(engine: Engine) -> str:
+    return f"{engine.model} {engine.key[:12]} ({_engine_place(engine)})"
+
+
+def _engine_place(engine: Engine) -> str:
+    recipe = engine.recipe
+    place = recipe.gpu or "+".join(recipe.targets)
+    return f"{recipe.dtype} {recipe.precision}, {recipe.flavour} {recipe.version}, {place}"

@@ -160,10 +160,17 @@ def _engine(data: Mapping[str, Any]) -> Engine:
     return Engine(**values)
 
 
+def is_of(recipe: Recipe, manifest: Manifest) -> bool:
+    """Whether an engine was made from this export of the model."""
+    graph = manifest.graphs.get(recipe.dtype)
+    if graph is None:
+        return False
+    return (recipe.graph, recipe.weights) == (graph.sha256, manifest.weights.sha256)
+
+
 def mismatch(recipe: Recipe, manifest: Manifest, here: Here) -> str | None:
     """Why an engine is not for this bundle, GPU, driver and TensorRT; None if it is."""
-    graph = manifest.graphs.get(recipe.dtype)
-    if graph is None or (recipe.graph, recipe.weights) != (graph.sha256, manifest.weights.sha256):
+    if not is_of(recipe, manifest):
         return "made from an older export of the model"
     if (recipe.flavour, recipe.version) != (here.flavour, here.version):
         return f"made by {recipe.flavour} {recipe.version}, here is {here.flavour} {here.version}"

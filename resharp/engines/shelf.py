@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from resharp.engines.engine import Engine, Here, Likeness, mismatch, parse_engine
+from resharp.engines.engine import Engine, Here, Likeness, is_of, mismatch, parse_engine
 from resharp.engines.hashing import sha256_of
 from resharp.engines.locking import locked
 from resharp.engines.manifest import File, Manifest
@@ -125,13 +125,31 @@ class Shelf:
 
     def remove(self, engine: Engine) -> None:
         """Delete an engine, its sidecar first; its reference stays while another needs it."""
-        for suffix in (".json", _PARITY, SUFFIX):
-            (self.folder / f"{engine.key}{suffix}").unlink(missing_ok=True)
-        for cache in self.folder.glob(f"{engine.key}.cache-*"):
-            cache.unlink(missing_ok=True)
+        self._unlink(engine.key)
         others, _ = self.engines()
         if all(other.reference.name != engine.reference.name for other in others):
             self.path(engine.reference).unlink(missing_ok=True)
+
+    def prune(self, manifest: Manifest) -> tuple[str, ...]:
+        """Delete engines that no machine can use: damaged ones, and those of an older export.
+
+        Returns:
+            One line for each.
+        """
+        gone = []
+        for path in sorted(self._files()):
+            with locked(self.folder, path.stem[:24]):
+                try:
+                    engine = self._read(path)
+                    self.verify(engine)
+                except BundleError as error:
+                    self._unlink(path.stem)
+                    gone.append(str(error))
+                    continue
+                if not is_of(engine.recipe, manifest):
+                    self.remove(engine)
+                    gone.append(f"{engine.key[:12]}: made from an older export of the model")
+        return tuple(gone)
 
     def parity(self, engine: Engine, here: Here) -> Likeness | None:
         """What was recorded when the engine first ran on this GPU with this driver."""
@@ -149,6 +167,12 @@ class Shelf:
         except OutputError:
             return False
         return True
+
+    def _unlink(self, key: str) -> None:
+        for suffix in (".json", _PARITY, SUFFIX):
+            (self.folder / f"{key}{suffix}").unlink(missing_ok=True)
+        for cache in self.folder.glob(f"{key}.cache-*"):
+            cache.unlink(missing_ok=True)
 
     def _files(self) -> Iterator[Path]:
         try:

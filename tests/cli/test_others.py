@@ -4,17 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from resharp import __version__
-from resharp.cli import COMMANDS, main
+from resharp.cli import COMMANDS
+from tests.cli.commands import call
 from tests.conftest import random_network, save_checkpoint
-
-
-def call(*args: str) -> tuple[int, str]:
-    done = CliRunner().invoke(main, list(args))
-    assert "Traceback" not in done.output
-    return done.exit_code, done.output
 
 
 @pytest.fixture(autouse=True)

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from resharp import trt as flavours
 from resharp.engines import Bundle, Engine, File, Likeness, Profile, Recipe, sha256_of
+from resharp.engines.reference import FLOOR_DB, Reference, reference_file
 from resharp.errors import OptionError, OutputError, ParityError
 from resharp.export.engine.builder import Cancel, Report, build, in_background
-from resharp.export.engine.reference import FLOOR_DB, Reference, compare, make_reference
+from resharp.export.engine.reference import compare, make_reference
 from resharp.export.engine.target import Target, choose_tile
 from resharp.export.engine.typed import TYPING, typed_graph
 from resharp.models.precision import PRECISIONS
@@ -159,18 +160,18 @@ class _Work:
             if engine is None:
                 reference = self._make_reference()
                 data, graph, seconds = self._make(recipe, reference)
-                file = _described(f"{key}.engine", data)
+                file, packed = _described(f"{key}.engine", data), reference.packed()
                 made = self._versions()
                 engine = Engine(
                     model=self._bundle.manifest.name,
                     recipe=recipe,
                     file=file,
-                    reference=reference.file,
+                    reference=reference_file(packed),
                     graph=graph,
                     seconds=round(seconds, 2),
                     versions=made,
                 )
-                draft.commit(engine, data, reference.data)
+                draft.commit(engine, data, packed)
             else:
                 self._report(f"{self._name(recipe)} is built already: nothing to do")
         likeness = self._checked(engine)

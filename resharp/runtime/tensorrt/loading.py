@@ -5,7 +5,6 @@ TensorRT raises almost nothing: it returns None or False and writes its reason t
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from resharp import trt as flavours
@@ -34,9 +33,8 @@ class Model:
         self.engine: Engine = candidate.engine
         self.note = ""
         """What TensorRT said of it without refusing it."""
-        self._name, self._log = str(candidate), _logger(trt)
+        self._name, self._log = str(candidate), flavours.logger(trt)
         data = shelf.read(self.engine)
-        self._log.errors()  # what is left there is about something else
         self._runtime: Any = trt.Runtime(self._log)
         self._check_validity(trt, data)
         self._handle: Any = self._runtime.deserialize_cuda_engine(data)
@@ -133,9 +131,3 @@ class Model:
             config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
             self.cache = KernelCache(config, shelf, candidate.engine, candidate.here)
         return config
-
-
-@functools.lru_cache(maxsize=4)
-def _logger(trt: Any) -> Any:
-    """One for the process: TensorRT keeps the first that it is given and ignores the others."""
-    return flavours.logger(trt)

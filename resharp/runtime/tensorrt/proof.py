@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from resharp.engines import Bundle, Engine, Likeness
+from resharp.engines.reference import likeness, read_reference
 from resharp.errors import BackendError, BundleError
 from resharp.runtime.cuda import open_provider
 from resharp.runtime.devices import driver_version, gpus
 from resharp.runtime.plan import plan
 from resharp.runtime.tensorrt.loading import Model
-from resharp.runtime.tensorrt.parity import likeness, reference
 from resharp.runtime.tensorrt.runner import Runner
 from resharp.runtime.tensorrt.selection import Candidate, surroundings
 
@@ -24,7 +24,8 @@ def measure(runner: Runner, model: Model, bundle: Bundle) -> Likeness:
     """
     recipe, manifest = model.engine.recipe, bundle.manifest
     path = bundle.shelf.path(model.engine.reference)
-    picture, restored = reference(path, recipe.dtype)
+    reference = read_reference(path)
+    picture, restored = reference.input(recipe.dtype), reference.restored
     height, width, _ = picture.shape
     if restored.shape != (height * manifest.scale, width * manifest.scale, 3):
         raise BundleError(f"{path} is of another scale: export-engines {manifest.name} --force")

@@ -1,0 +1,271 @@
+"""``export-engines`` and ``engines`` with real TensorRT-RTX builds, and the choice of GPUs."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resharp import trt
+from resharp.cli.targets import choose_targets
+from resharp.engines import Bundle, Engine, Likeness
+from resharp.errors import BackendError, OptionError
+from resharp.export import ExportOptions, export
+from resharp.export.engine import NAMED
+from resharp.runtime.devices import CudaError, Gpu
+from tests.cli.commands import call
+from tests.conftest import random_network, save_checkpoint
+
+needs_rtx = pytest.mark.skipif(
+    trt.RTX not in trt.installed(), reason="TensorRT-RTX is not installed (extra rtx)"
+)
+QUICK = ("--gpu", "sm86", "--dtype", "uint8", "--flavour", "tensorrt_rtx")
+L4, L4_TOO, H100, T4 = (
+    Gpu(0, "NVIDIA L4", "8.9", 24 << 30),
+    Gpu(1, "NVIDIA L4", "8.9", 24 << 30),
+    Gpu(2, "NVIDIA H100 80GB HBM3", "9.0", 80 << 30),
+    Gpu(3, "Tesla T4", "7.5", 16 << 30),
+)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RESHARP_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("RESHARP_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> list[Gpu]:
+    """GPUs of a machine that has none; add some."""
+    here: list[Gpu] = []
+    monkeypatch.setattr("resharp.cli.targets.gpus", lambda: tuple(here))
+    monkeypatch.setattr("resharp.cli.targets.driver_version", lambda: "13.0")
+    return here
+
+
+def rows(output: str) -> list[list[str]]:
+    """The table's, without its headings."""
+    lines = output.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("model "))
+    assert lines[start].split() == ["model", "GPU", "dtype", "precision", "seconds", "MB", "parity"]
+    return [line.split() for line in lines[start + 1 :]]
+
+
+@needs_rtx
+def test_without_a_model_the_built_in_one_for_every_kind_of_gpu(home: Path) -> None:
+    code, output = call("export-engines", "--flavour", "tensorrt_rtx")
+    assert code == 0, output
+    first, second = rows(output)
+    assert first[:4] == ["resharp-x4", "+".join(NAMED), "uint8", "fp16"]
+    assert second[2] == "float32"
+    assert 0 < float(first[4]) < 10
+    assert 0.5 < float(first[5]) < 5
+    assert float(first[6]) > 60
+    assert "(graph, on the CPU)" in output
+    assert "Building engine" in output
+    files = sorted(path.suffix for path in (home / "engines/resharp-x4/engines").glob("[!.]*"))
+    assert files == [".engine", ".engine", ".json", ".json", ".npz"]
+    code, output = call("export-engines", "--flavour", "tensorrt_rtx")
+    assert code == 0
+    assert [row[4] for row in rows(output)] == ["done", "done"]
+    assert "is built already" in output
+    code, output = call("export-engines", "--flavour", "tensorrt_rtx", "--force")
+    assert code == 0
+    assert "done" not in [row[4] for row in rows(output)]
+
+
+@needs_rtx
+def test_options_reach_the_engine(home: Path) -> None:
+    options = ("--precision", "mixed", "--tile", "200", "--batch", "2", "--level", "1")
+    code, output = call("export-engines", "resharp-x4", *QUICK, *options)
+    assert code == 0, output
+    (engine,) = stored("resharp-x4")
+    recipe = engine["recipe"]
+    assert recipe["precision"] == "mixed"
+    assert recipe["profile"] == {"smallest": 16, "tile": 200, "batch": 2}
+    assert (recipe["targets"], recipe["dtype"]) == (["sm86"], "uint8")
+    assert recipe["options"]["level"] == 1
+
+
+def stored(name: str) -> list[dict[str, Any]]:
+    """Sidecars of a bundle's engines."""
+    listed = json.loads(call("engines", "list", "--json")[1])
+    return next(item["engines"] for item in listed if item["name"] == name)
+
+
+@needs_rtx
+def test_engines_are_listed_verified_pruned_and_removed(home: Path) -> None:
+    for precision in ("fp16", "fp32"):
+        assert call("export-engines", *QUICK, "--precision", precision)[0] == 0
+    code, output = call("engines", "list")
+    assert code == 0
+    assert output.count("tensorrt_rtx 1.") == 2
+    assert "uint8 fp16" in output
+    code, output = call("engines", "verify")
+    assert (code, output.count("whole")) == (0, 3)
+    path = sorted((home / "engines/resharp-x4/engines").glob("*.engine"))[0]
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    code, output = call("engines", "verify")
+    assert code == 1
+    assert f"{path} is damaged" in output
+    code, output = call("engines", "prune")
+    assert code == 0
+    assert f"{path} is damaged" in output
+    assert len(stored("resharp-x4")) == 1
+    assert call("engines", "prune") == (0, "")
+    code, output = call("engines", "remove", "resharp-x4", "--built")
+    assert (code, output) == (0, "resharp-x4: 1 TensorRT engines removed\n")
+    assert list((home / "engines/resharp-x4/engines").glob("[!.]*")) == []
+
+
+@needs_rtx
+def test_a_model_that_is_not_exported_yet_is_exported_first_and_old_engines_are_pruned() -> None:
+    save_checkpoint(random_network("compact"), Path("net.pth"))
+    assert call("weights", "import", "net.pth", "--as", "mine")[0] == 0
+    code, output = call("export-engines", "mine", *QUICK)
+    assert code == 0, output
+    assert "mine is not exported yet: exporting it first" in output
+    other = random_network("compact")
+    next(other.parameters()).data.mul_(0.5)
+    save_checkpoint(other, Path("other.pth"))
+    export("other.pth", ExportOptions(name="mine", force=True))
+    code, output = call("engines", "prune")
+    assert code == 0
+    assert "made from an older export" in output
+    assert stored("mine") == []
+
+
+@needs_rtx
+def test_all_goes_on_after_a_damaged_model_and_fails_at_the_end(
+    compact: Bundle, home: Path
+) -> None:
+    shutil.copytree(compact.folder, home / "engines" / "compact")
+    bad = home / "engines" / "bad"
+    shutil.copytree(compact.folder, bad)
+    graph = bad / compact.manifest.graphs["uint8"].name
+    graph.write_bytes(graph.read_bytes()[:-1] + b"?")
+    code, output = call("export-engines", "--all", *QUICK)
+    assert code == 1
+    assert {row[0] for row in rows(output.partition("Error:")[0])} == {"resharp-x4", "compact"}
+    assert "some engines were not built" in output
+    assert "bad: " in output
+    assert "is damaged" in output
+
+
+@needs_rtx
+def test_a_full_disk_leaves_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    code, output = call("export-engines", *QUICK)
+    assert code == 1
+    assert "No space left on device" in output
+    assert [p.name for p in (home / "engines/resharp-x4/engines").iterdir()] == [".locks"]
+
+
+@needs_rtx
+def test_a_gpu_that_can_run_it_checks_it(
+    machine: list[Gpu], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine += [T4, L4]
+    asked = []
+
+    def check(bundle: Bundle, engine: Engine, index: int) -> Likeness:
+        asked.append((engine.recipe.targets, index))
+        return Likeness(psnr=51.5, levels=1, passed=True)
+
+    monkeypatch.setattr("resharp.runtime.tensorrt.check_engine", check)
+    code, output = call("export-engines", *QUICK, "--gpu", "sm86,sm89")
+    assert code == 0, output
+    assert asked == [(("sm86", "sm89"), 0)]
+    assert "51.5 dB (on the GPU)" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--gpu", "sm99"), "cannot build for sm99"),
+        (("--gpu", "portable,sm86"), "stands alone"),
+        (("--gpu", "sm75", "--precision", "bf16"), "no bf16"),
+        (("--gpu", "all"), "name kinds instead, --gpu sm86,sm89"),
+        (("--gpu", "0"), "there is no GPU 0 here"),
+        (("--tile", "20"), "use at least"),
+        (("--batch", "0"), "batch is 0"),
+        (("--level", "7"), "level is 7"),
+        (("--picture", "nothere.png"), "nothere.png"),
+        (("--denoise", "0.5"), "denoise"),
+        (("nothere",), "no model is called 'nothere'"),
+        (("resharp-x4", "--all"), "not both"),
+    ],
+)
+@needs_rtx
+def test_what_cannot_be_built_says_so_and_writes_nothing(
+    arguments: tuple[str, ...], message: str, home: Path
+) -> None:
+    code, output = call("export-engines", "--flavour", "tensorrt_rtx", *arguments)
+    assert code == 1
+    assert message in output
+    assert not list(home.rglob("*.engine"))
+
+
+def test_without_tensorrt_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trt, "installed", lambda: ())
+    code, output = call("export-engines")
+    assert code == 1
+    assert "pip install 'resharp[gpu]'" in output
+    assert "pip install 'resharp[rtx]'" in output
+
+
+def names(asked: str | None, flavour: str = trt.RTX) -> list[tuple[str, int | None]]:
+    return [(target.label, target.index) for target in choose_targets(asked, flavour)]
+
+
+def test_targets_of_tensorrt_rtx(machine: list[Gpu]) -> None:
+    every = "+".join(NAMED)
+    assert names(None) == [(every, None)]
+    machine += [L4, L4_TOO]
+    assert names(None) == [(every, 0)]
+    machine.append(H100)
+    assert names(None) == [(every, 0), ("portable", 2)]
+    assert names("all") == [("sm89", 0), ("portable", 2)]
+    assert names("2") == [("portable", 2)]
+    assert names("sm120") == [("sm120", None)]
+    assert names("SM86, sm89") == [("sm86+sm89", 0)]
+    with pytest.raises(OptionError, match="this machine has 0 NVIDIA L4, 1 NVIDIA L4, 2 NVIDIA H"):
+        names("5")
+
+
+def test_targets_of_tensorrt(machine: list[Gpu], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BackendError, match=r"shows no GPU.*--flavour tensorrt_rtx"):
+        names("all", trt.TENSORRT)
+    machine += [L4, L4_TOO, H100, T4]
+    assert names(None, trt.TENSORRT) == [("NVIDIA L4", 0)]
+    assert names("all", trt.TENSORRT) == [
+        ("NVIDIA L4", 0),
+        ("NVIDIA H100 80GB HBM3", 2),
+        ("Tesla T4", 3),
+    ]
+    (target,) = choose_targets("3", trt.TENSORRT)
+    assert (target.gpu, target.capability, target.driver) == ("Tesla T4", "7.5", "13.0")
+    assert target.memory == 16 << 30
+    assert target.targets == ()
+    for asked in ("sm86", "-1", "0,x", ""):
+        with pytest.raises(OptionError):
+            names(asked or ",", trt.TENSORRT)
+
+    def none() -> tuple[Gpu, ...]:
+        raise CudaError("no NVIDIA driver")
+
+    monkeypatch.setattr("resharp.cli.targets.gpus", none)
+    with pytest.raises(BackendError, match=r"none here .no NVIDIA driver"):
+        names(None, trt.TENSORRT)
