@@ -16,13 +16,13 @@ import pytest
 
 from resharp import Upscaler
 from resharp.engines import Bundle, Engine, Likeness
+from resharp.engines.reference import likeness
 from resharp.errors import BackendError, MissingExtraError
 from resharp.runtime.backends import BackendOptions
 from resharp.runtime.backends import tensorrt as backend_module
 from resharp.runtime.backends.tensorrt import probe
 from resharp.runtime.devices import CudaError, gpus
 from resharp.runtime.tensorrt import check_engine
-from resharp.runtime.tensorrt.parity import likeness
 from tests.runtime.fake_trt import EngineValidity
 from tests.runtime.tensorrt_kit import OPTIONS, Kit, expected, machine, picture
 
