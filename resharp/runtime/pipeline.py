@@ -22,6 +22,8 @@ Rows = Callable[[int, int], Image]
 
 BAND_BYTES = 64 << 20
 """Output of a band, at most, unless one row of tiles is more."""
+DIRECT = 4
+"""So many times larger are bands that are written where they belong, and cost no memory."""
 STEP = 32
 """Tile sizes tried by ``auto`` differ by this many pixels."""
 
@@ -60,16 +62,17 @@ def choose_tiling(backend: Backend, tile: int | None) -> Tiling:
 
     Args:
         backend: an open backend.
-        tile: pixels, raised to the smallest that the overlap allows; None takes the largest that
-            half of the free memory holds.
+        tile: pixels, brought into what the overlap and the backend allow; None takes the largest
+            that half of the free memory holds.
     """
     least = smallest_for(backend)
     if tile is not None:
-        return Tiling(size=max(tile, least))
+        size = max(min(tile, backend.tile_limit() or tile), least)
+        return Tiling(size=size, batch=backend.batch_for(size))
     free, size = backend.free_memory() // 2, max(backend.largest_tile(), least)
-    while size - STEP >= least and backend.memory(size) > free:
+    while size - STEP >= least and backend.memory(size, backend.batch_for(size)) > free:
         size -= STEP
-    return Tiling(size=size)
+    return Tiling(size=size, batch=backend.batch_for(size))
 
 
 def plan_for(backend: Backend, height: int, width: int, size: int) -> tuple[Tile, ...]:
@@ -108,8 +111,8 @@ class Pass:
     ) -> Iterator[Image]:
         """Consecutive output rows ``[r, width * scale, 3]``, from the first to the last.
 
-        Where a band finds no memory, the tile is halved and the work goes on after the last
-        finished band.
+        Where a band finds no memory, the work goes on after the last finished band, one tile at a
+        time and then with ever smaller tiles.
 
         Args:
             rows: gives the input.
@@ -121,26 +124,30 @@ class Pass:
             OutOfMemoryError: not even the smallest tile found memory.
         """
         done, scale = 0, self._backend.manifest.scale
-        tiles, size = self._tiles, self._tiling.size
+        tiles, tiling = self._tiles, self._tiling
+        pixels = self._pixels * (1 if out is None else DIRECT)
         while done < self.height:
             try:
-                for band in bands([t for t in tiles if t.core[2] > done], self._pixels):
+                for band in bands([t for t in tiles if t.core[2] > done], pixels):
                     result = self._backend.run(
                         rows(band.first, band.stop),
                         band.local(),
                         advance,
-                        self._tiling.batch,
+                        tiling.batch,
                         None if out is None else out[band.start * scale : band.end * scale],
                     )
                     yield result[max(done - band.start, 0) * scale :]
                     done = band.end
             except MemoryError as error:  # ours, or numpy's
-                size = self._smaller(size, error)
-                tiles = plan_for(self._backend, self.height, self.width, size)
+                tiling = self._smaller(tiling, error)
+                tiles = plan_for(self._backend, self.height, self.width, tiling.size)
 
-    def _smaller(self, size: int, error: MemoryError) -> int:
+    def _smaller(self, tiling: Tiling, error: MemoryError) -> Tiling:
         least = smallest_for(self._backend)
-        size = min(size, max(self.height, self.width))
+        size = min(tiling.size, max(self.height, self.width))
+        if tiling.batch > 1:
+            log.warning("out of memory with %d tiles at a time: going on with one", tiling.batch)
+            return Tiling(size=size)
         if size <= least:
             raise OutOfMemoryError(
                 f"no memory for a tile of {size} pixels on {self._backend.options.device}, and "
@@ -148,4 +155,4 @@ class Pass:
             ) from error
         smaller = max(size // 2, least)
         log.warning("out of memory with tiles of %d pixels: going on with %d", size, smaller)
-        return smaller
+        return Tiling(size=smaller)

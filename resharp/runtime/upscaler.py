@@ -82,14 +82,19 @@ class Upscaler:
         bundle = resolve(model, engines=engines, denoise=denoise)
         bundle.verify()
         self._backend, self._links = open_first(bundle, backend, device, threads)
-        least = smallest_for(self._backend)
-        if self._tile is not None and self._tile < least:
-            log.warning(
-                "tile %d leaves nothing between overlaps of %d pixels: using %d",
-                self._tile,
-                self.manifest.overlap,
-                least,
-            )
+        self._warn_of_tile()
+
+    def _warn_of_tile(self) -> None:
+        tile, least, most = self._tile, smallest_for(self._backend), self._backend.tile_limit()
+        if tile is None:
+            return
+        if tile < least:
+            overlap = self.manifest.overlap
+            text = "tile %d leaves nothing between overlaps of %d pixels: using %d"
+            log.warning(text, tile, overlap, least)
+        elif most is not None and tile > most:
+            text = "the engine takes tiles of up to %d: not %d (export-engines %s --tile %d)"
+            log.warning(text, most, tile, self.manifest.name, tile)
 
     @property
     def manifest(self) -> Manifest:

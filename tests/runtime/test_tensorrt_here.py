@@ -30,8 +30,7 @@ except ResharpError as error:
 with Upscaler(engines=sys.argv[1]) as upscaler:
     print(upscaler(np.zeros((8, 8, 3), np.uint8)).shape)
     print(upscaler.explain())
-loaded = [name for name in ("tensorrt_rtx", "tensorrt_rtx_bindings", "torch") if name in sys.modules]
-print("loaded:", loaded)
+print("loaded:", [name for name in ("tensorrt_rtx_bindings", "torch") if name in sys.modules])
 """
 
 DESERIALISE = """

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from resharp import Upscaler
 from resharp.errors import BackendError, OptionError, OutOfMemoryError
+from resharp.runtime.backends import tensorrt as backend_module
 from resharp.runtime.backends.tensorrt import TensorrtBackend
+from resharp.runtime.pipeline import Tiling, choose_tiling
 from resharp.runtime.plan import plan
 from resharp.runtime.tensorrt import contexts, job, rooms
 from tests.runtime.tensorrt_kit import SCALE, Kit, expected, machine, picture
@@ -238,6 +240,37 @@ def test_tiles_outside_the_profile(kit: Kit) -> None:
             backend.run(image, tiles_of(image), out=np.empty((200, 400, 3), np.uint8)[:, ::2])
 
 
+def test_a_tile_that_the_engine_does_not_take_is_brought_down(
+    kit: Kit, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = picture(100, 100)
+    with Upscaler(kit.bundle, backend="tensorrt", tile=60) as upscaler:
+        np.testing.assert_array_equal(upscaler(image), expected(image))
+    assert "takes tiles of up to 48: not 60 (export-engines tiny --tile 60)" in caplog.text
+
+
+def test_small_tiles_go_together(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    with kit.open() as backend:
+        assert choose_tiling(backend, 24).batch == 4  # the profile's
+        monkeypatch.setattr(backend_module, "FILLING", 2 * 24 * 24)
+        assert choose_tiling(backend, 24).batch == 2
+        assert choose_tiling(backend, 48).batch == 1
+        assert choose_tiling(backend, None) == Tiling(size=48)
+
+
+def test_out_of_memory_gives_up_the_batch_before_the_tile(
+    kit: Kit, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = picture(90, 120)
+    with Upscaler(kit.bundle, backend="tensorrt", tile=48) as upscaler:
+        relieve(upscaler)
+        monkeypatch.setattr(rooms, "STEP", 256)
+        kit.provider.limit = 300_000
+        np.testing.assert_array_equal(upscaler(image), expected(image))
+    assert "out of memory with 4 tiles at a time: going on with one" in caplog.text
+    assert "with tiles of" not in caplog.text
+
+
 def test_through_the_upscaler(kit: Kit) -> None:
     image = picture(131, 77)
     with Upscaler(kit.bundle, backend="tensorrt") as upscaler:
@@ -262,6 +295,7 @@ def test_out_of_memory_halves_the_tile_and_gives_the_same_picture(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     image = picture(90, 120)
+    monkeypatch.setattr(backend_module, "FILLING", 1)
     with Upscaler(kit.bundle, backend="tensorrt", tile=48) as upscaler:
         relieve(upscaler)
         monkeypatch.setattr(rooms, "STEP", 256)

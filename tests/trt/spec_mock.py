@@ -8,8 +8,9 @@ into the docstrings. So our code can be driven against the names of a TensorRT t
 
 A test steers it through the mocks: ``trt.Builder.return_value.build_serialized_network`` is a mock
 whose ``return_value`` may be set and whose calls are recorded. Left alone, numbers are 1, truths
-True, texts and lists empty, and a serialised engine is the bytes ``engine``. Of a property, only
-the name is checked, not whether it may be set.
+True, texts and lists empty, and a serialised engine is the bytes ``engine``. Properties take what
+the real ones take, which for many is nothing; a test sets them with :func:`steer`. Where an answer
+depends on the arguments, it is given with :func:`answer`.
 """
 
 from __future__ import annotations
@@ -43,13 +44,52 @@ def spec_module(bindings: ModuleType, name: str = "tensorrt") -> Any:
     for factory in FACTORIES:
         cls = getattr(bindings, factory)
         check = _check(bindings, factory, cls.__init__.__doc__)
-        made = Mock(spec=[], side_effect=check, return_value=_instance(bindings, cls))
+        made = Mock(spec=[], side_effect=check, return_value=instance(bindings, cls))
         setattr(module, factory, made)
     return module
 
 
-class _Instance(NonCallableMock):
+def instance(bindings: ModuleType, cls: type) -> Any:
     """An object of one of the bindings' classes; its members are made when they are asked for."""
+    if cls.__name__ == "IHostMemory":
+        return HostMemory(b"engine")
+    made = _Instance(spec_set=cls)
+    made.__dict__["of"] = (bindings, cls)
+    return made
+
+
+def steer(made: Any, **values: Any) -> None:
+    """Set what properties give, also those that code may not set."""
+    for name, value in values.items():
+        NonCallableMock.__setattr__(made, name, value)
+
+
+def answer(method: Any, reply: Callable[..., Any]) -> None:
+    """Let a method, or a factory, give ``reply(*arguments)`` once its arguments are checked."""
+    before = method.side_effect
+    method.side_effect = _Answer(before.check if isinstance(before, _Answer) else before, reply)
+
+
+class _Answer:
+    def __init__(self, check: Callable[..., Any], reply: Callable[..., Any]) -> None:
+        self.check, self.reply = check, reply
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        self.check(*arguments, **keywords)
+        return self.reply(*arguments, **keywords)
+
+
+class _Instance(NonCallableMock):
+    """See :func:`instance`."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        bindings, cls = self.__dict__.get("of", (None, None))
+        member = inspect.getattr_static(cls, name, None)
+        if isinstance(member, property):
+            if member.fset is None:
+                raise AttributeError(f"{cls.__name__}.{name} cannot be set")
+            _check(bindings, f"{cls.__name__}.{name}", member.fset.__doc__)(self, value)
+        super().__setattr__(name, value)
 
     def _get_child_mock(self, /, **settings: Any) -> Any:
         bindings, cls = self.__dict__["of"]
@@ -63,7 +103,7 @@ class _Instance(NonCallableMock):
         return Mock(spec=[], side_effect=check, return_value=value)
 
 
-class _HostMemory(bytes):
+class HostMemory(bytes):
     """Stands for IHostMemory, which has the buffer protocol, as no mock has."""
 
     nbytes = property(len)
@@ -72,14 +112,6 @@ class _HostMemory(bytes):
         if not name.startswith("_") and name not in ("nbytes", "dtype"):
             raise AttributeError(f"IHostMemory has no {name}")
         return super().__getattribute__(name)
-
-
-def _instance(bindings: ModuleType, cls: type) -> Any:
-    if cls.__name__ == "IHostMemory":
-        return _HostMemory(b"engine")
-    made = _Instance(spec_set=cls)
-    made.__dict__["of"] = (bindings, cls)
-    return made
 
 
 def _returns(documentation: str | None) -> str:
@@ -97,7 +129,7 @@ def _value(bindings: ModuleType, annotation: str) -> Any:
     if cls.__name__ == "Dims":
         return ()
     members = getattr(cls, "__members__", None)
-    return next(iter(members.values())) if members else _instance(bindings, cls)
+    return next(iter(members.values())) if members else instance(bindings, cls)
 
 
 def _class(bindings: ModuleType, annotation: str) -> type | None:
@@ -163,5 +195,5 @@ def _fits(bindings: ModuleType, annotation: str, value: object) -> bool:
     if cls is None or cls.__name__.startswith(_CONVERTED) or value is None:
         return True
     if cls.__name__ == "IHostMemory":
-        return isinstance(value, _HostMemory)
+        return isinstance(value, HostMemory)
     return isinstance(value, cls)

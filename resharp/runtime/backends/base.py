@@ -100,6 +100,14 @@ class Backend(AbstractContextManager["Backend"], ABC):
         """The smallest side of a window that it takes; smaller pictures are padded to it."""
         return 1
 
+    def tile_limit(self) -> int | None:
+        """The largest side of a tile that it can take; None: any."""
+        return None
+
+    def batch_for(self, tile: int) -> int:
+        """Tiles of that size that one run should take to fill the device."""
+        return 1
+
     def workers(self) -> int:
         """Pictures that it can have in work at once with profit."""
         return 1

@@ -29,6 +29,9 @@ from resharp.runtime.tensorrt.proof import measure
 from resharp.runtime.tensorrt.runner import LANES, Runner
 from resharp.runtime.tensorrt.selection import Candidate, candidates, none_fits, surroundings
 
+FILLING = 512 * 512
+"""Pixels of one run that keep a large GPU busy."""
+
 
 def probe(options: BackendOptions) -> str | None:
     """Why this backend cannot run on that device here; None if it can.
@@ -132,6 +135,14 @@ class TensorrtBackend(Backend):
     def smallest_side(self) -> int:
         """See :meth:`Backend.smallest_side`: that of the engine's profile."""
         return self._model("uint8").profile.smallest
+
+    def tile_limit(self) -> int | None:
+        """See :meth:`Backend.tile_limit`: that of the engine's profile."""
+        return self.largest_tile()
+
+    def batch_for(self, tile: int) -> int:
+        """See :meth:`Backend.batch_for`."""
+        return min(max(FILLING // tile**2, 1), self._model("uint8").profile.batch)
 
     def workers(self) -> int:
         """See :meth:`Backend.workers`."""
