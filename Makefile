@@ -12,7 +12,7 @@ test "$$(uname -sm)" != "Linux x86_64" || for version in $(TENSORRT_BINDINGS); d
 		tensorrt-cu13-bindings==$$version || echo "no TensorRT $$version bindings here" >&2; done
 endef
 
-.PHONY: demo test lint clean
+.PHONY: demo test gpu lint clean
 
 # Draw a picture, wear it, restore it: demo/scene_small.jpg becomes demo/scene_restored.png.
 demo: $(VENV)/demo.done
@@ -21,6 +21,10 @@ demo: $(VENV)/demo.done
 
 test: $(VENV)/test.done
 	$(RUN) -m pytest
+
+# On a machine with an NVIDIA GPU: check all on it, then write the figures to benchmarks/results.
+gpu: $(VENV)/gpu.done
+	PYTHON=$(abspath $(RUN)) .ci/gpu benchmarks/results
 
 lint: $(VENV)/dev.done
 	$(RUN) -m ruff check .
@@ -39,6 +43,10 @@ $(VENV)/test.done: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	$(install-bindings)
 	touch $@ $(VENV)/demo.done
+
+$(VENV)/gpu.done: $(VENV)/test.done
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[test,rtx]'
+	touch $@
 
 $(VENV)/dev.done: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'

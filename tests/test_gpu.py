@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from resharp import Upscaler
+from resharp import Upscaler, trt
+from resharp.cli.export_engines import checker, current_gpu
+from resharp.cli.targets import choose_targets
 from resharp.engines import Bundle
+from resharp.errors import ResharpError
+from resharp.export.engine import EngineOptions, build_engines
 from resharp.export.picture import draw
 from resharp.runtime.backends.torch import TorchBackend
+from resharp.runtime.cuda import open_provider
 from resharp.runtime.devices import CudaError, cuda_free_memory, gpus
 from resharp.runtime.image import Image
 
@@ -20,6 +27,45 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no NVIDIA GPU"),
 ]
 FLOOR_DB = 40.0
+Fast = Callable[..., Upscaler]
+"""Opens a tiny model on the GPU; takes Upscaler's options."""
+
+
+@pytest.fixture(scope="session")
+def engined(tiny: dict[str, Bundle], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+    """The tiny models with engines for this GPU, checked on it."""
+    if not trt.installed():
+        pytest.skip("no TensorRT is installed")
+    flavour, answers = trt.pick(), []
+    for asked in ("0", "current") if flavour == trt.RTX else ("0",):
+        folder = tmp_path_factory.mktemp("engines")
+        own = {kind: replace(b, shelf_folder=folder / kind) for kind, b in tiny.items()}
+        try:
+            (target,) = choose_targets(asked, flavour)
+            for bundle in own.values():
+                options = EngineOptions(flavour=flavour, tile=256)
+                with current_gpu(target.index if target.gpu else None):
+                    build_engines(bundle, target, options, check=checker(0))
+        except ResharpError as error:
+            answers.append(f"--gpu {asked}: {error}")
+        else:
+            return own
+    pytest.skip(f"{flavour} refuses {gpus()[0].name}: {'; '.join(answers)}")
+
+
+@pytest.fixture(params=["torch", "tensorrt+cuda-python", "tensorrt+pycuda"])
+def fast(
+    request: pytest.FixtureRequest, tiny: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> Fast:
+    backend, _, provider = request.param.partition("+")
+    bundles = tiny
+    if provider:
+        pytest.importorskip("pycuda" if provider == "pycuda" else "cuda.bindings")
+        monkeypatch.setenv("RESHARP_CUDA", provider)
+        bundles = request.getfixturevalue("engined")
+    return lambda kind, **options: Upscaler(
+        bundles[kind], backend=backend, device="cuda", **options
+    )
 
 
 def psnr(one: Image, two: Image) -> float:
@@ -37,20 +83,61 @@ def test_the_driver_is_seen() -> None:
     assert 0 < cuda_free_memory(0) <= found[0].memory
 
 
+@pytest.mark.parametrize("provider", ["cuda-python", "pycuda"])
+def test_the_provider_copies_and_records(provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pycuda" if provider == "pycuda" else "cuda.bindings")
+    monkeypatch.setenv("RESHARP_CUDA", provider)
+    exercise()
+
+
+def exercise() -> None:
+    """Copies, a capture and its replay, by the provider that the environment asks for."""
+    device = open_provider(0)
+    try:
+        with device.scope():
+            stream = device.stream()
+            first, last = device.event(timing=True), device.event(timing=True)
+            up, down = device.pin(60), device.pin(20)
+            source, target = device.allocate(60), device.allocate(20)
+            up.array[:] = np.arange(60)
+            down.array[:] = 0
+            device.begin_capture(stream)
+            device.upload(source.address, up.array, stream)
+            device.copy_rows(target.address, 5, source.address + 12, 10, 5, 4, stream)
+            device.download(down.array, target.address, stream)
+            graph = device.end_capture(stream)
+            assert not down.array.any()
+            first.record(stream)
+            graph.launch(stream)
+            last.record(stream)
+            stream.synchronize()
+            expected = np.arange(60).reshape(6, 10)[1:5, 2:7]
+            np.testing.assert_array_equal(down.array.reshape(4, 5), expected)
+            assert last.elapsed_since(first) >= 0
+            for thing in (graph, first, last, source, target, up, down, stream):
+                thing.free()
+    finally:
+        device.close()
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 @pytest.mark.parametrize("kind", ["compact", "rrdb4", "rrdb2"])
-def test_torch_on_cuda_is_the_picture_of_the_cpu(
-    tiny: dict[str, Bundle], kind: str, dtype: str
+def test_a_gpu_gives_the_picture_of_the_cpu(
+    fast: Fast, tiny: dict[str, Bundle], kind: str, dtype: str
 ) -> None:
     picture = draw(333, 517).astype(dtype)
     if dtype != "uint8":
         picture = picture * 257 if dtype == "uint16" else picture / np.float32(255)
     with (
-        Upscaler(tiny[kind], backend="torch", device="cuda", tile=160) as fast,
+        fast(kind, tile=160) as upscaler,
         Upscaler(tiny[kind], backend="onnx", device="cpu") as exact,
     ):
-        assert (fast.backend, fast.device) == ("torch", "cuda")
-        assert psnr(fast(picture), exact(picture)) >= FLOOR_DB
+        wanted = exact(picture)
+        for _ in range(5):  # eager, then recorded
+            assert psnr(upscaler(picture), wanted) >= FLOOR_DB
+        for height, width in ((1, 1), (7, 300), (159, 161)):
+            small = np.ascontiguousarray(picture[:height, :width])
+            assert psnr(upscaler(small), exact(small)) >= FLOOR_DB - 5
 
 
 def test_auto_takes_the_gpu_and_the_built_in_model_runs_on_it() -> None:
@@ -140,10 +227,10 @@ def test_many_shapes_do_not_eat_the_memory(tiny: dict[str, Bundle]) -> None:
     assert max(reserved[40:]) <= 1.5 * max(reserved[:20]) + (64 << 20)
 
 
-def test_two_threads_record_and_run_at_once(tiny: dict[str, Bundle]) -> None:
+def test_two_threads_record_and_run_at_once(fast: Fast) -> None:
     pictures = [draw(300 + 20 * (i % 3), 400, seed=i) for i in range(6)]
     wrong: list[int] = []
-    with Upscaler(tiny["compact"], backend="torch", device="cuda", tile=160) as upscaler:
+    with fast("compact", tile=160) as upscaler:
         expected = [upscaler(picture) for picture in pictures]
 
         def work(order: list[int]) -> None:
@@ -161,15 +248,15 @@ def test_two_threads_record_and_run_at_once(tiny: dict[str, Bundle]) -> None:
     assert wrong == []
 
 
-def test_a_stream_is_its_frames(tiny: dict[str, Bundle]) -> None:
+def test_a_stream_is_its_frames(fast: Fast) -> None:
     frames = [draw(270, 480, seed=i) for i in range(12)]
-    with Upscaler(tiny["compact"], backend="torch", device="cuda") as upscaler:
+    with fast("compact") as upscaler:
         expected = [upscaler(frame) for frame in frames]
         for found, one in zip(upscaler.stream(iter(frames), ahead=3), expected, strict=True):
             assert levels(found, one) <= 1
 
 
-def test_after_a_cancelled_run_the_next_is_right(tiny: dict[str, Bundle]) -> None:
+def test_after_a_cancelled_run_the_next_is_right(fast: Fast) -> None:
     class StopNowError(Exception):
         pass
 
@@ -178,7 +265,7 @@ def test_after_a_cancelled_run_the_next_is_right(tiny: dict[str, Bundle]) -> Non
             raise StopNowError
 
     picture = draw(600, 500)
-    with Upscaler(tiny["compact"], backend="torch", device="cuda", tile=128) as upscaler:
+    with fast("compact", tile=128) as upscaler:
         expected = upscaler(picture)
         for _ in range(5):
             with pytest.raises(StopNowError):
@@ -186,9 +273,9 @@ def test_after_a_cancelled_run_the_next_is_right(tiny: dict[str, Bundle]) -> Non
             assert levels(upscaler(picture), expected) <= 1
 
 
-def test_after_the_memory_ran_out_the_next_picture_is_right(tiny: dict[str, Bundle]) -> None:
+def test_after_the_memory_ran_out_the_next_picture_is_right(fast: Fast) -> None:
     picture = draw(300, 300)
-    with Upscaler(tiny["rrdb4"], backend="torch", device="cuda", tile=2048) as upscaler:
+    with fast("rrdb4", tile=2048) as upscaler:
         expected = [upscaler(picture) for _ in range(3)][-1]
         torch.cuda.empty_cache()
         free, _ = torch.cuda.mem_get_info()
@@ -201,8 +288,8 @@ def test_after_the_memory_ran_out_the_next_picture_is_right(tiny: dict[str, Bund
         assert levels(upscaler(picture), expected) <= 1
 
 
-def test_results_kept_by_the_caller_are_his(tiny: dict[str, Bundle]) -> None:
-    with Upscaler(tiny["compact"], backend="torch", device="cuda") as upscaler:
+def test_results_kept_by_the_caller_are_his(fast: Fast) -> None:
+    with fast("compact") as upscaler:
         kept = [upscaler(draw(200, 200, seed=i)) for i in range(10)]
         copies = [one.copy() for one in kept]
         for i in range(20):

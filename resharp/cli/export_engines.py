@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--all", "everything", is_flag=True, help="All models that are fetched or exported.")
-@click.option("--gpu", help="0, 1, all; with TensorRT-RTX also sm86,sm89, or portable.")
+@click.option("--gpu", help="0, 1, all; with TensorRT-RTX also sm86,sm89, portable, current.")
 @click.option(
     "--precision",
     type=click.Choice([*PRECISIONS, "bf16"]),
@@ -142,15 +142,15 @@ def _build(bundle: Bundle, target: Target, options: Any, steps: Steps) -> list[R
     from resharp.export.engine import build_engines
 
     began = time.monotonic()
-    with _current(target.index if target.gpu else None):
-        check = None if target.index is None else _checker(target.index)
+    with current_gpu(target.index if target.gpu else None):
+        check = None if target.index is None else checker(target.index)
         built = build_engines(bundle, target, options, check=check, report=steps.next)
     steps.next(f"{bundle.manifest.name}: {time.monotonic() - began:.0f} s")
     return [_row(item, target) for item in built]
 
 
 @contextmanager
-def _current(index: int | None) -> Iterator[None]:
+def current_gpu(index: int | None) -> Iterator[None]:
     """Make a GPU the current device of this process, for TensorRT's builder."""
     if index is None:
         yield
@@ -165,7 +165,8 @@ def _current(index: int | None) -> Iterator[None]:
         provider.close()
 
 
-def _checker(index: int) -> Any:
+def checker(index: int) -> Any:
+    """What runs a new engine on a GPU of this machine."""
     from resharp.runtime.tensorrt import check_engine
 
     def check(bundle: Bundle, engine: Engine) -> Likeness:

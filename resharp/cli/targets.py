@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from resharp.engines import PORTABLE, target_name
+from resharp.engines import CURRENT, PORTABLE, target_name
 from resharp.errors import BackendError, OptionError
 from resharp.runtime.devices import CudaError, Gpu, driver_version, gpus
 from resharp.trt import RTX
@@ -21,7 +22,8 @@ def choose_targets(asked: str | None, flavour: str) -> list[Target]:
     it cannot name gets a portable one.
 
     Args:
-        asked: ``None``, ``all``, numbers of GPUs, or names like ``sm86,sm89``.
+        asked: ``None``, ``all``, numbers of GPUs, names like ``sm86,sm89``, or ``current``:
+            TensorRT-RTX builds on the first GPU for itself, as TensorRT does.
         flavour: of TensorRT.
 
     Raises:
@@ -41,19 +43,21 @@ def choose_targets(asked: str | None, flavour: str) -> list[Target]:
 
 
 def _ahead(asked: str | None, here: tuple[Gpu, ...], reason: str) -> list[Target]:
-    from resharp.export.engine import NAMED, Target
+    from resharp.export.engine import NAMED
 
     if asked is None:
         names = {_rtx_name(gpu) for gpu in here}
-        targets = [Target(targets=NAMED, index=_index(NAMED, here))]
+        targets = [_ahead_for(NAMED, here)]
         if PORTABLE in names:
-            targets.append(Target(targets=(PORTABLE,), index=_index((PORTABLE,), here)))
+            targets.append(_ahead_for((PORTABLE,), here))
         return targets
-    if asked == "all":
+    if asked == CURRENT and here:
+        return [replace(_own(here[0]), targets=(CURRENT,))]
+    if asked in ("all", CURRENT):
         if not here:
             raise OptionError(
-                f"--gpu all is for the GPUs of this machine, and there is none ({reason}): name "
-                "kinds instead, --gpu sm86,sm89"
+                f"--gpu {asked} is for the GPUs of this machine, and there is none ({reason}): "
+                "name kinds instead, --gpu sm86,sm89"
             )
         chosen = _distinct(here)
     elif all(part.strip().isdecimal() for part in asked.split(",")):
@@ -62,12 +66,18 @@ def _ahead(asked: str | None, here: tuple[Gpu, ...], reason: str) -> list[Target
         chosen = _numbered(asked, here)
     else:
         names_asked = tuple(dict.fromkeys(part.strip().lower() for part in asked.split(",")))
-        return [Target(targets=names_asked, index=_index(names_asked, here))]
-    found = dict.fromkeys(_rtx_name(gpu) for gpu in chosen)
-    return [
-        Target(targets=(name,), index=_index((name,), here), memory=min(g.memory for g in chosen))
-        for name in found
-    ]
+        return [_ahead_for(names_asked, here)]
+    return [_ahead_for((name,), here) for name in dict.fromkeys(map(_rtx_name, chosen))]
+
+
+def _ahead_for(names: tuple[str, ...], here: tuple[Gpu, ...]) -> Target:
+    """An engine for kinds of GPU; those of them that are here say how large its tile may be."""
+    from resharp.export.engine import Target
+
+    able = [gpu for gpu in here if _rtx_name(gpu) in names]
+    if not able:
+        return Target(targets=names)
+    return Target(targets=names, index=able[0].index, memory=min(gpu.memory for gpu in able))
 
 
 def _own(gpu: Gpu) -> Target:
@@ -119,8 +129,3 @@ def _rtx_name(gpu: Gpu) -> str:
 
     name = target_name(gpu.capability)
     return name if name in NAMEABLE else PORTABLE
-
-
-def _index(targets: tuple[str, ...], here: tuple[Gpu, ...]) -> int | None:
-    """Number of the first GPU here that can run such an engine."""
-    return next((gpu.index for gpu in here if _rtx_name(gpu) in targets), None)

@@ -2,6 +2,7 @@
 
 from resharp.engines.bundle import ENGINES, Bundle
 from resharp.engines.engine import (
+    CURRENT,
     PORTABLE,
     Engine,
     Here,
@@ -17,6 +18,7 @@ from resharp.engines.shelf import PRECISIONS, EngineDraft, Found, Shelf, write_w
 from resharp.engines.store import Draft, Store, check_name, variant_name
 
 __all__ = [
+    "CURRENT",
     "ENGINES",
     "PORTABLE",
     "PRECISIONS",

@@ -21,6 +21,8 @@ ENGINE_SCHEMA = 1
 """Version of the sidecar's layout; any other is refused."""
 PORTABLE = "portable"
 """Target of a TensorRT-RTX engine for no named GPU: compute capability 8.0 and later."""
+CURRENT = "current"
+"""Target of a TensorRT-RTX engine that was built on the very GPU that it is for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +54,13 @@ class Recipe:
     version: str
     """Of TensorRT."""
     targets: tuple[str, ...] = ()
-    """TensorRT-RTX: ``sm86``, ... or :data:`PORTABLE`. Empty where it is for one GPU."""
+    """TensorRT-RTX: ``sm86``, ..., :data:`PORTABLE` or :data:`CURRENT`. TensorRT: empty."""
     gpu: str = ""
-    """TensorRT: name of the GPU."""
+    """Name of the GPU that it was built on; empty where it was built without one."""
     capability: str = ""
-    """TensorRT: its compute capability, ``8.9``."""
+    """Its compute capability, ``8.9``."""
     driver: str = ""
-    """TensorRT: CUDA version of the driver."""
+    """CUDA version of its driver."""
     profile: Profile
     """Inputs that it takes."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -174,7 +176,7 @@ def mismatch(recipe: Recipe, manifest: Manifest, here: Here) -> str | None:
         return "made from an older export of the model"
     if (recipe.flavour, recipe.version) != (here.flavour, here.version):
         return f"made by {recipe.flavour} {recipe.version}, here is {here.flavour} {here.version}"
-    if recipe.targets:
+    if recipe.targets and CURRENT not in recipe.targets:
         return _untargeted(recipe.targets, here)
     if (recipe.gpu, recipe.capability) != (here.gpu, here.capability):
         return f"made for {recipe.gpu} ({recipe.capability}), here is {here.gpu}"

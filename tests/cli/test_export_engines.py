@@ -198,6 +198,7 @@ def test_a_gpu_that_can_run_it_checks_it(
         (("--gpu", "portable,sm86"), "stands alone"),
         (("--gpu", "sm75", "--precision", "bf16"), "no bf16"),
         (("--gpu", "all"), "name kinds instead, --gpu sm86,sm89"),
+        (("--gpu", "current"), "--gpu current is for the GPUs of this machine"),
         (("--gpu", "0"), "there is no GPU 0 here"),
         (("--tile", "20"), "use at least"),
         (("--batch", "0"), "batch is 0"),
@@ -237,9 +238,13 @@ def test_targets_of_tensorrt_rtx(machine: list[Gpu]) -> None:
     assert names(None) == [(every, 0)]
     machine.append(H100)
     assert names(None) == [(every, 0), ("portable", 2)]
+    assert [t.memory >> 30 for t in choose_targets(None, trt.RTX)] == [24, 80]
+    assert [t.memory >> 30 for t in choose_targets("sm120", trt.RTX)] == [8]
     assert names("all") == [("sm89", 0), ("portable", 2)]
     assert names("2") == [("portable", 2)]
     assert names("sm120") == [("sm120", None)]
+    (target,) = choose_targets("current", trt.RTX)
+    assert (target.targets, target.gpu, target.index) == (("current",), "NVIDIA L4", 0)
     assert names("SM86, sm89") == [("sm86+sm89", 0)]
     with pytest.raises(OptionError, match="this machine has 0 NVIDIA L4, 1 NVIDIA L4, 2 NVIDIA H"):
         names("5")

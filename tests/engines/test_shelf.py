@@ -135,6 +135,14 @@ def test_targets_of_an_engine_built_ahead(
     assert (mismatch(rtx, compact.manifest, here) is None) is fits
 
 
+def test_an_engine_built_by_rtx_on_its_gpu_is_for_no_other(compact: Bundle) -> None:
+    here = replace(HERE, flavour="tensorrt_rtx", version="1.7.1.116")
+    own = recipe(compact, flavour="tensorrt_rtx", version="1.7.1.116", targets=("current",))
+    assert mismatch(own, compact.manifest, here) is None
+    for change in ({"gpu": "NVIDIA L40"}, {"capability": "9.0"}, {"driver": "12.8"}):
+        assert mismatch(own, compact.manifest, replace(here, **change)) is not None
+
+
 def test_every_field_is_in_the_key(compact: Bundle) -> None:
     base = recipe(compact)
     changed = [

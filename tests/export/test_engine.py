@@ -306,8 +306,9 @@ def test_options_that_make_no_sense(options: dict[str, Any]) -> None:
 def test_targets_that_make_no_sense() -> None:
     with pytest.raises(OptionError, match="cannot build for sm90"):
         Target(targets=("sm90",))
-    with pytest.raises(OptionError, match="stands alone"):
-        Target(targets=("portable", "sm86"))
+    for name in ("portable", "current"):
+        with pytest.raises(OptionError, match=f"'{name}' stands alone"):
+            Target(targets=(name, "sm86"))
 
 
 def test_a_flavour_that_is_not_there() -> None:

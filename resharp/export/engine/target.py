@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from resharp.engines import PORTABLE, Manifest
+from resharp.engines import CURRENT, PORTABLE, Manifest
 from resharp.errors import OptionError
 
 NAMED = ("sm75", "sm80", "sm86", "sm89", "sm120")
@@ -21,9 +21,9 @@ class Target:
     """One GPU of this machine, or the named kinds of an engine that is built ahead of time."""
 
     targets: tuple[str, ...] = ()
-    """TensorRT-RTX: ``sm86``, ..., or ``portable``."""
+    """TensorRT-RTX: ``sm86``, ..., or ``portable``, or ``current``."""
     gpu: str = ""
-    """TensorRT: name of the GPU, which must be the current device."""
+    """TensorRT, and ``current``: name of the GPU, which must be the current device."""
     capability: str = ""
     driver: str = ""
     index: int | None = None
@@ -32,14 +32,16 @@ class Target:
     """Bytes of the smallest GPU it is for."""
 
     def __post_init__(self) -> None:
-        unknown = set(self.targets) - {*NAMEABLE, PORTABLE}
+        unknown = set(self.targets) - {*NAMEABLE, PORTABLE, CURRENT}
         if unknown:
             raise OptionError(
                 f"TensorRT-RTX cannot build for {', '.join(sorted(unknown))}; it knows "
-                f"{', '.join(NAMEABLE)}, and '{PORTABLE}' for compute capability 8.0 and later"
+                f"{', '.join(NAMEABLE)}, '{PORTABLE}' for compute capability 8.0 and later, and "
+                f"'{CURRENT}' for the GPU that is here"
             )
-        if PORTABLE in self.targets and len(self.targets) > 1:
-            raise OptionError(f"'{PORTABLE}' stands alone, without {', '.join(self.targets)}")
+        alone = {PORTABLE, CURRENT} & set(self.targets)
+        if alone and len(self.targets) > 1:
+            raise OptionError(f"'{alone.pop()}' stands alone, not in {', '.join(self.targets)}")
 
     @property
     def label(self) -> str:
