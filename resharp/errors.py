@@ -75,6 +75,10 @@ class BundleError(ResharpError):
     """A damaged or foreign bundle in the store."""
 
 
+class DamagedError(BundleError):
+    """Its bytes are proven to be other than what was written."""
+
+
 class StoreBusyError(ResharpError):
     """Another process is writing the same bundle."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+from collections import deque
 from types import ModuleType
 from typing import Any
 
@@ -85,7 +86,7 @@ def _make_logger(trt: Any) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]  # the class is known only at run time
         def __init__(self) -> None:
             super().__init__()
-            self._lines: list[str] = []
+            self._lines: deque[str] = deque(maxlen=100)
 
         def log(self, level: Any, message: str) -> None:
             if level in (severity.ERROR, severity.INTERNAL_ERROR):
@@ -97,7 +98,7 @@ def _make_logger(trt: Any) -> Any:
                 log.debug("TensorRT: %s", message)
 
         def errors(self) -> str:
-            lines, self._lines = self._lines, []
+            lines, self._lines = self._lines, deque(maxlen=100)
             return "; ".join(dict.fromkeys(lines)) or "it gave no reason"
 
     return Logger()
@@ -106,6 +107,7 @@ def _make_logger(trt: Any) -> Any:
 def _module(flavour: str) -> str | None:
     for name in _MODULES[flavour]:
         with contextlib.suppress(ImportError, ValueError):
-            if importlib.util.find_spec(name) is not None:
+            spec = importlib.util.find_spec(name)
+            if spec is not None and spec.origin is not None:  # not a folder of that name
                 return name
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -44,8 +45,8 @@ def engined(tiny: dict[str, Bundle], tmp_path_factory: pytest.TempPathFactory) -
             (target,) = choose_targets(asked, flavour)
             for bundle in own.values():
                 options = EngineOptions(flavour=flavour, tile=256)
-                with current_gpu(target.index if target.gpu else None):
-                    build_engines(bundle, target, options, check=checker(0))
+                current = partial(current_gpu, target.index if target.gpu else None)
+                build_engines(bundle, target, options, check=checker(0), current=current)
         except ResharpError as error:
             answers.append(f"--gpu {asked}: {error}")
         else:

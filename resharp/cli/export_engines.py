@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,17 +88,22 @@ def command(
         **options,
     )
     names = _names(models, everything, engines, weights)
-    steps, table, failed = Steps(), [], []
+    steps, failed = Steps(), []
+    table: list[Row] = []
     for name in names:
         try:
             bundle = _bundle(name, denoise, offline, weights, engines, steps)
-            for target in targets:
-                table += _build(bundle, target, chosen, steps)
         except ResharpError as error:
-            if len(names) == 1:
-                raise
             failed.append(f"{name}: {error}")
+            continue
+        for target in targets:
+            try:
+                _build(bundle, target, chosen, steps, table)
+            except ResharpError as error:
+                failed.append(f"{name} for {target.label}: {error}")
     _print(table)
+    if len(failed) == 1 and not table:
+        raise ResharpError(failed[0])
     if failed:
         raise ResharpError("\n".join(["some engines were not built:", *failed]))
 
@@ -138,20 +144,25 @@ def _bundle(
         return export(name, options, weights=weights, engines=engines, report=steps.next)
 
 
-def _build(bundle: Bundle, target: Target, options: Any, steps: Steps) -> list[Row]:
+def _build(bundle: Bundle, target: Target, options: Any, steps: Steps, table: list[Row]) -> None:
     from resharp.export.engine import build_engines
 
     began = time.monotonic()
-    with current_gpu(target.index if target.gpu else None):
-        check = None if target.index is None else checker(target.index)
-        built = build_engines(bundle, target, options, check=check, report=steps.next)
+    build_engines(
+        bundle,
+        target,
+        options,
+        check=None if target.index is None else checker(target.index),
+        current=partial(current_gpu, target.index if target.gpu else None),
+        report=steps.next,
+        done=lambda built: table.append(_row(built, target)),
+    )
     steps.next(f"{bundle.manifest.name}: {time.monotonic() - began:.0f} s")
-    return [_row(item, target) for item in built]
 
 
 @contextmanager
 def current_gpu(index: int | None) -> Iterator[None]:
-    """Make a GPU the current device of this process, for TensorRT's builder."""
+    """Make a GPU the current device of this thread, for TensorRT's builder; None changes none."""
     if index is None:
         yield
         return

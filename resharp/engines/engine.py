@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from resharp.engines.manifest import File, Manifest, known_fields
-from resharp.errors import BundleError
+from resharp.errors import BundleError, DamagedError
 
 ENGINE_SCHEMA = 1
 """Version of the sidecar's layout; any other is refused."""
@@ -133,7 +133,8 @@ def parse_engine(text: str, where: str) -> Engine:
     """Read a sidecar.
 
     Raises:
-        BundleError: it is no sidecar, of another schema, or was changed after it was written.
+        DamagedError: it is no sidecar, or was changed after it was written.
+        BundleError: it is of another schema.
     """
     try:
         data = json.loads(text)
@@ -144,9 +145,9 @@ def parse_engine(text: str, where: str) -> Engine:
             )
         engine = _engine(data)
         if data["key"] != engine.key:
-            raise BundleError(f"{where} was changed after it was written: build the engine again")
+            raise DamagedError(f"{where} was changed after it was written: build the engine again")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BundleError(f"{where} is damaged ({error!r}): build the engine again") from error
+        raise DamagedError(f"{where} is damaged ({error!r}): build the engine again") from error
     return engine
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,15 @@ from resharp.engines.engine import Engine, Here, Likeness, is_of, mismatch, pars
 from resharp.engines.hashing import sha256_of
 from resharp.engines.locking import locked
 from resharp.engines.manifest import File, Manifest
-from resharp.errors import BundleError, OutputError
+from resharp.errors import BundleError, DamagedError, OutputError
 
 SUFFIX = ".engine"
 _PARITY = ".parity.json"
+_DRAFT = ".draft-"
+_FORGOTTEN = 24 * 3600.0
+"""Seconds after which a draft has no writer any more."""
+_COMMITS = "commits"
+"""Lock of what looks at all engines of the folder."""
 PRECISIONS = ("fp16", "mixed", "fp32")
 """From the fastest to the surest. ``bf16`` is for those who ask for it."""
 
@@ -88,7 +95,8 @@ class Shelf:
         """The engine's bytes, checked.
 
         Raises:
-            BundleError: they are not those that were built.
+            DamagedError: they are not those that were built.
+            BundleError: they cannot be read.
         """
         self._verify_file(engine, engine.reference)
         return self._verify_file(engine, engine.file)
@@ -97,7 +105,8 @@ class Shelf:
         """Hash both files.
 
         Raises:
-            BundleError: one is missing, short or changed.
+            DamagedError: one is missing, short or changed.
+            BundleError: one cannot be read.
         """
         self.read(engine)
 
@@ -115,8 +124,7 @@ class Shelf:
             OutputError: the folder cannot be written.
         """
         with locked(self.folder, key[:24], on_wait=on_wait):
-            for stale in self.folder.glob(f".draft-{key[:24]}~*"):  # ours alone: we hold the lock
-                stale.unlink(missing_ok=True)
+            _sweep(self.folder.glob(f"{_DRAFT}{key[:24]}~*"))  # ours alone: we hold the lock
             draft = EngineDraft(self, key)
             try:
                 yield draft
@@ -125,26 +133,33 @@ class Shelf:
 
     def remove(self, engine: Engine) -> None:
         """Delete an engine, its sidecar first; its reference stays while another needs it."""
-        self._unlink(engine.key)
-        others, _ = self.engines()
-        if all(other.reference.name != engine.reference.name for other in others):
-            self.path(engine.reference).unlink(missing_ok=True)
+        with locked(self.folder, _COMMITS):
+            self._unlink(engine.key)
+            others, _ = self.engines()
+            if all(other.reference.name != engine.reference.name for other in others):
+                self.path(engine.reference).unlink(missing_ok=True)
 
     def prune(self, manifest: Manifest) -> tuple[str, ...]:
         """Delete engines that no machine can use: damaged ones, and those of an older export.
+
+        One that only cannot be read now, or that a newer resharp made, stays.
 
         Returns:
             One line for each.
         """
         gone = []
+        old = time.time() - _FORGOTTEN
+        _sweep(path for path in self.folder.glob(f"{_DRAFT}*") if path.stat().st_mtime < old)
         for path in sorted(self._files()):
             with locked(self.folder, path.stem[:24]):
                 try:
                     engine = self._read(path)
                     self.verify(engine)
-                except BundleError as error:
+                except DamagedError as error:
                     self._unlink(path.stem)
                     gone.append(str(error))
+                    continue
+                except BundleError:
                     continue
                 if not is_of(engine.recipe, manifest):
                     self.remove(engine)
@@ -153,11 +168,13 @@ class Shelf:
 
     def parity(self, engine: Engine, here: Here) -> Likeness | None:
         """What was recorded when the engine first ran on this GPU with this driver."""
-        record = self._records(engine).get(_place(here))
+        record: Any = self._records(engine).get(_place(here))
         try:
-            return None if record is None else Likeness(**record)
-        except TypeError:
+            found = Likeness(**record)
+            known = isinstance(found.passed, bool) and found.psnr + found.levels >= 0
+        except TypeError:  # none, or a damaged one
             return None
+        return found if known else None
 
     def record(self, engine: Engine, here: Here, likeness: Likeness) -> bool:
         """Note what the first run gave; False where the folder cannot be written."""
@@ -185,11 +202,13 @@ class Shelf:
         try:
             engine = parse_engine(sidecar.read_text(encoding="utf-8"), str(sidecar))
         except FileNotFoundError as error:
-            raise BundleError(f"{path} has no sidecar: build it again") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise BundleError(f"{sidecar} cannot be read ({error}): build it again") from error
+            raise DamagedError(f"{path} has no sidecar: build it again") from error
+        except OSError as error:
+            raise BundleError(f"{sidecar} cannot be read ({error})") from error
+        except UnicodeDecodeError as error:
+            raise DamagedError(f"{sidecar} is damaged ({error}): build it again") from error
         if engine.file.name != path.name or engine.key != path.stem:
-            raise BundleError(f"{sidecar} is the sidecar of another engine: build it again")
+            raise DamagedError(f"{sidecar} is the sidecar of another engine: build it again")
         return engine
 
     def _verify_file(self, engine: Engine, file: File) -> bytes:
@@ -198,14 +217,16 @@ class Shelf:
         try:
             size = path.stat().st_size
             if size != file.size:
-                raise BundleError(
+                raise DamagedError(
                     f"{path} is damaged: {size} bytes, its sidecar says {file.size}; {cure}"
                 )
             data = path.read_bytes()
+        except FileNotFoundError as error:
+            raise DamagedError(f"{path} is missing; {cure}") from error
         except OSError as error:
             raise BundleError(f"{path} cannot be read ({error}); {cure}") from error
         if sha256_of(path, data) != file.sha256:
-            raise BundleError(f"{path} is damaged: its SHA-256 is not its sidecar's; {cure}")
+            raise DamagedError(f"{path} is damaged: its SHA-256 is not its sidecar's; {cure}")
         return data
 
     def _records(self, engine: Engine) -> dict[str, Any]:
@@ -223,7 +244,18 @@ class EngineDraft:
     """An engine being written under temporary names."""
 
     def __init__(self, shelf: Shelf, key: str) -> None:
-        self._shelf, self._stem = shelf, f".draft-{key[:24]}~{uuid4().hex}"
+        self._shelf, self._stem = shelf, f"{_DRAFT}{key[:24]}~{uuid4().hex}"
+
+    def scratch(self) -> Path:
+        """A folder for the build, on the store's disk, that goes with the draft.
+
+        Raises:
+            OutputError: it cannot be made.
+        """
+        folder = self._shelf.folder / f"{self._stem}.scratch"
+        with _writing(self._shelf.folder):
+            folder.mkdir(exist_ok=True)
+        return folder
 
     def commit(self, engine: Engine, data: Any, reference: bytes) -> Engine:
         """Write reference, engine and sidecar, in this order: the sidecar makes it an engine.
@@ -232,19 +264,22 @@ class EngineDraft:
             OutputError: the disk refused; what was there before is as it was.
         """
         shelf = self._shelf
-        write_whole(shelf.path(engine.reference), reference, self._stem)
-        # An old sidecar must not stand beside the new bytes, were we killed between the two.
-        with _writing(shelf.folder):
-            (shelf.folder / f"{engine.key}.json").unlink(missing_ok=True)
+        sidecar = shelf.folder / f"{engine.key}.json"
+        with locked(shelf.folder, _COMMITS), _writing(shelf.folder):
+            # All is on the disk before anything of an older engine is touched.
+            bytes_part = _stage(shelf.path(engine.file), data, self._stem)
+            sidecar_part = _stage(sidecar, engine.to_json().encode(), f"{self._stem}.json")
+            write_whole(shelf.path(engine.reference), reference, self._stem)
+            # Its sidecar must not stand beside the new bytes, were we killed between the two.
+            sidecar.unlink(missing_ok=True)
             (shelf.folder / f"{engine.key}{_PARITY}").unlink(missing_ok=True)
-        write_whole(shelf.path(engine.file), data, self._stem)
-        write_whole(shelf.folder / f"{engine.key}.json", engine.to_json().encode(), self._stem)
+            os.replace(bytes_part, shelf.path(engine.file))
+            os.replace(sidecar_part, sidecar)
         return engine
 
     def discard(self) -> None:
         """Remove what a failed write left."""
-        for path in self._shelf.folder.glob(f"{self._stem}*"):
-            path.unlink(missing_ok=True)
+        _sweep(self._shelf.folder.glob(f"{self._stem}*"))
 
 
 def write_whole(path: Path, data: Any, stem: str | None = None) -> None:
@@ -253,17 +288,35 @@ def write_whole(path: Path, data: Any, stem: str | None = None) -> None:
     Raises:
         OutputError: the disk refused; nothing was left.
     """
-    part = path.with_name(f"{stem or f'.draft-{uuid4().hex}'}.part")
     with _writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
+        part = _stage(path, data, f"{stem or f'{_DRAFT}{uuid4().hex}'}.whole")
         try:
-            with part.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
+
+
+def _stage(path: Path, data: Any, stem: str) -> Path:
+    """Bytes beside where they will go, on the disk; nothing is left where it refuses."""
+    part = path.with_name(f"{stem}.part")
+    try:
+        with part.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    return part
+
+
+def _sweep(paths: Iterable[Path]) -> None:
+    for path in list(paths):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

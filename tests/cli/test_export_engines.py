@@ -9,6 +9,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from resharp import trt
@@ -18,6 +20,7 @@ from resharp.errors import BackendError, OptionError
 from resharp.export import ExportOptions, export
 from resharp.export.engine import NAMED
 from resharp.runtime.devices import CudaError, Gpu
+from tests import fake_cuda
 from tests.cli.commands import call
 from tests.conftest import random_network, save_checkpoint
 
@@ -76,6 +79,9 @@ def test_without_a_model_the_built_in_one_for_every_kind_of_gpu(home: Path) -> N
     assert code == 0
     assert [row[4] for row in rows(output)] == ["done", "done"]
     assert "is built already" in output
+    cv2.imwrite("photo.png", np.full((200, 200, 3), 99, np.uint8))
+    code, output = call("export-engines", "--flavour", "tensorrt_rtx", "--picture", "photo.png")
+    assert "the picture was not used: --force" in output
     code, output = call("export-engines", "--flavour", "tensorrt_rtx", "--force")
     assert code == 0
     assert "done" not in [row[4] for row in rows(output)]
@@ -157,8 +163,23 @@ def test_all_goes_on_after_a_damaged_model_and_fails_at_the_end(
     assert code == 1
     assert {row[0] for row in rows(output.partition("Error:")[0])} == {"resharp-x4", "compact"}
     assert "some engines were not built" in output
-    assert "bad: " in output
+    assert "bad for sm86: " in output
     assert "is damaged" in output
+
+
+@needs_rtx
+def test_what_was_built_before_a_failure_is_in_the_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def spoil(infer: Any, reference: Any, dtype: str) -> Likeness:
+        return Likeness(psnr=70.0 if dtype == "uint8" else 1.0, levels=1, passed=dtype == "uint8")
+
+    monkeypatch.setattr("resharp.export.engine.run.compare", spoil)
+    code, output = call("export-engines", *QUICK, "--dtype", "both")
+    assert code == 1
+    assert [row[2] for row in rows(output.partition("Error:")[0])] == ["uint8"]
+    assert "trying mixed" in output
+    assert "float32 fp32 for sm86: the graph is 1.0 dB" in output
 
 
 @needs_rtx
@@ -274,3 +295,49 @@ def test_targets_of_tensorrt(machine: list[Gpu], monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("resharp.cli.targets.gpus", none)
     with pytest.raises(BackendError, match=r"none here .no NVIDIA driver"):
         names(None, trt.TENSORRT)
+
+
+ON_THE_SECOND = """
+import ctypes, sys
+from types import SimpleNamespace
+from click.testing import CliRunner
+from resharp import trt
+from resharp.cli import main
+from resharp.engines import Likeness
+from resharp.export.engine import run
+from resharp.runtime import tensorrt
+
+def build(*_, **__):
+    device = ctypes.c_int(-1)
+    code = ctypes.CDLL("libcuda.so.1").cuCtxGetDevice(ctypes.byref(device))
+    print("built on", device.value, "code", code)
+    return b"an engine"
+
+trt.installed = lambda: ("tensorrt",)
+trt.load = lambda flavour: SimpleNamespace(__version__="11.4.0")
+run.build = build
+def check(bundle, engine, index):
+    print("checked on", index)
+    return Likeness(psnr=60.0, levels=1, passed=True)
+
+tensorrt.check_engine = check
+done = CliRunner().invoke(main, ["export-engines", "--gpu", "1", "--dtype", "uint8"])
+print(done.output, done.exception)
+"""
+
+
+@pytest.mark.parametrize("provider", ["cuda-python", "pycuda"])
+def test_tensorrt_builds_on_the_gpu_that_was_asked_for(
+    provider: str, home: Path, tmp_path: Path
+) -> None:
+    if fake_cuda.compiler() is None:
+        pytest.skip("no C compiler to make a fake CUDA driver with")
+    pytest.importorskip("pycuda" if provider == "pycuda" else "cuda.bindings")
+    driver = fake_cuda.build(tmp_path / "driver")
+    settings = {"FAKE_CUDA_DEVICES": "2", "RESHARP_CUDA": provider, "PYTHONWARNINGS": "ignore"}
+    done = fake_cuda.run(ON_THE_SECOND, driver, **settings)
+    assert "built on 1 code 0" in done.stdout, done.stderr
+    assert "checked on 1" in done.stdout
+    assert done.live == fake_cuda.NOTHING_LIVE
+    sidecar = next((home / "engines/resharp-x4/engines").glob("[!.]*.json"))
+    assert json.loads(sidecar.read_text())["recipe"]["gpu"] == "Fake GPU"

@@ -218,7 +218,7 @@ def test_a_sidecar_that_was_edited(place: Shelf, compact: Bundle, old: str, new:
         assert len(bad) == 1
         assert str(path) in bad[0]
     path.write_bytes(b"\xff\xfe")
-    assert "cannot be read" in place.engines()[1][0]
+    assert "is damaged" in place.engines()[1][0]
 
 
 def test_parity_is_recorded_by_gpu_and_driver(place: Shelf, compact: Bundle) -> None:
@@ -238,7 +238,10 @@ def test_a_damaged_parity_record_is_measured_again(place: Shelf, compact: Bundle
     engine = put(place, recipe(compact))
     place.record(engine, HERE, Likeness(psnr=66.0, levels=1, passed=True))
     path = place.folder / f"{engine.key}.parity.json"
-    for junk in ("", "[]", json.dumps({k: {"a": 1} for k in json.loads(path.read_text())})):
+    place_of = next(iter(json.loads(path.read_text())))
+    bad = {"psnr": None, "levels": 0, "passed": False}
+    odd = {"psnr": 66.0, "levels": 0, "passed": "yes"}
+    for junk in ("", "[]", *(json.dumps({place_of: one}) for one in ({"a": 1}, bad, odd, 5))):
         path.write_text(junk)
         assert place.parity(engine, HERE) is None
 
@@ -251,25 +254,61 @@ def test_removing_keeps_a_reference_that_another_needs(place: Shelf, compact: Bu
     assert [p.name for p in place.folder.iterdir()] == [".locks"]
 
 
+@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize("which", [1, 2, 3])
 def test_a_full_disk_leaves_nothing_and_keeps_the_rest(
-    place: Shelf, compact: Bundle, monkeypatch: pytest.MonkeyPatch
+    place: Shelf, compact: Bundle, monkeypatch: pytest.MonkeyPatch, which: int, again: bool
 ) -> None:
     kept = put(place, recipe(compact))
+    place.record(kept, HERE, Likeness(psnr=66.0, levels=1, passed=True))
     before = sorted(p.name for p in place.folder.iterdir())
     real = os.fsync
     calls = []
 
     def full(number: int) -> None:
         calls.append(number)
-        if len(calls) == 2:  # the engine, after its reference
+        if len(calls) == which:  # engine, sidecar, reference
             raise OSError(errno.ENOSPC, "No space left on device")
         real(number)
 
     monkeypatch.setattr(os, "fsync", full)
+    other = recipe(compact) if again else recipe(compact, precision="mixed")
     with pytest.raises(OutputError, match="No space left"):
-        put(place, recipe(compact, precision="mixed"))
+        put(place, other, DATA[::-1])
+    assert len(calls) == which
     assert sorted(p.name for p in place.folder.iterdir()) == before
     assert place.read(kept) == DATA
+    assert place.parity(kept, HERE) is not None
+
+
+def test_pruning_takes_only_what_is_proven_useless(
+    place: Shelf, compact: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = put(place, recipe(compact))
+    newer = put(place, recipe(compact, precision="mixed"))
+    sidecar = place.folder / f"{newer.key}.json"
+    sidecar.write_text(sidecar.read_text().replace('"schema": 1', '"schema": 99'))
+    forgotten, fresh = place.folder / ".draft-a.part", place.folder / ".draft-b.part"
+    for path in (forgotten, fresh):
+        path.write_bytes(b"")
+    os.utime(forgotten, (0, 0))
+    with monkeypatch.context() as patch:
+
+        def broken(path: Path) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+        patch.setattr(Path, "read_bytes", broken)
+        assert place.prune(compact.manifest) == ()
+    assert place.read(good) == DATA
+    assert fresh.exists()
+    assert not forgotten.exists()
+    old = put(place, recipe(compact, graph="0" * 64))
+    sidecar.unlink()
+    lines = place.prune(compact.manifest)
+    assert len(lines) == 2
+    assert any("no sidecar" in line for line in lines)
+    assert any(old.key[:12] in line and "older export" in line for line in lines)
+    assert place.engines()[0] == (good,)
 
 
 KILLED = """
@@ -278,6 +317,7 @@ from pathlib import Path
 from resharp.engines import Shelf
 with Shelf(Path(sys.argv[1])).building("k" * 64) as draft:
     (Path(sys.argv[1]) / f"{draft._stem}.part").write_bytes(b"half an engine")
+    (draft.scratch() / "graph.onnx").write_bytes(b"a graph")
     print("writing", flush=True)
     time.sleep(60)
 """

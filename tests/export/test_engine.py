@@ -127,6 +127,28 @@ def test_a_graph_that_fp16_spoils_falls_to_mixed_and_says_so(
         build_engines(bundle, EVERYWHERE, replace(RTX, precision="fp16", force=True))
 
 
+def test_the_next_dtype_falls_by_itself(
+    compact: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoiled(infer: Any, reference: Any, dtype: str) -> Likeness:
+        bad = dtype == "float32" and len(bads) < 1
+        bads.extend([1] * bad)
+        real = compare(infer, reference, dtype)
+        return Likeness(psnr=1.0, levels=9, passed=False) if bad else real
+
+    bads: list[int] = []
+    monkeypatch.setattr(running, "compare", spoiled)
+    seen: list[str] = []
+    built = build_engines(
+        on(compact, tmp_path),
+        EVERYWHERE,
+        RTX,
+        done=lambda item: seen.append(item.engine.recipe.dtype),
+    )
+    assert [item.engine.recipe.precision for item in built] == ["fp16", "mixed"]
+    assert seen == ["uint8", "float32"]
+
+
 def test_an_engine_that_is_off_on_its_gpu_falls_too(compact: Bundle, tmp_path: Path) -> None:
     def check(bundle: Bundle, engine: Engine) -> Likeness:
         half = engine.recipe.precision == "fp16"
@@ -271,7 +293,7 @@ def test_an_interrupted_build_leaves_no_engine(
     assert child.returncode != 0
     if number == signal.SIGINT:
         assert "KeyboardInterrupt" in errors
-        assert not list(shelf.glob(".graphs-*"))
+        assert not list(shelf.glob(".draft-*"))
     assert not list(shelf.glob("*.engine"))
     assert not list(shelf.glob("*.json"))
 

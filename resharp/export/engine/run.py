@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +15,7 @@ from numpy.typing import NDArray
 from resharp import trt as flavours
 from resharp.engines import Bundle, Engine, File, Likeness, Profile, Recipe, sha256_of
 from resharp.engines.reference import FLOOR_DB, Reference, reference_file
-from resharp.errors import OptionError, OutputError, ParityError
+from resharp.errors import OptionError, ParityError
 from resharp.export.engine.builder import Cancel, Report, build, in_background
 from resharp.export.engine.reference import compare, make_reference
 from resharp.export.engine.target import Target, choose_tile
@@ -33,6 +31,7 @@ _OLD = "sm75"  # Turing has no bfloat16
 
 Check = Callable[[Bundle, Engine], Likeness]
 """Runs an engine on its GPU and compares it with its reference."""
+Current = Callable[[], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,16 +86,20 @@ def build_engines(
     options: EngineOptions | None = None,
     *,
     check: Check | None = None,
+    current: Current = nullcontext,
     report: Report = lambda line: None,
+    done: Callable[[Built], object] = lambda built: None,
 ) -> tuple[Built, ...]:
     """Build the engines of one bundle for one target, or find them done.
 
     Args:
         bundle: an exported model.
-        target: what to build for; a GPU of this machine must be the current device.
+        target: what to build for.
         options: how.
         check: runs an engine on its GPU; None: there is none, and the first run will check.
+        current: makes the target's GPU the current device of a thread; needed where it has one.
         report: told the steps.
+        done: told each engine as it is ready; those before a failure too.
 
     Raises:
         BuildError: TensorRT refused.
@@ -106,11 +109,12 @@ def build_engines(
     """
     options = options or EngineOptions()
     bundle.verify()
-    work = _Work(bundle, target, options, check, report)
+    work = _Work(bundle, target, options, check, current, report)
     built = []
     for dtype in options.dtypes:
         if dtype in bundle.manifest.graphs:
             built.append(work.build(dtype))
+            done(built[-1])
     return tuple(built)
 
 
@@ -123,20 +127,22 @@ class _Work:
         target: Target,
         options: EngineOptions,
         check: Check | None,
+        current: Current,
         report: Report,
     ) -> None:
         self._bundle, self._target, self._options = bundle, target, options
-        self._check, self._report = check, report
+        self._check, self._current, self._report = check, current, report
         self._flavour = flavours.pick(options.flavour)
         self._trt = flavours.load(self._flavour)
         tile = choose_tile(bundle.manifest, target.memory, options.tile)
         self._profile = Profile(smallest=SMALLEST, tile=tile, batch=options.batch)
         self._reference: Reference | None = None
-        self._settled: str | None = options.precision
+        asked = options.precision
+        self._ladder: tuple[str, ...] = LADDER if asked is None else (asked,)
 
     def build(self, dtype: str) -> Built:
         """One engine, in the first precision that is close enough."""
-        ladder = LADDER if self._settled is None else (self._settled,)
+        ladder = self._ladder
         for precision in ladder:
             try:
                 built = self._one(dtype, precision)
@@ -145,38 +151,43 @@ class _Work:
                     raise
                 self._report(f"{error}; trying {ladder[ladder.index(precision) + 1]}")
                 continue
-            self._settled = precision  # both dtypes alike
+            self._ladder = ladder[ladder.index(precision) :]  # the next dtype begins there
             return built
         raise AssertionError("a ladder has a last step")
 
     def _one(self, dtype: str, precision: str) -> Built:
         recipe = self._recipe(dtype, precision)
         key, shelf = recipe.key(), self._bundle.shelf
+        done = None if self._options.force else shelf.find(key)
+        if done is not None:  # needs no lock, so it works on a read-only store
+            return self._skip(done)
         waiting = f"another process builds {self._name(recipe)}: waiting for it"
         began = time.monotonic()
         with shelf.building(key, on_wait=lambda: self._report(waiting)) as draft:
-            engine = None if self._options.force else shelf.find(key)
-            skipped = engine is not None
-            if engine is None:
-                reference = self._make_reference()
-                data, graph, seconds = self._make(recipe, reference)
-                file, packed = _described(f"{key}.engine", data), reference.packed()
-                made = self._versions()
-                engine = Engine(
-                    model=self._bundle.manifest.name,
-                    recipe=recipe,
-                    file=file,
-                    reference=reference_file(packed),
-                    graph=graph,
-                    seconds=round(seconds, 2),
-                    versions=made,
-                )
-                draft.commit(engine, data, packed)
-            else:
-                self._report(f"{self._name(recipe)} is built already: nothing to do")
-        likeness = self._checked(engine)
-        spent = 0.0 if skipped else time.monotonic() - began
-        return Built(engine=engine, seconds=spent, skipped=skipped, likeness=likeness)
+            done = None if self._options.force else shelf.find(key)  # while we waited
+            if done is not None:
+                return self._skip(done)
+            reference = self._make_reference()
+            data, graph, seconds = self._make(recipe, reference, draft.scratch())
+            packed = reference.packed()
+            engine = Engine(
+                model=self._bundle.manifest.name,
+                recipe=recipe,
+                file=_described(f"{key}.engine", data),
+                reference=reference_file(packed),
+                graph=graph,
+                seconds=round(seconds, 2),
+                versions=self._versions(),
+            )
+            draft.commit(engine, data, packed)
+        likeness, spent = self._checked(engine), time.monotonic() - began
+        return Built(engine=engine, seconds=spent, skipped=False, likeness=likeness)
+
+    def _skip(self, engine: Engine) -> Built:
+        self._report(f"{self._name(engine.recipe)} is built already: nothing to do")
+        if self._options.picture is not None:
+            self._report("the picture was not used: --force builds again and checks on it")
+        return Built(engine=engine, seconds=0.0, skipped=True, likeness=self._checked(engine))
 
     def _recipe(self, dtype: str, precision: str) -> Recipe:
         manifest, target = self._bundle.manifest, self._target
@@ -201,20 +212,22 @@ class _Work:
             options={"level": self._options.level, "typing": TYPING},
         )
 
-    def _make(self, recipe: Recipe, reference: Reference) -> tuple[bytes, Likeness, float]:
+    def _make(
+        self, recipe: Recipe, reference: Reference, folder: Path
+    ) -> tuple[bytes, Likeness, float]:
         name = self._name(recipe)
-        with _scratch(self._bundle) as folder:
-            self._report(f"{name}: typing the graph")
-            graph, infer = typed_graph(self._bundle, recipe.dtype, recipe.precision, folder)
-            likeness = compare(infer, reference, recipe.dtype)
-            if not likeness.passed:
-                raise ParityError(
-                    f"{name}: the graph is {likeness.psnr:.1f} dB from fp32 on the CPU, under "
-                    f"{FLOOR_DB:.0f}"
-                )
-            began, cancel = time.monotonic(), Cancel()
+        self._report(f"{name}: typing the graph")
+        graph, infer = typed_graph(self._bundle, recipe.dtype, recipe.precision, folder)
+        likeness = compare(infer, reference, recipe.dtype)
+        if not likeness.passed:
+            raise ParityError(
+                f"{name}: the graph is {likeness.psnr:.1f} dB from fp32 on the CPU, under "
+                f"{FLOOR_DB:.0f}"
+            )
+        began, cancel = time.monotonic(), Cancel()
 
-            def work() -> bytes:
+        def work() -> bytes:
+            with self._current():  # a device is current for a thread, not for the process
                 return build(
                     self._trt,
                     graph,
@@ -226,8 +239,8 @@ class _Work:
                     cancel=cancel,
                 )
 
-            data = in_background(work, cancel, self._report)
-            return data, likeness, time.monotonic() - began
+        data = in_background(work, cancel, self._report)
+        return data, likeness, time.monotonic() - began
 
     def _checked(self, engine: Engine) -> Likeness | None:
         if self._check is None or self._target.index is None:
@@ -264,17 +277,3 @@ class _Work:
 
 def _described(name: str, data: bytes) -> File:
     return File(name=name, sha256=sha256_of(Path(name), data), size=len(data))
-
-
-@contextmanager
-def _scratch(bundle: Bundle) -> Iterator[Path]:
-    """A folder for graphs, on the store's disk: they may be too large for the system's."""
-    root = bundle.shelf.folder
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=".graphs-", dir=root))
-    except OSError as error:
-        raise OutputError(f"cannot write in {root}: {error}") from error
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
