@@ -39,10 +39,12 @@ class HostProvider(Provider):
     Args:
         limit: bytes of the device.
         captures: whether graphs can be captured.
+        pins: whether there is page-locked memory. Copies to and from other memory are done at once.
     """
 
     limit: int = 1 << 30
     captures: bool = True
+    pins: bool = True
     name: str = "host"
     index: int = 0
     live: Counter[str] = field(default_factory=Counter)
@@ -81,20 +83,29 @@ class HostProvider(Provider):
         return HostBuffer(self, size)
 
     def pin(self, size: int) -> Pinned:
+        if not self.pins:
+            raise OutOfMemoryError("cuMemHostAlloc: CUDA_ERROR_OUT_OF_MEMORY")
         return HostPinned(self, size)
 
     def upload(self, address: int, array: Array, stream: Stream) -> None:
-        source = self.page_locked(array)
-        queue(stream, lambda: self.write(address, source.copy()))
+        if self.pins:
+            source = self.page_locked(array)
+            queue(stream, lambda: self.write(address, source.copy()))
+        else:
+            taken = array.reshape(-1).view(np.uint8).copy()
+            queue(stream, lambda: self.write(address, taken))
 
     def download(self, array: Array, address: int, stream: Stream) -> None:
-        target = self.page_locked(array)
+        target = self.page_locked(array) if self.pins else array.reshape(-1).view(np.uint8)
 
         def work() -> None:
-            self.page_locked(array)
+            if self.pins:
+                self.page_locked(array)
             target[:] = self.at(address, target.size)
 
         queue(stream, work)
+        if not self.pins:
+            stream.synchronize()
 
     def copy_rows(
         self,

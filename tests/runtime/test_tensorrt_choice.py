@@ -23,6 +23,7 @@ from resharp.runtime.backends import tensorrt as backend_module
 from resharp.runtime.backends.tensorrt import probe
 from resharp.runtime.devices import CudaError, gpus
 from resharp.runtime.tensorrt import check_engine
+from tests.runtime import fake_trt
 from tests.runtime.fake_trt import EngineValidity
 from tests.runtime.tensorrt_kit import OPTIONS, Kit, expected, machine, picture
 
@@ -257,18 +258,34 @@ def test_rtx_keeps_its_compiled_kernels(rtx: Kit) -> None:
         caches = list(rtx.bundle.shelf.folder.glob(f"{engine.key}.cache-*"))
         assert [path.name for path in caches] == [f"{engine.key}.cache-sm89-13.0"]
     assert rtx.fake.caches == []
-    with rtx.open() as backend:
+    backend = rtx.open()
+    with backend:
         image = picture(150, 150)
         for _ in range(4):
             np.testing.assert_array_equal(
                 backend.infer(image[None, :48, :48])[0], expected(image[:48, :48])
             )
         assert rtx.provider.live["graph"] == 0  # TensorRT-RTX captures by itself
+        caches[0].unlink()
+        cache = backend._models["uint8"].cache
+        assert cache is not None
+        cache._size = 0  # as if kernels had been added
+        for _ in range(4):
+            backend.infer(image[None, :48, :48])
+        assert caches[0].exists()  # after the 8th run, whoever closes it or not
     assert rtx.fake.caches == [b"compiled kernels"]
     caches[0].write_bytes(b"of another GPU")
+    with rtx.open() as another:
+        another.infer(picture(16, 16)[None])
+    assert caches[0].read_bytes() == b"compiled kernels"
+
+
+def test_a_cache_that_tensorrt_does_not_give(rtx: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    rtx.add(targets=("sm89",), gpu="", capability="", driver="")
+    monkeypatch.setattr(fake_trt.Cache, "serialize", lambda self: None)
     with rtx.open() as backend:
         backend.infer(picture(16, 16)[None])
-    assert caches[0].read_bytes() == b"compiled kernels"
+    assert not list(rtx.bundle.shelf.folder.glob("*.cache-*"))
 
 
 def test_a_store_that_cannot_be_written(rtx: Kit, monkeypatch: pytest.MonkeyPatch) -> None:

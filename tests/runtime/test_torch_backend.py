@@ -24,12 +24,12 @@ from resharp.runtime.backends.torch_kept import REMEMBERED, PinnedResults, Recor
 from resharp.runtime.backends.torch_lanes import (
     IN_FLIGHT,
     Lane,
-    LanePool,
     Wait,
     chunks,
     run_batch,
     run_tiles,
 )
+from resharp.runtime.lanes import LanePool
 from resharp.runtime.plan import Tile, plan
 
 SCALE = 2

@@ -6,6 +6,7 @@ It chooses the engine and proves it on this GPU; ``runtime/tensorrt`` runs it.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,6 +70,8 @@ class TensorrtBackend(Backend):
             raise none_fits(bundle, self._heres, "uint8", reasons)
         self._runner = Runner(open_provider(options.index), self.manifest.scale)
         self._opened = True
+        # Also where nobody closes it: before the provider goes, and the interpreter.
+        self._finalizer = weakref.finalize(self, _close, self._runner, self._models)
         try:
             self._models["uint8"], self.note = self._first_good(fitting, "uint8", reasons)
         except BaseException:
@@ -151,9 +154,8 @@ class TensorrtBackend(Backend):
     def close(self) -> None:
         """See :meth:`Backend.close`; waits for the runs under way."""
         with self._lock:
-            models, self._opened = list(self._models.values()), False
-            self._models = {}
-        self._runner.close(models)
+            self._opened = False
+        self._finalizer()
 
     def _model(self, dtype: str) -> Model:
         model = self._models.get(dtype)
@@ -217,6 +219,12 @@ class TensorrtBackend(Backend):
             self._runner.forget(model)
             raise
         return model
+
+
+def _close(runner: Runner, models: dict[str, Model]) -> None:
+    taken = list(models.values())
+    models.clear()
+    runner.close(taken)
 
 
 def _unlike(candidate: Candidate, found: Likeness) -> BackendError:

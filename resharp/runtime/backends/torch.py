@@ -29,7 +29,8 @@ from resharp.runtime.backends.base import (
 )
 from resharp.runtime.backends.torch_cuda import CudaLane, page_locked, release_cache
 from resharp.runtime.backends.torch_kept import PinnedResults
-from resharp.runtime.backends.torch_lanes import LanePool, run_batch, run_tiles
+from resharp.runtime.backends.torch_lanes import run_batch, run_tiles
+from resharp.runtime.lanes import LanePool
 from resharp.runtime.memory import available_memory
 from resharp.runtime.plan import Tile
 

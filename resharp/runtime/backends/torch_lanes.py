@@ -1,4 +1,4 @@
-"""How the torch backend shares a GPU: lanes for threads, and tile rows in flight.
+"""One run of the torch backend on one lane: tile rows in flight.
 
 Only the order of things is here; CUDA is behind :class:`Lane` (``torch_cuda.py``). So all of it is
 tested without a GPU, and nothing here imports torch.
@@ -6,20 +6,17 @@ tested without a GPU, and nothing here imports torch.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 from resharp.runtime.backends.base import (
     Advance,
     Image,
     batched,
     core_rows,
-    open_guard,
     paste,
 )
 from resharp.runtime.plan import Tile
@@ -60,9 +57,6 @@ class Lane(Protocol):
 
     def close(self) -> None:
         """Settle, and free everything."""
-
-
-LaneT = TypeVar("LaneT", bound=Lane)
 
 
 def run_tiles(
@@ -137,57 +131,3 @@ def chunks(tiles: Sequence[Tile], batch: int) -> Iterator[list[Tile]]:
             chunk = []
     if chunk:
         yield chunk
-
-
-class LanePool(Generic[LaneT]):
-    """A few lanes for any number of threads; who finds none waits."""
-
-    def __init__(self, lanes: Sequence[LaneT], name: str) -> None:
-        self._free, self._name, self._closed = list(lanes), name, False
-        self._holders: list[int] = []  # a thread for each lane that is out
-        self._changed = threading.Condition()
-
-    @contextlib.contextmanager
-    def take(self) -> Iterator[LaneT]:
-        """A lane for one run: the one given back last, whose memory and recordings fit best.
-
-        Raises:
-            BackendError: the pool is closed, or was while this waited.
-        """
-        me = threading.get_ident()
-        with self._changed:
-            self._changed.wait_for(lambda: self._free or self._closed)
-            open_guard(not self._closed, self._name)
-            lane = self._free.pop()
-            self._holders.append(me)
-        try:
-            yield lane
-        finally:
-            self._give_back(lane, me)
-
-    def close(self) -> None:
-        """Let no one in, wait for the lanes that are out, close them all.
-
-        A lane that this thread holds (a progress callback that closes) is closed when it comes
-        back; waiting for it would never end.
-        """
-        me = threading.get_ident()
-        with self._changed:
-            self._closed = True
-            lanes, self._free = self._free, []
-            self._changed.notify_all()
-        for lane in lanes:
-            lane.close()
-        with self._changed:
-            self._changed.wait_for(lambda: all(holder == me for holder in self._holders))
-
-    def _give_back(self, lane: LaneT, holder: int) -> None:
-        with self._changed:
-            try:
-                if self._closed:
-                    lane.close()
-                else:
-                    self._free.append(lane)
-            finally:
-                self._holders.remove(holder)
-                self._changed.notify_all()

@@ -30,27 +30,32 @@ class KernelCache:
         self._path = shelf.folder / f"{engine.key}.cache-{place}"
         self._cache: Any = config.create_runtime_cache()
         self._size = self._load()
-        self._lock, self._saved = threading.Lock(), False
+        self._lock, self._runs = threading.Lock(), 0
         config.set_runtime_cache(self._cache)
 
     def save(self) -> None:
-        """Write it, if kernels were added; a folder that cannot be written is no error."""
-        data = bytes(memoryview(self._cache.serialize()))
-        if len(data) == self._size:
-            return
-        self._size = len(data)
-        try:
-            write_whole(self._path, data)
-        except OutputError as error:
-            log.info("compiled kernels are not kept: %s", str(error))
-
-    def save_once(self) -> None:
-        """After a run: a process that is killed later has kept its first kernels."""
+        """Write it, if kernels were added; that it cannot be kept is no error."""
         with self._lock:
-            if self._saved:
+            serialized = self._cache.serialize()
+            if serialized is None:
+                log.info("compiled kernels are not kept: TensorRT-RTX gave none")
                 return
-            self._saved = True
-        self.save()
+            data = bytes(memoryview(serialized))
+            if len(data) == self._size:
+                return
+            try:
+                write_whole(self._path, data)
+            except OutputError as error:
+                log.info("compiled kernels are not kept: %s", str(error))
+            self._size = len(data)
+
+    def note_run(self) -> None:
+        """Save after the 1st, 2nd, 4th, 8th... run: a process that is killed has kept most."""
+        with self._lock:
+            self._runs += 1
+            due = self._runs & (self._runs - 1) == 0
+        if due:
+            self.save()
 
     def _load(self) -> int:
         try:

@@ -1,11 +1,13 @@
-"""One run over one or more lanes: upload, tiles through the network, rows back as they finish.
+"""One run on one lane: rows up, tiles through the network, rows back as they finish.
 
-The first lane holds the picture and the rows of the result; the others read and write there too,
-each in its own stream. Only chunks of finished rows are waited for, never single tiles.
+Rows of the picture are sent when the first tile that needs them is queued, so that the host fills
+the staging memory while the device computes. Only chunks of finished rows are waited for, never
+single tiles.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 
 from resharp.errors import OutOfMemoryError
 from resharp.runtime.backends.base import Advance, batched, core_rows
-from resharp.runtime.cuda import Provider
+from resharp.runtime.cuda import Event, Provider
 from resharp.runtime.plan import Tile
 from resharp.runtime.tensorrt.lane import AHEAD, Lane, Slot
 from resharp.runtime.tensorrt.loading import Model
@@ -35,8 +37,8 @@ class _Chunk:
     """First byte."""
     end: int
     tiles: int
-    mark: int
-    """Which of the lanes' marks stands behind it."""
+    mark: Event
+    """Stands behind it."""
 
 
 class Job:
@@ -72,45 +74,27 @@ class Job:
         self._pitch_out = image.shape[1] * scale * self._pixel
         self._height = max(image.shape[0], max(tile.y + tile.height for tile in tiles))
         self._width = max(image.shape[1], max(tile.x + tile.width for tile in tiles))
-        self._lanes: list[Lane] = []
+        self._sent = 0
 
-    @property
-    def groups(self) -> int:
-        """Runs of the network."""
-        return -(-len(self._tiles) // self._batch)
-
-    def prepare(self, lanes: Sequence[Lane], spare: Callable[[], None]) -> None:
-        """Make room on the lanes; those that find none are not used.
+    def prepare(self, lane: Lane, spare: Callable[[], None]) -> None:
+        """Make room on the lane.
 
         Args:
-            lanes: at least one.
+            lane: for this run alone.
             spare: frees what lanes outside this run hold.
 
         Raises:
-            OutOfMemoryError: not even one lane found room.
+            OutOfMemoryError: there is none.
         """
-        main, *others = lanes
         try:
-            self._prepare_main(main)
+            self._make_room(lane)
         except OutOfMemoryError:
-            for lane in others:
-                lane.relieve()
             spare()
-            others = []
-            self._prepare_main(main)
-        self._lanes = [main]
-        for lane in others:
-            try:
-                lane.prepare(self._model, self._shape(self._batch))
-            except OutOfMemoryError:
-                lane.relieve()
-                break
-            self._lanes.append(lane)
+            self._make_room(lane)
 
-    def run(self, advance: Advance | None) -> None:
-        """Do it; returns when every row is in ``out``."""
-        self._upload()
-        chunks = self._compute_all()
+    def run(self, lane: Lane, advance: Advance | None) -> None:
+        """Do it on a lane that was prepared; returns when every row is in ``out``."""
+        chunks = self._compute_all(lane)
         queued: deque[_Chunk] = deque()
         while True:
             chunk = next(chunks, None)
@@ -120,11 +104,11 @@ class Job:
                 return
             if chunk is None or len(queued) > AHEAD:
                 done = queued.popleft()
-                self._fetch(done)
+                self._fetch(lane, done)
                 if advance is not None:
                     advance(done.tiles)
 
-    def _prepare_main(self, lane: Lane) -> None:
+    def _make_room(self, lane: Lane) -> None:
         lane.source.grow(self._height * self._width * self._pixel)
         lane.rows.grow(self._bytes.size)
         lane.prepare(self._model, self._shape(self._batch))
@@ -132,38 +116,44 @@ class Job:
     def _shape(self, count: int) -> tuple[int, int, int]:
         return min(count, len(self._tiles)), self._tiles[0].height, self._tiles[0].width
 
-    def _upload(self) -> None:
-        main, (height, width) = self._lanes[0], self._image.shape[:2]
-        size = self._height * self._width * self._pixel
-        pinned = main.staging.grow(size).array[:size]
-        whole = pinned.view(self._image.dtype).reshape(self._height, self._width, 3)
-        whole[:height, :width] = self._image
-        whole[:height, width:] = whole[:height, width - 1 : width]
-        whole[height:] = whole[height - 1]
-        self._provider.upload(main.source.address, pinned, main.copy)
-        main.uploaded.record(main.copy)
-        for lane in self._lanes:
-            lane.compute.wait(main.uploaded)
+    def _send(self, lane: Lane, upto: int) -> None:
+        """Rows of the picture to the device; what hangs over repeats the last row and column."""
+        first, height, width = self._sent, *self._image.shape[:2]
+        if upto <= first:
+            return
+        pitch = self._width * self._pixel
+        staging = lane.staging.grow(self._height * pitch)[first * pitch : upto * pitch]
+        rows = staging.view(self._image.dtype).reshape(upto - first, self._width, 3)
+        real = max(min(upto, height) - first, 0)
+        rows[:real, :width] = self._image[first : first + real]
+        rows[real:, :width] = self._image[height - 1]
+        rows[:, width:] = rows[:, width - 1 : width]
+        self._provider.upload(lane.source.address + first * pitch, staging, lane.copy)
+        lane.uploaded.record(lane.copy)
+        lane.compute.wait(lane.uploaded)
+        self._sent = upto
 
-    def _compute_all(self) -> Iterator[_Chunk]:
+    def _compute_all(self, lane: Lane) -> Iterator[_Chunk]:
         """Queue group after group; what is yielded is queued as a whole."""
         ends = [
             (index + 1, (tile.core[2] - self._start) * self._scale * self._pitch_out)
             for index, tile in enumerate(self._tiles)
             if index + 1 == len(self._tiles) or self._tiles[index + 1].y != tile.y
         ]
-        queued = tiles = start = mark = 0
-        for number, group in enumerate(batched(self._tiles, self._batch)):
-            self._compute(self._lanes[number % len(self._lanes)], group)
+        marks = itertools.cycle(lane.computed)
+        queued = tiles = start = 0
+        for group in batched(self._tiles, self._batch):
+            self._send(lane, max(tile.y + tile.height for tile in group))
+            self._compute(lane, group)
             queued += len(group)
             finished = [row for row in ends if tiles < row[0] <= queued]
             if not finished:
                 continue
             upto, end = finished[-1]
-            for lane in self._lanes:
-                lane.computed[mark].record(lane.compute)
+            mark = next(marks)
+            mark.record(lane.compute)
             yield _Chunk(start, end, upto - tiles, mark)
-            tiles, start, mark = upto, end, (mark + 1) % (AHEAD + 1)
+            tiles, start = upto, end
 
     def _compute(self, lane: Lane, group: Sequence[Tile]) -> None:
         shape = self._shape(len(group))
@@ -173,7 +163,7 @@ class Job:
             self._provider.copy_rows(
                 lane.tiles.address + index * window,
                 width * self._pixel,
-                self._lanes[0].source.address + tile.y * pitch + tile.x * self._pixel,
+                lane.source.address + tile.y * pitch + tile.x * self._pixel,
                 pitch,
                 width * self._pixel,
                 height,
@@ -189,7 +179,7 @@ class Job:
         scale, pixel = self._scale, self._pixel
         pitch = tile.width * scale * pixel
         self._provider.copy_rows(
-            self._lanes[0].rows.address
+            lane.rows.address
             + (top - self._start) * scale * self._pitch_out
             + left * scale * pixel,
             self._pitch_out,
@@ -200,21 +190,19 @@ class Job:
             lane.compute,
         )
 
-    def _fetch(self, chunk: _Chunk) -> None:
+    def _fetch(self, lane: Lane, chunk: _Chunk) -> None:
         """Bring a chunk into ``out``."""
-        main = self._lanes[0]
-        for lane in self._lanes:
-            main.copy.wait(lane.computed[chunk.mark])
+        lane.copy.wait(chunk.mark)
         step = chunk.end - chunk.start if self._direct else PIECE
         under_way: deque[tuple[Slot, NDArray[np.uint8], NDArray[np.uint8]]] = deque()
         for number, start in enumerate(range(chunk.start, chunk.end, max(step, 1))):
-            slot = main.slots[number % len(main.slots)]
-            if len(under_way) == len(main.slots):
+            slot = lane.slots[number % len(lane.slots)]
+            if len(under_way) == len(lane.slots):
                 _land(*under_way.popleft())
             target = self._bytes[start : min(start + step, chunk.end)]
-            landing = target if self._direct else slot.room.grow(target.size).array[: target.size]
-            self._provider.download(landing, main.rows.address + start, main.copy)
-            slot.event.record(main.copy)
+            landing = target if self._direct else slot.room.grow(target.size)
+            self._provider.download(landing, lane.rows.address + start, lane.copy)
+            slot.event.record(lane.copy)
             under_way.append((slot, landing, target))
         while under_way:
             _land(*under_way.popleft())

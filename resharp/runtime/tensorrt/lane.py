@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Iterator, Sequence
 
 from resharp.errors import ResharpError
-from resharp.runtime.backends.base import open_guard
 from resharp.runtime.cuda import Event, Provider, Stream
 from resharp.runtime.tensorrt.contexts import Contexts, Shape
 from resharp.runtime.tensorrt.loading import Model
@@ -107,79 +104,14 @@ class Lane:
         for room in self._rooms():
             room.free()
 
-    def free(self) -> None:
-        """Give everything back."""
-        self.relieve()
-        self.staging.free()
-        owned: tuple[Slot | Event | Stream, ...] = (*self.slots, *self.computed, self.uploaded)
-        for item in (*owned, self.copy, self.compute):
-            item.free()
+    def close(self) -> None:
+        """Give everything back; makes the device current by itself."""
+        with self._provider.scope():
+            self.relieve()
+            self.staging.free()
+            owned: tuple[Slot | Event | Stream, ...] = (*self.slots, *self.computed, self.uploaded)
+            for item in (*owned, self.copy, self.compute):
+                item.free()
 
     def _rooms(self) -> tuple[Room, ...]:
         return self.source, self.rows, self.tiles, self.results, self.activations
-
-
-class Pool:
-    """Hands lanes to runs.
-
-    A run takes one lane, waiting for it, and more only if they are idle: no run waits while it
-    holds one, so runs cannot lock each other out.
-    """
-
-    def __init__(self, lanes: Sequence[Lane]) -> None:
-        self._all, self._idle = tuple(lanes), list(lanes)
-        self._changed = threading.Condition()
-        self._closed = False
-
-    @property
-    def held(self) -> int:
-        """Bytes on the device that runs can use beside the free ones."""
-        return sum(lane.held for lane in self._all)
-
-    def take(self, most: int) -> list[Lane]:
-        """At least one lane, at most ``most``.
-
-        Raises:
-            BackendError: the pool was closed.
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: self._idle or self._closed)
-            open_guard(not self._closed, "tensorrt")
-            return self._some(most)
-
-    def spare(self) -> list[Lane]:
-        """All idle lanes; may be none."""
-        with self._changed:
-            return [] if self._closed else self._some(len(self._all))
-
-    def give(self, lanes: Sequence[Lane]) -> None:
-        """Back."""
-        with self._changed:
-            self._idle.extend(lanes)
-            self._changed.notify_all()
-
-    def close(self) -> tuple[Lane, ...]:
-        """Let no run begin any more, wait for those under way, and give all lanes up."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: len(self._idle) == len(self._all))
-            self._idle.clear()
-            lanes, self._all = self._all, ()
-            return lanes
-
-    def each(self) -> Iterator[Lane]:
-        """All lanes in turn, each taken while the caller has it."""
-        for lane in self._all:
-            with self._changed:
-                while lane not in self._idle:
-                    self._changed.wait()
-                self._idle.remove(lane)
-            try:
-                yield lane
-            finally:
-                self.give([lane])
-
-    def _some(self, most: int) -> list[Lane]:
-        taken, self._idle[:] = self._idle[-most:], self._idle[:-most]
-        return taken

@@ -67,10 +67,9 @@ class Results:
     def holds(self, array: Image) -> bool:
         """Whether all of a C-contiguous array lies in memory of this pool."""
         start = _address(array)
-        with self._lock:
-            places = [(place, len(pinned.array)) for place, pinned in self._out.items()]
         return any(
-            place <= start and start + array.nbytes <= place + size for place, size in places
+            place <= start and start + array.nbytes <= place + len(pinned.array)
+            for place, pinned in list(self._out.items())  # others change it meanwhile
         )
 
     def close(self) -> None:
@@ -80,22 +79,26 @@ class Results:
         self._settle()
 
     def _take(self, size: int) -> Pinned | None:
-        if self._closed or not size:
-            return None
-        with self._lock, self._provider.scope():
-            self._sweep()
-            size = -(-size // STEP) * STEP
-            held = sum(len(pinned.array) for pinned in self._out.values())
-            if self._closed or held + size > self._most_out:
+        size = -(-size // STEP) * STEP
+        with self._lock:
+            if self._closed or not size:
                 return None
-            fitting = [p for p in self._idle if size <= len(p.array) <= 2 * size]
-            if fitting:
-                pinned = min(fitting, key=lambda p: len(p.array))
-                self._idle.remove(pinned)
-            else:
-                pinned = self._provider.pin(size)
-            self._out[_address(pinned.array)] = pinned
-            return pinned
+            with self._provider.scope():
+                return self._find(size)
+
+    def _find(self, size: int) -> Pinned | None:
+        self._sweep()
+        held = sum(len(pinned.array) for pinned in self._out.values())
+        if held + size > self._most_out:
+            return None
+        fitting = [p for p in self._idle if size <= len(p.array) <= 2 * size]
+        if fitting:
+            pinned = min(fitting, key=lambda p: len(p.array))
+            self._idle.remove(pinned)
+        else:
+            pinned = self._provider.pin(size)
+        self._out[_address(pinned.array)] = pinned
+        return pinned
 
     def _sweep(self) -> None:
         """Take back what finalisers left; forget the oldest of too much."""

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resharp.errors import ResharpError
 from resharp.runtime.cuda import Buffer, Pinned, Provider
+
+log = logging.getLogger(__name__)
 
 STEP = 1 << 16
 """Sizes are rounded up to this, so that pictures of nearly one size share a buffer."""
@@ -45,25 +53,35 @@ class Room:
 
 
 class HostRoom:
-    """Page-locked memory for copies to or from the device. Used as :class:`Room` is."""
+    """Memory of the host for copies to or from the device. Used as :class:`Room` is.
+
+    Page-locked, as far as the system allows: with ordinary memory the same copies are right too,
+    only slower, since CUDA then goes through memory of its own.
+    """
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
         self._pinned: Pinned | None = None
+        self._array: NDArray[np.uint8] = np.empty(0, np.uint8)
 
-    def grow(self, size: int) -> Pinned:
-        """At least ``size`` bytes; the content is lost.
-
-        Raises:
-            OutOfMemoryError: the host has no room.
-        """
-        if self._pinned is None or len(self._pinned.array) < size:
+    def grow(self, size: int) -> NDArray[np.uint8]:
+        """``size`` bytes; the content is lost."""
+        if len(self._array) < size:
             self.free()
-            self._pinned = self._provider.pin(-(-max(size, 1) // STEP) * STEP)
-        return self._pinned
+            self._array = self._allocate(-(-max(size, 1) // STEP) * STEP)
+        return self._array[:size]
+
+    def _allocate(self, size: int) -> NDArray[np.uint8]:
+        try:
+            self._pinned = self._provider.pin(size)
+        except ResharpError as error:
+            log.warning("copies will be slower, without page-locked memory: %s", str(error))
+            return np.empty(size, np.uint8)
+        return self._pinned.array
 
     def free(self) -> None:
         """Give it back."""
+        self._array = np.empty(0, np.uint8)
         if self._pinned is not None:
             pinned, self._pinned = self._pinned, None
             pinned.free()

@@ -7,15 +7,15 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from resharp.errors import OptionError, OutOfMemoryError
-from resharp.runtime.backends.base import Advance
+from resharp.runtime.backends.base import Advance, core_rows
 from resharp.runtime.cuda import Provider
+from resharp.runtime.lanes import LanePool
 from resharp.runtime.plan import Tile
 from resharp.runtime.tensorrt.job import Job
-from resharp.runtime.tensorrt.lane import Lane, Pool
+from resharp.runtime.tensorrt.lane import Lane
 from resharp.runtime.tensorrt.loading import Model
 from resharp.runtime.tensorrt.results import Results
 
@@ -23,8 +23,6 @@ Image = NDArray[Any]
 
 LANES = 2
 """Runs at a time: while one waits for its copies, the other computes."""
-GROUPS_PER_LANE = 2
-"""Runs of the network that make a further lane worth its memory."""
 
 
 class Runner:
@@ -39,10 +37,12 @@ class Runner:
         self._provider, self._scale = provider, scale
         self._lock = threading.Lock()
         self._closed = False
+        self._models: list[Model] = []
         self.results = Results(provider)
         try:
             with provider.scope():
-                self._pool = Pool([Lane(provider, scale) for _ in range(LANES)])
+                self._lanes = [Lane(provider, scale) for _ in range(LANES)]
+            self._pool = LanePool(self._lanes, "tensorrt", self._finish)
         except BaseException:
             provider.close()
             raise
@@ -67,15 +67,15 @@ class Runner:
             OutOfMemoryError: the device has no room for them; the lanes' memory was given back.
             BackendError: this was closed, or TensorRT refused.
         """
-        _check(model, tiles, out)
+        _check(model, image, tiles, out, self._scale)
         batch = max(min(batch, model.profile.batch), 1)
         direct = self.results.holds(out)
         job = Job(self._provider, model, image, tiles, batch, out, self._scale, direct)
-        with self._crew(-(-job.groups // GROUPS_PER_LANE)) as lanes:
-            job.prepare(lanes, self._relieve_idle)
-            job.run(advance)
+        with self._pool.take() as lane, self._clean(lane):
+            job.prepare(lane, self._relieve_idle)
+            job.run(lane, advance)
             if model.cache is not None:
-                model.cache.save_once()
+                model.cache.note_run()
 
     def forget(self, model: Model) -> None:
         """Free an engine that no run uses any more."""
@@ -86,54 +86,51 @@ class Runner:
             model.free()
 
     def free_memory(self) -> int:
-        """Bytes that a run can use: free ones, and those that idle lanes hold for it."""
+        """Bytes that a run can use: free ones, and those that lanes hold for it."""
         with self._provider.scope():
-            return self._provider.memory()[0] + self._pool.held
+            return self._provider.memory()[0] + sum(lane.held for lane in self._lanes)
 
     def close(self, models: Sequence[Model] = ()) -> None:
-        """Wait for the runs under way and free everything, the models last."""
+        """Wait for the runs under way and free everything, the models last.
+
+        Called from within a run, by a progress callback, it is the end of that run that frees.
+        """
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-        lanes = self._pool.close()
-        with self._provider.scope():
-            for lane in lanes:
-                lane.free()
-            for model in models:
+        self._models = list(models)
+        self._pool.close()
+
+    def _finish(self) -> None:
+        """After the last lane: what the lanes needed."""
+        with contextlib.ExitStack() as last:
+            last.callback(self.results.close)
+            last.enter_context(self._provider.scope())
+            for model in self._models:
+                last.callback(model.free)
                 if model.cache is not None:
-                    model.cache.save()
-                model.free()
-        self.results.close()
+                    last.callback(model.cache.save)
 
     @contextlib.contextmanager
-    def _crew(self, most: int) -> Iterator[list[Lane]]:
-        """Lanes for one run; they are idle when they go back, however it ended."""
-        lanes = self._pool.take(most)
-        try:
-            with self._provider.scope():
-                try:
-                    yield lanes
-                except OutOfMemoryError:
-                    for lane in lanes:
-                        lane.relieve()
-                    raise
-                finally:
-                    for lane in lanes:
-                        lane.settle()
-        finally:
-            self._pool.give(lanes)
+    def _clean(self, lane: Lane) -> Iterator[None]:
+        """The device is current, and the lane is idle at the end, however that came."""
+        with self._provider.scope():
+            try:
+                yield
+            except OutOfMemoryError:
+                lane.relieve()
+                raise
+            finally:
+                lane.settle()
 
     def _relieve_idle(self) -> None:
-        lanes = self._pool.spare()
-        try:
+        with self._pool.spare() as lanes:
             for lane in lanes:
                 lane.relieve()
-        finally:
-            self._pool.give(lanes)
 
 
-def _check(model: Model, tiles: Sequence[Tile], out: Image) -> None:
+def _check(model: Model, image: Image, tiles: Sequence[Tile], out: Image, scale: int) -> None:
     profile, name = model.profile, model.engine.model
     sides = {tiles[0].height, tiles[0].width}
     if max(sides) > profile.tile or min(sides) < profile.smallest:
@@ -142,5 +139,7 @@ def _check(model: Model, tiles: Sequence[Tile], out: Image) -> None:
             f"{profile.smallest} to {profile.tile}: use tile='auto', or build a larger one with "
             f"export-engines {name} --tile {max(sides)}"
         )
-    if not out.flags.c_contiguous or out.dtype not in (np.uint8, np.float32):
-        raise OptionError("out must be a C-contiguous array of uint8 or float32")
+    start, end = core_rows(tiles)
+    shape = ((end - start) * scale, image.shape[1] * scale, 3)
+    if (out.shape, out.dtype) != (shape, image.dtype) or not out.flags.c_contiguous:
+        raise OptionError(f"out must be a C-contiguous array of {image.dtype} {shape}")
