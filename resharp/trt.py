@@ -65,7 +65,8 @@ def pick(flavour: str | None = None) -> str:
 
 
 def logger(trt: Any) -> Any:
-    """A flavour's logger, whose ``errors()`` gives, and forgets, the error lines so far.
+    """A flavour's logger, whose ``errors()`` gives, and forgets, the error lines so far, or the
+    last warnings where there is none.
 
     TensorRT raises almost nothing: it returns None, False or -1 and says why in its log. A process
     has one logger for each flavour, since TensorRT goes on writing to the first it was given.
@@ -87,18 +88,23 @@ def _make_logger(trt: Any) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self._lines: deque[str] = deque(maxlen=100)
+            self._warnings: deque[str] = deque(maxlen=5)
 
         def log(self, level: Any, message: str) -> None:
             if level in (severity.ERROR, severity.INTERNAL_ERROR):
                 if not any(mark in message for mark in _NOISE):
                     self._lines.append(message)
             elif level == severity.WARNING:
+                self._warnings.append(message)
                 log.info("TensorRT: %s", message)
             else:
                 log.debug("TensorRT: %s", message)
 
         def errors(self) -> str:
-            lines, self._lines = self._lines, deque(maxlen=100)
+            # TensorRT says as a warning that CUDA did not start, and then fails without a word.
+            lines = list(self._lines or self._warnings)
+            self._lines.clear()
+            self._warnings.clear()
             return "; ".join(dict.fromkeys(lines)) or "it gave no reason"
 
     return Logger()

@@ -68,15 +68,25 @@ def probe(links: Sequence[tuple[str, str]], threads: int | None = None) -> list[
 
 
 def open_first(
-    bundle: Bundle, backend: str, device: str, threads: int | None
+    bundle: Bundle, backend: str, device: str, threads: int | None, after: Link | None = None
 ) -> tuple[Backend, tuple[Link, ...]]:
     """Open the bundle with the first link that works.
+
+    Args:
+        bundle: the model.
+        backend: ``auto`` or a name.
+        device: ``auto`` or a device.
+        threads: for the CPU.
+        after: a link that is not to be used, nor those before it.
 
     Raises:
         BackendError: none does; the message holds every reason.
     """
-    links: list[Link] = []
-    for name, where in candidates(backend, device):
+    links: list[Link] = [] if after is None else [after]
+    allowed = candidates(backend, device)
+    if after is not None:
+        allowed = allowed[allowed.index((after.backend, after.device)) + 1 :]
+    for name, where in allowed:
         link = _probe(name, where, threads)
         if link.works:
             options = BackendOptions(device=where, threads=threads)

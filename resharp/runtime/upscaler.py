@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
@@ -24,7 +26,6 @@ from resharp.runtime.image import Layout, from_network, layout_of, to_network
 from resharp.runtime.pipeline import (
     Pass,
     Rows,
-    Tiling,
     check_tile,
     choose_tiling,
     plan_for,
@@ -47,7 +48,7 @@ class Upscaler:
 
     Args:
         model: a model's name, the folder of a bundle, or a bundle. The default is built in.
-        backend: ``auto``, ``torch`` or ``onnx``; auto takes the first that works.
+        backend: ``auto``, ``tensorrt``, ``torch`` or ``onnx``; auto takes the first that works.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         tile: largest side of a tile in pixels, or ``auto``: from the free memory.
         scale: output size over input size; None is the model's own. Others are reached by
@@ -81,7 +82,10 @@ class Upscaler:
         self._scale, self._tile = _check_scale(scale), check_tile(tile)
         bundle = resolve(model, engines=engines, denoise=denoise)
         bundle.verify()
-        self._backend, self._links = open_first(bundle, backend, device, threads)
+        self._open = partial(open_first, bundle, backend, device, threads)
+        self._backend, self._links = self._open()
+        self._deep: Backend | None = None  # for what is not uint8, once there was any
+        self._lock = threading.Lock()
         self._warn_of_tile()
 
     def _warn_of_tile(self) -> None:
@@ -118,7 +122,11 @@ class Upscaler:
 
     @property
     def links(self) -> tuple[Link, ...]:
-        """The chain up to the backend in use, each skipped link with its reason."""
+        """The chain up to the backend in use, each skipped link with its reason.
+
+        Where 16-bit and float pictures need another backend, its links follow when the first such
+        picture has come.
+        """
         return self._links
 
     def explain(self) -> str:
@@ -141,15 +149,18 @@ class Upscaler:
         Raises:
             ImageError: the array is no such picture.
             OutOfMemoryError: not even the smallest tile found memory.
+            BackendError: a 16-bit or float picture, and the backend that was asked for has nothing
+                for it.
         """
         layout = layout_of(image)
         image = np.asarray(image)  # drops subclasses, whose indexing differs
         shape = layout.shape(*self._size(layout.height, layout.width))
-        out = _allocate(self._backend, shape, image.dtype)
+        backend = self._backend_for(layout)
+        out = _allocate(backend, shape, image.dtype)
         planes = self._planes(image, out, layout)
-        tiling = choose_tiling(self._backend, self._tile)
+        tiling = choose_tiling(backend, self._tile)
         item = np.dtype(layout.network_dtype).itemsize
-        passes = [Pass(self._backend, layout.height, layout.width, tiling, item) for _ in planes]
+        passes = [Pass(backend, layout.height, layout.width, tiling, item) for _ in planes]
         advance = _Counter(progress, sum(p.total for p in passes)).add
         for (source, target), one in zip(planes, passes, strict=True):
             self._fill(one, _rows_of(source), target, advance)
@@ -177,9 +188,8 @@ class Upscaler:
         layouts = [layout_of(image) for image in images]
         results: dict[int, Image] = {}
         count = _Counter(progress, len(images))
-        tiling = choose_tiling(self._backend, self._tile)
         for group in _alike(layouts, batch_size):
-            for index, result in self._together(images, group, layouts[group[0]], tiling):
+            for index, result in self._together(images, group, layouts[group[0]]):
                 results[index] = result
                 count.add(1)
         return [results[index] for index in range(len(images))]
@@ -202,12 +212,32 @@ class Upscaler:
     def close(self) -> None:
         """Give every resource back; closing twice does nothing."""
         self._backend.close()
+        with self._lock:
+            if self._deep is not None:
+                self._deep.close()
 
     def __enter__(self) -> Upscaler:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _backend_for(self, layout: Layout) -> Backend:
+        """The backend for pictures of that dtype; another than the usual one is said aloud."""
+        if layout.network_dtype == "uint8":
+            return self._backend
+        with self._lock:
+            if self._deep is None:
+                reason = self._backend.lacks(layout.network_dtype)
+                self._deep = self._backend if reason is None else self._next(reason)
+            return self._deep
+
+    def _next(self, reason: str) -> Backend:
+        lacking = Link(self.backend, self.device, False, f"16-bit and float pictures: {reason}")
+        found, links = self._open(after=lacking)
+        log.warning("%s; they go to %s on %s", lacking, found.name, found.options.device)
+        self._links = (*self._links, *links)
+        return found
 
     def _size(self, height: int, width: int) -> tuple[int, int]:
         return max(round(height * self.scale), 1), max(round(width * self.scale), 1)
@@ -242,9 +272,11 @@ class Upscaler:
             start += len(finished)
 
     def _together(
-        self, images: Sequence[Image], group: list[int], layout: Layout, tiling: Tiling
+        self, images: Sequence[Image], group: list[int], layout: Layout
     ) -> Iterator[tuple[int, Image]]:
-        tiles = plan_for(self._backend, layout.height, layout.width, tiling.size)
+        backend = self._backend_for(layout)
+        tiling = choose_tiling(backend, self._tile)
+        tiles = plan_for(backend, layout.height, layout.width, tiling.size)
         if len(group) == 1 or len(tiles) > 1 or layout.channels == 4:
             for index in group:
                 yield index, self(images[index])
@@ -252,7 +284,7 @@ class Upscaler:
         windows = [cut(to_network(images[index]), tiles[0]) for index in group]
         native = self.manifest.scale
         try:
-            results = self._backend.infer(stack(windows))
+            results = backend.infer(stack(windows))
         except OutOfMemoryError:
             log.warning("out of memory with %d pictures at once: going on one by one", len(group))
             for index in group:

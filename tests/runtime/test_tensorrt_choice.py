@@ -84,13 +84,42 @@ def test_an_engine_that_spoils_the_picture_is_passed_over(kit: Kit, spoil: str) 
     assert marks(kit) == ["fp16", "mixed", "fp32", "fp32"]  # their figures were recorded
 
 
-def test_when_all_spoil_it_the_chain_goes_on(kit: Kit, compact: Bundle, tmp_path: Path) -> None:
+def real(kit: Kit, compact: Bundle, folder: Path) -> Bundle:
+    """A bundle that onnxruntime can run too; the kit's engines go to it from now on."""
     manifest = kit.bundle.manifest
     renamed = replace(manifest, graphs=compact.manifest.graphs, weights=compact.manifest.weights)
-    kit.bundle = replace(kit.bundle, manifest=renamed, shelf_folder=tmp_path / "shelf")
+    kit.bundle = replace(kit.bundle, manifest=renamed, shelf_folder=folder / "shelf")
+    return replace(compact, shelf_folder=folder / "shelf")
+
+
+def test_deep_pictures_go_on_along_the_chain_where_their_engine_fails(
+    kit: Kit, compact: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = real(kit, compact, tmp_path)
+    kit.add()
+    kit.add(dtype="float32", spoil="nan")
+    plain, deep = picture(30, 40), picture(30, 40, dtype="float32")
+    with Upscaler(bundle) as upscaler, Upscaler(bundle, backend="onnx") as exact:
+        np.testing.assert_array_equal(upscaler(plain), expected(plain))
+        for one in (deep, (plain.astype(np.uint16) * 257)):
+            np.testing.assert_array_equal(upscaler(one), exact(one))
+        np.testing.assert_array_equal(upscaler.restore_many([deep, deep])[1], exact(deep))
+        assert upscaler.backend == "tensorrt"
+        text = upscaler.explain()
+    assert "16-bit and float pictures: no float32 engine" in text
+    assert "onnx on cpu" in text.splitlines()[-1]
+    assert caplog.text.count("they go to onnx on cpu") == 1
+    with (
+        Upscaler(bundle, backend="tensorrt") as upscaler,
+        pytest.raises(BackendError, match="16-bit and float pictures: no float32 engine"),
+    ):
+        upscaler(deep)
+
+
+def test_when_all_spoil_it_the_chain_goes_on(kit: Kit, compact: Bundle, tmp_path: Path) -> None:
+    bundle = real(kit, compact, tmp_path)
     for precision in ("fp16", "mixed", "fp32"):
         kit.add(precision, spoil="black")
-    bundle = replace(compact, shelf_folder=tmp_path / "shelf")
     with Upscaler(bundle) as upscaler:
         assert (upscaler.backend, upscaler.device) == ("onnx", "cpu")
         first = upscaler.links[0]

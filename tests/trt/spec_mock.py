@@ -39,7 +39,7 @@ def spec_module(bindings: ModuleType, name: str = "tensorrt") -> Any:
             return getattr(bindings, attribute)
 
     module: Any = Module(name)
-    module.__spec__ = ModuleSpec(name, None)  # so that find_spec finds it
+    module.__spec__ = ModuleSpec(name, None, origin="here")  # so that find_spec finds it
     module.__version__ = vars(bindings)["__version__"]
     for factory in FACTORIES:
         cls = getattr(bindings, factory)
@@ -100,7 +100,7 @@ class _Instance(NonCallableMock):
         documentation = getattr(cls, name).__doc__
         check = _check(bindings, f"{cls.__name__}.{name}", documentation)
         value = _value(bindings, _returns(documentation))
-        return Mock(spec=[], side_effect=check, return_value=value)
+        return Mock(spec=[], side_effect=check, return_value=value, **settings)
 
 
 class HostMemory(bytes):

@@ -77,7 +77,7 @@ ONLY: dict[str, Table] = {
     # To be used behind a question for the flavour.
     "rtx": {
         "IBuilderConfig": ("num_compute_capabilities", "set_compute_capability"),
-        "ComputeCapability": ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121"),
+        "ComputeCapability": ("CURRENT", "SM75", "SM80", "SM86", "SM89", "SM120", "SM121"),
         "Runtime": ("get_engine_validity",),
         "EngineValidity": ("VALID", "SUBOPTIMAL", "INVALID"),
         "EngineInvalidityDiagnostics": (

@@ -10,7 +10,7 @@ from tests.trt import bindings
 
 PRELUDE = """
 import importlib.util, sys
-from tests.trt.spec_mock import spec_module
+from tests.trt.spec_mock import answer, spec_module, steer
 
 real, trt = trt, spec_module(trt)
 sys.modules["tensorrt"] = trt
@@ -93,8 +93,26 @@ assert refused(TypeError, builder.create_network, flag=1)
 assert refused(TypeError, builder.create_network, 1.5)
 assert refused(TypeError, builder.build_serialized_network, network)
 assert refused(TypeError, config.set_memory_pool_limit, trt.DataType.FLOAT, 1)
+assert refused(AttributeError, setattr, network, "num_layers", 3)
+assert refused(TypeError, setattr, config, "builder_optimization_level", "high")
+assert refused(TypeError, setattr, config, "progress_monitor", log)
 import pathlib
 assert refused(TypeError, trt.OnnxParser(network, log).parse_from_file, pathlib.Path("a.onnx"))
+"""
+
+STEERED = """
+steer(network, num_layers=3)
+assert network.num_layers == 3
+assert refused(AttributeError, steer, network, depth=3)
+answer(network.get_input, lambda index: (index, "first"))
+answer(network.get_input, lambda index: (index, "second"))
+assert network.get_input(4) == (4, "second")
+assert refused(TypeError, network.get_input, "four")
+network.get_input.assert_called_with("four")
+answer(trt.Runtime, lambda given: given is log)
+assert trt.Runtime(log) is True and refused(TypeError, trt.Runtime, "no logger")
+config.add_optimization_profile(builder.create_optimization_profile())
+assert [name for name, *_ in config.mock_calls] == ["add_optimization_profile"]
 """
 
 CACHE = """
@@ -122,6 +140,11 @@ def test_our_way_of_building_and_running_is_taken(flavour: str, scratch: Path) -
 @pytest.mark.parametrize("flavour", bindings.FLAVOURS)
 def test_unknown_names_and_wrong_arguments_are_refused(flavour: str, scratch: Path) -> None:
     bindings.run(flavour, PRELUDE + REFUSED, scratch)
+
+
+@pytest.mark.parametrize("flavour", bindings.FLAVOURS)
+def test_a_test_steers_it_within_the_signatures(flavour: str, scratch: Path) -> None:
+    bindings.run(flavour, PRELUDE + STEERED, scratch)
 
 
 @pytest.mark.parametrize("flavour", sorted(bindings.CLASSIC))

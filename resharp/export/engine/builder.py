@@ -44,7 +44,8 @@ def build(
         trt: the module of a flavour.
         graph: ONNX file; weights outside it lie beside it.
         profile: inputs to build for.
-        targets: TensorRT-RTX: ``sm86``, ..., or ``portable``; empty: the current GPU.
+        targets: TensorRT-RTX: ``sm86``, ..., ``portable``, or ``current``, the current GPU, which
+            TensorRT always builds for.
         level: builder optimisation level 0..5; None is TensorRT's own.
         timing_cache: TensorRT: measured kernels of earlier builds, read and written.
         report: told each phase.
@@ -144,12 +145,11 @@ def _target(trt: Any, config: Any, targets: Sequence[str], log: Any) -> None:
 def _add_profile(builder: Any, network: Any, config: Any, profile: Profile, log: Any) -> None:
     shapes = builder.create_optimization_profile()
     small, large = profile.smallest, profile.tile
-    shapes.set_shape(
-        network.get_input(0).name,
-        (1, small, small, 3),
-        (1, large, large, 3),
-        (profile.batch, large, large, 3),
-    )
+    least, best, most = (1, small, small, 3), (1, large, large, 3), (profile.batch, large, large, 3)
+    try:
+        shapes.set_shape(network.get_input(0).name, least, best, most)
+    except (RuntimeError, ValueError) as error:  # the bindings raise one, and document the other
+        raise BuildError(f"TensorRT refuses the sizes {profile}: {error}") from error
     if config.add_optimization_profile(shapes) < 0:
         raise BuildError(f"TensorRT refuses the sizes {profile}: {log.errors()}")
 
@@ -178,14 +178,20 @@ def _load_timing(config: Any, path: Path) -> None:
         data = path.read_bytes()
     except OSError:
         data = b""
-    cache = config.create_timing_cache(data)
-    if not (cache and config.set_timing_cache(cache, False)):
-        config.set_timing_cache(config.create_timing_cache(b""), False)
+    for content in (data, b""):
+        cache = config.create_timing_cache(content)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return
 
 
 def _save_timing(config: Any, path: Path, report: Report) -> None:
+    cache = config.get_timing_cache()
+    data = None if cache is None else cache.serialize()
+    if data is None:
+        report("the timing cache was not kept: TensorRT gave none")
+        return
     try:
-        write_whole(path, bytes(config.get_timing_cache().serialize()))
+        write_whole(path, bytes(data))
     except OutputError as error:
         report(f"the timing cache was not kept: {error}")
 

@@ -100,6 +100,10 @@ class Backend(AbstractContextManager["Backend"], ABC):
         """The smallest side of a window that it takes; smaller pictures are padded to it."""
         return 1
 
+    def lacks(self, dtype: str) -> str | None:
+        """Why it cannot take pictures of that dtype, ``uint8`` or ``float32``; None if it can."""
+        return None
+
     def tile_limit(self) -> int | None:
         """The largest side of a tile that it can take; None: any."""
         return None

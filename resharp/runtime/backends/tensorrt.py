@@ -139,6 +139,14 @@ class TensorrtBackend(Backend):
         """See :meth:`Backend.smallest_side`: that of the engine's profile."""
         return self._model("uint8").profile.smallest
 
+    def lacks(self, dtype: str) -> str | None:
+        """See :meth:`Backend.lacks`: whether there is an engine that can be used."""
+        try:
+            self._model(dtype)
+        except BackendError as error:
+            return str(error)
+        return None
+
     def tile_limit(self) -> int | None:
         """See :meth:`Backend.tile_limit`: that of the engine's profile."""
         return self.largest_tile()

@@ -31,7 +31,8 @@ class KernelCache:
         self._cache: Any = config.create_runtime_cache()
         self._size = self._load()
         self._lock, self._runs = threading.Lock(), 0
-        config.set_runtime_cache(self._cache)
+        if not config.set_runtime_cache(self._cache):
+            log.info("TensorRT-RTX does not take a cache: kernels are compiled in each process")
 
     def save(self) -> None:
         """Write it, if kernels were added; that it cannot be kept is no error."""

@@ -127,7 +127,7 @@ class Contexts:
 
     def _give_up(self, error: Exception) -> None:
         self._capture = False
-        log.debug("going on without CUDA graphs: %s", str(error))  # not its frames
+        log.info("going on without CUDA graphs: %s", str(error))  # not its frames
 
     @property
     def places(self) -> tuple[int, int, int, int]:
@@ -192,6 +192,8 @@ class _Context:
         if found != wanted:
             raise model.error(f"it gives {found}, not {wanted}")
         size = int(self.raw.update_device_memory_size_for_shapes())
+        if size == 0 and model.activation_bytes() > 0:  # as its header says
+            raise model.error("TensorRT could not say how much memory it needs")
         if size > owner._activations.size or not owner._activations.address:
             owner._stream.synchronize()  # what is queued still uses it
             owner._activations.grow(size)

@@ -35,16 +35,23 @@ class Model:
         """What TensorRT said of it without refusing it."""
         self._name, self._log = str(candidate), flavours.logger(trt)
         data = shelf.read(self.engine)
-        self._runtime: Any = trt.Runtime(self._log)
-        self._check_validity(trt, data)
-        self._handle: Any = self._runtime.deserialize_cuda_engine(data)
-        if self._handle is None:
-            raise self.error("TensorRT cannot load it")
-        self.source, self.target = self._check_tensors(trt)
+        self._runtime: Any = None
+        self._handle: Any = None
+        self._config: Any = None
+        self.cache: KernelCache | None = None
         self.own_graphs = candidate.here.flavour == flavours.RTX
         """Whether TensorRT captures CUDA graphs by itself."""
-        self.cache: KernelCache | None = None
-        self._config: Any = self._configure(trt, shelf, candidate)
+        try:
+            self._runtime = self._start(trt)
+            self._check_validity(trt, data)
+            self._handle = self._runtime.deserialize_cuda_engine(data)
+            if self._handle is None:
+                raise self.error("TensorRT cannot load it")
+            self.source, self.target = self._check_tensors(trt)
+            self._config = self._configure(trt, shelf, candidate)
+        except BaseException:
+            self.free()  # here, where the device is current, and not whenever the frames go
+            raise
 
     @property
     def profile(self) -> Profile:
@@ -84,6 +91,12 @@ class Model:
         self._config = None
         self._handle = None
         self._runtime = None
+
+    def _start(self, trt: Any) -> Any:
+        try:
+            return trt.Runtime(self._log)
+        except TypeError as error:  # what the bindings make of a null pointer
+            raise self.error("TensorRT could not start its runtime; see resharp doctor") from error
 
     def _check_validity(self, trt: Any, data: bytes) -> None:
         if not hasattr(self._runtime, "get_engine_validity"):
