@@ -27,7 +27,7 @@ from torch import nn
 from benchmarks.common import Image, report
 from benchmarks.gpu_measure import Memory, facts, kernel_seconds, matrix_rate, network_seconds
 from benchmarks.upstream import Upstream, flops
-from resharp import Upscaler, models
+from resharp import Upscaler, models, trt
 from resharp.engines import Bundle
 from resharp.errors import ResharpError
 from resharp.export import ExportOptions, export
@@ -36,8 +36,13 @@ from resharp.runtime import Tile
 from resharp.runtime.pipeline import choose_tiling, plan_for
 
 DEVICE = "cuda"
-BACKENDS = {"torch": "torch", "tensorrt": "tensorrt", "onnx-cuda": "onnx"}
-"""Name in the report, name for Upscaler."""
+BACKENDS = {
+    "torch": "torch",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt",
+    "onnx-cuda": "onnx",
+}
+"""Name in the report, name for Upscaler. The flavours of TensorRT have a row each."""
 FLOOR_DB = 40.0
 """PSNR against FP32 under which a backend's times say nothing."""
 AHEAD = 3
@@ -134,8 +139,7 @@ class Bench:
             ResharpError: it cannot run here.
             click.ClickException: it is too far from FP32.
         """
-        if name == "tensorrt":
-            self._build_engine()
+        answer = self._build_engine(name) if name in trt.FLAVOURS else ""
         memory = Memory()
         with Upscaler(self.bundle, backend=BACKENDS[name], device=DEVICE) as upscaler:
             psnr, worst = likeness(upscaler(self.image), self.exact)
@@ -148,7 +152,7 @@ class Bench:
             peak, vram = memory.taken()  # before upstream's memory comes on top
             times = self._times(upscaler)
             device, by = self._device(upscaler, name)
-            note = upscaler.links[-1].reason
+            note = "; ".join(filter(None, [upscaler.links[-1].reason, answer]))
         return {
             **_row(self.case, name, psnr, worst, peak, vram),
             **times,
@@ -212,14 +216,31 @@ class Bench:
         options = ExportOptions(name=self.case.name, offline=True)
         return export(checkpoint, options, engines=self._store / "engines")
 
-    def _build_engine(self) -> None:
+    def _build_engine(self, flavour: str) -> str:
+        """Build for this GPU, with that flavour's engine alone on the shelf.
+
+        Returns:
+            What TensorRT answered to the ways that failed.
+
+        Raises:
+            ResharpError: all did.
+        """
+        for engine in self.bundle.shelf.engines()[0]:
+            self.bundle.shelf.remove(engine)
         command = [sys.executable, "-m", "resharp", "export-engines", self.case.name, "--offline"]
-        command += ["--gpu", "0", "--dtype", "uint8", "--engines", str(self._store / "engines")]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
+        command += ["--dtype", "uint8", "--engines", str(self._store / "engines")]
+        command += ["--flavour", flavour]
+        refused: list[str] = []
+        # A GPU that TensorRT-RTX cannot name gets a portable engine, or else one built on itself.
+        for gpu in ("0", "current") if flavour == trt.RTX else ("0",):
+            done = subprocess.run(
+                [*command, "--gpu", gpu], capture_output=True, text=True, check=False
+            )
+            if not done.returncode:
+                return "; ".join(refused)
             lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
-            raise ResharpError(f"no engine was built: {lines[-1]}")
-        self.bundle = Bundle.open(self.bundle.folder)
+            refused.append(f"--gpu {gpu}: {lines[-1]}")
+        raise ResharpError(f"no engine was built: {'; '.join(refused)}")
 
     def _reference(self) -> Image:
         """FP32 on the whole picture, without TF32."""

@@ -12,9 +12,10 @@ from click.testing import CliRunner
 from benchmarks import gpu, gpu_measure
 from benchmarks.gpu import Case, cases, likeness, rrdb
 from benchmarks.upstream import FALLBACK_TILE, Upstream, flops
-from resharp import Upscaler, models
+from resharp import Upscaler, models, trt
 from resharp.engines import Bundle
 from resharp.export.picture import draw
+from resharp.runtime.devices import CudaError, gpus
 from tests.conftest import random_network
 
 
@@ -86,6 +87,13 @@ def test_without_a_gpu_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not (tmp_path / "out").exists()
 
 
+def _driver() -> bool:
+    try:
+        return bool(gpus())
+    except CudaError:
+        return False
+
+
 class NoMemory:
     def taken(self) -> tuple[float, float]:
         return 1.0, 2.0
@@ -104,7 +112,6 @@ def test_the_whole_run_with_the_cpu_in_the_gpus_place(
     monkeypatch.setattr(gpu, "kernel_seconds", lambda work: None)
     monkeypatch.setattr(gpu, "cases", lambda checkpoint: (small, wrong))
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr(gpu.Bench, "_build_engine", lambda self: None)
     done = CliRunner().invoke(gpu.main, ["--out", str(tmp_path), "--quick"])
     assert done.exit_code == 0, done.output
     data = json.loads((tmp_path / "gpu-nvidia-h200-x1.json").read_text())
@@ -113,6 +120,10 @@ def test_the_whole_run_with_the_cpu_in_the_gpus_place(
     assert ("tiny", "torch") in kinds
     assert ("rrdb", "onnx-cuda") in kinds
     assert "tiny, tensorrt" in data["summary"]
+    if trt.RTX in trt.installed() and not _driver():
+        refused = data["summary"]["tiny, tensorrt_rtx"]
+        assert "no engine was built: --gpu 0: Error: there is no GPU 0 here" in refused
+        assert "--gpu current: Error: --gpu current is for the GPUs of this machine" in refused
     assert data["summary"]["rrdb, torch: at least 9e+09 x upstream"].startswith("MISSED")
     assert data["summary"]["tiny, torch: single at most 1.10 x device"].startswith("met")
     assert data["summary"]["tiny, onnx-cuda: single at most 1.10 x device"].startswith("not")
