@@ -298,6 +298,36 @@ def test_an_interrupted_build_leaves_no_engine(
     assert not list(shelf.glob("*.json"))
 
 
+AT_ONCE = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from resharp.export.engine import NAMED, EngineOptions, Target, build_engines
+from resharp.engines import Bundle
+bundle = replace(Bundle.open(Path(sys.argv[1])), shelf_folder=Path(sys.argv[2]))
+options = EngineOptions(flavour="tensorrt_rtx", dtypes=("uint8",))
+(built,) = build_engines(bundle, Target(targets=NAMED), options, report=print)
+print("skipped", built.skipped)
+"""
+
+
+def test_two_processes_build_one_engine_once(tmp_path: Path, large: Bundle) -> None:
+    shelf = tmp_path / "engines"
+    command = [sys.executable, "-c", AT_ONCE, str(large.folder), str(shelf)]
+    children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [child.communicate(timeout=200)[0] for child in children]
+    assert [child.returncode for child in children] == [0, 0]
+    assert sorted("skipped True" in text for text in said) == [False, True]
+    waited = next(text for text in said if "skipped True" in text)
+    assert "another process builds" in waited
+    assert "Building engine" not in waited
+    own = replace(large, shelf_folder=shelf).shelf
+    (engine,), bad = own.engines()
+    assert bad == ()
+    own.verify(engine)
+    assert not list(shelf.glob(".draft-*"))
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """One that takes TensorRT some seconds."""
