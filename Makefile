@@ -12,6 +12,12 @@ test "$$(uname -sm)" != "Linux x86_64" || for version in $(TENSORRT_BINDINGS); d
 		tensorrt-cu13-bindings==$$version || echo "no TensorRT $$version bindings here" >&2; done
 endef
 
+# An independent implementation of the networks, without its dependency torchvision: tests/oracle.py.
+define install-oracle
+$(RUN) -m pip install --quiet --no-deps --upgrade --target $(VENV)/oracle \
+	spandrel==0.4.2 spandrel_extra_arches==0.2.0 einops
+endef
+
 .PHONY: demo test gpu lint clean
 
 # Draw a picture, wear it, restore it: demo/scene_small.jpg becomes demo/scene_restored.png.
@@ -42,6 +48,7 @@ $(VENV)/demo.done: pyproject.toml | $(VENV)/bin/python
 $(VENV)/test.done: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	$(install-bindings)
+	$(install-oracle)
 	touch $@ $(VENV)/demo.done
 
 $(VENV)/gpu.done: $(VENV)/test.done
@@ -51,6 +58,7 @@ $(VENV)/gpu.done: $(VENV)/test.done
 $(VENV)/dev.done: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(install-bindings)
+	$(install-oracle)
 	touch $@ $(VENV)/test.done $(VENV)/demo.done
 
 clean:
