@@ -1,7 +1,7 @@
 """spandrel 0.4.2, an independent implementation of the networks, imported without torchvision.
 
-It is installed in a folder of its own (``make test`` does it), since pip would bring torchvision and
-with it another torch. What spandrel takes of torchvision at import is stood in for; no network
+It is installed in a folder of its own (``make test`` does it), since pip would bring torchvision
+and with it another torch. What spandrel takes of torchvision at import is stood in for; no network
 tested here calls it.
 """
 
