@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from resharp.engines import Bundle, Engine, Store
-from resharp.errors import BundleError
+from resharp.errors import BundleError, OptionError
 from resharp.paths import engines_folder
 from resharp.runtime.resolve import builtin_store, resolve
 
@@ -72,11 +72,10 @@ def remove(names: tuple[str, ...], built: bool, engines: Path | None) -> None:
     store = Store(engines_folder(engines))
     for name in names:
         if built:
-            shelf = resolve(name, engines=engines).shelf
-            found, _ = shelf.engines()
-            for engine in found:
-                shelf.remove(engine)
-            click.echo(f"{name}: {len(found)} TensorRT engines removed")
+            count = resolve(name, engines=engines).shelf.clear()
+            click.echo(f"{name}: {count} TensorRT engines removed")
+        elif name in builtin_store() and name not in store:
+            raise OptionError(f"{name} is built in; its TensorRT engines go with --built")
         else:
             store.remove(name)
             click.echo(f"{name}: removed")
@@ -89,9 +88,13 @@ def prune(engines: Path | None) -> None:
 
     Engines for other GPUs, drivers and versions of TensorRT stay: a store may serve several.
     """
+    count = 0
     for bundle in _bundles(engines)[0]:
         for line in bundle.shelf.prune(bundle.manifest):
             click.echo(f"{bundle.manifest.name}: removed: {line}")
+            count += 1
+    if not count:
+        click.echo("nothing to remove")
 
 
 def _bundles(engines: Path | None) -> tuple[list[Bundle], list[str]]:

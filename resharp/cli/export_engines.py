@@ -75,6 +75,8 @@ def command(
 
     A model that is not exported yet is exported first. Done work is skipped.
     """
+    if denoise is not None and len(models) != 1:
+        raise OptionError("--denoise is for one model: name it")
     flavour = flavours.pick(flavour)
     for module in ("torch", "onnx", "onnxruntime", "safetensors"):
         require(module, feature="Building engines", extra="export")
@@ -101,7 +103,8 @@ def command(
                 _build(bundle, target, chosen, steps, table)
             except ResharpError as error:
                 failed.append(f"{name} for {target.label}: {error}")
-    _print(table)
+    if table:
+        _print(table)
     if len(failed) == 1 and not table:
         raise ResharpError(failed[0])
     if failed:
@@ -155,7 +158,7 @@ def _build(bundle: Bundle, target: Target, options: Any, steps: Steps, table: li
         check=None if target.index is None else checker(target.index),
         current=partial(current_gpu, target.index if target.gpu else None),
         report=steps.next,
-        done=lambda built: table.append(_row(built, target)),
+        done=lambda built: table.append(_row(built)),
     )
     steps.next(f"{bundle.manifest.name}: {time.monotonic() - began:.0f} s")
 
@@ -190,14 +193,14 @@ Row = tuple[str, str, str, str, str, str, str]
 HEADINGS: Row = ("model", "GPU", "dtype", "precision", "seconds", "MB", "parity")
 
 
-def _row(built: Built, target: Target) -> Row:
+def _row(built: Built) -> Row:
     engine = built.engine
     likeness, where = (
         (built.likeness, "on the GPU") if built.likeness else (engine.graph, "graph, on the CPU")
     )
     return (
         engine.model,
-        target.label,
+        engine.recipe.gpu or "+".join(engine.recipe.targets),
         engine.recipe.dtype,
         engine.recipe.precision,
         "done" if built.skipped else f"{built.seconds:.1f}",

@@ -46,11 +46,9 @@ def _ahead(asked: str | None, here: tuple[Gpu, ...], reason: str) -> list[Target
     from resharp.export.engine import NAMED
 
     if asked is None:
-        names = {_rtx_name(gpu) for gpu in here}
-        targets = [_ahead_for(NAMED, here)]
-        if PORTABLE in names:
-            targets.append(_ahead_for((PORTABLE,), here))
-        return targets
+        others = dict.fromkeys(map(_rtx_name, here))
+        further = [name for name in others if name is not None and name not in NAMED]
+        return [_ahead_for(NAMED, here), *(_ahead_for((name,), here) for name in further)]
     if asked == CURRENT and here:
         return [replace(_own(here[0]), targets=(CURRENT,))]
     if asked in ("all", CURRENT):
@@ -60,14 +58,27 @@ def _ahead(asked: str | None, here: tuple[Gpu, ...], reason: str) -> list[Target
                 "name kinds instead, --gpu sm86,sm89"
             )
         chosen = _distinct(here)
-    elif all(part.strip().isdecimal() for part in asked.split(",")):
+    elif any(part.strip().isdecimal() for part in asked.split(",")):
         if not here:
             raise OptionError(f"there is no GPU {asked} here ({reason}): name kinds, --gpu sm86")
         chosen = _numbered(asked, here)
     else:
-        names_asked = tuple(dict.fromkeys(part.strip().lower() for part in asked.split(",")))
-        return [_ahead_for(names_asked, here)]
-    return [_ahead_for((name,), here) for name in dict.fromkeys(map(_rtx_name, chosen))]
+        parts = {part.strip().lower() for part in asked.split(",")} - {""}
+        if not parts:
+            raise OptionError(f"--gpu {asked!r} names no GPU")
+        return [_ahead_for(tuple(sorted(parts, key=_by_number)), here)]
+    names = dict.fromkeys(map(_rtx_name, chosen))
+    if None in names:
+        raise OptionError(
+            f"TensorRT-RTX has no engines for {', '.join(gpu.name for gpu in chosen)}: it begins "
+            "at compute capability 7.5"
+        )
+    return [_ahead_for((str(name),), here) for name in names]
+
+
+def _by_number(name: str) -> tuple[int, str]:
+    digits = name.removeprefix("sm")
+    return (int(digits) if digits.isdecimal() else 0), name
 
 
 def _ahead_for(names: tuple[str, ...], here: tuple[Gpu, ...]) -> Target:
@@ -124,8 +135,11 @@ def _numbered(asked: str, here: tuple[Gpu, ...]) -> list[Gpu]:
         raise OptionError(f"--gpu {asked}: this machine has {names}") from error
 
 
-def _rtx_name(gpu: Gpu) -> str:
+def _rtx_name(gpu: Gpu) -> str | None:
+    """What TensorRT-RTX calls such a GPU; None where it has nothing for it."""
     from resharp.export.engine.target import NAMEABLE
 
     name = target_name(gpu.capability)
-    return name if name in NAMEABLE else PORTABLE
+    if name in NAMEABLE:
+        return name
+    return PORTABLE if float(gpu.capability) >= 8 else None

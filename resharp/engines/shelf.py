@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import time
@@ -135,9 +136,18 @@ class Shelf:
         """Delete an engine, its sidecar first; its reference stays while another needs it."""
         with locked(self.folder, _COMMITS):
             self._unlink(engine.key)
-            others, _ = self.engines()
-            if all(other.reference.name != engine.reference.name for other in others):
-                self.path(engine.reference).unlink(missing_ok=True)
+            self._sweep_references()
+
+    def clear(self) -> int:
+        """Delete every engine, damaged ones too, and what belongs to them; tells how many."""
+        if not self.folder.is_dir():
+            return 0
+        with locked(self.folder, _COMMITS):
+            keys = [path.stem for path in self._files()]
+            for key in keys:
+                self._unlink(key)
+            self._sweep_references()
+        return len(keys)
 
     def prune(self, manifest: Manifest) -> tuple[str, ...]:
         """Delete engines that no machine can use: damaged ones, and those of an older export.
@@ -149,7 +159,7 @@ class Shelf:
         """
         gone = []
         old = time.time() - _FORGOTTEN
-        _sweep(path for path in self.folder.glob(f"{_DRAFT}*") if path.stat().st_mtime < old)
+        _sweep(path for path in self.folder.glob(f"{_DRAFT}*") if _age(path) < old)
         for path in sorted(self._files()):
             with locked(self.folder, path.stem[:24]):
                 try:
@@ -157,33 +167,46 @@ class Shelf:
                     self.verify(engine)
                 except DamagedError as error:
                     self._unlink(path.stem)
-                    gone.append(str(error))
+                    gone.append(f"{path.stem[:12]}: {error}")
                     continue
                 except BundleError:
                     continue
                 if not is_of(engine.recipe, manifest):
                     self.remove(engine)
                     gone.append(f"{engine.key[:12]}: made from an older export of the model")
+        if gone:
+            with locked(self.folder, _COMMITS):
+                self._sweep_references()
         return tuple(gone)
 
     def parity(self, engine: Engine, here: Here) -> Likeness | None:
         """What was recorded when the engine first ran on this GPU with this driver."""
         record: Any = self._records(engine).get(_place(here))
         try:
+            same = record.pop("engine") == engine.file.sha256  # the bytes, not only the key
             found = Likeness(**record)
-            known = isinstance(found.passed, bool) and found.psnr + found.levels >= 0
-        except TypeError:  # none, or a damaged one
+            known = same and isinstance(found.passed, bool) and found.psnr + found.levels >= 0
+        except (TypeError, KeyError, AttributeError):  # none, or a damaged one
             return None
         return found if known else None
 
     def record(self, engine: Engine, here: Here, likeness: Likeness) -> bool:
         """Note what the first run gave; False where the folder cannot be written."""
-        records = self._records(engine) | {_place(here): asdict(likeness)}
+        own = {**asdict(likeness), "engine": engine.file.sha256}
+        records = self._records(engine) | {_place(here): own}
         try:
             write_whole(self._parity(engine), json.dumps(records, indent=2).encode() + b"\n")
         except OutputError:
             return False
         return True
+
+    def _sweep_references(self) -> None:
+        """Delete pictures that no engine names, unless one cannot say what it names."""
+        engines, bad = self.engines()
+        if bad:
+            return
+        needed = {engine.reference.name for engine in engines}
+        _sweep(p for p in self.folder.glob("reference-*.npz") if p.name not in needed)
 
     def _unlink(self, key: str) -> None:
         for suffix in (".json", _PARITY, SUFFIX):
@@ -261,7 +284,8 @@ class EngineDraft:
         """Write reference, engine and sidecar, in this order: the sidecar makes it an engine.
 
         Raises:
-            OutputError: the disk refused; what was there before is as it was.
+            OutputError: the disk refused; what was there before is as it was, unless it refused to
+                rename: then there is no engine of that key.
         """
         shelf = self._shelf
         sidecar = shelf.folder / f"{engine.key}.json"
@@ -275,6 +299,7 @@ class EngineDraft:
             (shelf.folder / f"{engine.key}{_PARITY}").unlink(missing_ok=True)
             os.replace(bytes_part, shelf.path(engine.file))
             os.replace(sidecar_part, sidecar)
+            shelf._sweep_references()
         return engine
 
     def discard(self) -> None:
@@ -309,6 +334,13 @@ def _stage(path: Path, data: Any, stem: str) -> Path:
         part.unlink(missing_ok=True)
         raise
     return part
+
+
+def _age(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # its writer has just finished
+        return math.inf
 
 
 def _sweep(paths: Iterable[Path]) -> None:

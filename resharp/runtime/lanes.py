@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
+from resharp.errors import BackendError
 from resharp.runtime.backends.base import open_guard
 
 
@@ -39,7 +40,7 @@ class LanePool(Generic[LaneT]):
         self._all, self._free = tuple(lanes), list(lanes)
         self._name, self._finish = name, finish
         self._closed, self._left = False, len(lanes)
-        self._holders: list[int] = []  # a thread for each lane that is out
+        self._holders: list[tuple[int, LaneT | None]] = []  # a thread for each lane that is out
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
@@ -47,9 +48,15 @@ class LanePool(Generic[LaneT]):
         """A lane for one run: the one given back last, whose memory and recordings fit best.
 
         Raises:
-            BackendError: the pool is closed, or was while this waited.
+            BackendError: the pool is closed, or was while this waited; or this thread is in the
+                midst of a run (a progress callback that restores) and would wait for itself.
         """
         with self._changed:
+            if self._mine() and not (self._free or self._closed):
+                raise BackendError(
+                    "a progress callback restores a picture while all lanes are in use: restore "
+                    "it after the call"
+                )
             self._changed.wait_for(lambda: self._free or self._closed)
             open_guard(not self._closed, self._name)
             lane = self._hold(self._free[-1])
@@ -57,6 +64,22 @@ class LanePool(Generic[LaneT]):
             yield lane
         finally:
             self._give_back(lane)
+
+    @contextlib.contextmanager
+    def guest(self) -> Iterator[None]:
+        """Keep the pool from finishing, without a lane.
+
+        Raises:
+            BackendError: the pool is closed.
+        """
+        with self._changed:
+            open_guard(not self._closed, self._name)
+            self._left += 1
+            self._holders.append((threading.get_ident(), None))
+        try:
+            yield
+        finally:
+            self._leave(None)
 
     @contextlib.contextmanager
     def spare(self) -> Iterator[list[LaneT]]:
@@ -70,37 +93,55 @@ class LanePool(Generic[LaneT]):
                 self._give_back(lane)
 
     def each(self) -> Iterator[LaneT]:
-        """All lanes in turn, each as soon as it is idle, the caller's while he has it."""
+        """All lanes in turn, each as soon as no other thread has it, the caller's while he has it.
+
+        Raises:
+            BackendError: the pool was closed.
+        """
         for lane in self._all:
             with self._changed:
-                while not (lane in self._free or self._closed):
+                mine = lane in self._mine()
+                while not (mine or lane in self._free or self._closed):
                     self._changed.wait()
                 open_guard(not self._closed, self._name)
-                self._hold(lane)
+                if not mine:
+                    self._hold(lane)
             try:
                 yield lane
             finally:
-                self._give_back(lane)
+                if not mine:
+                    self._give_back(lane)
 
-    def close(self) -> None:
+    def close(self, timeout: float | None = None) -> None:
         """Let no one in, wait for the lanes that are out, close them all.
 
         A lane that this thread holds (a progress callback that closes) is closed when it comes
         back; waiting for it would never end.
+
+        Args:
+            timeout: seconds to wait, for who cannot wait for ever; what is out then comes back to
+                a closed pool.
         """
         me = threading.get_ident()
         with self._changed:
             self._closed = True
             lanes, self._free = self._free, []
             self._changed.notify_all()
-        for lane in lanes:
-            self._retire(lane)
+        with contextlib.ExitStack() as each:  # an error of one keeps no other from being closed
+            for lane in lanes:
+                each.callback(self._retire, lane)
         with self._changed:
-            self._changed.wait_for(lambda: all(holder == me for holder in self._holders))
+            self._changed.wait_for(
+                lambda: all(holder == me for holder, _ in self._holders), timeout
+            )
+
+    def _mine(self) -> list[LaneT | None]:
+        me = threading.get_ident()
+        return [lane for holder, lane in self._holders if holder == me and lane is not None]
 
     def _hold(self, lane: LaneT) -> LaneT:
         self._free.remove(lane)
-        self._holders.append(threading.get_ident())
+        self._holders.append((threading.get_ident(), lane))
         return lane
 
     def _give_back(self, lane: LaneT) -> None:
@@ -108,20 +149,34 @@ class LanePool(Generic[LaneT]):
             closed = self._closed
             if not closed:
                 self._free.append(lane)
+                self._forget_holder(lane)
+        if closed:
+            try:
+                lane.close()
+            finally:
+                self._leave(lane)
+
+    def _leave(self, lane: LaneT | None) -> None:
+        """One that the pool counts on is gone; the last one after the end finishes."""
         try:
-            if closed:
-                self._retire(lane)
+            self._count_down()
         finally:
             with self._changed:
-                self._holders.remove(threading.get_ident())
-                self._changed.notify_all()
+                self._forget_holder(lane)
+
+    def _forget_holder(self, lane: LaneT | None) -> None:
+        self._holders.remove((threading.get_ident(), lane))
+        self._changed.notify_all()
 
     def _retire(self, lane: LaneT) -> None:
         try:
             lane.close()
         finally:
-            with self._changed:
-                self._left -= 1
-                last = self._left == 0
-            if last:
-                self._finish()
+            self._count_down()
+
+    def _count_down(self) -> None:
+        with self._changed:
+            self._left -= 1
+            last = self._left == 0
+        if last:
+            self._finish()

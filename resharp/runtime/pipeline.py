@@ -139,15 +139,15 @@ class Pass:
                     yield result[max(done - band.start, 0) * scale :]
                     done = band.end
             except MemoryError as error:  # ours, or numpy's
-                tiling = self._smaller(tiling, error)
+                tiling, pixels = self._smaller(tiling, len(tiles), error), self._pixels
                 tiles = plan_for(self._backend, self.height, self.width, tiling.size)
 
-    def _smaller(self, tiling: Tiling, error: MemoryError) -> Tiling:
+    def _smaller(self, tiling: Tiling, tiles: int, error: MemoryError) -> Tiling:
         least = smallest_for(self._backend)
         size = min(tiling.size, max(self.height, self.width))
-        if tiling.batch > 1:
+        if tiling.batch > 1 and tiles > 1:
             log.warning("out of memory with %d tiles at a time: going on with one", tiling.batch)
-            return Tiling(size=size)
+            return Tiling(size=max(size, least))
         if size <= least:
             raise OutOfMemoryError(
                 f"no memory for a tile of {size} pixels on {self._backend.options.device}, and "

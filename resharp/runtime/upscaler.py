@@ -85,7 +85,7 @@ class Upscaler:
         self._open = partial(open_first, bundle, backend, device, threads)
         self._backend, self._links = self._open()
         self._deep: Backend | None = None  # for what is not uint8, once there was any
-        self._lock = threading.Lock()
+        self._lock, self._closed = threading.Lock(), False
         self._warn_of_tile()
 
     def _warn_of_tile(self) -> None:
@@ -211,10 +211,11 @@ class Upscaler:
 
     def close(self) -> None:
         """Give every resource back; closing twice does nothing."""
-        self._backend.close()
         with self._lock:
-            if self._deep is not None:
-                self._deep.close()
+            self._closed, deep = True, self._deep
+        self._backend.close()
+        if deep is not None:
+            deep.close()
 
     def __enter__(self) -> Upscaler:
         return self
@@ -227,6 +228,8 @@ class Upscaler:
         if layout.network_dtype == "uint8":
             return self._backend
         with self._lock:
+            if self._deep is None and self._closed:
+                return self._backend  # which says that it is closed
             if self._deep is None:
                 reason = self._backend.lacks(layout.network_dtype)
                 self._deep = self._backend if reason is None else self._next(reason)

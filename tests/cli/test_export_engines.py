@@ -127,7 +127,8 @@ def test_engines_are_listed_verified_pruned_and_removed(home: Path) -> None:
     assert code == 0
     assert f"{path} is damaged" in output
     assert len(stored("resharp-x4")) == 1
-    assert call("engines", "prune") == (0, "")
+    assert call("engines", "prune") == (0, "nothing to remove\n")
+    assert call("engines", "remove", "resharp-x4")[1].endswith("engines go with --built\n")
     code, output = call("engines", "remove", "resharp-x4", "--built")
     assert (code, output) == (0, "resharp-x4: 1 TensorRT engines removed\n")
     assert list((home / "engines/resharp-x4/engines").glob("[!.]*")) == []
@@ -222,6 +223,8 @@ def test_a_gpu_that_can_run_it_checks_it(
         (("--gpu", "current"), "--gpu current is for the GPUs of this machine"),
         (("--gpu", "0"), "there is no GPU 0 here"),
         (("--tile", "20"), "use at least"),
+        (("--tile", "99999"), "at most 4096"),
+        (("--all", "--denoise", "0.5"), "for one model"),
         (("--batch", "0"), "batch is 0"),
         (("--level", "7"), "level is 7"),
         (("--picture", "nothere.png"), "nothere.png"),
@@ -267,6 +270,15 @@ def test_targets_of_tensorrt_rtx(machine: list[Gpu]) -> None:
     (target,) = choose_targets("current", trt.RTX)
     assert (target.targets, target.gpu, target.index) == (("current",), "NVIDIA L4", 0)
     assert names("SM86, sm89") == [("sm86+sm89", 0)]
+    for asked in (",", "sm86,,,sm99", "1,x"):
+        with pytest.raises(OptionError):
+            names(asked)
+    assert names("sm120,sm75") == names("sm75, sm120,") == [("sm75+sm120", None)]
+    machine[:] = [Gpu(0, "NVIDIA GB10", "12.1", 1 << 37), Gpu(1, "Tesla V100", "7.0", 1 << 34)]
+    assert names(None) == [(every, None), ("sm121", 0)]
+    with pytest.raises(OptionError, match=r"no engines for Tesla V100"):
+        names("1")
+    machine[:] = [L4, L4_TOO, H100]
     with pytest.raises(OptionError, match="this machine has 0 NVIDIA L4, 1 NVIDIA L4, 2 NVIDIA H"):
         names("5")
 

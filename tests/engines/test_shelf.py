@@ -232,6 +232,9 @@ def test_parity_is_recorded_by_gpu_and_driver(place: Shelf, compact: Bundle) -> 
     assert place.parity(engine, replace(HERE, gpu="NVIDIA A10")) is None
     put(place, recipe(compact))  # new bytes: what was measured of the old ones is void
     assert place.parity(engine, HERE) is None
+    other = put(place, recipe(compact), DATA[::-1])
+    place.record(engine, HERE, good)  # by a process that had loaded the old bytes
+    assert place.parity(other, HERE) is None
 
 
 def test_a_damaged_parity_record_is_measured_again(place: Shelf, compact: Bundle) -> None:
@@ -239,8 +242,9 @@ def test_a_damaged_parity_record_is_measured_again(place: Shelf, compact: Bundle
     place.record(engine, HERE, Likeness(psnr=66.0, levels=1, passed=True))
     path = place.folder / f"{engine.key}.parity.json"
     place_of = next(iter(json.loads(path.read_text())))
-    bad = {"psnr": None, "levels": 0, "passed": False}
-    odd = {"psnr": 66.0, "levels": 0, "passed": "yes"}
+    sha = engine.file.sha256
+    bad = {"psnr": None, "levels": 0, "passed": False, "engine": sha}
+    odd = {"psnr": 66.0, "levels": 0, "passed": "yes", "engine": sha}
     for junk in ("", "[]", *(json.dumps({place_of: one}) for one in ({"a": 1}, bad, odd, 5))):
         path.write_text(junk)
         assert place.parity(engine, HERE) is None
@@ -252,6 +256,18 @@ def test_removing_keeps_a_reference_that_another_needs(place: Shelf, compact: Bu
     assert place.read(other) == DATA
     place.remove(other)
     assert [p.name for p in place.folder.iterdir()] == [".locks"]
+
+
+def test_references_go_with_the_last_engine_that_names_them(place: Shelf, compact: Bundle) -> None:
+    old = put(place, recipe(compact))
+    left = place.folder / "reference-0123456789ab.npz"
+    left.write_bytes(b"of an engine that was built again with another picture")
+    put(place, recipe(compact, precision="mixed"))
+    assert not left.exists()
+    (place.folder / f"{old.key}.json").unlink()
+    assert place.clear() == 2
+    assert [path.name for path in place.folder.iterdir()] == [".locks"]
+    assert place.clear() == 0
 
 
 @pytest.mark.parametrize("again", [True, False])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from resharp import Upscaler
 from resharp.errors import BackendError, OptionError, OutOfMemoryError
+from resharp.runtime import pipeline
 from resharp.runtime.backends import tensorrt as backend_module
 from resharp.runtime.backends.tensorrt import TensorrtBackend
 from resharp.runtime.pipeline import Tiling, choose_tiling
@@ -369,6 +371,26 @@ def test_out_of_memory_halves_the_tile_and_gives_the_same_picture(
     assert ("out of memory with tiles of 48" in caplog.text) == halved
 
 
+def test_out_of_memory_makes_the_bands_small_again(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = picture(400, 60)
+    monkeypatch.setattr(pipeline, "BAND_BYTES", 80_000)
+    monkeypatch.setattr(rooms, "STEP", 256)
+    with Upscaler(kit.bundle, backend="tensorrt", tile=24) as upscaler:
+        relieve(upscaler)
+        kit.provider.limit = 230_000  # the rows of a large band alone take 288,000
+        np.testing.assert_array_equal(upscaler(image), expected(image))
+
+
+def test_out_of_memory_at_the_smallest_tile_says_so_with_a_batch_too(kit: Kit) -> None:
+    with Upscaler(kit.bundle, backend="tensorrt", tile=24) as upscaler:
+        relieve(upscaler)
+        kit.provider.limit = kit.provider.used
+        with pytest.raises(OutOfMemoryError, match="is the smallest"):
+            upscaler(picture(23, 23))
+
+
 def test_no_memory_for_anything(kit: Kit) -> None:
     with Upscaler(kit.bundle, backend="tensorrt", tile=48) as upscaler:
         kit.provider.limit = kit.provider.used
@@ -396,6 +418,93 @@ def test_a_refused_run_says_what_tensorrt_logged(kit: Kit) -> None:
             backend.infer(picture(16, 16)[None])
         kit.fake.fails = False
         backend.infer(picture(16, 16)[None])
+
+
+def within(seconds: float, work: Callable[[], object]) -> None:
+    """Run in a thread that must end."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert not thread.is_alive(), "it hangs"
+    if failed:
+        raise failed[0]
+
+
+def with_bad_float_engine(kit: Kit) -> None:
+    for engine in kit.bundle.shelf.engines()[0]:
+        if engine.recipe.dtype == "float32":
+            kit.bundle.shelf.remove(engine)
+    kit.add(dtype="float32", spoil="nan")
+
+
+def test_restoring_in_a_callback_never_waits_for_itself(kit: Kit) -> None:
+    image = picture(120, 60)
+    errors: list[str] = []
+
+    def deeper(level: int) -> Callable[[int], None]:
+        def advance(count: int) -> None:
+            if level < 3:
+                try:
+                    backend.run(image, tiles_of(image), deeper(level + 1))
+                except BackendError as error:
+                    errors.append(str(error))
+
+        return advance
+
+    with kit.open() as backend:
+        within(30, lambda: backend.run(image, tiles_of(image), deeper(0)))
+    assert errors
+    assert all("all lanes are in use" in text for text in errors)
+
+
+def test_an_engine_rejected_within_a_callback(kit: Kit) -> None:
+    """Its contexts go from all lanes, that of the callback's own run too."""
+    with_bad_float_engine(kit)
+    image, deep = picture(120, 60), picture(20, 20, dtype="float32")
+    said: list[str | None] = []
+    with kit.open() as backend:
+        within(
+            30,
+            lambda: backend.run(
+                image, tiles_of(image), lambda count: said.append(backend.lacks("float32"))
+            ),
+        )
+        with pytest.raises(BackendError, match="no float32 engine"):
+            backend.infer(deep[None])
+    assert said
+    assert all("no float32 engine" in str(text) for text in said)
+
+
+def test_closing_in_a_callback_while_another_thread_opens_an_engine(kit: Kit) -> None:
+    with_bad_float_engine(kit)
+    image, backend = picture(120, 60), kit.open()
+    opening = threading.Thread(target=backend.lacks, args=("float32",), daemon=True)
+
+    def close(count: int) -> None:
+        if not opening.ident:
+            opening.start()
+            time.sleep(0.3)  # it waits for this run's lane now
+            backend.close()
+
+    within(30, lambda: backend.run(image, tiles_of(image), close))
+    opening.join(10)
+    assert not opening.is_alive()
+
+
+def test_a_closed_upscaler_restores_nothing(kit: Kit) -> None:
+    upscaler = Upscaler(kit.bundle, backend="tensorrt")
+    upscaler.close()
+    for dtype in ("uint8", "float32"):
+        with pytest.raises(BackendError, match="closed"):
+            upscaler(picture(20, 20, dtype=dtype))
 
 
 def test_closing_waits_for_runs_and_refuses_new_ones(kit: Kit) -> None:

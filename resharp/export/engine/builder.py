@@ -79,27 +79,30 @@ def build(
 def in_background(work: Callable[[], bytes], cancel: Cancel, report: Report) -> bytes:
     """Run a build in a thread, so that Ctrl-C is heard while TensorRT computes.
 
-    The first Ctrl-C asks the build to stop, and waits for that; a second one does not wait.
+    Ctrl-C asks the build to stop, and waits for that: a process that ends while TensorRT computes
+    crashes.
     """
     done: list[bytes] = []
     failed: list[BaseException] = []
+    ended = threading.Event()  # a join that was interrupted once no longer waits, before 3.13
 
     def run() -> None:
         try:
             done.append(work())
         except BaseException as error:
             failed.append(error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=run, name="resharp-build", daemon=True)
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(0.1)
-    except KeyboardInterrupt:
-        cancel.asked = True
-        report("stopping: TensorRT can do so only between its steps")
-        thread.join()
-        raise
+    threading.Thread(target=run, name="resharp-build", daemon=True).start()
+    while not ended.is_set():
+        try:
+            ended.wait(0.1)
+        except KeyboardInterrupt:
+            cancel.asked = True
+            report("stopping: TensorRT can do so only between its steps")
+    if cancel.asked:
+        raise KeyboardInterrupt
     if failed:
         raise failed[0]
     return done[0]

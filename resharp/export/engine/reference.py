@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from resharp.engines import Bundle, Likeness
 from resharp.engines.reference import Reference, likeness
+from resharp.errors import OptionError
 from resharp.export.infer import Infer, in_onnxruntime
 from resharp.export.picture import draw
 
@@ -28,6 +29,8 @@ def make_reference(bundle: Bundle, tile: int, picture: NDArray[Any] | None = Non
         picture = draw(height, width)
     y, x = max(picture.shape[0] - height, 0) // 2, max(picture.shape[1] - width, 0) // 2
     picture = np.ascontiguousarray(picture[y : y + height, x : x + width])
+    if picture.min() == picture.max():
+        raise OptionError("the picture shows nothing in its middle: give another to --picture")
     infer = in_onnxruntime(bundle.path(bundle.manifest.graphs["float32"]))
     floats = picture.astype(np.float32) / np.float32(255)
     return Reference(picture, infer(floats[None])[0])

@@ -11,6 +11,7 @@ NAMED = ("sm75", "sm80", "sm86", "sm89", "sm120")
 """What a TensorRT-RTX engine is built for unless it is told: one engine for all is as small."""
 NAMEABLE = (*NAMED, "sm121")
 """What TensorRT-RTX 1.7 can be told. Hopper (sm90) is not among them."""
+LARGEST = 4096
 TILES = (1024, 768, 512, 384, 256, 192, 128)
 UNKNOWN_MEMORY = 8 << 30
 """Of a GPU that is not here."""
@@ -64,6 +65,8 @@ def choose_tile(manifest: Manifest, memory: int, asked: int | None = None) -> in
     up = -(-manifest.overlap // multiple) * multiple
     least = max(2 * up + max(16, multiple), 64)
     if asked is not None:
+        if asked > LARGEST:
+            raise OptionError(f"a tile of {asked} is more than any GPU holds: at most {LARGEST}")
         if asked < least:
             raise OptionError(
                 f"a tile of {asked} leaves nothing between the overlaps of {manifest.overlap} "

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from resharp.engines import Bundle, Likeness
-from resharp.errors import BackendError, BundleError, OptionError, ResharpError
+from resharp.errors import BackendError, BundleError, OptionError, OutOfMemoryError, ResharpError
 from resharp.runtime.backends.base import (
     Advance,
     Backend,
@@ -30,6 +30,8 @@ from resharp.runtime.tensorrt.proof import measure
 from resharp.runtime.tensorrt.runner import LANES, Runner
 from resharp.runtime.tensorrt.selection import Candidate, candidates, none_fits, surroundings
 
+PATIENCE = 5.0
+"""Seconds that the end of the process waits for runs of threads that nobody ended."""
 FILLING = 512 * 512
 """Pixels of one run that keep a large GPU busy."""
 
@@ -73,7 +75,8 @@ class TensorrtBackend(Backend):
         # Also where nobody closes it: before the provider goes, and the interpreter.
         self._finalizer = weakref.finalize(self, _close, self._runner, self._models)
         try:
-            self._models["uint8"], self.note = self._first_good(fitting, "uint8", reasons)
+            with self._runner.opening():
+                self._models["uint8"], self.note = self._first_good(fitting, "uint8", reasons)
         except BaseException:
             self.close()
             raise
@@ -143,7 +146,7 @@ class TensorrtBackend(Backend):
         """See :meth:`Backend.lacks`: whether there is an engine that can be used."""
         try:
             self._model(dtype)
-        except BackendError as error:
+        except (BackendError, OutOfMemoryError) as error:
             return str(error)
         return None
 
@@ -161,16 +164,17 @@ class TensorrtBackend(Backend):
 
     def close(self) -> None:
         """See :meth:`Backend.close`; waits for the runs under way."""
-        with self._lock:
-            self._opened = False
-        self._finalizer()
+        self._opened = False
+        if self._finalizer.detach() is not None:
+            self._runner.close(self._models)
 
     def _model(self, dtype: str) -> Model:
+        open_guard(self._opened, self.name)
         model = self._models.get(dtype)
         if model is not None:
             return model
-        with self._lock:
-            open_guard(self._opened, self.name)
+        # A lock that close() does not need: what opens here may wait for a run that closes.
+        with self._lock, self._runner.opening():
             if dtype not in self._models:
                 self._models[dtype] = self._further(dtype)
             return self._models[dtype]
@@ -230,9 +234,7 @@ class TensorrtBackend(Backend):
 
 
 def _close(runner: Runner, models: dict[str, Model]) -> None:
-    taken = list(models.values())
-    models.clear()
-    runner.close(taken)
+    runner.close(models, PATIENCE)
 
 
 def _unlike(candidate: Candidate, found: Likeness) -> BackendError:

@@ -48,6 +48,8 @@ class Model:
             if self._handle is None:
                 raise self.error("TensorRT cannot load it")
             self.source, self.target = self._check_tensors(trt)
+            size = self._handle.get_device_memory_size_for_profile_v2(0)
+            self._activations = max(int(size), 0)
             self._config = self._configure(trt, shelf, candidate)
         except BaseException:
             self.free()  # here, where the device is current, and not whenever the frames go
@@ -77,7 +79,7 @@ class Model:
 
     def activation_bytes(self) -> int:
         """Activation memory of the largest batch that it takes; 0 where TensorRT does not say."""
-        return max(int(self._handle.get_device_memory_size_for_profile_v2(0)), 0)
+        return self._activations
 
     def error(self, what: str) -> BackendError | OutOfMemoryError:
         """An exception with the lines that TensorRT logged."""

@@ -54,11 +54,11 @@ def check_engine(bundle: Bundle, engine: Engine, index: int = 0) -> Likeness:
     if here is None:
         raise BackendError(f"{engine.recipe.flavour}, which made the engine, is not installed")
     runner = Runner(open_provider(index), bundle.manifest.scale)
-    models: list[Model] = []
+    models: dict[str, Model] = {}
     try:
         with runner.scope():
-            models.append(Model(bundle.shelf, Candidate(engine, here)))
-        result = measure(runner, models[0], bundle)
+            models[engine.key] = Model(bundle.shelf, Candidate(engine, here))
+        result = measure(runner, models[engine.key], bundle)
     finally:
         runner.close(models)
     bundle.shelf.record(engine, here, result)

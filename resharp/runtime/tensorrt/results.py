@@ -52,7 +52,7 @@ class Results:
         self._closed = False
         # Finalisers take this one, once it is closed: a thread may meet itself in it.
         self._settling = threading.RLock()
-        self._let_go = False
+        self._busy = self._let_go = False
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Image:
         """An uninitialised array, page-locked where that is possible."""
@@ -126,16 +126,22 @@ class Results:
     def _settle(self) -> None:
         """After closing: free what came back, and the device after the last."""
         with self._settling:
-            if self._let_go:
+            if self._busy or self._let_go:  # a finaliser in the midst of this: the loop sees it
                 return
-            with self._provider.scope():
-                while self._idle:
-                    self._idle.pop().free()
-                while self._back:
-                    address, pinned = self._back.popleft()
-                    pinned.free()
-                    del self._out[address]
-            if not self._out:
+            self._busy = True
+            try:
+                with self._provider.scope():
+                    while self._idle:
+                        self._idle.pop().free()
+                    while self._back:
+                        address, pinned = self._back.popleft()
+                        pinned.free()
+                        del self._out[address]
+            finally:
+                self._busy = False
+            if self._back:  # put there between the loop's end and here
+                self._settle()
+            elif not self._out:
                 self._let_go = True
                 self._provider.close()
 

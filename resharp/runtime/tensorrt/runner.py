@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
-from resharp.errors import OptionError, OutOfMemoryError
+from resharp.errors import BackendError, OptionError, OutOfMemoryError
 from resharp.runtime.backends.base import Advance, core_rows
 from resharp.runtime.cuda import Provider
 from resharp.runtime.lanes import LanePool
@@ -37,7 +37,8 @@ class Runner:
         self._provider, self._scale = provider, scale
         self._lock = threading.Lock()
         self._closed = False
-        self._models: list[Model] = []
+        self._models: Mapping[str, Model] = {}
+        self._rejected: list[Model] = []
         self.results = Results(provider)
         try:
             with provider.scope():
@@ -78,36 +79,53 @@ class Runner:
                 model.cache.note_run()
 
     def forget(self, model: Model) -> None:
-        """Free an engine that no run uses any more."""
-        for lane in self._pool.each():
-            with self._provider.scope():
-                lane.forget(model)
+        """Free an engine that no run uses any more; inside :meth:`opening`."""
+        try:
+            for lane in self._pool.each():
+                with self._provider.scope():
+                    lane.forget(model)
+        except BackendError:  # closed meanwhile: its contexts may be anywhere, so it goes last
+            self._rejected.append(model)
+            return
         with self._provider.scope():
             model.free()
+
+    def opening(self) -> contextlib.AbstractContextManager[None]:
+        """While engines are being opened, nothing is freed under them.
+
+        Raises:
+            BackendError: this was closed.
+        """
+        return self._pool.guest()
 
     def free_memory(self) -> int:
         """Bytes that a run can use: free ones, and those that lanes hold for it."""
         with self._provider.scope():
             return self._provider.memory()[0] + sum(lane.held for lane in self._lanes)
 
-    def close(self, models: Sequence[Model] = ()) -> None:
+    def close(self, models: Mapping[str, Model], timeout: float | None = None) -> None:
         """Wait for the runs under way and free everything, the models last.
 
         Called from within a run, by a progress callback, it is the end of that run that frees.
+
+        Args:
+            models: read at the end: one that is being opened now may still come.
+            timeout: seconds to wait for runs; what has not ended by then is left to the end of the
+                process.
         """
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-        self._models = list(models)
-        self._pool.close()
+        self._models = models
+        self._pool.close(timeout)
 
     def _finish(self) -> None:
         """After the last lane: what the lanes needed."""
         with contextlib.ExitStack() as last:
             last.callback(self.results.close)
             last.enter_context(self._provider.scope())
-            for model in self._models:
+            for model in (*self._models.values(), *self._rejected):
                 last.callback(model.free)
                 if model.cache is not None:
                     last.callback(model.cache.save)
