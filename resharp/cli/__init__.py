@@ -21,6 +21,7 @@ COMMANDS = {
         "resharp.cli.export_engines:command",
         "Build TensorRT engines, once per GPU.",
     ),
+    "info": ("resharp.cli.info:command", "Say what a model is and takes."),
     "doctor": (
         "resharp.cli.doctor:command",
         "Say which backends work here, and why the others do not.",

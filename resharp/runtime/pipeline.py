@@ -57,19 +57,20 @@ def check_tile(tile: object) -> int | None:
     return int(tile)
 
 
-def choose_tiling(backend: Backend, tile: int | None) -> Tiling:
+def choose_tiling(backend: Backend, tile: int | None, share: float = 0.5) -> Tiling:
     """The tile to use now.
 
     Args:
         backend: an open backend.
         tile: pixels, brought into what the overlap and the backend allow; None takes the largest
-            that half of the free memory holds.
+            that the share of the free memory holds.
+        share: of the free memory, above 0 and up to 1.
     """
     least = smallest_for(backend)
     if tile is not None:
         size = max(min(tile, backend.tile_limit() or tile), least)
         return Tiling(size=size, batch=backend.batch_for(size))
-    free, size = backend.free_memory() // 2, max(backend.largest_tile(), least)
+    free, size = int(backend.free_memory() * share), max(backend.largest_tile(), least)
     while size - STEP >= least and backend.memory(size, backend.batch_for(size)) > free:
         size -= STEP
     return Tiling(size=size, batch=backend.batch_for(size))

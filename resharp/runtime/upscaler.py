@@ -56,6 +56,8 @@ class Upscaler:
         denoise: strength 0..1 of a model exported with it.
         engines: folder of the store; None takes the default.
         threads: CPU threads of one run; None leaves it to the library.
+        memory: share of the device's free memory, above 0 and up to 1, that ``tile="auto"`` may
+            plan with.
 
     Safe to call from several threads at once; nothing of an image is kept. A context manager.
 
@@ -78,8 +80,10 @@ class Upscaler:
         denoise: float | None = None,
         engines: str | os.PathLike[str] | None = None,
         threads: int | None = None,
+        memory: float = 0.5,
     ) -> None:
         self._scale, self._tile = _check_scale(scale), check_tile(tile)
+        self._memory = _check_memory(memory)
         bundle = resolve(model, engines=engines, denoise=denoise)
         bundle.verify()
         self._open = partial(open_first, bundle, backend, device, threads)
@@ -158,7 +162,7 @@ class Upscaler:
         backend = self._backend_for(layout)
         out = _allocate(backend, shape, image.dtype)
         planes = self._planes(image, out, layout)
-        tiling = choose_tiling(backend, self._tile)
+        tiling = choose_tiling(backend, self._tile, self._memory)
         item = np.dtype(layout.network_dtype).itemsize
         passes = [Pass(backend, layout.height, layout.width, tiling, item) for _ in planes]
         advance = _Counter(progress, sum(p.total for p in passes)).add
@@ -278,7 +282,7 @@ class Upscaler:
         self, images: Sequence[Image], group: list[int], layout: Layout
     ) -> Iterator[tuple[int, Image]]:
         backend = self._backend_for(layout)
-        tiling = choose_tiling(backend, self._tile)
+        tiling = choose_tiling(backend, self._tile, self._memory)
         tiles = plan_for(backend, layout.height, layout.width, tiling.size)
         if len(group) == 1 or len(tiles) > 1 or layout.channels == 4:
             for index in group:
@@ -380,6 +384,12 @@ def _check_scale(scale: Any) -> float | None:
     if not isinstance(scale, Real) or not 0 < float(scale) <= LARGEST_SCALE:
         raise OptionError(f"scale {scale!r} is not in 0..{LARGEST_SCALE:g}")
     return float(scale)
+
+
+def _check_memory(memory: Any) -> float:
+    if isinstance(memory, bool) or not isinstance(memory, Real) or not 0 < float(memory) <= 1:
+        raise OptionError(f"memory {memory!r} is not a share of the free memory, 0.7 say")
+    return float(memory)
 
 
 def _check_count(name: str, count: Any) -> None:

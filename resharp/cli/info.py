@@ -1,0 +1,44 @@
+"""``resharp info``: what a model is and takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from resharp.runtime.info import ModelInfo, model_info
+from resharp.runtime.resolve import DEFAULT_MODEL
+
+
+@click.command()
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option("--denoise", type=float, help="Strength 0..1, for a model that has one.")
+@click.option("--engines", type=click.Path(path_type=Path), help="Folder of the store.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    models: tuple[str, ...], denoise: float | None, engines: Path | None, as_json: bool
+) -> None:
+    """Say of exported MODELs (default: the built-in one) what they are and take."""
+    found = [
+        model_info(name, engines=engines, denoise=denoise) for name in models or (DEFAULT_MODEL,)
+    ]
+    if as_json:
+        click.echo(json.dumps([info.to_dict() for info in found], indent=2))
+    else:
+        click.echo("\n\n".join(map(_text, found)))
+
+
+def _text(info: ModelInfo) -> str:
+    memory = info.memory_per_megapixel
+    lines = [
+        f"{info.name}: {info.title}",
+        f"  {info.architecture}, {info.parameters:,} parameters, {info.bytes / 1e6:.1f} MB",
+        f"  {info.task}, scale {info.scale}, overlap {info.overlap}",
+        "  memory: not measured"
+        if memory is None
+        else f"  memory: {memory / 1e9:.1f} GB per million pixels of a tile (CPU, fp32)",
+        f"  licence: {info.licence}" + (f" ({info.terms})" if info.terms else ""),
+        f"  TensorRT engines: {info.engines}",
+    ]
+    return "\n".join(lines)
