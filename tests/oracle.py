@@ -8,6 +8,7 @@ tested here calls it.
 from __future__ import annotations
 
 import sys
+import warnings
 from enum import Enum
 from pathlib import Path
 from types import ModuleType
@@ -41,8 +42,10 @@ def load() -> Any:
             sys.modules[module.__name__] = module
         transforms.functional = functional  # type: ignore[attr-defined]
         package.transforms = transforms  # type: ignore[attr-defined]
-    import spandrel
-    import spandrel_extra_arches
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.script`", DeprecationWarning)
+        import spandrel
+        import spandrel_extra_arches
 
     if not getattr(load, "registered", False):
         spandrel.MAIN_REGISTRY.add(*spandrel_extra_arches.EXTRA_REGISTRY)

@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "export": {"models", "weights", "engines"},
     "runtime": {"engines", "weights"},
     "training": {"models", "weights", "engines", "export", "runtime"},
-    "cli": {"weights", "models", "engines", "export", "runtime", "training"},
+    "compat": {"weights", "models", "engines", "export", "runtime"},
+    "cli": {"weights", "models", "engines", "export", "runtime", "training", "compat"},
 }
 """Rooms that a room may import besides itself; DESIGN's rule, and training's place beside cli."""
 

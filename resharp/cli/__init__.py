@@ -14,6 +14,10 @@ from resharp.errors import ResharpError
 
 COMMANDS = {
     "upscale": ("resharp.cli.upscale:command", "Restore pictures: files, folders, globs."),
+    "realesrgan": (
+        "resharp.cli.realesrgan:command",
+        "The options of Real-ESRGAN's own script.",
+    ),
     "weights": ("resharp.cli.weights:weights", "List, fetch, verify and import checkpoints."),
     "export": ("resharp.cli.export:command", "Turn a checkpoint into an ONNX bundle of the store."),
     "engines": ("resharp.cli.engines:command", "List, verify and remove the bundles of the store."),

@@ -19,9 +19,7 @@ from resharp.optional import require
 @click.option(
     "--exporter",
     type=click.Choice(["legacy", "dynamo"]),
-    default="legacy",
-    show_default=True,
-    help="torch's exporter.",
+    help="torch's exporter (default: the one that suits the network).",
 )
 @click.option(
     "--picture",
@@ -61,7 +59,8 @@ def command(
             f"{manifest.parity.uint8_max_levels} of 255 levels at most, "
             f"{manifest.parity.uint8_differing:.4%} of values differ"
         )
-    click.echo(f"  next: resharp upscale PHOTO -o OUT -m {manifest.name}")
+    use = "-m" if manifest.fixed_size is None else "--face"
+    click.echo(f"  next: resharp upscale PHOTO -o OUT {use} {manifest.name}")
 
 
 class Steps:

@@ -14,9 +14,11 @@ from typing import Any
 import click
 
 from resharp.cli.jobs import Job, Target, jobs
+from resharp.cli.opened import Faces, Opened
 from resharp.errors import OptionError, OutputError, ResharpError
 from resharp.optional import require
-from resharp.runtime import DEFAULT_MODEL, Upscaler
+from resharp.runtime import DEFAULT_MODEL
+from resharp.runtime.faces import BundleNetwork
 from resharp.runtime.files import read, write
 
 
@@ -32,6 +34,8 @@ class Result:
     width: int = 0
     """Of the result, in pixels."""
     height: int = 0
+    faces: int | None = None
+    """How many were restored; None without ``--face``."""
     notes: tuple[str, ...] = ()
     """What the format of the result could not carry."""
     error: str = ""
@@ -62,6 +66,12 @@ def _tile(ctx: click.Context, parameter: click.Parameter, value: str) -> int | s
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 @click.option("--engines", type=click.Path(path_type=Path), help="Folder of the store.")
+@click.option("--face", help="Restore faces with gfpgan-1.4, codeformer or restoreformer.")
+@click.option("--fidelity", type=float, help="CodeFormer: 0 beauty .. 1 likeness (default: 0.5).")
+@click.option("--face-weight", type=float, help="Share of the restored face, 0..1 (default: 1).")
+@click.option("--only-center", is_flag=True, help="Only the face nearest to the middle.")
+@click.option("--aligned", is_flag=True, help="Inputs are aligned 512x512 faces; no upscaling.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Folder of the face detector.")
 @click.option("--overwrite", is_flag=True, help="Redo what is done.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def command(
@@ -72,6 +82,12 @@ def command(
     quality: int | None,
     overwrite: bool,
     as_json: bool,
+    face: str | None,
+    fidelity: float | None,
+    face_weight: float | None,
+    only_center: bool,
+    aligned: bool,
+    weights: Path | None,
     **options: Any,
 ) -> None:
     """Restore pictures: files, folders (with what is below them) and globs.
@@ -82,34 +98,31 @@ def command(
     if suffix is None:
         suffix = "" if output is not None else _default_suffix(options["scale"])
     target = Target(output=output, suffix=suffix, format=_plain(format_))
+    faces = Faces(
+        model=face,
+        fidelity=fidelity,
+        weight=face_weight,
+        only_center=only_center,
+        aligned=aligned,
+        weights=weights,
+    )
+    if aligned and options["scale"] is not None:
+        raise OptionError("--aligned gives 512x512 faces: leave --scale out")
     todo = jobs(inputs, target)
     with ExitStack() as stack:
-        opened = _Opened(stack, options)
+        opened = Opened(stack, options, faces)
         results = list(_restore(todo, opened, quality, overwrite))
     _report(results, opened, as_json)
     if any(result.status == "failed" for result in results):
         raise click.exceptions.Exit(1)
 
 
-class _Opened:
-    """The upscaler, made for the first picture that needs it."""
-
-    def __init__(self, stack: ExitStack, options: dict[str, Any]) -> None:
-        self._stack, self._options = stack, options
-        self.upscaler: Upscaler | None = None
-
-    def get(self) -> Upscaler:
-        if self.upscaler is None:
-            self.upscaler = self._stack.enter_context(Upscaler(**self._options))
-        return self.upscaler
-
-
 def _restore(
-    todo: Sequence[Job], opened: _Opened, quality: int | None, overwrite: bool
+    todo: Sequence[Job], opened: Opened, quality: int | None, overwrite: bool
 ) -> Iterator[Result]:
     wanted = {job for job in todo if overwrite or job.problem or not os.path.exists(job.target)}
     if any(not job.problem for job in wanted):
-        opened.get()  # an unknown model, say, is one error and not one for each picture
+        opened.open()  # an unknown model, say, is one error and not one for each picture
     tqdm = require("tqdm", feature="The progress bar", extra="").tqdm
     form = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
     with tqdm(total=len(wanted), bar_format=form, disable=None, leave=False) as bar:
@@ -124,7 +137,7 @@ def _restore(
 
 def _one(
     job: Job,
-    opened: _Opened,
+    opened: Opened,
     quality: int | None,
     progress: Callable[[int, int], None],
     began: float,
@@ -135,7 +148,7 @@ def _one(
             raise OptionError(job.problem)
         picture = read(job.source)
         _make_folder(job.target.parent)
-        out = opened.get()(picture.pixels, progress=progress)
+        out, faces = opened(picture.pixels, progress)
         notes = write(job.target, out, picture.metadata, quality=quality)
     except ResharpError as error:
         return replace(failed, error=str(error))
@@ -146,7 +159,13 @@ def _one(
     seconds = round(time.monotonic() - began, 3)
     height, width = out.shape[:2]
     return replace(
-        failed, status="restored", seconds=seconds, width=width, height=height, notes=notes
+        failed,
+        status="restored",
+        seconds=seconds,
+        width=width,
+        height=height,
+        faces=faces,
+        notes=notes,
     )
 
 
@@ -169,13 +188,14 @@ class _Fraction:
         self._done = done / total
 
 
-def _report(results: Sequence[Result], opened: _Opened, as_json: bool) -> None:
+def _report(results: Sequence[Result], opened: Opened, as_json: bool) -> None:
     if as_json:
         used = opened.upscaler
         report = {
             "model": used.manifest.name if used else None,
             "backend": used.backend if used else None,
             "device": used.device if used else None,
+            "face": _face(opened.network),
             "results": [asdict(result) for result in results],
         }
         click.echo(json.dumps(report, indent=2))
@@ -185,10 +205,20 @@ def _report(results: Sequence[Result], opened: _Opened, as_json: bool) -> None:
         if result.error:
             click.echo(f"failed: {result.input}: {result.error}", err=True)
     if not as_json:
-        click.echo(_summary(results, opened.upscaler))
+        click.echo(_summary(results, opened))
 
 
-def _summary(results: Sequence[Result], used: Upscaler | None) -> str:
+def _face(network: BundleNetwork | None) -> dict[str, str] | None:
+    if network is None:
+        return None
+    return {
+        "model": network.manifest.name,
+        "backend": network.backend,
+        "device": network.device,
+    }
+
+
+def _summary(results: Sequence[Result], opened: Opened) -> str:
     counts = {
         status: sum(result.status == status for result in results)
         for status in ("restored", "skipped", "failed")
@@ -196,8 +226,12 @@ def _summary(results: Sequence[Result], used: Upscaler | None) -> str:
     text = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     if counts["skipped"]:
         text += " (done before; --overwrite redoes them)"
-    if used is not None:
-        text += f" with {used.manifest.name}, {used.backend} on {used.device}"
+    for used in (opened.upscaler, opened.network):
+        if isinstance(used, BundleNetwork):
+            count = sum(result.faces or 0 for result in results)
+            text += f", {count} face{'' if count == 1 else 's'}"
+        if used is not None:
+            text += f" with {used.manifest.name}, {used.backend} on {used.device}"
     restored = [result for result in results if result.status == "restored"]
     if len(restored) == 1:
         text += f": {restored[0].output} ({restored[0].width}x{restored[0].height})"

@@ -138,10 +138,10 @@ def import_command(
         "resharp.models", feature="Reading a checkpoint", extra="export", package="torch"
     )
     found = models.read_checkpoint(file, parameters=parse_parameters(parameters))
-    if (found.in_channels, found.out_channels) != (3, 3):
+    if (found.in_channels, found.out_channels) not in ((3, 3), (1, 1)):
         raise CheckpointError(
             f"{file} works on {found.in_channels} channels and gives {found.out_channels}: this "
-            "release runs networks for colour pictures, 3 and 3"
+            "release runs networks for colour pictures, 3 and 3, and gray ones, 1 and 1"
         )
     entry = register(
         file,

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from resharp.errors import BundleError
+from resharp.errors import BundleError, OptionError
 
 SCHEMA = 1
 """Version of the layout below; a manifest of any other version is refused."""
@@ -56,6 +56,20 @@ class Parity:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExtraInput:
+    """A number that the graphs take beside the pictures: a float32 tensor of shape [1]."""
+
+    name: str
+    """Of the graphs' input: ``fidelity``."""
+    default: float
+    """What it is where nobody says."""
+    low: float = 0.0
+    """Smallest value."""
+    high: float = 1.0
+    """Largest value."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What a bundle holds."""
 
@@ -64,7 +78,7 @@ class Manifest:
     title: str
     """One line for people."""
     task: str
-    """``upscale``, ``denoise``, ..."""
+    """``upscale``, ``denoise``, ...; ``face`` for aligned faces, which are no upscalers' matter."""
     scale: int
     """Output pixels per input pixel, along one side."""
     graphs: Mapping[str, File]
@@ -76,7 +90,7 @@ class Manifest:
     overlap_curve: tuple[tuple[int, float], ...] = ()
     """Measured at export: (overlap, largest error in levels of 255 of tiled against untiled)."""
     channels: int = 3
-    """Channels in and out."""
+    """Channels of the network: 3, or 1 for gray. The graphs take and give three either way."""
     color: str = "bgr"
     """Order of the channels in and out, as OpenCV has them."""
     layout: str = "nhwc"
@@ -86,7 +100,9 @@ class Manifest:
     size_multiple: int = 1
     """Tiles start at multiples of this many pixels (the graph itself takes any size)."""
     fixed_size: int | None = None
-    """Side that the input must have, for networks that take no other."""
+    """Side that the input must have, for networks that take no other; n stays dynamic."""
+    extra: tuple[ExtraInput, ...] = ()
+    """Inputs of the graphs beside the pictures, in their order."""
     precision: str = "fp32"
     """Arithmetic of the graphs."""
     licence: str = "unknown"
@@ -112,9 +128,29 @@ class Manifest:
         """Every file that the bundle needs."""
         return (self.weights, *self.graphs.values())
 
+    def extra_values(self, given: Mapping[str, float] | None = None) -> tuple[float, ...]:
+        """The numbers for :attr:`extra`, in its order; what is not given is the default.
+
+        Raises:
+            OptionError: the model has no such input, or the value is out of its range.
+        """
+        given = dict(given or {})
+        values = tuple(_number(one, given.pop(one.name, one.default)) for one in self.extra)
+        if given:
+            known = ", ".join(one.name for one in self.extra) or "none"
+            raise OptionError(f"{self.name} has no input {', '.join(given)}; it has {known}")
+        return values
+
     def to_json(self) -> str:
         """The manifest as it is stored."""
         return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+
+
+def _number(one: ExtraInput, value: float) -> float:
+    given: object = value  # whatever a caller gave
+    if not (isinstance(given, int | float) and one.low <= given <= one.high):  # NaN compares false
+        raise OptionError(f"{one.name} is {value!r}; it must be in {one.low:g}..{one.high:g}")
+    return float(value)
 
 
 def parse(text: str, where: str) -> Manifest:
@@ -140,7 +176,7 @@ def parse(text: str, where: str) -> Manifest:
         )
     try:
         return _manifest(data)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OptionError) as error:
         raise BundleError(f"{where} is damaged ({error}): export the model again") from error
 
 
@@ -153,6 +189,9 @@ def _manifest(data: dict[str, Any]) -> Manifest:
     values["overlap_curve"] = tuple((int(d), float(e)) for d, e in data.get("overlap_curve", ()))
     values["sources"] = tuple(
         Source(**known_fields(Source, item)) for item in data.get("sources", ())
+    )
+    values["extra"] = tuple(
+        ExtraInput(**known_fields(ExtraInput, item)) for item in data.get("extra", ())
     )
     low, high = data.get("value_range", (0.0, 1.0))
     values["value_range"] = (float(low), float(high))
@@ -177,6 +216,10 @@ def _check(manifest: Manifest) -> None:
             raise ValueError(f"{name} is {getattr(manifest, name)!r}")
     if not isinstance(manifest.overlap, int) or manifest.overlap < 0:
         raise ValueError(f"overlap is {manifest.overlap!r}")
+    side = manifest.fixed_size
+    if side is not None and (not isinstance(side, int) or side < 1):
+        raise ValueError(f"fixed_size is {side!r}")
+    manifest.extra_values()
     if "uint8" not in manifest.graphs:
         raise ValueError("no uint8 graph")
     for file in manifest.files():

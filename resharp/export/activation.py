@@ -31,21 +31,24 @@ def peak():
 options = onnxruntime.SessionOptions()
 options.log_severity_level = 3
 session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
-name, peaks = session.get_inputs()[0].name, []
-for side in map(int, sys.argv[2:]):
-    session.run(None, {name: numpy.zeros((1, side, side, 3), numpy.uint8)})
+(name, *extra), peaks = [one.name for one in session.get_inputs()], []
+numbers = {other: numpy.full(1, 0.5, numpy.float32) for other in extra}
+for shape in json.loads(sys.argv[2]):
+    session.run(None, {name: numpy.zeros((*shape, 3), numpy.uint8), **numbers})
     peaks.append(peak())
 print(json.dumps(peaks))
 """
 
 
-def measure(graph: Path) -> float | None:
+def measure(graph: Path, side: int | None = None) -> float | None:
     """Bytes per input pixel that onnxruntime takes on the CPU; None where it cannot be measured.
 
     Args:
         graph: the uint8 graph.
+        side: the one size that it takes: then the peak of one picture is compared with that of two.
     """
-    command = [sys.executable, "-c", _CHILD, str(graph), *map(str, SIDES)]
+    shapes = [(1, s, s) for s in SIDES] if side is None else [(n, side, side) for n in (1, 2)]
+    command = [sys.executable, "-c", _CHILD, str(graph), json.dumps(shapes)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
         small, large = json.loads(done.stdout)
@@ -55,4 +58,5 @@ def measure(graph: Path) -> float | None:
     if large <= small:
         log.warning("working memory not measured, a cautious figure is used: no growth was seen")
         return None
-    return round(float(large - small) / (SIDES[1] ** 2 - SIDES[0] ** 2), 1)
+    first, second = (n * h * w for n, h, w in shapes)
+    return round(float(large - small) / (second - first), 1)

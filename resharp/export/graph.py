@@ -1,10 +1,13 @@
-"""Trace a module to an ONNX graph with dynamic n, h and w, by either of torch's exporters."""
+"""Trace a module to an ONNX graph with dynamic n, h and w, by either of torch's exporters.
+
+Networks that take one size only have dynamic n alone.
+"""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,11 +21,20 @@ OPSET = 20
 """What both exporters give by default and TensorRT 10 and newer read."""
 EXPORTERS = ("legacy", "dynamo")
 INPUT, OUTPUT = "image", "restored"
+TRACED = 2
+"""Pictures of the example."""
 _AXES = {0: "n", 1: "h", 2: "w"}
+_AXES_OUT = {0: "n", 1: "h_out", 2: "w_out"}
 
 
 def trace(
-    module: nn.Module, dtype: torch.dtype, path: Path, *, exporter: str = "legacy"
+    module: nn.Module,
+    dtype: torch.dtype,
+    path: Path,
+    *,
+    exporter: str = "legacy",
+    side: int | None = None,
+    extra: Sequence[str] = (),
 ) -> onnx.ModelProto:
     """Export ``module`` to ``path`` and return the graph, checked.
 
@@ -34,44 +46,67 @@ def trace(
         dtype: of both: ``torch.uint8`` or ``torch.float32``.
         path: of the ONNX file to write.
         exporter: ``legacy`` (TorchScript, seconds) or ``dynamo`` (torch.export, a minute).
+        side: the one size that the module takes; None: any h and w.
+        extra: names of its further arguments, float32 tensors of one number each.
 
     Raises:
         ParityError: the graph is not valid ONNX, or n, h or w are not dynamic.
     """
-    example = torch.zeros(2, 12, 20, 3, dtype=dtype)
+    height, width = (12, 20) if side is None else (side, side)
+    example = torch.zeros(TRACED, height, width, 3, dtype=dtype)
+    inputs = (example, *(torch.full((1,), 0.5) for _ in extra))
+    free = 3 if side is None else 1
     with torch.no_grad(), _quiet():
         if exporter == "dynamo":
-            _dynamo(module, example, path)
+            _dynamo(module, inputs, path, free, extra)
         else:
-            _legacy(module, example, path)
+            _legacy(module, inputs, path, free, extra)
     model = onnx.load(path)
-    check(model, path)
+    check(model, path, side=side, extra=extra)
     return model
 
 
-def _legacy(module: nn.Module, example: torch.Tensor, path: Path) -> None:
+def _legacy(
+    module: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    path: Path,
+    free: int,
+    extra: Sequence[str],
+) -> None:
     torch.onnx.export(
         module,
-        (example,),
+        inputs,
         str(path),
         dynamo=False,
         opset_version=OPSET,
-        input_names=[INPUT],
+        input_names=[INPUT, *extra],
         output_names=[OUTPUT],
-        dynamic_axes={INPUT: _AXES, OUTPUT: {0: "n", 1: "h_out", 2: "w_out"}},
+        dynamic_axes={
+            INPUT: {axis: _AXES[axis] for axis in range(free)},
+            OUTPUT: {axis: _AXES_OUT[axis] for axis in range(free)},
+        },
     )
 
 
-def _dynamo(module: nn.Module, example: torch.Tensor, path: Path) -> None:
+def _dynamo(
+    module: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    path: Path,
+    free: int,
+    extra: Sequence[str],
+) -> None:
     torch.onnx.export(
         module,
-        (example,),
+        inputs,
         str(path),
         dynamo=True,
         opset_version=OPSET,
-        input_names=[INPUT],
+        input_names=[INPUT, *extra],
         output_names=[OUTPUT],
-        dynamic_shapes=(dict.fromkeys(_AXES, torch.export.Dim.DYNAMIC),),
+        dynamic_shapes=(
+            dict.fromkeys(range(free), torch.export.Dim.DYNAMIC),
+            *(None for _ in extra),
+        ),
         external_data=False,
         verbose=False,
     )
@@ -93,8 +128,10 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def check(model: onnx.ModelProto, path: Path) -> None:
-    """See that ONNX accepts the graph and that n, h and w are dynamic.
+def check(
+    model: onnx.ModelProto, path: Path, *, side: int | None = None, extra: Sequence[str] = ()
+) -> None:
+    """See that ONNX accepts the graph and that n, h and w, or n alone, are dynamic.
 
     Raises:
         ParityError: it does not, or they are not.
@@ -103,12 +140,21 @@ def check(model: onnx.ModelProto, path: Path) -> None:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:
         raise ParityError(f"the exporter wrote a graph that ONNX refuses: {error}") from error
-    if len(model.graph.input) != 1 or len(model.graph.output) != 1:
-        raise ParityError("the exported graph must have one input and one output: n, h and w vary")
-    for value in (model.graph.input[0], model.graph.output[0]):
+    graph = model.graph
+    names = [value.name for value in graph.input]
+    if len(names) != 1 + len(extra) or names[1:] != list(extra) or len(graph.output) != 1:
+        wanted = f"the inputs {', '.join((INPUT, *extra))}" if extra else "one input"
+        raise ParityError(f"the exported graph must have {wanted} and one output, not {names}")
+    for value in (graph.input[0], graph.output[0]):
         sizes = [d.dim_value for d in value.type.tensor_type.shape.dim]
-        if len(sizes) != 4 or any(sizes[:3]):
+        if side is None and (len(sizes) != 4 or any(sizes[:3])):
             raise ParityError(
                 f"{value.name} of the exported graph has the fixed shape {sizes}: n, h and w must "
                 "be dynamic"
+            )
+        fixed = (0, side, side, 3)  # the legacy exporter may not know the output's
+        if side is not None and not all(a in (0, b) for a, b in zip(sizes, fixed, strict=True)):
+            raise ParityError(
+                f"{value.name} of the exported graph has the shape {sizes}, not n x {side} x "
+                f"{side} x 3 with a dynamic n"
             )

@@ -13,24 +13,32 @@ from numpy.typing import NDArray
 from torch import nn
 
 Array = NDArray[Any]
-Infer = Callable[[Array], Array]
-"""``[n, h, w, 3]`` to ``[n, h*s, w*s, 3]``, of one dtype."""
+Infer = Callable[..., Array]
+"""``[n, h, w, 3]`` to ``[n, h*s, w*s, 3]``, of one dtype; the graph's further inputs, a number
+each, follow the pictures."""
 
 
-def in_onnxruntime(path: Path) -> Infer:
-    """A graph in onnxruntime."""
+def in_onnxruntime(path: Path, *, lean: bool = False) -> Infer:
+    """A graph in onnxruntime; ``lean`` keeps no memory from run to run."""
     settings = onnxruntime.SessionOptions()
+    settings.enable_cpu_mem_arena = not lean
     settings.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda batch: np.asarray(session.run(None, {name: batch})[0])
+    names = [one.name for one in session.get_inputs()]
+
+    def infer(batch: Array, *extra: float) -> Array:
+        numbers = (np.array([number], np.float32) for number in extra)
+        return np.asarray(session.run(None, dict(zip(names, (batch, *numbers), strict=True)))[0])
+
+    return infer
 
 
 def in_torch(module: nn.Module) -> Infer:
     """A module in PyTorch."""
 
-    def infer(batch: Array) -> Array:
+    def infer(batch: Array, *extra: float) -> Array:
+        numbers = (torch.tensor([number]) for number in extra)
         with torch.inference_mode():
-            return np.asarray(module(torch.from_numpy(batch)).numpy())
+            return np.asarray(module(torch.from_numpy(batch), *numbers).numpy())
 
     return infer

@@ -18,6 +18,7 @@ from resharp import models
 from resharp.engines import (
     Bundle,
     Draft,
+    ExtraInput,
     File,
     Manifest,
     Parity,
@@ -38,6 +39,8 @@ Array = NDArray[Any]
 Report = Callable[[str], None]
 """Told each step as it begins, and each notice, a line."""
 
+FACE = "face"
+"""``Manifest.task`` of networks for aligned faces."""
 LAYOUT = 2
 """Raised when the same weights come out as other graphs, so that old bundles are remade."""
 PACKAGES = ("torch", "onnx", "onnxruntime", "onnxscript")
@@ -55,8 +58,9 @@ class ExportOptions:
     """One line for people; None takes the catalogue's, or the file's name."""
     licence: str | None = None
     """Of the weights; None takes the catalogue's, or unknown for a file."""
-    exporter: str = "legacy"
-    """``legacy`` or ``dynamo``, torch's two ways to ONNX."""
+    exporter: str | None = None
+    """``legacy`` or ``dynamo``, torch's two ways to ONNX; None takes the one that suits the
+    network."""
     picture: Array | None = None
     """uint8 BGR photo to measure the overlap on; None draws one."""
     parameters: Mapping[str, int | str] = field(default_factory=dict)
@@ -69,7 +73,7 @@ class ExportOptions:
     """Forbid downloads; None asks the environment."""
 
     def __post_init__(self) -> None:
-        if self.exporter not in EXPORTERS:
+        if self.exporter not in (None, *EXPORTERS):
             raise OptionError(f"exporter {self.exporter!r} is not one of {', '.join(EXPORTERS)}")
 
 
@@ -105,6 +109,17 @@ def export(
         offline=options.offline,
         notice=report,
     )
+    return export_origin(origin, options, engines=engines, report=report)
+
+
+def export_origin(
+    origin: Origin,
+    options: ExportOptions,
+    *,
+    engines: str | os.PathLike[str] | None = None,
+    report: Report = lambda line: None,
+) -> Bundle:
+    """As :func:`export`, of checkpoints that are at hand."""
     store = Store(engines_folder(engines))
     waiting = f"another process exports {origin.name}: waiting for it"
     with store.writing(origin.name, on_wait=lambda: report(waiting)) as draft:
@@ -143,7 +158,7 @@ def _done(store: Store, origin: Origin, options: ExportOptions) -> Bundle | None
         return None
     same = (
         bundle.manifest.sources == origin.sources
-        and bundle.manifest.versions.get("exporter") == options.exporter
+        and options.exporter in (None, bundle.manifest.versions.get("exporter"))
         and bundle.manifest.versions.get("layout") == str(LAYOUT)
     )
     return bundle if same else None
@@ -152,31 +167,41 @@ def _done(store: Store, origin: Origin, options: ExportOptions) -> Bundle | None
 def _export(origin: Origin, options: ExportOptions, draft: Draft, report: Report) -> Bundle:
     report("reading the weights")
     checkpoint = _checkpoint(origin, options.parameters)
+    facts = checkpoint.facts
+    exporter = options.exporter or models.find(checkpoint.architecture).exporter
     modules = _modules(checkpoint)
     weights = _weights(checkpoint, draft.folder)
     graphs = {}
     for dtype, module in modules.items():
-        report(f"tracing the {dtype} graph ({options.exporter})")
-        graphs[dtype] = _graph(module, dtype, weights, draft.folder, options.exporter)
-    infer = {dtype: in_onnxruntime(draft.folder / file.name) for dtype, file in graphs.items()}
+        report(f"tracing the {dtype} graph ({exporter})")
+        graphs[dtype] = _graph(module, dtype, weights, draft.folder, exporter, facts)
+    large = facts.fixed_size is not None
+    infer = {
+        dtype: in_onnxruntime(draft.folder / file.name, lean=large)
+        for dtype, file in graphs.items()
+    }
     report("comparing the graphs with PyTorch")
-    figures = _compare(modules, infer)
-    report("measuring the overlap")
-    picture = draw(overlap.SIDE, overlap.SIDE) if options.picture is None else options.picture
-    curve = overlap.measure(infer["float32"], picture, checkpoint.size_multiple)
+    figures = _compare(modules, infer, facts)
+    curve: overlap.Curve = ()
+    if facts.fixed_size is None:
+        report("measuring the overlap")
+        curve = _overlap(infer["float32"], options.picture, checkpoint.size_multiple)
     report("measuring the working memory")
-    memory = activation.measure(draft.folder / graphs["uint8"].name)
+    memory = activation.measure(draft.folder / graphs["uint8"].name, facts.fixed_size)
     report("storing the bundle")
     return draft.commit(
         Manifest(
             name=origin.name,
             title=options.title or origin.title,
-            task=origin.task,
+            task=origin.task if facts.fixed_size is None else FACE,
             scale=checkpoint.scale,
+            channels=checkpoint.in_channels,
             graphs=graphs,
             weights=weights,
-            overlap=overlap.choose(curve),
+            overlap=overlap.choose(curve) if curve else 0,
             overlap_curve=curve,
+            fixed_size=facts.fixed_size,
+            extra=tuple(ExtraInput(name=name, default=value) for name, value in facts.extra),
             size_multiple=checkpoint.size_multiple,
             licence=options.licence or origin.licence,
             terms=origin.terms,
@@ -185,7 +210,7 @@ def _export(origin: Origin, options: ExportOptions, draft: Draft, report: Report
             sources=origin.sources,
             parity=figures,
             activation_bytes=memory,
-            versions=_versions(options.exporter),
+            versions=_versions(exporter),
         )
     )
 
@@ -208,9 +233,14 @@ def _checkpoint(origin: Origin, parameters: Mapping[str, int | str]) -> models.C
 def _modules(checkpoint: models.Checkpoint) -> dict[str, nn.Module]:
     network = models.build(checkpoint)
     return {
-        "uint8": models.ByteImage(network).eval(),
-        "float32": models.FloatImage(network).eval(),
+        dtype: models.for_pictures(network, checkpoint.facts, dtype)
+        for dtype in ("uint8", "float32")
     }
+
+
+def _overlap(infer: Infer, picture: Array | None, multiple: int) -> overlap.Curve:
+    picture = draw(overlap.SIDE, overlap.SIDE) if picture is None else picture
+    return overlap.measure(infer, picture, multiple)
 
 
 def _weights(checkpoint: models.Checkpoint, folder: Path) -> File:
@@ -220,9 +250,19 @@ def _weights(checkpoint: models.Checkpoint, folder: Path) -> File:
     return _named(path, "weights")
 
 
-def _graph(module: nn.Module, dtype: str, weights: File, folder: Path, exporter: str) -> File:
+def _graph(
+    module: nn.Module, dtype: str, weights: File, folder: Path, exporter: str, facts: models.Facts
+) -> File:
     path = folder / f"{dtype}.onnx"
-    model = trace(module, getattr(torch, dtype), path, exporter=exporter)
+    extra = [name for name, _ in facts.extra]
+    model = trace(
+        module,
+        getattr(torch, dtype),
+        path,
+        exporter=exporter,
+        side=facts.fixed_size,
+        extra=extra,
+    )
     externalise(model, weights.name, spans(folder / weights.name))
     onnx.save_model(model, str(path))
     onnx.checker.check_model(str(path))
@@ -236,12 +276,17 @@ def _named(path: Path, stem: str) -> File:
     return File(name=renamed.name, sha256=file.sha256, size=file.size)
 
 
-def _compare(modules: Mapping[str, nn.Module], infer: Mapping[str, Infer]) -> Parity:
+def _compare(
+    modules: Mapping[str, nn.Module], infer: Mapping[str, Infer], facts: models.Facts
+) -> Parity:
+    large = facts.fixed_size is not None  # and slow: bytes are the floats, rounded
     return parity.compare(
-        in_torch(modules["uint8"]),
+        None if large else in_torch(modules["uint8"]),
         in_torch(modules["float32"]),
         infer["uint8"],
         infer["float32"],
+        tried=parity.cases(facts.fixed_size, len(facts.extra)),
+        limit=parity.FACE_LIMIT if large else parity.FLOAT_LIMIT,
     )
 
 

@@ -2,33 +2,47 @@
 
 ``read_checkpoint`` reads a file and tells which network it is, ``build`` makes the network,
 ``blend`` interpolates between checkpoints, ``save_safetensors`` writes one cleanly, and
-``ByteImage`` and ``FloatImage`` turn a network into one from pictures to pictures.
+``for_pictures`` turns a network into one from pictures to pictures.
 """
 
-from resharp.models.architectures import ARCHITECTURES, Architecture, Facts
+from resharp.models.architectures import ARCHITECTURES, Architecture, Facts, find
+from resharp.models.codeformer import CodeFormer
 from resharp.models.detect import detect
+from resharp.models.face_io import ByteFace, FloatFace
+from resharp.models.gfpgan import GFPGANv1Clean
 from resharp.models.image_io import ByteImage, FloatImage
 from resharp.models.interpolate import blend
 from resharp.models.loader import Checkpoint, build, load_network, read_checkpoint
+from resharp.models.restoreformer import RestoreFormer
 from resharp.models.rrdbnet import RRDBNet
 from resharp.models.save import save_safetensors
 from resharp.models.srvgg import SRVGGNetCompact
 from resharp.models.state import Parameters, State
+from resharp.models.swinir import SwinIR
+from resharp.models.wrap import for_pictures
 
 __all__ = [
     "ARCHITECTURES",
     "Architecture",
+    "ByteFace",
     "ByteImage",
     "Checkpoint",
+    "CodeFormer",
     "Facts",
+    "FloatFace",
     "FloatImage",
+    "GFPGANv1Clean",
     "Parameters",
     "RRDBNet",
+    "RestoreFormer",
     "SRVGGNetCompact",
     "State",
+    "SwinIR",
     "blend",
     "build",
     "detect",
+    "find",
+    "for_pictures",
     "load_network",
     "read_checkpoint",
     "save_safetensors",

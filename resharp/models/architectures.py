@@ -1,8 +1,7 @@
 """Every network that a checkpoint may turn out to be.
 
-To add one (SwinIR, GFPGAN, CodeFormer are to come): a file with the module, a file with its
-``matches``, ``convert`` and ``infer``, and one entry in ``ARCHITECTURES``. Nothing else asks which
-architecture it has.
+To add one: a file with the module, a file with its ``matches``, ``convert`` and ``infer``, and one
+entry in ``ARCHITECTURES``. Nothing else asks which architecture it has.
 """
 
 from __future__ import annotations
@@ -13,10 +12,21 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from resharp.errors import OptionError
-from resharp.models import rrdbnet_keys, srvgg_keys
+from resharp.models import (
+    codeformer_keys,
+    gfpgan_keys,
+    restoreformer_keys,
+    rrdbnet_keys,
+    srvgg_keys,
+    swinir_keys,
+)
+from resharp.models.codeformer import FIDELITY, CodeFormer
+from resharp.models.gfpgan import GFPGANv1Clean
+from resharp.models.restoreformer import RestoreFormer
 from resharp.models.rrdbnet import RRDBNet
 from resharp.models.srvgg import SRVGGNetCompact
 from resharp.models.state import Parameters, State
+from resharp.models.swinir import SwinIR
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +42,11 @@ class Facts:
     size_multiple: int
     """Sizes that are a multiple of this need no padding inside the network. Any size works, but
     tiles should begin and end on multiples, or their edges are padded where the picture goes on."""
+    fixed_size: int | None = None
+    """Side that pictures must have, for networks that restore aligned faces and take no other;
+    these take and give -1..1, which ``face_io`` hides."""
+    extra: tuple[tuple[str, float], ...] = ()
+    """Inputs beside the picture, numbers in 0..1, and what they are where nobody says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +66,9 @@ class Architecture:
     """The module's class."""
     facts: Callable[[Parameters], Facts]
     """Scale and channels, from the parameters."""
+    exporter: str = "legacy"
+    """torch's exporter that suits it: ``legacy`` is fast, and runs the network on the example;
+    ``dynamo`` does not, which pays where the example is large."""
 
 
 def _rrdbnet_facts(parameters: Parameters) -> Facts:
@@ -71,6 +89,33 @@ def _srvgg_facts(parameters: Parameters) -> Facts:
     )
 
 
+def _swinir_facts(parameters: Parameters) -> Facts:
+    return Facts(
+        scale=int(parameters["upscale"]),
+        in_channels=int(parameters["in_chans"]),
+        out_channels=int(parameters["in_chans"]),
+        size_multiple=int(parameters["window_size"]),
+    )
+
+
+def _gfpgan_facts(parameters: Parameters) -> Facts:
+    return _face_facts(int(parameters["out_size"]))
+
+
+def _codeformer_facts(parameters: Parameters) -> Facts:
+    return _face_facts(int(parameters["img_size"]), (("fidelity", FIDELITY),))
+
+
+def _restoreformer_facts(parameters: Parameters) -> Facts:
+    return _face_facts(int(parameters["resolution"]))
+
+
+def _face_facts(side: int, extra: tuple[tuple[str, float], ...] = ()) -> Facts:
+    return Facts(
+        scale=1, in_channels=3, out_channels=3, size_multiple=1, fixed_size=side, extra=extra
+    )
+
+
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         name="RRDBNet",
@@ -88,8 +133,42 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         build=SRVGGNetCompact,
         facts=_srvgg_facts,
     ),
-    # SwinIR, GFPGAN and CodeFormer go here. The first entry that matches wins, so the entry with
-    # the more particular keys comes first.
+    Architecture(
+        name="SwinIR",
+        matches=swinir_keys.matches,
+        convert=swinir_keys.convert,
+        infer=swinir_keys.infer,
+        build=SwinIR,
+        facts=_swinir_facts,
+    ),
+    Architecture(
+        name="GFPGANv1Clean",
+        matches=gfpgan_keys.matches,
+        convert=gfpgan_keys.convert,
+        infer=gfpgan_keys.infer,
+        build=GFPGANv1Clean,
+        facts=_gfpgan_facts,
+        exporter="dynamo",
+    ),
+    Architecture(
+        name="CodeFormer",
+        matches=codeformer_keys.matches,
+        convert=codeformer_keys.convert,
+        infer=codeformer_keys.infer,
+        build=CodeFormer,
+        facts=_codeformer_facts,
+        exporter="dynamo",
+    ),
+    Architecture(
+        name="RestoreFormer",
+        matches=restoreformer_keys.matches,
+        convert=restoreformer_keys.convert,
+        infer=restoreformer_keys.infer,
+        build=RestoreFormer,
+        facts=_restoreformer_facts,
+        exporter="dynamo",
+    ),
+    # The first entry that matches wins, so the entry with the more particular keys comes first.
 )
 
 

@@ -9,12 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from resharp.errors import CheckpointError, ImageError
-from resharp.models.rrdbnet import RRDBNet
-from resharp.models.srvgg import SRVGGNetCompact
+
+LUMA = (0.114, 0.587, 0.299)
+"""Blue, green and red in gray, as OpenCV's ``COLOR_BGR2GRAY`` has them (ITU-R BT.601)."""
 
 
 class _Picture(nn.Module):
-    """A network and the turn between its RGB planes and BGR pixels."""
+    """A network and the turn between its RGB or gray planes and BGR pixels.
+
+    A network of one channel gets the luma and its answer is repeated, so that every graph takes and
+    gives three channels. On gray pixels, blue = green = red, nothing is lost.
+    """
 
     reverse: Tensor
     dtype_in: torch.dtype
@@ -22,12 +27,13 @@ class _Picture(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         channels = _channels(network)
-        if channels not in (None, (3, 3)):
+        if channels not in (None, (3, 3), (1, 1)):
             raise CheckpointError(
                 f"this network takes {channels[0]} and gives {channels[1]} channels: only networks "
-                "with 3 and 3 (colour) can be wrapped for pictures so far"
+                "with 3 and 3 (colour) or 1 and 1 (gray) can be wrapped for pictures"
             )
         self.network = network
+        self.gray = channels == (1, 1)
 
     def _check(self, images: Tensor) -> None:
         if images.dtype is not self.dtype_in or images.ndim != 4:
@@ -44,15 +50,21 @@ class _Picture(nn.Module):
         types = (one.dtype for one in self.network.parameters() if one.is_floating_point())
         return next(types, torch.float32)
 
+    def _pixels(self, planes: Tensor) -> Tensor:
+        """The network's planes as ``[n, h, w, 3]``."""
+        bgr = torch.cat((planes, planes, planes), 1) if self.gray else _swap(planes)
+        return bgr.permute(0, 2, 3, 1)
+
 
 class ByteImage(_Picture):
-    """uint8 BGR ``[n, h, w, 3]`` to uint8 BGR ``[n, h*s, w*s, 3]``, around a 3-channel network.
+    """uint8 BGR ``[n, h, w, 3]`` to uint8 BGR ``[n, h*s, w*s, 3]``, around a network of 3
+    channels, or of 1.
 
     The network computes in its own dtype (``.half()`` it freely); the last steps, times 255,
     round half to even and clamp, are float32, which keeps half precision within one level.
 
     Raises:
-        CheckpointError: from the constructor: a known network without 3 channels.
+        CheckpointError: from the constructor: a known network of neither 3 nor 1 channels.
         ImageError: from ``forward``: another dtype or shape.
     """
 
@@ -62,10 +74,13 @@ class ByteImage(_Picture):
         """Restore pictures; n, h and w are free."""
         self._check(images)
         # TensorRT refuses any node but a cast on uint8: cast first and, below, last.
-        planes = _swap(images.to(self._dtype()).permute(0, 3, 1, 2)) * (1 / 255)
+        if self.gray:
+            planes = (_luma(images.float()) * (1 / 255)).to(self._dtype())
+        else:
+            planes = _swap(images.to(self._dtype()).permute(0, 3, 1, 2)) * (1 / 255)
         result: Tensor = self.network(planes)
         levels = (result.float() * 255).round().clamp(0, 255)
-        return _swap(levels).permute(0, 2, 3, 1).to(torch.uint8).contiguous()
+        return self._pixels(levels).to(torch.uint8).contiguous()
 
 
 class FloatImage(_Picture):
@@ -75,7 +90,7 @@ class FloatImage(_Picture):
     its own dtype.
 
     Raises:
-        CheckpointError: from the constructor: a known network without 3 channels.
+        CheckpointError: from the constructor: a known network of neither 3 nor 1 channels.
         ImageError: from ``forward``: another dtype or shape.
     """
 
@@ -84,9 +99,9 @@ class FloatImage(_Picture):
     def forward(self, images: Tensor) -> Tensor:
         """Restore pictures; n, h and w are free."""
         self._check(images)
-        planes = _swap(images.permute(0, 3, 1, 2)).to(self._dtype())
-        result: Tensor = self.network(planes)
-        return _swap(result.float().clamp(0, 1)).permute(0, 2, 3, 1).contiguous()
+        planes = _luma(images) if self.gray else _swap(images.permute(0, 3, 1, 2))
+        result: Tensor = self.network(planes.to(self._dtype()))
+        return self._pixels(result.float().clamp(0, 1)).contiguous()
 
 
 def _swap(planes: Tensor) -> Tensor:
@@ -94,13 +109,13 @@ def _swap(planes: Tensor) -> Tensor:
     return planes.flip(1)
 
 
+def _luma(pixels: Tensor) -> Tensor:
+    """float32 BGR ``[n, h, w, 3]`` to gray ``[n, 1, h, w]``; in half, LUMA does not add to 1."""
+    blue, green, red = pixels.unbind(3)
+    return (blue * LUMA[0] + green * LUMA[1] + red * LUMA[2]).unsqueeze(1)
+
+
 def _channels(network: nn.Module) -> tuple[int, int] | None:
     """Channels in and out of a network of ours; ``None`` for a stranger's."""
-    if isinstance(network, RRDBNet):
-        return network.num_in_ch, network.num_out_ch
-    if isinstance(network, SRVGGNetCompact):
-        first, last = network.body[0], network.body[-1]
-        assert isinstance(first, nn.Conv2d)
-        assert isinstance(last, nn.Conv2d)
-        return first.in_channels, last.out_channels // network.upscale**2
-    return None
+    inputs, outputs = (getattr(network, f"num_{way}_ch", None) for way in ("in", "out"))
+    return (inputs, outputs) if isinstance(inputs, int) and isinstance(outputs, int) else None

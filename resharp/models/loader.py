@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from resharp.errors import CheckpointError, OptionError
 from resharp.models import files
-from resharp.models.architectures import find
+from resharp.models.architectures import Facts, find
 from resharp.models.detect import Match, identify
 from resharp.models.state import Parameters
 
@@ -61,6 +61,11 @@ class Checkpoint:
     """The file; none for a blend."""
     sha256: str
     """Of the file; of a blend, over the parts' hashes and weights."""
+
+    @property
+    def facts(self) -> Facts:
+        """All that the rest of resharp has to know of the network."""
+        return find(self.architecture).facts(self.parameters)
 
 
 def read_checkpoint(

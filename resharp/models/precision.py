@@ -1,4 +1,7 @@
-"""A network's arithmetic: fp16, mixed, bf16. The weights that stay fp32 are never rounded."""
+"""A network's arithmetic: fp16, mixed, bf16. The weights that stay fp32 are never rounded.
+
+What a network marks as an island (``islands.py``) stays fp32 in all of them.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from resharp.errors import OptionError
+from resharp.models.islands import casts, kept
 
 PRECISIONS = ("fp16", "mixed", "fp32", "bf16")
 LARGE = 1e4
@@ -31,14 +35,15 @@ class _HalfLayer(nn.Module):
 def with_precision(network: nn.Module, precision: str, example: Tensor | None = None) -> nn.Module:
     """A copy of a network that computes in another precision.
 
-    ``fp16`` and ``bf16`` convert all of it. ``mixed`` converts the convolutions and linear layers,
-    but for the first, the last and those that take or give more than :data:`LARGE` on
-    ``example``; activations, sums and norms between them stay fp32.
+    ``fp16`` and ``bf16`` convert all of it but its islands. ``mixed`` converts the convolutions and
+    linear layers, but for the first, the last, those in islands and those that take or give more
+    than :data:`LARGE` on ``example``; activations, sums and norms between them stay fp32.
 
     Args:
         network: in fp32.
         precision: one of :data:`PRECISIONS`.
-        example: float32 ``[n, c, h, w]`` that ``mixed`` measures on; None measures nothing.
+        example: float32 ``[n, c, h, w]``, in the network's own range, that ``mixed`` measures on;
+            None measures nothing.
 
     Raises:
         OptionError: there is no such precision.
@@ -67,9 +72,9 @@ def ranges(network: nn.Module, example: Tensor) -> dict[str, float]:
         return note
 
     handles = [
-        module.register_forward_hook(hook(name))  # type: ignore[arg-type]
+        module.register_forward_hook(hook(name))
         for name, module in network.named_modules()
-        if isinstance(module, _WEIGHTED)
+        if _weighted(module)
     ]
     try:
         with torch.inference_mode():
@@ -80,12 +85,18 @@ def ranges(network: nn.Module, example: Tensor) -> dict[str, float]:
     return found
 
 
+def _weighted(module: nn.Module) -> bool:
+    return isinstance(module, _WEIGHTED) or casts(module)
+
+
 def _mix(network: nn.Module, example: Tensor | None) -> None:
     large = {} if example is None else ranges(network, example)
-    names = [name for name, module in network.named_modules() if isinstance(module, _WEIGHTED)]
+    islands = kept(network)
+    names = [name for name, module in network.named_modules() if _weighted(module)]
     for name in names[1:-1]:
-        if not large.get(name, 0.0) <= LARGE:  # NaN compares false
+        if name in islands or not large.get(name, 0.0) <= LARGE:  # NaN compares false
             continue
         parent, _, child = name.rpartition(".")
         owner = network.get_submodule(parent) if parent else network
-        setattr(owner, child, _HalfLayer(getattr(owner, child)))
+        layer = getattr(owner, child)
+        setattr(owner, child, layer.half() if casts(layer) else _HalfLayer(layer))

@@ -50,7 +50,7 @@ class SRVGGNetCompact(nn.Module):
         act_type: str = "prelu",
     ) -> None:
         super().__init__()
-        self.upscale = upscale
+        self.num_in_ch, self.num_out_ch, self.upscale = num_in_ch, num_out_ch, upscale
         layers: list[nn.Module] = [
             nn.Conv2d(num_in_ch, num_feat, 3, 1, 1),
             _activation(act_type, num_feat),

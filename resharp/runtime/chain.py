@@ -64,11 +64,16 @@ def candidates(backend: str, device: str) -> tuple[tuple[str, str], ...]:
 
 def probe(links: Sequence[tuple[str, str]], threads: int | None = None) -> list[Link]:
     """Whether each link's library and device are here, without opening a model."""
-    return [_probe(name, device, threads) for name, device in links]
+    return [_probe(name, BackendOptions(device=at, threads=threads)) for name, at in links]
 
 
 def open_first(
-    bundle: Bundle, backend: str, device: str, threads: int | None, after: Link | None = None
+    bundle: Bundle,
+    backend: str,
+    device: str,
+    threads: int | None,
+    after: Link | None = None,
+    precision: str = "auto",
 ) -> tuple[Backend, tuple[Link, ...]]:
     """Open the bundle with the first link that works.
 
@@ -78,6 +83,7 @@ def open_first(
         device: ``auto`` or a device.
         threads: for the CPU.
         after: a link that is not to be used, nor those before it.
+        precision: ``auto`` or ``fp32``.
 
     Raises:
         BackendError: none does; the message holds every reason.
@@ -87,9 +93,9 @@ def open_first(
     if after is not None:
         allowed = allowed[allowed.index((after.backend, after.device)) + 1 :]
     for name, where in allowed:
-        link = _probe(name, where, threads)
+        options = BackendOptions(device=where, threads=threads, precision=precision)
+        link = _probe(name, options)
         if link.works:
-            options = BackendOptions(device=where, threads=threads)
             try:
                 opened = driver(name).open_backend(bundle, options)
             except (ResharpError, RuntimeError, OSError, MemoryError) as error:
@@ -105,12 +111,11 @@ def open_first(
     )
 
 
-def _probe(name: str, device: str, threads: int | None) -> Link:
-    options = BackendOptions(device=device, threads=threads)
+def _probe(name: str, options: BackendOptions) -> Link:
     try:
         if options.on_cuda:
             gpus()  # cheap, and spares a machine without a GPU the import of torch
         reason = driver(name).probe(options)
     except (ResharpError, RuntimeError, OSError) as error:
         reason = str(error) or type(error).__name__
-    return Link(name, device, reason is None, reason or "")
+    return Link(name, options.device, reason is None, reason or "")

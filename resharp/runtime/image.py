@@ -72,6 +72,23 @@ def layout_of(image: Any) -> Layout:
     return Layout(image.shape[0], image.shape[1], channels, image.dtype.name, image.ndim == 2)
 
 
+def check_gray(image: Image, layout: Layout, model: str) -> None:
+    """Let only gray pictures into a model of one channel, which would lose the colours unsaid.
+
+    Blue, green and red that are all equal are gray too: ``cv2.imread`` gives gray files so.
+
+    Raises:
+        ImageError: the picture has colours.
+    """
+    blue = image[..., :1]
+    if layout.channels > 1 and not np.array_equal(image[..., 1:3], np.repeat(blue, 2, axis=2)):
+        raise ImageError(
+            f"{model} has gray weights, and this picture has colours: take a colour model "
+            "(resharp weights list), or make the picture gray first with "
+            "cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)"
+        )
+
+
 def _check_floats(image: Image) -> None:
     low, high = float(image.min()), float(image.max())  # NaN comes through min and max
     if not np.isfinite(low) or not np.isfinite(high):

@@ -26,6 +26,10 @@ DIRECT = 4
 """So many times larger are bands that are written where they belong, and cost no memory."""
 STEP = 32
 """Tile sizes tried by ``auto`` differ by this many pixels."""
+WHOLE = 0
+"""The tile that ``whole`` stands for."""
+LARGEST = 16_384
+"""Tile with which ``whole`` begins to look for one that the memory holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +49,17 @@ def smallest_for(backend: Backend) -> int:
 
 
 def check_tile(tile: object) -> int | None:
-    """The tile in pixels, or None for ``auto``.
+    """The tile in pixels, None for ``auto``, or :data:`WHOLE`.
 
     Raises:
         OptionError: it is neither.
     """
     if tile is None or tile == "auto":
         return None
+    if tile == "whole":
+        return WHOLE
     if isinstance(tile, bool) or not isinstance(tile, Integral) or tile < 1:
-        raise OptionError(f"tile {tile!r} is neither 'auto' nor a number of pixels")
+        raise OptionError(f"tile {tile!r} is neither 'auto' nor 'whole' nor a number of pixels")
     return int(tile)
 
 
@@ -63,14 +69,16 @@ def choose_tiling(backend: Backend, tile: int | None, share: float = 0.5) -> Til
     Args:
         backend: an open backend.
         tile: pixels, brought into what the overlap and the backend allow; None takes the largest
-            that the share of the free memory holds.
+            worth using that the share of the free memory holds, :data:`WHOLE` the largest that it
+            holds.
         share: of the free memory, above 0 and up to 1.
     """
     least = smallest_for(backend)
-    if tile is not None:
+    if tile:
         size = max(min(tile, backend.tile_limit() or tile), least)
         return Tiling(size=size, batch=backend.batch_for(size))
-    free, size = int(backend.free_memory() * share), max(backend.largest_tile(), least)
+    most = backend.largest_tile() if tile is None else backend.tile_limit() or LARGEST
+    free, size = int(backend.free_memory() * share), max(most, least)
     while size - STEP >= least and backend.memory(size, backend.batch_for(size)) > free:
         size -= STEP
     return Tiling(size=size, batch=backend.batch_for(size))

@@ -20,6 +20,8 @@ DEFAULT_MODEL = "resharp-x4"
 """The built-in model: it comes with the package and needs no download."""
 
 
+FACE_TASKS = ("face", "face-restoration")
+"""``task`` of the manifests and catalogue entries of networks for aligned faces."""
 WEIGHTS = (".pth", ".pt", ".safetensors")
 
 
@@ -91,6 +93,27 @@ def _from_folder(folder: Path) -> Bundle:
             f"{folder} is no bundle (it holds no manifest.json): give the folder that "
             "'resharp export' wrote, or a model's name"
         ) from error
+
+
+def check_upscales(model: str | os.PathLike[str] | Bundle) -> None:
+    """Refuse what restores or finds faces and upscales nothing, exported or not.
+
+    Raises:
+        OptionError: it is such a model; the message says what it is for.
+    """
+    from resharp.weights import lookup
+
+    if isinstance(model, Bundle):
+        name, task = model.manifest.name, model.manifest.task
+    else:
+        entry = lookup(model) if isinstance(model, str) else None
+        if entry is None:
+            return
+        name, task = entry.name, entry.task
+    if task in FACE_TASKS:
+        raise OptionError(f"{name} restores faces and upscales nothing: use --face {name}")
+    if task.startswith("face-"):
+        raise OptionError(f"{name} is for {task.replace('-', ' ')} and upscales nothing")
 
 
 def _canonical(name: str) -> str:

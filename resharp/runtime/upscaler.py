@@ -22,7 +22,7 @@ from resharp.runtime.alpha import bleed
 from resharp.runtime.backends import Backend
 from resharp.runtime.backends.base import cut, stack
 from resharp.runtime.chain import Link, open_first
-from resharp.runtime.image import Layout, from_network, layout_of, to_network
+from resharp.runtime.image import Layout, check_gray, from_network, layout_of, to_network
 from resharp.runtime.pipeline import (
     Pass,
     Rows,
@@ -32,7 +32,7 @@ from resharp.runtime.pipeline import (
     smallest_for,
 )
 from resharp.runtime.resize import RowResizer, resize
-from resharp.runtime.resolve import DEFAULT_MODEL, resolve
+from resharp.runtime.resolve import DEFAULT_MODEL, check_upscales, resolve
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,8 @@ class Upscaler:
         model: a model's name, the folder of a bundle, or a bundle. The default is built in.
         backend: ``auto``, ``tensorrt``, ``torch`` or ``onnx``; auto takes the first that works.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        tile: largest side of a tile in pixels, or ``auto``: from the free memory.
+        tile: largest side of a tile in pixels; ``auto``: from the free memory; ``whole``: as few
+            tiles as that allows.
         scale: output size over input size; None is the model's own. Others are reached by
             resizing at the end (Lanczos-3, antialiased).
         denoise: strength 0..1 of a model exported with it.
@@ -58,6 +59,7 @@ class Upscaler:
         threads: CPU threads of one run; None leaves it to the library.
         memory: share of the device's free memory, above 0 and up to 1, that ``tile="auto"`` may
             plan with.
+        precision: ``auto``, FP16 on a GPU where that keeps the picture; or ``fp32``.
 
     Safe to call from several threads at once; nothing of an image is kept. A context manager.
 
@@ -81,12 +83,15 @@ class Upscaler:
         engines: str | os.PathLike[str] | None = None,
         threads: int | None = None,
         memory: float = 0.5,
+        precision: str = "auto",
     ) -> None:
         self._scale, self._tile = _check_scale(scale), check_tile(tile)
         self._memory = _check_memory(memory)
+        check_upscales(model)
         bundle = resolve(model, engines=engines, denoise=denoise)
+        check_upscales(bundle)
         bundle.verify()
-        self._open = partial(open_first, bundle, backend, device, threads)
+        self._open = partial(open_first, bundle, backend, device, threads, precision=precision)
         self._backend, self._links = self._open()
         self._deep: Backend | None = None  # for what is not uint8, once there was any
         self._lock, self._closed = threading.Lock(), False
@@ -94,7 +99,7 @@ class Upscaler:
 
     def _warn_of_tile(self) -> None:
         tile, least, most = self._tile, smallest_for(self._backend), self._backend.tile_limit()
-        if tile is None:
+        if not tile:
             return
         if tile < least:
             overlap = self.manifest.overlap
@@ -151,12 +156,12 @@ class Upscaler:
             transparent pixels are not kept.
 
         Raises:
-            ImageError: the array is no such picture.
+            ImageError: the array is no such picture, or has colours and the model only gray.
             OutOfMemoryError: not even the smallest tile found memory.
             BackendError: a 16-bit or float picture, and the backend that was asked for has nothing
                 for it.
         """
-        layout = layout_of(image)
+        layout = self._layout(image)
         image = np.asarray(image)  # drops subclasses, whose indexing differs
         shape = layout.shape(*self._size(layout.height, layout.width))
         backend = self._backend_for(layout)
@@ -189,7 +194,7 @@ class Upscaler:
         """
         _check_count("batch_size", batch_size)
         images = list(images)
-        layouts = [layout_of(image) for image in images]
+        layouts = [self._layout(image) for image in images]
         results: dict[int, Image] = {}
         count = _Counter(progress, len(images))
         for group in _alike(layouts, batch_size):
@@ -226,6 +231,12 @@ class Upscaler:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _layout(self, image: Image) -> Layout:
+        layout = layout_of(image)
+        if self.manifest.channels == 1:
+            check_gray(np.asarray(image), layout, self.manifest.name)
+        return layout
 
     def _backend_for(self, layout: Layout) -> Backend:
         """The backend for pictures of that dtype; another than the usual one is said aloud."""

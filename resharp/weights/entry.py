@@ -21,7 +21,14 @@ TASKS = (
 )
 BUILTIN = "resharp-x4"
 """Name of the model inside the package, which no other may take."""
-EXPORTED = ("RRDBNet", "SRVGGNetCompact")
+EXPORTED = (
+    "RRDBNet",
+    "SRVGGNetCompact",
+    "SwinIR",
+    "GFPGANv1Clean",
+    "CodeFormer",
+    "RestoreFormer",
+)
 """Architectures that this release exports."""
 STATE_KEYS = ("params_ema", "params", None)
 

@@ -166,7 +166,7 @@ def test_a_checkpoint_that_was_replaced_is_exported_again(tmp_path: Path) -> Non
         ("realesrgan-x4pluss", {}, UnknownModelError, "realesrgan-x4plus"),
         ("realesrgan-x4plus", {"denoise": 0.5}, OptionError, "has no denoise strength"),
         ("nowhere.pth", {}, CheckpointError, "there is no file"),
-        ("swinir-m-real-x4-gan", {}, OptionError, "is a SwinIR; this release exports"),
+        ("retinaface-resnet50", {}, OptionError, "is a RetinaFace; this release exports"),
     ],
 )
 def test_what_cannot_be_exported(

@@ -209,7 +209,7 @@ def test_a_stranger_is_told_what_there_is() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"architecture": "SwinIR"}, r"no architecture is called 'SwinIR'.*RRDBNet"),
+        ({"architecture": "SwinIRv2"}, r"no architecture is called 'SwinIRv2'.*RRDBNet"),
         ({"parameters": {"upscale": 4}}, r"RRDBNet has no parameter 'upscale'.*scale"),
         ({"parameters": {"scale": "4"}}, r"takes int"),
         ({"parameters": {"scale": 3}}, r"cannot be built.*power of two"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -110,9 +111,51 @@ def test_the_input_is_left_alone(wrapper: type[ByteImage] | type[FloatImage]) ->
     assert torch.equal(given, before)
 
 
-@pytest.mark.parametrize("network", [rrdbnet(num_in_ch=1, num_out_ch=1), srvgg(num_in_ch=1)])
-def test_gray_networks_are_refused(network: nn.Module) -> None:
-    with pytest.raises(CheckpointError, match="takes 1 and gives"):
+GRAY: dict[str, Callable[[], nn.Module]] = {
+    "rrdbnet": lambda: rrdbnet(2, num_in_ch=1, num_out_ch=1),
+    "srvgg": lambda: srvgg(num_in_ch=1, num_out_ch=1),
+}
+
+
+@pytest.mark.parametrize("kind", GRAY)
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 5)])
+def test_gray_networks_see_the_luma_and_answer_thrice(kind: str, height: int, width: int) -> None:
+    """As OpenCV makes gray; on bytes it rounds the luma and the graph does not."""
+    network, images = GRAY[kind](), bytes_of(2, height, width, 3)
+    floats = images.numpy().astype(np.float32) / np.float32(255)
+    gray = np.stack([cv2.cvtColor(one, cv2.COLOR_BGR2GRAY) for one in floats])
+    with torch.no_grad():
+        raw = network(torch.from_numpy(gray)[:, None])[:, 0].clamp(0, 1)
+        levels = ByteImage(network)(images)
+        restored = FloatImage(network)(torch.from_numpy(floats))
+    assert levels.shape[-1] == restored.shape[-1] == 3
+    for channel in range(3):
+        torch.testing.assert_close(restored[..., channel], raw, atol=2e-6, rtol=0)
+        assert float((levels[..., channel] - raw * 255).abs().max()) < 0.501
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_every_gray_level_survives(dtype: torch.dtype) -> None:
+    class Same(nn.Module):
+        num_in_ch = num_out_ch = 1
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Parameter(torch.ones(1, dtype=dtype))
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.dtype is dtype
+            assert x.shape[1] == 1
+            return x * self.one
+
+    levels = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).repeat(1, 1, 1, 3)
+    assert torch.equal(ByteImage(Same())(levels), levels)
+
+
+@pytest.mark.parametrize("channels", [(1, 3), (3, 1), (4, 4)])
+def test_other_channels_are_refused(channels: tuple[int, int]) -> None:
+    network = rrdbnet(num_in_ch=channels[0], num_out_ch=channels[1])
+    with pytest.raises(CheckpointError, match=f"takes {channels[0]} and gives {channels[1]}"):
         ByteImage(network)
 
 

@@ -97,6 +97,7 @@ def engine_bytes(
     profile: tuple[int, int, int] = (16, 48, 4),
     spoil: str = "",
     mark: str = "",
+    extra: tuple[str, ...] = (),
 ) -> bytes:
     """A fake engine.
 
@@ -106,8 +107,10 @@ def engine_bytes(
         profile: smallest, tile, batch.
         spoil: ``nan``, ``black``, ``noise``, ``refuse``, ``tensors`` or ``shape``: what is wrong.
         mark: makes it differ from others.
+        extra: further inputs, with which the result is multiplied.
     """
-    facts = {"dtype": dtype, "scale": scale, "profile": profile, "spoil": spoil, "mark": mark}
+    facts: dict[str, Any] = {"dtype": dtype, "scale": scale, "profile": profile}
+    facts |= {"spoil": spoil, "mark": mark, "extra": extra}
     return b"FAKE" + json.dumps(facts).encode().ljust(400)
 
 
@@ -129,24 +132,25 @@ class Runtime:
 
 
 class FakeEngine:
-    num_io_tensors = 2
-
     def __init__(self, fake: Trt, facts: dict[str, Any], logger: Any) -> None:
         self.fake, self.facts, self.logger = fake, facts, logger
+        self.num_io_tensors = 2 + len(facts["extra"])
 
     def get_tensor_name(self, index: int) -> str:
-        return ("image", "restored")[index]
+        return str(("image", *self.facts["extra"], "restored")[index])
 
     def get_tensor_mode(self, name: str) -> Any:
-        return TensorIOMode["INPUT" if name == "image" else "OUTPUT"]
+        return TensorIOMode["OUTPUT" if name == "restored" else "INPUT"]
 
     def get_tensor_dtype(self, name: str) -> Any:
+        if name in self.facts["extra"]:
+            return DataType["FLOAT"]
         if self.facts["spoil"] == "tensors":
             return DataType["HALF"]
         return DataType["UINT8" if self.facts["dtype"] == "uint8" else "FLOAT"]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return (-1, -1, -1, 3)
+        return (1,) if name in self.facts["extra"] else (-1, -1, -1, 3)
 
     def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
         low, high, batch = self.facts["profile"]
@@ -264,6 +268,8 @@ class Context:
         data = provider.at(ends["image"], int(np.prod(shape)) * dtype.itemsize)
         provider.at(memory, need)[:] = np.random.default_rng().integers(256, dtype=np.uint8)
         out = network(data.view(dtype).reshape(shape), facts["scale"])
+        for name in facts["extra"]:
+            out = (out * provider.at(ends[name], 4).view(np.float32)[0]).astype(dtype)
         out = _spoiled(out, facts["spoil"])
         provider.write(ends["restored"], np.ascontiguousarray(out).reshape(-1).view(np.uint8))
 

@@ -82,10 +82,14 @@ class Kit:
             "profile": Profile(smallest=profile[0], tile=profile[1], batch=profile[2]),
         }
         made = Recipe(**(values | recipe))
-        data = engine_bytes(dtype=dtype, profile=profile, spoil=spoil, mark=precision)
+        extra = tuple(one.name for one in manifest.extra)
+        data = engine_bytes(dtype=dtype, profile=profile, spoil=spoil, mark=precision, extra=extra)
         stored = io.BytesIO()
-        image = picture(40, 56, seed=5)
+        side = manifest.fixed_size
+        image = picture(side or 40, side or 56, seed=5)
         restored = expected(image.astype(np.float32) / np.float32(255))
+        for one in manifest.extra:
+            restored *= np.float32(one.default)
         np.savez(stored, picture=image, restored=restored)
         engine = Engine(
             model=manifest.name,

@@ -159,7 +159,7 @@ def test_advice_leads_somewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     weights.write_bytes(b"x")
     for model, options, error, message in (
         ("resharp-x4", {"denoise": 0.5}, OptionError, "resharp-x4 has no denoise strength"),
-        ("codeformer", {}, NotExportedError, "can fetch it, but not yet run it"),
+        ("codeformer", {}, OptionError, "upscales nothing: use --face codeformer"),
         (str(weights), {}, NotExportedError, "resharp export .*mine.pth"),
         ("m" * 300, {}, UnknownModelError, "no model is called"),
         (None, {}, OptionError, "neither a name, a folder nor a bundle"),

@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resharp import Upscaler
+from resharp.engines import ExtraInput
 from resharp.errors import BackendError, OptionError, OutOfMemoryError
 from resharp.runtime import pipeline
+from resharp.runtime.backends import Backend
 from resharp.runtime.backends import tensorrt as backend_module
 from resharp.runtime.backends.tensorrt import TensorrtBackend
 from resharp.runtime.pipeline import Tiling, choose_tiling
 from resharp.runtime.plan import plan
 from resharp.runtime.tensorrt import contexts, job, rooms
 from resharp.runtime.tensorrt.lane import AHEAD
-from tests.runtime.tensorrt_kit import SCALE, Kit, expected, machine, picture
+from tests.runtime.tensorrt_kit import SCALE, Array, Kit, expected, machine, picture
+
+FIDELITY = (ExtraInput(name="fidelity", default=0.5),)
 
 
 @pytest.fixture
@@ -115,6 +120,39 @@ def test_batches(
     batch = np.stack([picture(*size, seed=i, dtype=dtype) for i in range(count)])
     found = opened[1].infer(batch)
     np.testing.assert_array_equal(found, np.stack([expected(one) for one in batch]))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_further_inputs_and_one_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    batch = np.stack([picture(48, 48, seed=i, dtype=dtype) for i in range(5)])
+    with machine(tmp_path, monkeypatch) as kit:
+        manifest = replace(kit.bundle.manifest, extra=FIDELITY, fixed_size=48, overlap=0)
+        kit.bundle = replace(kit.bundle, manifest=manifest)
+        kit.add(profile=(48, 48, 4))
+        kit.add(dtype="float32", profile=(48, 48, 4))
+        with kit.open() as backend:
+            check_numbers(backend, batch)
+
+
+def check_numbers(backend: Backend, batch: Array) -> None:
+    whole = np.stack([expected(one) for one in batch])
+    for _ in range(4):  # graphs are captured on the way, and hold addresses, not numbers
+        for extra, number in (({"fidelity": 0.25}, 0.25), (None, 0.5), ({"fidelity": 1.0}, 1.0)):
+            wanted = (whole * np.float32(number)).astype(batch.dtype)
+            np.testing.assert_array_equal(backend.infer(batch, extra), wanted)
+    with pytest.raises(OptionError, match=r"fidelity is 1.5; it must be in 0\.\.1"):
+        backend.infer(batch, {"fidelity": 1.5})
+    with pytest.raises(OptionError, match="takes pictures of 48x48, not of 40x48"):
+        backend.infer(batch[:, :, :40])
+
+
+def test_an_engine_without_the_models_further_input_is_refused(kit: Kit) -> None:
+    kit.bundle = replace(kit.bundle, manifest=replace(kit.bundle.manifest, extra=FIDELITY))
+    text = "it has the tensors image, restored, not one in and fidelity and one out"
+    with pytest.raises(BackendError, match=text):
+        kit.open()
 
 
 def test_large_results_come_in_pieces(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,9 @@ class Late:
 
         return wait
 
+    def tune(self, numbers: Sequence[float]) -> None:
+        assert self.current
+
     def settle(self) -> None:
         self.settled += 1
         self.in_flight = 0

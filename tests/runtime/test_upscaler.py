@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import cv2
@@ -194,10 +194,10 @@ def test_several_threads_at_once(upscalers: dict[str, Upscaler]) -> None:
 class Cramped(OnnxBackend):
     """Finds no memory for a window over 70 pixels, as a small GPU would."""
 
-    def infer(self, batch: Array) -> Array:
+    def infer(self, batch: Array, extra: Mapping[str, float] | None = None) -> Array:
         if batch.shape[0] * batch.shape[1] * batch.shape[2] > 70 * 70:
             raise OutOfMemoryError("cramped")
-        return super().infer(batch)
+        return super().infer(batch, extra)
 
 
 @pytest.fixture
@@ -220,7 +220,7 @@ def test_out_of_memory_makes_smaller_tiles_and_the_same_picture(
 
 def test_no_memory_at_all_says_what_to_do(cramped: Upscaler) -> None:
     class Starved(OnnxBackend):
-        def infer(self, batch: Array) -> Array:
+        def infer(self, batch: Array, extra: Mapping[str, float] | None = None) -> Array:
             raise OutOfMemoryError("starved")
 
     cramped._backend = Starved(_bundle_of(cramped), cramped._backend.options)
@@ -232,11 +232,11 @@ def test_finished_rows_are_kept_when_memory_runs_out_midway(compact: Bundle) -> 
     done: list[int] = []
 
     class Later(OnnxBackend):
-        def infer(self, batch: Array) -> Array:
+        def infer(self, batch: Array, extra: Mapping[str, float] | None = None) -> Array:
             if batch.shape[1] > 60 and len(done) >= 3:
                 raise OutOfMemoryError("later")
             done.append(batch.shape[1])
-            return super().infer(batch)
+            return super().infer(batch, extra)
 
     picture = draw(400, 40)
     with Upscaler(compact, backend="onnx", tile=100) as upscaler:

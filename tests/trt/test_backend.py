@@ -65,7 +65,7 @@ class Machine:
             model, stream = self.model(self.kit.add()), provider.stream()
             source, target = provider.allocate(size), provider.allocate(size * SCALE**2)
             room = Room(provider)
-            lane = Contexts(model, provider, stream, room, SCALE)
+            lane = Contexts(model, provider, stream, room, SCALE, room)
 
             def run() -> None:
                 lane.prepare(shape, source.address, target.address)

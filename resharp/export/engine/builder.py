@@ -32,6 +32,7 @@ def build(
     graph: Path,
     profile: Profile,
     *,
+    inputs: int = 1,
     targets: Sequence[str] = (),
     level: int | None = None,
     timing_cache: Path | None = None,
@@ -43,7 +44,8 @@ def build(
     Args:
         trt: the module of a flavour.
         graph: ONNX file; weights outside it lie beside it.
-        profile: inputs to build for.
+        profile: pictures to build for.
+        inputs: how many the graph has; the pictures are the first, the others are of fixed shape.
         targets: TensorRT-RTX: ``sm86``, ..., ``portable``, or ``current``, the current GPU, which
             TensorRT always builds for.
         level: builder optimisation level 0..5; None is TensorRT's own.
@@ -57,7 +59,7 @@ def build(
     """
     log = flavours.logger(trt)
     builder = _builder(trt, log)
-    network = _parse(trt, builder, graph, log)
+    network = _parse(trt, builder, graph, log, inputs)
     config = builder.create_builder_config()
     cancel = cancel or Cancel()
     config.progress_monitor = _monitor(trt, report, cancel)
@@ -118,7 +120,7 @@ def _builder(trt: Any, log: Any) -> Any:
         ) from error
 
 
-def _parse(trt: Any, builder: Any, graph: Path, log: Any) -> Any:
+def _parse(trt: Any, builder: Any, graph: Path, log: Any, inputs: int) -> Any:
     flag = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = _made(builder.create_network(flag), log, "make a network")
     parser = trt.OnnxParser(network, log)
@@ -126,7 +128,7 @@ def _parse(trt: Any, builder: Any, graph: Path, log: Any) -> Any:
     if not parsed:
         lines = [str(parser.get_error(index)) for index in range(parser.num_errors)]
         raise BuildError(f"TensorRT cannot read {graph}: {'; '.join(lines) or log.errors()}")
-    if not (network.num_layers and network.num_inputs == 1 and network.num_outputs == 1):
+    if not (network.num_layers and network.num_inputs == inputs and network.num_outputs == 1):
         # It parses an empty file, or plain text, without a complaint.
         raise BuildError(
             f"TensorRT found no network in {graph} ({network.num_layers} layers, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,18 +25,32 @@ def make_reference(bundle: Bundle, tile: int, picture: NDArray[Any] | None = Non
         tile: largest side that the engine takes.
         picture: uint8 BGR photo, whose middle is used; None draws one.
     """
-    height, width = min(HEIGHT, tile), min(WIDTH, tile)
+    manifest, side = bundle.manifest, bundle.manifest.fixed_size
+    height, width = (min(HEIGHT, tile), min(WIDTH, tile)) if side is None else (side, side)
     if picture is None:
         picture = draw(height, width)
-    y, x = max(picture.shape[0] - height, 0) // 2, max(picture.shape[1] - width, 0) // 2
-    picture = np.ascontiguousarray(picture[y : y + height, x : x + width])
+    picture = _middle(picture, height, width) if side is None else _fitted(picture, side)
     if picture.min() == picture.max():
         raise OptionError("the picture shows nothing in its middle: give another to --picture")
-    infer = in_onnxruntime(bundle.path(bundle.manifest.graphs["float32"]))
+    infer = in_onnxruntime(bundle.path(manifest.graphs["float32"]))
     floats = picture.astype(np.float32) / np.float32(255)
-    return Reference(picture, infer(floats[None])[0])
+    return Reference(picture, infer(floats[None], *manifest.extra_values())[0])
 
 
 def compare(infer: Infer, reference: Reference, dtype: str) -> Likeness:
     """How far a graph of either dtype is from the FP32 graph on the reference picture."""
     return likeness(infer(reference.input(dtype)[None])[0], reference.restored)
+
+
+def _middle(picture: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    y, x = max(picture.shape[0] - height, 0) // 2, max(picture.shape[1] - width, 0) // 2
+    return np.ascontiguousarray(picture[y : y + height, x : x + width])
+
+
+def _fitted(picture: NDArray[Any], side: int) -> NDArray[Any]:
+    """The largest square of the middle, in the one size that the network takes."""
+    shorter = min(picture.shape[:2])
+    square = _middle(picture, shorter, shorter)
+    if shorter == side:
+        return square
+    return np.asarray(cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from resharp import trt as flavours
 from resharp.engines import Bundle, Engine, File, Likeness, Profile, Recipe, sha256_of
 from resharp.engines.reference import FLOOR_DB, Reference, reference_file
-from resharp.errors import OptionError, ParityError
+from resharp.errors import BuildError, OptionError, ParityError
 from resharp.export.engine.builder import Cancel, Report, build, in_background
 from resharp.export.engine.reference import compare, make_reference
 from resharp.export.engine.target import Target, choose_tile
@@ -28,6 +28,7 @@ LADDER = ("fp16", "mixed", "fp32")
 """What is tried in turn where no precision is asked for."""
 DTYPES = ("uint8", "float32")
 _OLD = "sm75"  # Turing has no bfloat16
+_NO_PRODUCT = "FP32 GEMM is not supported"
 
 Check = Callable[[Bundle, Engine], Likeness]
 """Runs an engine on its GPU and compares it with its reference."""
@@ -135,7 +136,8 @@ class _Work:
         self._flavour = flavours.pick(options.flavour)
         self._trt = flavours.load(self._flavour)
         tile = choose_tile(bundle.manifest, target.memory, options.tile)
-        self._profile = Profile(smallest=SMALLEST, tile=tile, batch=options.batch)
+        least = SMALLEST if bundle.manifest.fixed_size is None else tile
+        self._profile = Profile(smallest=least, tile=tile, batch=options.batch)
         self._reference: Reference | None = None
         asked = options.precision
         self._ladder: tuple[str, ...] = LADDER if asked is None else (asked,)
@@ -157,14 +159,31 @@ class _Work:
 
     def _one(self, dtype: str, precision: str) -> Built:
         recipe = self._recipe(dtype, precision)
+        newer = _without_old(recipe)
+        for one in (recipe, newer):
+            done = None if self._options.force or one is None else self._done(one)
+            if done is not None:  # needs no lock, so it works on a read-only store
+                return self._skip(done)
+        try:
+            return self._build(recipe)
+        except BuildError as error:
+            if newer is None or _NO_PRODUCT not in str(error):
+                raise
+            self._report(
+                f"TensorRT-RTX has no fp32 matrix product for {_OLD} (Turing): building for "
+                f"{', '.join(newer.targets)}"
+            )
+            return self._build(newer)
+
+    def _done(self, recipe: Recipe) -> Engine | None:
+        return self._bundle.shelf.find(recipe.key())
+
+    def _build(self, recipe: Recipe) -> Built:
         key, shelf = recipe.key(), self._bundle.shelf
-        done = None if self._options.force else shelf.find(key)
-        if done is not None:  # needs no lock, so it works on a read-only store
-            return self._skip(done)
         waiting = f"another process builds {self._name(recipe)}: waiting for it"
         began = time.monotonic()
         with shelf.building(key, on_wait=lambda: self._report(waiting)) as draft:
-            done = None if self._options.force else shelf.find(key)  # while we waited
+            done = None if self._options.force else self._done(recipe)  # while we waited
             if done is not None:
                 return self._skip(done)
             reference = self._make_reference()
@@ -218,7 +237,8 @@ class _Work:
         name = self._name(recipe)
         self._report(f"{name}: typing the graph")
         graph, infer = typed_graph(self._bundle, recipe.dtype, recipe.precision, folder)
-        likeness = compare(infer, reference, recipe.dtype)
+        extra = self._bundle.manifest.extra_values()
+        likeness = compare(lambda batch: infer(batch, *extra), reference, recipe.dtype)
         if not likeness.passed:
             raise ParityError(
                 f"{name}: the graph is {likeness.psnr:.1f} dB from fp32 on the CPU, under "
@@ -232,6 +252,7 @@ class _Work:
                     self._trt,
                     graph,
                     recipe.profile,
+                    inputs=1 + len(extra),
                     targets=recipe.targets,
                     level=self._options.level,
                     timing_cache=self._timing_cache(recipe),
@@ -273,6 +294,12 @@ class _Work:
     def _versions(self) -> dict[str, str]:
         packages = ("resharp", "torch", "onnx", "onnxruntime")
         return {package: version(package) for package in packages}
+
+
+def _without_old(recipe: Recipe) -> Recipe | None:
+    """The same for newer GPUs than Turing; None where that is no other recipe, or none at all."""
+    targets = tuple(name for name in recipe.targets if name != _OLD)
+    return replace(recipe, targets=targets) if targets and targets != recipe.targets else None
 
 
 def _described(name: str, data: bytes) -> File:

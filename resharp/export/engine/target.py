@@ -59,8 +59,16 @@ def choose_tile(manifest: Manifest, memory: int, asked: int | None = None) -> in
         asked: a user's choice, which is only checked.
 
     Raises:
-        OptionError: the choice leaves nothing between the overlaps.
+        OptionError: the choice leaves nothing between the overlaps, or is not the one size that
+            the model takes.
     """
+    if manifest.fixed_size is not None:
+        if asked not in (None, manifest.fixed_size):
+            raise OptionError(
+                f"{manifest.name} takes {manifest.fixed_size}x{manifest.fixed_size} pixels and no "
+                f"other size: leave the tile of {asked} out"
+            )
+        return manifest.fixed_size
     multiple = manifest.size_multiple
     up = -(-manifest.overlap // multiple) * multiple
     least = max(2 * up + max(16, multiple), 64)

@@ -34,16 +34,27 @@ def typed_graph(bundle: Bundle, dtype: str, precision: str, folder: Path) -> tup
         path = bundle.path(bundle.manifest.graphs[dtype])
         return path, in_onnxruntime(path)
     checkpoint = models.read_checkpoint(bundle.path(bundle.manifest.weights))
-    network = with_precision(models.build(checkpoint), precision, _example())
-    wrap = models.ByteImage if dtype == "uint8" else models.FloatImage
-    module = wrap(network).eval()
+    facts = checkpoint.facts
+    network = with_precision(models.build(checkpoint), precision, _example(facts))
+    module = models.for_pictures(network, facts, dtype)
     path = folder / f"{dtype}-{precision}.onnx"
-    trace(module, getattr(torch, dtype), path)
+    trace(
+        module,
+        getattr(torch, dtype),
+        path,
+        exporter=bundle.manifest.versions.get("exporter", "legacy"),
+        side=facts.fixed_size,
+        extra=[name for name, _ in facts.extra],
+    )
     # onnxruntime has no bfloat16 convolution on the CPU.
     return path, in_torch(module) if precision == "bf16" else in_onnxruntime(path)
 
 
-def _example(side: int = 64) -> torch.Tensor:
-    """A drawn picture as RGB planes, to see the range of activations on."""
+def _example(facts: models.Facts) -> torch.Tensor:
+    """A drawn picture as RGB planes, in the network's range, to see that of activations on."""
+    side = facts.fixed_size or 64
     pixels = np.ascontiguousarray(draw(side, side)[:, :, ::-1].transpose(2, 0, 1)[None])
-    return torch.from_numpy(pixels.astype(np.float32) / np.float32(255))
+    planes = torch.from_numpy(pixels.astype(np.float32) / np.float32(255))
+    if facts.in_channels == 1:
+        return planes.mean(1, keepdim=True)
+    return planes if facts.fixed_size is None else planes * 2 - 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,7 @@ Advance = Callable[[int], None]
 
 
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+PRECISIONS = ("auto", "fp32")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +39,12 @@ class BackendOptions:
     """``cpu``, ``cuda`` or ``cuda:N``."""
     threads: int | None = None
     """CPU threads of one run; None leaves it to the library."""
+    precision: str = "auto"
+    """``auto``: FP16 on CUDA, where that keeps the picture; ``fp32``: never FP16."""
 
     def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise OptionError(f"precision {self.precision!r} is not {' or '.join(PRECISIONS)}")
         if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
             raise OptionError(f"device {self.device!r} is not cpu, cuda or cuda:N")
         most = max(4 * (os.cpu_count() or 1), 64)  # far beyond use, and a machine still survives it
@@ -72,12 +77,32 @@ class Backend(AbstractContextManager["Backend"], ABC):
         """What the user should know of how it runs, if anything."""
 
     @abstractmethod
-    def infer(self, batch: Image) -> Image:
+    def infer(self, batch: Image, extra: Mapping[str, float] | None = None) -> Image:
         """Run the network on ``[n, h, w, 3]``, giving ``[n, h*s, w*s, 3]`` of the same dtype.
 
+        Args:
+            batch: pictures; of ``manifest.fixed_size``, if the model has one.
+            extra: numbers for the model's further inputs (``manifest.extra``), by name; those not
+                given are the model's defaults.
+
         Raises:
+            OptionError: the model has no such input, or a number is out of its range.
             OutOfMemoryError: the device has no room for this batch.
         """
+
+    def numbers(self, batch: Image, extra: Mapping[str, float] | None) -> tuple[float, ...]:
+        """The model's further inputs for a call of :meth:`infer`, which this checks.
+
+        Raises:
+            OptionError: see :meth:`infer`; or the pictures are not of the model's one size.
+        """
+        side = self.manifest.fixed_size
+        if side is not None and batch.shape[1:3] != (side, side):
+            raise OptionError(
+                f"{self.manifest.name} takes pictures of {side}x{side}, not of "
+                f"{batch.shape[2]}x{batch.shape[1]}"
+            )
+        return self.manifest.extra_values(extra)
 
     @abstractmethod
     def free_memory(self) -> int:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from resharp.engines import Bundle
 from resharp.errors import BackendError, OutOfMemoryError
@@ -41,11 +44,15 @@ class OnnxBackend(Backend):
         self._lock = threading.Lock()
         self._sessions: dict[str, Any] = {"uint8": self._session("uint8")}
 
-    def infer(self, batch: Image) -> Image:
+    def infer(self, batch: Image, extra: Mapping[str, float] | None = None) -> Image:
         """See :meth:`Backend.infer`."""
+        numbers = self.numbers(batch, extra)
         session = self._for(batch.dtype.name)
+        feeds = {session.get_inputs()[0].name: batch}
+        for one, number in zip(self.manifest.extra, numbers, strict=True):
+            feeds[one.name] = np.array([number], np.float32)
         try:
-            out: Image = session.run(None, {session.get_inputs()[0].name: batch})[0]
+            out: Image = session.run(None, feeds)[0]
         except Exception as error:
             if any(mark in str(error) for mark in _NO_MEMORY):
                 raise OutOfMemoryError(f"onnxruntime: {error}") from error

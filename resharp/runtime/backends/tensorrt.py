@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,8 @@ def probe(options: BackendOptions) -> str | None:
     """
     if not options.on_cuda:
         return "TensorRT runs on CUDA only"
+    if options.precision == "fp32":
+        return "fp32 was asked for, and engines are FP16 where that keeps the picture"
     try:
         found = gpus()
         if options.index >= len(found):
@@ -81,8 +83,9 @@ class TensorrtBackend(Backend):
             self.close()
             raise
 
-    def infer(self, batch: Image) -> Image:
+    def infer(self, batch: Image, extra: Mapping[str, float] | None = None) -> Image:
         """See :meth:`Backend.infer`; pictures smaller than the engine takes are padded."""
+        numbers = self.numbers(batch, extra)
         count, height, width, _ = batch.shape
         least = self.smallest_side()
         below, beside = max(least - height, 0), max(least - width, 0)
@@ -91,7 +94,7 @@ class TensorrtBackend(Backend):
         tall, wide, scale = height + below, width + beside, self.manifest.scale
         # Pictures one below the other are one picture whose tiles they are.
         tiles = [Tile(i * tall, 0, tall, wide, 0, 0, 0, 0) for i in range(count)]
-        out = self.run(batch.reshape(count * tall, wide, 3), tiles, batch=count)
+        out = self._run(batch.reshape(count * tall, wide, 3), tiles, numbers, batch=count)
         out = out.reshape(count, tall * scale, wide * scale, 3)
         return out[:, : height * scale, : width * scale]
 
@@ -104,13 +107,24 @@ class TensorrtBackend(Backend):
         out: Image | None = None,
     ) -> Image:
         """See :meth:`Backend.run`; the picture stays on the device."""
+        return self._run(image, tiles, self.manifest.extra_values(), advance, batch, out)
+
+    def _run(
+        self,
+        image: Image,
+        tiles: Sequence[Tile],
+        numbers: Sequence[float],
+        advance: Advance | None = None,
+        batch: int = 1,
+        out: Image | None = None,
+    ) -> Image:
         model = self._model(image.dtype.name)
         start, end = core_rows(tiles)
         scale = self.manifest.scale
         if out is None:
             shape = ((end - start) * scale, image.shape[1] * scale, 3)
             out = self.allocate(shape, image.dtype)
-        self._runner.run(model, image, tiles, out, batch, advance)
+        self._runner.run(model, image, tiles, out, batch, advance, numbers)
         return out
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Image:
@@ -220,7 +234,7 @@ class TensorrtBackend(Backend):
         if known is not None and not known.passed:
             raise _unlike(candidate, known)
         with self._runner.scope():
-            model = Model(shelf, candidate)
+            model = Model(shelf, candidate, [one.name for one in self.manifest.extra])
         try:
             if known is None:
                 known = measure(self._runner, model, self._bundle)

@@ -11,7 +11,7 @@ import contextlib
 import copy
 import logging
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,27 +75,31 @@ class TorchBackend(Backend):
             self.note = "threads has no effect: torch.set_num_threads sets them for the process"
         checkpoint = models.read_checkpoint(bundle.path(bundle.manifest.weights))
         self._device = torch.device("cuda", options.index) if options.on_cuda else "cpu"
+        facts = self._facts = checkpoint.facts
         network = models.build(checkpoint).to(self._device)
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for one in network.parameters():
+            if one.ndim == 4:  # .to() insists on it for weights of five axes too
+                one.data = one.data.contiguous(memory_format=torch.channels_last)
         self._modules: dict[torch.dtype, torch.nn.Module] = {}
-        if options.on_cuda:
+        if self._wants_half():
             network = self._halved(network)
         self._modules = {
-            torch.uint8: models.ByteImage(network).eval(),
-            torch.float32: models.FloatImage(network).eval(),
+            torch.uint8: models.for_pictures(network, facts, "uint8"),
+            torch.float32: models.for_pictures(network, facts, "float32"),
         }
         self._lanes = self._make_lanes() if options.on_cuda else None
         self._results = PinnedResults(min(PINNED_BYTES, available_memory() // 8), _pinned)
 
-    def infer(self, batch: Image) -> Image:
+    def infer(self, batch: Image, extra: Mapping[str, float] | None = None) -> Image:
         """See :meth:`Backend.infer`."""
+        numbers = self.numbers(batch, extra)
         if self._lanes is None:
-            return self._infer_here(batch)
+            return self._infer_here(batch, numbers)
         count, height, width, _ = batch.shape
         scale = self.manifest.scale
         out = np.empty((count, height * scale, width * scale, 3), batch.dtype)
         with self._lanes.take() as lane, _memory_errors(lane.relieve):
-            run_batch(lane, batch, out)
+            run_batch(lane, batch, out, numbers)
         return out
 
     def run(
@@ -115,7 +119,17 @@ class TorchBackend(Backend):
             shape = ((end - start) * scale, image.shape[1] * scale, 3)
             out = self.allocate(shape, image.dtype)
         with self._lanes.take() as lane, _memory_errors(lane.relieve):
-            run_tiles(lane, image, tiles, out, scale=scale, advance=advance, batch=batch)
+            numbers = self.manifest.extra_values()
+            run_tiles(
+                lane,
+                image,
+                tiles,
+                out,
+                scale=scale,
+                advance=advance,
+                batch=batch,
+                numbers=numbers,
+            )
         return out
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Image:
@@ -130,7 +144,7 @@ class TorchBackend(Backend):
 
     def memory(self, tile: int, batch: int = 1) -> int:
         """See :meth:`Backend.memory`; fp16 halves it."""
-        return super().memory(tile, batch) // (2 if self.options.on_cuda else 1)
+        return super().memory(tile, batch) // (2 if self._wants_half() else 1)
 
     def largest_tile(self) -> int:
         """See :meth:`Backend.largest_tile`."""
@@ -156,7 +170,10 @@ class TorchBackend(Backend):
         if self.options.on_cuda:
             release_cache()
 
-    def _infer_here(self, batch: Image) -> Image:
+    def _wants_half(self) -> bool:
+        return self.options.on_cuda and self.options.precision == "auto"
+
+    def _infer_here(self, batch: Image, numbers: Sequence[float]) -> Image:
         """On the CPU."""
         import torch
 
@@ -165,14 +182,16 @@ class TorchBackend(Backend):
         own = np.ascontiguousarray(batch)
         with torch.inference_mode(), _memory_errors():
             tensor = torch.from_numpy(own if own.flags.writeable else own.copy())
-            return np.asarray(modules[tensor.dtype](tensor).numpy())
+            extra = (torch.tensor([number]) for number in numbers)
+            return np.asarray(modules[tensor.dtype](tensor, *extra).numpy())
 
     def _make_lanes(self) -> LanePool[CudaLane]:
         import torch
 
         device = torch.device("cuda", self.options.index)
         torch.cuda.synchronize(device)  # the weights came on another stream than the lanes'
-        lanes = [CudaLane(device, self._modules, self._no_graphs) for _ in range(LANES)]
+        count = len(self.manifest.extra)
+        lanes = [CudaLane(device, self._modules, self._no_graphs, count) for _ in range(LANES)]
         return LanePool(lanes, self.name)
 
     def _no_graphs(self, reason: str) -> None:
@@ -187,11 +206,14 @@ class TorchBackend(Backend):
 
         from resharp import models
 
-        half = copy.deepcopy(network).half()
-        batch = torch.from_numpy(_test_picture()).to(self._device)
+        half, facts = copy.deepcopy(network).half(), self._facts
+        picture = _test_picture(facts.fixed_size or 64)
+        given = [torch.from_numpy(picture).to(self._device)]
+        given += [torch.tensor([one], device=self._device) for one in self.manifest.extra_values()]
         with torch.inference_mode():
-            exact = models.FloatImage(network).eval()(batch)
-            error = (models.FloatImage(half).eval()(batch) - exact).double().square().mean()
+            exact = models.for_pictures(network, facts, "float32")(*given)
+            found = models.for_pictures(half, facts, "float32")(*given)
+            error = (found - exact).double().square().mean()
         psnr = float(-10 * torch.log10(error + 1e-20))
         if psnr >= HALF_FLOOR_DB:  # NaN compares false
             return half
@@ -199,7 +221,7 @@ class TorchBackend(Backend):
         return network
 
 
-def _test_picture(side: int = 64) -> Image:
+def _test_picture(side: int) -> Image:
     """Ramps with noise, ``[1, side, side, 3]`` in 0..1: enough to show overflow and rounding."""
     ramp = np.linspace(0, 1, side, dtype=np.float32)
     noise = np.random.default_rng(0).normal(0, 0.05, (side, side, 3))

@@ -73,6 +73,7 @@ class CudaLane:
         device: the GPU.
         modules: the network for pictures, by the pictures' dtype.
         tell: told why the lane records no graphs, if that failed.
+        extra: numbers that the network takes beside the pictures.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class CudaLane:
         device: torch.device,
         modules: Mapping[torch.dtype, torch.nn.Module],
         tell: Callable[[str], None],
+        extra: int = 0,
     ) -> None:
         import torch
 
@@ -91,6 +93,8 @@ class CudaLane:
         )
         self._staging: dict[int, torch.Tensor] = {}
         self._turn = 0
+        # Made once: graphs hold the addresses.
+        self._extra = [torch.zeros(1, device=device) for _ in range(extra)]
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -135,7 +139,8 @@ class CudaLane:
         graph = self.graphs.get((len(windows), first.shape[0], first.shape[1], first.dtype))
         if graph is not None:
             return graph(windows)
-        result: torch.Tensor = self._modules[first.dtype](torch.stack(list(windows)))
+        batch = torch.stack(list(windows))
+        result: torch.Tensor = self._modules[first.dtype](batch, *self._extra)
         return result
 
     def download(self, rows: torch.Tensor, target: Image) -> Download:
@@ -150,6 +155,11 @@ class CudaLane:
         with torch.cuda.stream(self._copy):
             host.copy_(rows, non_blocking=True)
         return Download(self._copy.record_event(), rows, staged, target)
+
+    def tune(self, numbers: Sequence[float]) -> None:
+        """See :meth:`Lane.tune`; a launch each, no copy."""
+        for slot, number in zip(self._extra, numbers, strict=True):
+            slot.fill_(number)
 
     def settle(self) -> None:
         """See :meth:`Lane.settle`."""
@@ -176,13 +186,13 @@ class CudaLane:
         with CAPTURING, self.active():
             given = torch.zeros((count, height, width, 3), dtype=dtype, device=self._device)
             # cuDNN's handles belong to a thread, and none may be made within a capture.
-            module(given)
+            module(given, *self._extra)
             graph = torch.cuda.CUDAGraph()
             # Not "global": other lanes go on copying and allocating meanwhile.
             with torch.cuda.graph(
                 graph, pool=pool, stream=self._compute, capture_error_mode="thread_local"
             ):
-                result = module(given)
+                result = module(given, *self._extra)
         return Graph(graph, given, result)
 
     def _staged(self, slot: int, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:

@@ -52,6 +52,9 @@ class Lane(Protocol):
     def download(self, rows: Any, target: Image) -> Wait:
         """Begin to copy to the host what is queued for ``rows``, while later work goes on."""
 
+    def tune(self, numbers: Sequence[float]) -> None:
+        """Queue what the network's further inputs are from here on."""
+
     def settle(self) -> None:
         """Wait until nothing of the lane is running."""
 
@@ -68,6 +71,7 @@ def run_tiles(
     scale: int,
     advance: Advance | None,
     batch: int,
+    numbers: Sequence[float] = (),
 ) -> None:
     """Run the tiles of ``image`` into ``out``; see :meth:`Backend.run`.
 
@@ -85,6 +89,7 @@ def run_tiles(
 
     try:
         with lane.active():
+            lane.tune(numbers)
             source = lane.upload(image)
             for count in {len(g) for c in chunks(tiles, batch) for g in batched(c, batch)}:
                 lane.prepare(count, tiles[0].height, tiles[0].width, source.dtype)
@@ -107,10 +112,11 @@ def run_tiles(
         raise
 
 
-def run_batch(lane: Lane, batch: Image, out: Image) -> None:
+def run_batch(lane: Lane, batch: Image, out: Image, numbers: Sequence[float] = ()) -> None:
     """Run the network on ``[n, h, w, 3]`` into ``out``; see :meth:`Backend.infer`."""
     try:
         with lane.active():
+            lane.tune(numbers)
             source = lane.upload(batch)
             count, height, width, _ = batch.shape
             lane.prepare(count, height, width, source.dtype)

@@ -22,6 +22,10 @@ log = logging.getLogger(__name__)
 Shape = tuple[int, int, int]
 """(n, h, w) of a batch."""
 
+Places = tuple[int, int, int, int, int]
+
+APART = 256
+"""Bytes between two numbers: TensorRT wants its tensors' addresses aligned so."""
 GRAPHS = 4
 """Shapes that keep a graph, on each lane."""
 WORTH = 3
@@ -39,13 +43,20 @@ class Contexts:
         stream: of the lane; all work goes there.
         activations: of the lane; grown as shapes need it.
         scale: of the model, to check what TensorRT makes of a shape.
+        numbers: of the lane; where the model's further inputs lie, :data:`APART` bytes apart.
     """
 
     def __init__(
-        self, model: Model, provider: Provider, stream: Stream, activations: Room, scale: int
+        self,
+        model: Model,
+        provider: Provider,
+        stream: Stream,
+        activations: Room,
+        scale: int,
+        numbers: Room,
     ) -> None:
         self._model, self._provider, self._stream = model, provider, stream
-        self._activations, self._scale = activations, scale
+        self._activations, self._scale, self._numbers = activations, scale, numbers
         self._roaming = _Context(self)
         self._fixed: OrderedDict[Shape, _Captured] = OrderedDict()
         self._runs: Counter[Shape] = Counter()
@@ -130,9 +141,10 @@ class Contexts:
         log.info("going on without CUDA graphs: %s", str(error))  # not its frames
 
     @property
-    def places(self) -> tuple[int, int, int, int]:
-        """Addresses of input, output and activations, and the size of these."""
-        return (*self._ends, self._activations.address, self._activations.size)
+    def places(self) -> Places:
+        """Addresses of input, output, activations, the size of these, and of the numbers."""
+        room = self._activations
+        return (*self._ends, room.address, room.size, self._numbers.address)
 
     def _drop_stale(self) -> None:
         """Graphs hold addresses: they go with them."""
@@ -147,7 +159,7 @@ class Contexts:
 class _Captured:
     """A graph, with the context that it needs alive."""
 
-    def __init__(self, context: _Context, graph: Graph, places: tuple[int, int, int, int]) -> None:
+    def __init__(self, context: _Context, graph: Graph, places: Places) -> None:
         self.context, self.graph, self.places = context, graph, places
 
 
@@ -158,7 +170,7 @@ class _Context:
         self._owner = owner
         self.raw: Any = owner._model.create_context()
         self._shape: Shape | None = None
-        self._places: tuple[int, int, int, int] | None = None
+        self._places: Places | None = None
 
     def fit(self, shape: Shape) -> None:
         """Tell it shape and addresses, where they changed."""
@@ -168,9 +180,11 @@ class _Context:
         places = owner.places
         if places == self._places:
             return
-        source, target, memory, size = places
+        source, target, memory, size, numbers = places
         self.raw.set_device_memory(memory, size)
-        for name, address in ((owner._model.source, source), (owner._model.target, target)):
+        ends = {owner._model.source: source, owner._model.target: target}
+        ends |= {name: numbers + i * APART for i, name in enumerate(owner._model.extra)}
+        for name, address in ends.items():
             if not self.raw.set_tensor_address(name, address):
                 raise owner._model.error(f"TensorRT refused the address of {name}")
         self._places = places

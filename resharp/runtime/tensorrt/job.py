@@ -53,6 +53,7 @@ class Job:
         out: the rows that the tiles' cores cover, C-contiguous.
         scale: of the model.
         direct: whether ``out`` is page-locked.
+        numbers: for the model's further inputs.
     """
 
     def __init__(
@@ -65,9 +66,11 @@ class Job:
         out: Image,
         scale: int,
         direct: bool,
+        numbers: Sequence[float] = (),
     ) -> None:
         self._provider, self._model, self._image = provider, model, image
         self._tiles, self._batch, self._scale, self._direct = tiles, batch, scale, direct
+        self._numbers = numbers
         self._bytes: NDArray[np.uint8] = out.reshape(-1).view(np.uint8)
         self._pixel = 3 * image.dtype.itemsize
         self._start = core_rows(tiles)[0]
@@ -94,6 +97,7 @@ class Job:
 
     def run(self, lane: Lane, advance: Advance | None) -> None:
         """Do it on a lane that was prepared; returns when every row is in ``out``."""
+        lane.tune(self._numbers)
         chunks = self._compute_all(lane)
         queued: deque[_Chunk] = deque()
         while True:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+
+import numpy as np
 
 from resharp.errors import ResharpError
 from resharp.runtime.cuda import Event, Provider, Stream
-from resharp.runtime.tensorrt.contexts import Contexts, Shape
+from resharp.runtime.tensorrt.contexts import APART, Contexts, Shape
 from resharp.runtime.tensorrt.loading import Model
 from resharp.runtime.tensorrt.rooms import HostRoom, Room
 
@@ -45,8 +48,9 @@ class Lane:
         """The picture; the rows of the result."""
         self.tiles, self.results = Room(provider), Room(provider)
         """A batch in and out of the network."""
-        self.activations = Room(provider)
-        self.staging = HostRoom(provider)
+        self.activations, self.numbers = Room(provider), Room(provider)
+        """TensorRT's; the model's further inputs."""
+        self.staging, self.number_staging = HostRoom(provider), HostRoom(provider)
         """For the upload."""
         self.compute = provider.stream()
         self.copy = provider.stream()
@@ -71,13 +75,16 @@ class Lane:
         size = count * height * width * 3 * item
         self.tiles.grow(size)
         self.results.grow(size * self._scale**2)
+        if model.extra:
+            self.numbers.grow(APART * len(model.extra))
         self.contexts(model).prepare(shape, self.tiles.address, self.results.address)
 
     def contexts(self, model: Model) -> Contexts:
         """Those of an engine, made at the first need."""
         contexts = self._contexts.get(model.key)
         if contexts is None:
-            contexts = Contexts(model, self._provider, self.compute, self.activations, self._scale)
+            rooms = self.activations, self._scale, self.numbers
+            contexts = Contexts(model, self._provider, self.compute, *rooms)
             self._contexts[model.key] = contexts
         return contexts
 
@@ -87,6 +94,14 @@ class Lane:
         if contexts is not None:
             self.settle()
             contexts.free()
+
+    def tune(self, numbers: Sequence[float]) -> None:
+        """Begin to copy the model's further inputs; what computes waits for :attr:`uploaded`."""
+        if not numbers:
+            return
+        staged = self.number_staging.grow(APART * len(numbers))
+        staged.view(np.float32).reshape(len(numbers), -1)[:, 0] = numbers
+        self._provider.upload(self.numbers.address, staged, self.copy)
 
     def settle(self) -> None:
         """Wait until nothing is queued; an error of the work was told to who waited for it."""
@@ -109,9 +124,11 @@ class Lane:
         with self._provider.scope():
             self.relieve()
             self.staging.free()
+            self.number_staging.free()
             owned: tuple[Slot | Event | Stream, ...] = (*self.slots, *self.computed, self.uploaded)
             for item in (*owned, self.copy, self.compute):
                 item.free()
 
     def _rooms(self) -> tuple[Room, ...]:
-        return self.source, self.rows, self.tiles, self.results, self.activations
+        ends = self.source, self.rows, self.tiles, self.results
+        return *ends, self.activations, self.numbers

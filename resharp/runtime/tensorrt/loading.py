@@ -5,6 +5,7 @@ TensorRT raises almost nothing: it returns None or False and writes its reason t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from resharp import trt as flavours
@@ -22,17 +23,19 @@ class Model:
     Args:
         shelf: where its bytes are.
         candidate: the engine, and what it is for.
+        extra: names of its inputs beside the pictures, a float32 number each.
 
     Raises:
         BundleError: its bytes are not those that were built.
         BackendError: TensorRT refuses it, or it is not what its sidecar says.
     """
 
-    def __init__(self, shelf: Shelf, candidate: Candidate) -> None:
+    def __init__(self, shelf: Shelf, candidate: Candidate, extra: Sequence[str] = ()) -> None:
         trt = flavours.load(candidate.here.flavour)
         self.engine: Engine = candidate.engine
         self.note = ""
         """What TensorRT said of it without refusing it."""
+        self.extra = tuple(extra)
         self._name, self._log = str(candidate), flavours.logger(trt)
         data = shelf.read(self.engine)
         self._runtime: Any = None
@@ -115,12 +118,18 @@ class Model:
         """Names of its input and output."""
         handle, dtype = self._handle, self.engine.recipe.dtype
         names = [handle.get_tensor_name(i) for i in range(handle.num_io_tensors)]
-        sources = [n for n in names if handle.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
-        targets = [n for n in names if n not in sources]
-        if len(sources) != 1 or len(targets) != 1:
-            raise self.error(f"it has the tensors {', '.join(names)}, not one in and one out")
+        inputs = [n for n in names if handle.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
+        targets = [n for n in names if n not in inputs]
+        sources = [n for n in inputs if n not in self.extra]
+        if len(sources) != 1 or len(targets) != 1 or len(inputs) != 1 + len(self.extra):
+            ends = " and ".join(("one in", *self.extra, "one out"))
+            raise self.error(f"it has the tensors {', '.join(names)}, not {ends}")
+        for name in self.extra:
+            shape, found = tuple(handle.get_tensor_shape(name)), handle.get_tensor_dtype(name)
+            if found != trt.DataType.FLOAT or shape != (1,):
+                raise self.error(f"its tensor {name} is {found} {shape}, not float32 [1]")
         wanted = {"uint8": trt.DataType.UINT8, "float32": trt.DataType.FLOAT}[dtype]
-        for name in names:
+        for name in (*sources, *targets):
             shape, found = tuple(handle.get_tensor_shape(name)), handle.get_tensor_dtype(name)
             if found != wanted or len(shape) != 4 or shape[3] != 3:
                 raise self.error(f"its tensor {name} is {found} {shape}, not {dtype} [n, h, w, 3]")

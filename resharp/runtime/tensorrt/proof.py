@@ -32,7 +32,8 @@ def measure(runner: Runner, model: Model, bundle: Bundle) -> Likeness:
     multiple, least = manifest.size_multiple, recipe.profile.smallest
     tiles = plan(height, width, recipe.profile.tile, manifest.overlap, multiple, least)
     found = np.empty(restored.shape, picture.dtype)
-    runner.run(model, picture, tiles, found, recipe.profile.batch)
+    numbers = manifest.extra_values()
+    runner.run(model, picture, tiles, found, recipe.profile.batch, numbers=numbers)
     return likeness(found, restored)
 
 
@@ -57,7 +58,8 @@ def check_engine(bundle: Bundle, engine: Engine, index: int = 0) -> Likeness:
     models: dict[str, Model] = {}
     try:
         with runner.scope():
-            models[engine.key] = Model(bundle.shelf, Candidate(engine, here))
+            extra = [one.name for one in bundle.manifest.extra]
+            models[engine.key] = Model(bundle.shelf, Candidate(engine, here), extra)
         result = measure(runner, models[engine.key], bundle)
     finally:
         runner.close(models)

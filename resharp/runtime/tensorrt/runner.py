@@ -60,8 +60,11 @@ class Runner:
         out: Image,
         batch: int = 1,
         advance: Advance | None = None,
+        numbers: Sequence[float] = (),
     ) -> None:
         """Run the tiles of ``image`` into ``out``; see :meth:`Backend.run`.
+
+        ``numbers`` are the model's further inputs.
 
         Raises:
             OptionError: the tiles are not in the engine's profile, or ``out`` is not contiguous.
@@ -71,7 +74,7 @@ class Runner:
         _check(model, image, tiles, out, self._scale)
         batch = max(min(batch, model.profile.batch), 1)
         direct = self.results.holds(out)
-        job = Job(self._provider, model, image, tiles, batch, out, self._scale, direct)
+        job = Job(self._provider, model, image, tiles, batch, out, self._scale, direct, numbers)
         with self._pool.take() as lane, self._clean(lane):
             job.prepare(lane, self._relieve_idle)
             job.run(lane, advance)

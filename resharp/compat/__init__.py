@@ -1,0 +1,26 @@
+"""The Python interfaces of Real-ESRGAN and GFPGAN on our backends: scripts change one import::
+
+    from resharp.compat import RealESRGANer, RRDBNet  # was: realesrgan, basicsr
+
+docs/compat.md says what is the same and what differs. The networks need torch, the rest not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from resharp.compat.gfpgan import GFPGANer
+from resharp.compat.realesrgan import RealESRGANer
+
+if TYPE_CHECKING:
+    from resharp.models import RRDBNet, SRVGGNetCompact
+
+__all__ = ["GFPGANer", "RRDBNet", "RealESRGANer", "SRVGGNetCompact"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("RRDBNet", "SRVGGNetCompact"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from resharp.optional import require
+
+    return getattr(require("resharp.models", feature=name, extra="torch", package="torch"), name)

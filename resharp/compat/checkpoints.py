@@ -1,0 +1,251 @@
+"""What upstream calls ``model_path``, to a bundle; exported into the store where it is not there.
+
+Nothing of torch is imported for a checkpoint that has been exported, unless a network is given to
+compare with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resharp import weights
+from resharp.engines import Bundle, Store, sha256_of, variant_name
+from resharp.errors import BundleError, CheckpointError, NotExportedError, OptionError
+from resharp.optional import require
+from resharp.paths import engines_folder, weights_folder
+from resharp.runtime.resolve import WEIGHTS, builtin_store, resolve
+from resharp.weights import Entry, kebab
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from resharp.export import ExportOptions
+
+log = logging.getLogger(__name__)
+
+ModelPath = str | os.PathLike[str] | Bundle | Sequence[str | os.PathLike[str]]
+
+TOLERANCE = 1e-6
+"""How far from 1 the shares' sum may be."""
+SHOWN = 3
+"""Differences of a network that a message names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """One checkpoint of a model."""
+
+    path: Path
+    sha256: str
+    share: float
+    official: Entry | None
+    """The catalogue's entry of these bytes."""
+
+
+def bundle_for(
+    model_path: ModelPath,
+    dni_weight: Sequence[float] | None = None,
+    model: nn.Module | None = None,
+) -> Bundle:
+    """The bundle of a checkpoint, or of a mix of two; see ``RealESRGANer``.
+
+    Raises:
+        OptionError: shares that are missing or do not add up to 1, an address without a hash, or
+            ``model`` is another network than the weights'.
+        CheckpointError: a file that is not there, is no checkpoint, or two that cannot be mixed.
+        MissingExtraError: it has to be exported, and the extra ``export`` is not installed.
+        DownloadError, ChecksumError, UnknownModelError: as their names say.
+    """
+    if isinstance(model_path, Bundle):
+        bundle = model_path
+    elif isinstance(model_path, str | os.PathLike):
+        if dni_weight is not None:
+            raise OptionError("dni_weight mixes two checkpoints: give a list of two as model_path")
+        text = os.fspath(model_path)
+        bundle = named(text) if _is_name(text) else _of_files([(text, 1.0)], model)
+    else:
+        bundle = _of_files(_shares(model_path, dni_weight), model)
+    if model is not None:
+        _check_model(model, bundle)
+    return bundle
+
+
+def named(name: str, denoise: float | None = None) -> Bundle:
+    """The bundle of a model that has a name here, exported if need be."""
+    try:
+        return resolve(name, denoise=denoise)
+    except NotExportedError:
+        options = _exporter()
+        from resharp.export import export
+
+        return export(name, options(denoise=denoise), report=log.info)
+
+
+def _is_name(text: str) -> bool:
+    """Whether it is a model's name or a bundle's folder."""
+    if os.path.exists(text):
+        return os.path.isdir(text)
+    return Path(text).name == text and not text.lower().endswith(WEIGHTS)
+
+
+def _shares(
+    paths: Sequence[str | os.PathLike[str]], dni_weight: Sequence[float] | None
+) -> list[tuple[str, float]]:
+    shares = [] if dni_weight is None else [float(share) for share in dni_weight]
+    if len(paths) != 2 or len(shares) != 2:
+        raise OptionError(
+            f"a mix takes two checkpoints and two shares (dni_weight), not {len(paths)} and "
+            f"{len(shares)}"
+        )
+    if not abs(sum(shares) - 1) <= TOLERANCE:
+        raise OptionError(f"the shares of a mix (dni_weight) add up to 1, not {sum(shares):g}")
+    return [(os.fspath(path), share) for path, share in zip(paths, shares, strict=True)]
+
+
+def _of_files(shares: Sequence[tuple[str, float]], model: nn.Module | None) -> Bundle:
+    parts = [_part(text, share) for text, share in shares if share]
+    if len(parts) == 1:
+        for shipped in builtin_store().bundles()[0]:
+            if shipped.manifest.weights.sha256 == parts[0].sha256:
+                return resolve(shipped.manifest.name)
+    hidden = _hidden_parameters(model)
+    name = _name(parts, hidden)
+    return _stored(name, parts) or _export(name, parts, hidden)
+
+
+def _part(text: str, share: float) -> _Part:
+    path = _fetched(text) if text.startswith(("https://", "http://")) else Path(text).expanduser()
+    if not path.is_file():
+        entry = weights.lookup(path.name)
+        hint = f": give {entry.urls[0]} to have it fetched" if entry and entry.urls else ""
+        raise CheckpointError(f"there is no file {path}{hint}")
+    sha256 = sha256_of(path)
+    known = [entry for entry in weights.catalogue().values() if entry.sha256 == sha256]
+    return _Part(path=path, sha256=sha256, share=share, official=known[0] if known else None)
+
+
+def _fetched(address: str) -> Path:
+    """Download: the catalogue's checkpoints, and others whose hash is in the address."""
+    url, _, fragment = address.partition("#")
+    sha256 = fragment.removeprefix("sha256=") or None
+    for entry in weights.catalogue().values():
+        if url in entry.urls:
+            return weights.fetch(entry, sha256=sha256, progress=True)
+    if sha256 is None:
+        raise OptionError(
+            f"the hash of {url} is not known here, so the download cannot be checked: write "
+            f"{url}#sha256=HASH, or download it yourself and give the file"
+        )
+    file = url.rpartition("/")[2]
+    try:
+        entry = Entry(
+            name=kebab(file),
+            title=url,
+            task="upscale",
+            architecture="unknown",
+            parameters={},
+            scale=1,
+            file=file,
+            urls=(url,),
+        )
+    except ValueError as error:
+        raise OptionError(f"{url} does not end with the name of a file: {error}") from error
+    folder = weights_folder() / "url" / hashlib.sha256(url.encode()).hexdigest()[:16]
+    return weights.fetch(entry, folder, sha256=sha256, progress=True)
+
+
+def _name(parts: Sequence[_Part], hidden: dict[str, str]) -> str:
+    """Of the bundle: an official one's own, or one that carries a hash of all that made it."""
+    first = parts[0].official
+    if first is not None and not hidden:
+        if len(parts) == 1:
+            return first.name
+        second = parts[1].official
+        if second is not None and second.name == first.blend and 0 < parts[0].share < 1:
+            return variant_name(first.name, parts[0].share)
+    recipe = [f"{part.sha256} {part.share!r}" for part in parts] + [str(sorted(hidden.items()))]
+    key = hashlib.sha256("\n".join(recipe).encode()).hexdigest()
+    return f"{kebab(parts[0].path.stem) or 'model'}-{key[:12]}"
+
+
+def _stored(name: str, parts: Sequence[_Part]) -> Bundle | None:
+    try:
+        bundle = Store(engines_folder()).find(name)
+        bundle.verify()
+    except (NotExportedError, BundleError):
+        return None
+    sources = bundle.manifest.sources
+    same = [one.sha256 for one in sources] == [part.sha256 for part in parts] and all(
+        math.isclose(one.weight, part.share, abs_tol=TOLERANCE)
+        for one, part in zip(sources, parts, strict=True)
+    )
+    return bundle if same else None
+
+
+def _export(name: str, parts: Sequence[_Part], hidden: dict[str, str]) -> Bundle:
+    options = _exporter()
+    from resharp.engines import Source
+    from resharp.export.run import export_origin
+    from resharp.export.sources import Origin, Part
+
+    log.info("first use of %s: exporting it as %s", parts[0].path, name)
+    official = parts[0].official
+    origin = Origin(
+        name=name,
+        title=official.title if official else parts[0].path.stem,
+        task=official.task if official else "upscale",
+        licence=official.licence if official else "unknown",
+        terms=(official.terms or "") if official else "",
+        parts=tuple(
+            Part(
+                path=part.path,
+                source=Source(
+                    name=part.official.name if part.official else part.path.name,
+                    sha256=part.sha256,
+                    weight=part.share,
+                ),
+                architecture=part.official.architecture if part.official else None,
+                parameters=hidden,
+            )
+            for part in parts
+        ),
+    )
+    return export_origin(origin, options(), report=log.info)
+
+
+def _exporter() -> type[ExportOptions]:
+    for module in ("torch", "onnx", "onnxruntime", "safetensors"):
+        require(module, feature="The first use of a checkpoint", extra="export")
+    from resharp.export import ExportOptions
+
+    return ExportOptions
+
+
+def _hidden_parameters(model: nn.Module | None) -> dict[str, str]:
+    """What weights cannot tell of their network: an activation without any."""
+    if type(model).__name__ != "SRVGGNetCompact":
+        return {}
+    found = {type(module).__name__ for module in model.modules()}  # type: ignore[union-attr]
+    return {"act_type": "leakyrelu"} if "LeakyReLU" in found else {}
+
+
+def _check_model(model: nn.Module, bundle: Bundle) -> None:
+    """Whether the weights fit ``model``, as ``load_state_dict(strict=True)`` would have it."""
+    models = require("resharp.models", feature="The argument model", extra="torch", package="torch")
+    state: Any = models.read_checkpoint(bundle.path(bundle.manifest.weights)).state
+    have = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    want = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if have != want:
+        wrong = [name for name in {**want, **have} if have.get(name) != want.get(name)]
+        listed = ", ".join(wrong[:SHOWN]) + (" and others" if len(wrong) > SHOWN else "")
+        raise OptionError(
+            f"the weights are of {bundle.manifest.architecture}({bundle.manifest.parameters}) and "
+            f"do not fit the {type(model).__name__} given as model (see {listed}): leave model out"
+        )

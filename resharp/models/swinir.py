@@ -1,0 +1,382 @@
+"""SwinIR, image restoration with shifted-window transformers.
+
+Sources: "SwinIR: Image Restoration Using Swin Transformer" (Liang et al., ICCVW 2021), and for the
+names ``models/network_swinir.py`` of JingyunLiang/SwinIR (Apache-2.0), which builds on Swin
+Transformer (MIT). Written anew here, for export: the batch is never a Python number that a trace
+could keep, the mask of the shifted windows comes from tensor operations, once per forward pass, and
+the padding to whole windows is part of the graph.
+
+Upstream stores two kinds of table beside the weights (``relative_position_index``, ``attn_mask``);
+both follow from the window size and are no part of this module's state dict.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv", "")
+RESIDUALS = ("1conv", "3conv")
+RGB_MEAN = (0.4488, 0.4371, 0.4040)
+"""Of DIV2K, taken off colour pictures; gray ones stay as they are."""
+FORBIDDEN = -100.0
+"""Added to the scores of pixels that a shift has brought together; exp(-100) is nothing."""
+SLOPE = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Windows:
+    """How one forward pass cuts pictures into windows of ``side * side`` tokens.
+
+    Between the steps tokens are flat, ``[n * h * w, c]``, whatever their order: a linear layer on
+    two axes is exported with the weights as they are stored, so that graphs can share them.
+    """
+
+    side: int
+    channels: int
+    rows: int
+    columns: int
+    count: int
+    """``rows * columns``."""
+    index: Tensor
+    """int64 ``[tokens * tokens]``: row of the bias table for each pair of tokens."""
+    mask: Tensor
+    """``[rows * columns, 1, tokens, tokens]``, 0 or negative, for shifted windows."""
+
+    def picture(self, x: Tensor) -> Tensor:
+        """Flat tokens as ``[n, h, w, c]``."""
+        return x.reshape(-1, self.rows * self.side, self.columns * self.side, self.channels)
+
+    def cut(self, x: Tensor) -> Tensor:
+        """Tokens in the order of the picture to flat ones in the order of its windows."""
+        side, channels = self.side, self.channels
+        grid = x.reshape(-1, self.rows, side, self.columns, side, channels)
+        return grid.transpose(2, 3).reshape(-1, channels)
+
+    def join(self, x: Tensor) -> Tensor:
+        """The way back."""
+        side, channels = self.side, self.channels
+        grid = x.reshape(-1, self.rows, self.columns, side, side, channels)
+        return grid.transpose(2, 3).reshape(-1, channels)
+
+
+class WindowAttention(nn.Module):
+    """Self-attention within each window, with a learned bias for each distance of two tokens."""
+
+    def __init__(self, dim: int, side: int, heads: int) -> None:
+        super().__init__()
+        self.tokens, self.heads, self.scale = side * side, heads, (dim // heads) ** -0.5
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * side - 1) ** 2, heads))
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        _start(self.relative_position_bias_table)
+
+    def forward(self, x: Tensor, windows: _Windows, shifted: bool) -> Tensor:
+        """Flat tokens in the order of windows to the same."""
+        tokens, heads, dim = self.tokens, self.heads, windows.channels
+        parts = self.qkv(x).reshape(-1, tokens, 3, heads, dim // heads)
+        query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        scores = (query * self.scale) @ key.transpose(2, 3)
+        bias = self.relative_position_bias_table[windows.index].reshape(tokens, tokens, heads)
+        scores = scores + bias.permute(2, 0, 1)
+        if shifted:
+            pictures = scores.reshape(-1, windows.count, heads, tokens, tokens)
+            scores = (pictures + windows.mask).reshape(-1, heads, tokens, tokens)
+        mixed = scores.softmax(3) @ value
+        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(-1, dim))
+        return out
+
+
+class Mlp(nn.Module):
+    """Two linear layers, token by token."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Flat tokens to the same."""
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
+
+
+class SwinBlock(nn.Module):
+    """Attention in windows, which begin ``shift`` pixels later, then the :class:`Mlp`."""
+
+    def __init__(self, dim: int, side: int, heads: int, hidden: int, shift: int) -> None:
+        super().__init__()
+        self.shift = shift
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = WindowAttention(dim, side, heads)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, hidden)
+
+    def forward(self, x: Tensor, windows: _Windows) -> Tensor:
+        """Flat tokens to the same."""
+        x = x + self._attend(self.norm1(x), windows)
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+    def _attend(self, x: Tensor, windows: _Windows) -> Tensor:
+        if not self.shift:
+            return windows.join(self.attn(windows.cut(x), windows, shifted=False))
+        moved = torch.roll(windows.picture(x), (-self.shift, -self.shift), (1, 2))
+        done = windows.picture(windows.join(self.attn(windows.cut(moved), windows, shifted=True)))
+        return torch.roll(done, (self.shift, self.shift), (1, 2)).reshape(-1, windows.channels)
+
+
+class BasicLayer(nn.Module):
+    """Blocks in a row, every second one shifted by half a window."""
+
+    def __init__(self, dim: int, side: int, heads: int, hidden: int, depth: int) -> None:
+        super().__init__()
+        shifts = (side // 2 * (index % 2) for index in range(depth))
+        self.blocks = nn.ModuleList(SwinBlock(dim, side, heads, hidden, s) for s in shifts)
+
+    def forward(self, x: Tensor, windows: _Windows) -> Tensor:
+        """Flat tokens to the same."""
+        for block in self.blocks:
+            x = block(x, windows)
+        return x
+
+
+class RSTB(nn.Module):
+    """Residual Swin transformer block: a :class:`BasicLayer` and a convolution, plus the input."""
+
+    def __init__(
+        self, dim: int, side: int, heads: int, hidden: int, depth: int, residual: str
+    ) -> None:
+        super().__init__()
+        self.residual_group = BasicLayer(dim, side, heads, hidden, depth)
+        self.conv = _residual(dim, residual)
+
+    def forward(self, x: Tensor, windows: _Windows) -> Tensor:
+        """Flat tokens to the same."""
+        planes = windows.picture(self.residual_group(x, windows)).permute(0, 3, 1, 2)
+        out: Tensor = self.conv(planes)
+        return out.permute(0, 2, 3, 1).reshape(-1, windows.channels) + x
+
+
+class SwinIR(nn.Module):
+    """A convolution, residual Swin transformer blocks, and one of four ways to the output's size.
+
+    Args:
+        in_chans: channels of the picture, in and out: 3 (RGB) or 1 (gray).
+        embed_dim: channels of the trunk.
+        depths: Swin blocks of each RSTB, as text: ``"6,6,6,6,6,6"``.
+        num_heads: attention heads of each RSTB, as text.
+        window_size: side of a window, in pixels; the input is padded to a multiple of it.
+        mlp_dim: hidden features of each block's MLP; upstream's ``mlp_ratio * embed_dim``.
+        upscale: output size over input size.
+        img_range: what white is to the trunk: 255 in the JPEG networks, else 1.
+        upsampler: ``pixelshuffle`` (classical), ``pixelshuffledirect`` (lightweight),
+            ``nearest+conv`` (real-world), or nothing (denoising, JPEG: the residual is learned).
+        resi_connection: ``1conv``, or ``3conv`` in SwinIR-L.
+        num_feat: channels of the upsampling; 64 in every official network.
+
+    ``forward`` takes float ``[n, in_chans, h, w]`` in 0..1, any h and w from 1, and returns
+    ``[n, in_chans, h*upscale, w*upscale]``, not clamped. Sizes that are no multiple of the window
+    are padded by repeating the last row and column, and the output is cropped. Upstream reflects
+    instead, which fails where a picture is smaller than its padding; resharp's tiles repeat too, so
+    a picture comes out the same whoever pads it.
+
+    Raises:
+        ValueError: parameters that no network has.
+    """
+
+    _mean: Tensor
+    _index: Tensor
+    _apart: Tensor
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        embed_dim: int = 180,
+        depths: str = "6,6,6,6,6,6",
+        num_heads: str = "6,6,6,6,6,6",
+        window_size: int = 8,
+        mlp_dim: int = 360,
+        upscale: int = 4,
+        img_range: int = 1,
+        upsampler: str = "pixelshuffle",
+        resi_connection: str = "1conv",
+        num_feat: int = 64,
+    ) -> None:
+        super().__init__()
+        blocks, heads = _numbers("depths", depths), _numbers("num_heads", num_heads)
+        _check(embed_dim, blocks, heads, upscale, upsampler, resi_connection)
+        if min(in_chans, window_size, mlp_dim, img_range, num_feat) < 1:
+            raise ValueError("every number of a SwinIR is at least 1")
+        self.num_in_ch = self.num_out_ch = in_chans
+        self.window_size, self.upscale = window_size, upscale
+        self.img_range, self.upsampler = img_range, upsampler
+        self.conv_first = _conv(in_chans, embed_dim)
+        self.patch_embed = nn.ModuleDict({"norm": nn.LayerNorm(embed_dim)})
+        self.layers = nn.ModuleList(
+            RSTB(embed_dim, window_size, count, mlp_dim, depth, resi_connection)
+            for depth, count in zip(blocks, heads, strict=True)
+        )
+        self.norm = nn.LayerNorm(embed_dim)
+        self.conv_after_body = _residual(embed_dim, resi_connection)
+        self._add_upsampling(embed_dim, num_feat)
+        self._add_tables()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Restore float ``[n, in_chans, h, w]``."""
+        height, width = x.shape[2], x.shape[3]
+        # Not `-height % side`: TensorRT-RTX 1.7 cannot infer shapes through a remainder.
+        rows = (height + self.window_size - 1) // self.window_size
+        columns = (width + self.window_size - 1) // self.window_size
+        bottom, right = rows * self.window_size - height, columns * self.window_size - width
+        padded = F.pad(x, (0, right, 0, bottom), mode="replicate")
+        shallow = (padded - self._mean) * self.img_range
+        features = self.conv_first(shallow)
+        features = features + self.conv_after_body(self._trunk(features, rows, columns))
+        out = self._upsample(features) if self.upsampler else shallow + self.conv_last(features)
+        out = out / self.img_range + self._mean
+        return out[:, :, : height * self.upscale, : width * self.upscale]
+
+    def _trunk(self, features: Tensor, rows: int, columns: int) -> Tensor:
+        windows = _Windows(
+            side=self.window_size,
+            channels=self.conv_first.out_channels,
+            rows=rows,
+            columns=columns,
+            count=rows * columns,
+            index=self._index,
+            mask=self._mask(rows, columns),
+        )
+        x = features.permute(0, 2, 3, 1).reshape(-1, windows.channels)
+        x = self.patch_embed["norm"](x)
+        for layer in self.layers:
+            x = layer(x, windows)
+        return windows.picture(self.norm(x)).permute(0, 3, 1, 2)
+
+    def _mask(self, rows: int, columns: int) -> Tensor:
+        """The shift rolls the picture's first rows into its last windows, and so with columns."""
+        tokens, device = self.window_size**2, self._apart.device
+        last_row = (torch.arange(rows, device=device) == rows - 1).to(self._apart.dtype)
+        last_column = (torch.arange(columns, device=device) == columns - 1).to(self._apart.dtype)
+        upright = last_row.reshape(-1, 1, 1, 1) * self._apart[0]
+        sideways = last_column.reshape(1, -1, 1, 1) * self._apart[1]
+        # Twice FORBIDDEN in the last corner, which is nothing as well.
+        return (upright + sideways).reshape(-1, 1, tokens, tokens)
+
+    def _upsample(self, features: Tensor) -> Tensor:
+        if self.upsampler == "pixelshuffledirect":
+            out: Tensor = self.upsample(features)
+            return out
+        features = self.conv_before_upsample(features)
+        if self.upsampler == "pixelshuffle":
+            features = self.upsample(features)
+        else:
+            for index in range(1, self.upscale.bit_length()):
+                features = F.interpolate(features, scale_factor=2.0, mode="nearest")
+                convolution = self.get_submodule(f"conv_up{index}")
+                features = F.leaky_relu(convolution(features), SLOPE)
+            features = F.leaky_relu(self.conv_hr(features), SLOPE)
+        last: Tensor = self.conv_last(features)
+        return last
+
+    def _add_upsampling(self, dim: int, feat: int) -> None:
+        channels, scale = self.num_out_ch, self.upscale
+        if self.upsampler == "pixelshuffledirect":
+            self.upsample = nn.Sequential(_conv(dim, channels * scale**2), nn.PixelShuffle(scale))
+            return
+        if self.upsampler:
+            self.conv_before_upsample = nn.Sequential(_conv(dim, feat), nn.LeakyReLU())
+        if self.upsampler == "pixelshuffle":
+            self.upsample = _shuffles(scale, feat)
+        elif self.upsampler == "nearest+conv":
+            for index in range(1, scale.bit_length()):
+                self.add_module(f"conv_up{index}", _conv(feat, feat))
+            self.conv_hr = _conv(feat, feat)
+        self.conv_last = _conv(feat if self.upsampler else dim, channels)
+
+    def _add_tables(self) -> None:
+        """Constants; buffers, so that they follow the weights to their device and type."""
+        with torch.device("cpu"):  # on the meta device this would import sympy: a second
+            mean = torch.tensor(RGB_MEAN if self.num_in_ch == 3 else (0.0,)).reshape(1, -1, 1, 1)
+            index, apart = position_index(self.window_size).reshape(-1), _apart(self.window_size)
+        for name, table in (("_mean", mean), ("_index", index), ("_apart", apart)):
+            place = self.conv_first.weight.device
+            self.register_buffer(name, table.to(place), persistent=False)
+
+
+def position_index(side: int) -> Tensor:
+    """int64 ``[side**2, side**2]``: row of the bias table for two tokens of a window.
+
+    Upstream's ``relative_position_index``: ``(dy + side - 1) * (2 * side - 1) + dx + side - 1``.
+    """
+    place = torch.arange(side * side)
+    y, x = place // side, place % side
+    dy, dx = y[:, None] - y[None], x[:, None] - x[None]
+    return (dy + side - 1) * (2 * side - 1) + dx + side - 1
+
+
+def _apart(side: int) -> Tensor:
+    """``[2, side**2, side**2]``: FORBIDDEN where the shift's seam, across or down, parts two."""
+    place, seam = torch.arange(side * side), side - side // 2
+    below, beside = place // side >= seam, place % side >= seam
+    parted = torch.stack((below[:, None] != below[None], beside[:, None] != beside[None]))
+    return parted.float() * FORBIDDEN
+
+
+def _shuffles(scale: int, feat: int) -> nn.Sequential:
+    steps = [3] if scale == 3 else [2] * (scale.bit_length() - 1)
+    layers: list[nn.Module] = []
+    for step in steps:
+        layers += [_conv(feat, step * step * feat), nn.PixelShuffle(step)]
+    return nn.Sequential(*layers)
+
+
+def _residual(dim: int, kind: str) -> nn.Module:
+    if kind == "1conv":
+        return _conv(dim, dim)
+    return nn.Sequential(
+        _conv(dim, dim // 4),
+        nn.LeakyReLU(SLOPE),
+        nn.Conv2d(dim // 4, dim // 4, 1),
+        nn.LeakyReLU(SLOPE),
+        _conv(dim // 4, dim),
+    )
+
+
+def _conv(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, 1, 1)
+
+
+def _start(table: Tensor) -> None:
+    if not table.is_meta:  # nothing to fill there
+        nn.init.trunc_normal_(table, std=0.02)
+
+
+def _numbers(name: str, text: str) -> list[int]:
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1:
+        raise ValueError(f"{name} is {text!r}, but takes numbers from 1 with commas between them")
+    return found
+
+
+def _check(
+    dim: int, blocks: list[int], heads: list[int], upscale: int, upsampler: str, residual: str
+) -> None:
+    if len(blocks) != len(heads):
+        raise ValueError(f"{len(blocks)} depths and {len(heads)} num_heads: one each per RSTB")
+    if dim < 1 or any(dim % count for count in heads):
+        raise ValueError(f"embed_dim {dim} is no multiple of each of the num_heads {heads}")
+    if upsampler not in UPSAMPLERS:
+        raise ValueError(f"upsampler {upsampler!r} is not one of {UPSAMPLERS}")
+    if residual not in RESIDUALS:
+        raise ValueError(f"resi_connection {residual!r} is not one of {RESIDUALS}")
+    doubles = upscale > 0 and upscale & (upscale - 1) == 0
+    possible = {"": upscale == 1, "pixelshuffledirect": upscale >= 1, "nearest+conv": doubles}
+    if not possible.get(upsampler, doubles or upscale == 3):
+        raise ValueError(f"upscale {upscale} is not possible with the upsampler {upsampler!r}")

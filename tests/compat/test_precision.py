@@ -1,0 +1,33 @@
+"""FP32 where it was asked for: what ``half=False`` means for the backends."""
+
+from __future__ import annotations
+
+import pytest
+
+from resharp import Upscaler
+from resharp.engines import Bundle
+from resharp.errors import OptionError
+from resharp.runtime.backends import BackendOptions, driver
+from resharp.runtime.backends.torch import TorchBackend
+
+
+def test_engines_are_skipped_with_a_reason() -> None:
+    options = BackendOptions(device="cuda", precision="fp32")
+    assert "fp32 was asked for" in str(driver("tensorrt").probe(options))
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "half"),
+    [("cuda", "auto", True), ("cuda", "fp32", False), ("cpu", "auto", False)],
+)
+def test_torch_keeps_fp32(device: str, precision: str, half: bool, compact: Bundle) -> None:
+    backend = TorchBackend(compact, BackendOptions())
+    whole = backend.memory(64)
+    backend.options = BackendOptions(device=device, precision=precision)
+    assert backend._wants_half() is half
+    assert backend.memory(64) == whole // (2 if half else 1)
+
+
+def test_other_precisions_are_refused(compact: Bundle) -> None:
+    with pytest.raises(OptionError, match="auto or fp32"):
+        Upscaler(compact, precision="fp8")
