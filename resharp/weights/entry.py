@@ -17,7 +17,6 @@ TASKS = (
     "restoration",
     "face-restoration",
     "face-detection",
-    "face-parsing",
 )
 BUILTIN = "resharp-x4"
 """Name of the model inside the package, which no other may take."""
@@ -29,7 +28,7 @@ EXPORTED = (
     "CodeFormer",
     "RestoreFormer",
 )
-"""Architectures that this release exports."""
+"""Architectures that are exported; the face detector comes as ONNX, for OpenCV."""
 STATE_KEYS = ("params_ema", "params", None)
 
 _NAME = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*")
@@ -102,7 +101,7 @@ class Entry:
 
     @property
     def exports(self) -> bool:
-        """Whether this release can export and run it; the others it lists and fetches."""
+        """Whether it is exported; the face detector, which runs as it is, is not."""
         return self.architecture in EXPORTED
 
     @property

@@ -48,7 +48,7 @@ def raw() -> dict[str, Any]:
 
 def test_hashes_are_unique_and_have_a_source() -> None:
     hashes = [entry.sha256 for entry in ENTRIES if entry.sha256]
-    assert len(hashes) == 31
+    assert len(hashes) == 28
     assert len(set(hashes)) == len(hashes)
     for entry in ENTRIES:
         assert (entry.sha256 is None) == (entry.hash_sources == 0), entry.name

@@ -363,7 +363,7 @@ def test_verify_looks_at_the_bytes(
     monkeypatch.setattr("resharp.weights.state.digest", lambda path: fake_digest(path))
     change(found.path)
     assert verify(["realesr-animevideov3"], tmp_path)[0].state == state
-    assert len(verify(folder=tmp_path)) == 42
+    assert len(verify(folder=tmp_path)) == 39
 
 
 def fake_digest(path: Path) -> str:

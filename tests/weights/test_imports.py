@@ -23,7 +23,7 @@ for module in pkgutil.iter_modules(resharp.weights.__path__, "resharp.weights.")
     importlib.import_module(module.name)
 import resharp.cli.weights
 from resharp.weights import catalogue, resolve, verify
-assert len(catalogue()) == 42
+assert len(catalogue()) == 39
 assert verify(["yunet"], sys.argv[1])[0].state == "missing"
 try:
     resharp.weights.fetch(resolve("yunet", sys.argv[1]), sys.argv[1], timeout=0.1)
