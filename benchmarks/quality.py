@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from benchmarks.common import json_option, load, photos_argument, report
-from resharp import Upscaler
+from resharp import Ensemble, Upscaler
 from resharp.runtime import DEFAULT_MODEL
 from resharp.training.validate import clean_input, measure, worn_input
 
@@ -16,8 +16,9 @@ from resharp.training.validate import clean_input, measure, worn_input
 @photos_argument
 @click.option("-m", "--model", default=DEFAULT_MODEL, show_default=True)
 @click.option("--backend", default="onnx", show_default=True)
+@click.option("--views", default=1, show_default=True, help="Flips and turns, averaged.")
 @json_option
-def main(photos: Path, model: str, backend: str, json_file: Path | None) -> None:
+def main(photos: Path, model: str, backend: str, views: int, json_file: Path | None) -> None:
     """Upscale each photo from a quarter of its size (INTER_AREA), and again with noise and JPEG.
 
     Worn means Gaussian noise of sigma 4 of 255 (seed 0), then JPEG at quality 75. PSNR is on BT.601
@@ -26,9 +27,10 @@ def main(photos: Path, model: str, backend: str, json_file: Path | None) -> None
     rows: list[tuple[str | float, ...]] = []
     with Upscaler(model, backend=backend) as upscaler:
         scale = upscaler.manifest.scale
+        restore = Ensemble([upscaler], views=views)
         for name, photo in load(photos).items():
-            clean = measure([photo], upscaler, clean_input, scale)
-            worn = measure([photo], upscaler, worn_input, scale)
+            clean = measure([photo], restore, clean_input, scale)
+            worn = measure([photo], restore, worn_input, scale)
             figures = [
                 round(value, 3)
                 for gain in (clean, worn)

@@ -85,6 +85,12 @@ def named(name: str, denoise: float | None = None) -> Bundle:
         options = _exporter()
         from resharp.export import export
 
+        bundle = export(name, options(), report=log.info)
+        if denoise in (None, 1):
+            return bundle
+    try:
+        return resolve(name, denoise=denoise)  # from the weights of both, without another export
+    except NotExportedError:  # the twin could not be fetched with it
         return export(name, options(denoise=denoise), report=log.info)
 
 

@@ -13,7 +13,16 @@ from resharp.engines.engine import (
     target_name,
 )
 from resharp.engines.hashing import describe_file, sha256_of
-from resharp.engines.manifest import SCHEMA, ExtraInput, File, Manifest, Parity, Source, parse
+from resharp.engines.manifest import (
+    SCHEMA,
+    ExtraInput,
+    File,
+    Manifest,
+    Parity,
+    Source,
+    Twin,
+    parse,
+)
 from resharp.engines.shelf import PRECISIONS, EngineDraft, Found, Shelf, write_whole
 from resharp.engines.store import Draft, Store, check_name, variant_name
 
@@ -39,6 +48,7 @@ __all__ = [
     "Shelf",
     "Source",
     "Store",
+    "Twin",
     "check_name",
     "describe_file",
     "mismatch",

@@ -42,6 +42,16 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Twin:
+    """A second checkpoint of the same network, to mix with: ``s * model + (1 - s) * twin``."""
+
+    weights: File
+    """Its tensors, laid out as those of the model."""
+    source: Source
+    """The checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Parity:
     """How far the graphs were from PyTorch when they were exported, over all shapes tried."""
 
@@ -89,6 +99,8 @@ class Manifest:
     """Context pixels around a tile that are thrown away, so that no seam is seen."""
     overlap_curve: tuple[tuple[int, float], ...] = ()
     """Measured at export: (overlap, largest error in levels of 255 of tiled against untiled)."""
+    twin: Twin | None = None
+    """What denoise strengths below 1 mix with; None: the model has no strengths."""
     channels: int = 3
     """Channels of the network: 3, or 1 for gray. The graphs take and give three either way."""
     color: str = "bgr"
@@ -105,6 +117,12 @@ class Manifest:
     """Inputs of the graphs beside the pictures, in their order."""
     precision: str = "fp32"
     """Arithmetic of the graphs."""
+    peak: float | None = None
+    """Largest activation that fp16 would have to hold, measured in fp32 on the export picture; None
+    where it was not measured, or is not finite."""
+    engine_precision: str | None = None
+    """Arithmetic that GPUs begin with, ``fp16`` or ``mixed``, as the peak advises; None, in a
+    manifest from before it was measured, is ``fp16``."""
     licence: str = "unknown"
     """Of the weights, an SPDX name where there is one."""
     terms: str = ""
@@ -126,7 +144,8 @@ class Manifest:
 
     def files(self) -> tuple[File, ...]:
         """Every file that the bundle needs."""
-        return (self.weights, *self.graphs.values())
+        twin = () if self.twin is None else (self.twin.weights,)
+        return (self.weights, *self.graphs.values(), *twin)
 
     def extra_values(self, given: Mapping[str, float] | None = None) -> tuple[float, ...]:
         """The numbers for :attr:`extra`, in its order; what is not given is the default.
@@ -193,6 +212,8 @@ def _manifest(data: dict[str, Any]) -> Manifest:
     values["extra"] = tuple(
         ExtraInput(**known_fields(ExtraInput, item)) for item in data.get("extra", ())
     )
+    twin = data.get("twin")
+    values["twin"] = None if twin is None else _twin(twin)
     low, high = data.get("value_range", (0.0, 1.0))
     values["value_range"] = (float(low), float(high))
     parity = data.get("parity")
@@ -210,6 +231,13 @@ def known_fields(kind: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in data.items() if key in names}
 
 
+def _twin(data: dict[str, Any]) -> Twin:
+    return Twin(
+        weights=File(**known_fields(File, data["weights"])),
+        source=Source(**known_fields(Source, data["source"])),
+    )
+
+
 def _check(manifest: Manifest) -> None:
     for name in ("scale", "size_multiple", "channels"):
         if not isinstance(getattr(manifest, name), int) or getattr(manifest, name) < 1:
@@ -219,6 +247,8 @@ def _check(manifest: Manifest) -> None:
     side = manifest.fixed_size
     if side is not None and (not isinstance(side, int) or side < 1):
         raise ValueError(f"fixed_size is {side!r}")
+    if not isinstance(manifest.peak, int | float | None):
+        raise ValueError(f"peak is {manifest.peak!r}")
     manifest.extra_values()
     if "uint8" not in manifest.graphs:
         raise ValueError("no uint8 graph")

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import onnx
 
-_MIN_BYTES = 1024  # smaller constants stay in the graph, where they can be read
+MIN_BYTES = 1024
+"""Smaller constants stay in the graph, where they can be read."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,16 @@ def spans(path: Path) -> dict[bytes, Span]:
     return found
 
 
-def externalise(model: onnx.ModelProto, location: str, known: Mapping[bytes, Span]) -> int:
+def externalise(
+    model: onnx.ModelProto, location: str, known: Mapping[bytes, Span], least: int = MIN_BYTES
+) -> int:
     """Replace initialisers that stand in the weights file by pointers to it, in place.
 
     Args:
         model: a graph whose initialisers hold raw data.
         location: name of the weights file, beside the graph.
         known: what :func:`spans` gave for it.
+        least: bytes of the smallest constant that leaves the graph.
 
     Returns:
         Bytes that left the graph.
@@ -53,7 +57,7 @@ def externalise(model: onnx.ModelProto, location: str, known: Mapping[bytes, Spa
     for tensor in model.graph.initializer:
         raw = onnx.numpy_helper.to_array(tensor).tobytes()
         span = known.get(raw)
-        if span is None or span.length < _MIN_BYTES:
+        if span is None or span.length < least:
             continue
         tensor.ClearField("raw_data")
         tensor.ClearField("float_data")

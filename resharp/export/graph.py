@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, MutableSequence, Sequence
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import onnx
 import torch
 from torch import nn
 
-from resharp.errors import ParityError
+from resharp.errors import ParityError, ResharpError
+from resharp.export.unbaked import any_batch
 
 OPSET = 20
 """What both exporters give by default and TensorRT 10 and newer read."""
@@ -50,17 +52,23 @@ def trace(
         extra: names of its further arguments, float32 tensors of one number each.
 
     Raises:
-        ParityError: the graph is not valid ONNX, or n, h or w are not dynamic.
+        ParityError: the exporter fails, the graph is not valid ONNX, or n, h or w are not dynamic.
     """
     height, width = (12, 20) if side is None else (side, side)
     example = torch.zeros(TRACED, height, width, 3, dtype=dtype)
     inputs = (example, *(torch.full((1,), 0.5) for _ in extra))
     free = 3 if side is None else 1
-    with torch.no_grad(), _quiet():
-        if exporter == "dynamo":
-            _dynamo(module, inputs, path, free, extra)
-        else:
-            _legacy(module, inputs, path, free, extra)
+    with torch.no_grad(), any_batch(module), _quiet():
+        try:
+            if exporter == "dynamo":
+                _dynamo(module, inputs, path, free, extra)
+            else:
+                _legacy(module, inputs, path, free, extra)
+        except (ResharpError, MemoryError):
+            raise
+        except Exception as error:  # a tracer runs the network's code and raises almost anything
+            why = error.__cause__ or error  # dynamo wraps it in advice to the network's author
+            raise ParityError(f"torch's {exporter} exporter fails: {why}") from error
     model = onnx.load(path)
     check(model, path, side=side, extra=extra)
     return model
@@ -112,15 +120,61 @@ def _dynamo(
     )
 
 
+def around_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph for bytes from that for floats in 0..1, in place: two nodes before, three behind.
+
+    What tracing ``ByteFace`` would give, without tracing a large network twice.
+
+    Args:
+        model: takes float32 pictures, and gives such between 0 and 1.
+    """
+    graph, byte = model.graph, onnx.TensorProto.UINT8
+    given, result = graph.input[0], graph.output[0]
+    inner, restored = f"{given.name}_unit", f"{result.name}_unit"
+    for node in graph.node:
+        _rename(node.input, given.name, inner)
+        _rename(node.input, result.name, restored)
+        _rename(node.output, result.name, restored)
+    node = onnx.helper.make_node
+    before = [
+        node("Cast", [given.name], [f"{inner}_levels"], to=onnx.TensorProto.FLOAT),
+        node("Mul", [f"{inner}_levels", f"{inner}_factor"], [inner]),
+    ]
+    behind = [
+        node("Mul", [restored, f"{restored}_factor"], [f"{restored}_levels"]),
+        node("Round", [f"{restored}_levels"], [f"{restored}_rounded"]),  # half to even
+        node("Cast", [f"{restored}_rounded"], [result.name], to=byte),
+    ]
+    for name, factor in ((f"{inner}_factor", 1 / 255), (f"{restored}_factor", 255.0)):
+        graph.initializer.append(
+            onnx.helper.make_tensor(name, onnx.TensorProto.FLOAT, [], [factor])
+        )
+    nodes = [*before, *graph.node, *behind]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    for value in (given, result):
+        value.type.tensor_type.elem_type = byte
+    return model
+
+
+def _rename(names: MutableSequence[str], before: str, after: str) -> None:
+    for index, name in enumerate(names):
+        if name == before:
+            names[index] = after
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporters' advice to their authors from our users; failures still raise."""
+    """Keep the exporters' advice to their authors from our users; failures still raise.
+
+    The legacy one prints the whole graph when it fails.
+    """
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from resharp.errors import ParityError
+
 Array = NDArray[Any]
 Infer = Callable[..., Array]
 """``[n, h, w, 3]`` to ``[n, h*s, w*s, 3]``, of one dtype; the graph's further inputs, a number
@@ -19,11 +21,20 @@ each, follow the pictures."""
 
 
 def in_onnxruntime(path: Path, *, lean: bool = False) -> Infer:
-    """A graph in onnxruntime; ``lean`` keeps no memory from run to run."""
+    """A graph in onnxruntime; ``lean`` keeps no memory from run to run.
+
+    Raises:
+        ParityError: onnxruntime refuses the graph.
+    """
     settings = onnxruntime.SessionOptions()
     settings.enable_cpu_mem_arena = not lean
-    settings.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    settings.log_severity_level = 4  # errors are raised too
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), settings, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # its errors have no class in common
+        raise ParityError(f"onnxruntime refuses the graph: {error}") from error
     names = [one.name for one in session.get_inputs()]
 
     def infer(batch: Array, *extra: float) -> Array:

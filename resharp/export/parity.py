@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resharp.engines import Parity
-from resharp.errors import ParityError
+from resharp.errors import ParityError, ResharpError
 from resharp.export.infer import Infer
 from resharp.export.picture import draw
 
@@ -35,7 +35,7 @@ LEVEL_LIMIT = 1
 """Largest difference allowed in the uint8 graph: values on the edge of rounding may tip over."""
 DIFFERING_LIMIT = 5e-3
 """Share of uint8 values that may tip over."""
-
+_BLOCK = 32
 
 Case = tuple[Array, tuple[float, ...]]
 """A uint8 batch, and the graph's further inputs."""
@@ -60,6 +60,18 @@ def cases(side: int | None, extra: int) -> list[Case]:
         return [(batch, ()) for batch in inputs()]
     batches = inputs([(n, side, side) for n in COUNTS])
     return [(batch, (number,) * extra) for batch, number in zip(batches, NUMBERS, strict=True)]
+
+
+def wide(block: int) -> list[Case]:
+    """A case of more than one block in each axis, and no whole ones.
+
+    A network that pads all of the others to one block would else show one size only.
+
+    Args:
+        block: side of what the network works on.
+    """
+    block = max(block, _BLOCK)
+    return [(batch, ()) for batch in inputs([(2, block + 9, 2 * block + 5)])]
 
 
 def compare(
@@ -113,7 +125,14 @@ def _constant(answer: Array) -> Infer:
 def _both(
     torch_infer: Infer, onnx_infer: Infer, batch: Array, extra: tuple[float, ...]
 ) -> tuple[Array, Array]:
-    expected = torch_infer(batch, *extra)
+    try:
+        expected = torch_infer(batch, *extra)
+    except (ResharpError, MemoryError):
+        raise
+    except Exception as error:
+        raise ParityError(
+            f"the network fails in PyTorch itself on an input of {batch.shape[:3]}: {error}"
+        ) from error
     if not np.isfinite(expected).all():
         raise ParityError(
             f"the weights give NaN or infinity in PyTorch itself on an input of {batch.shape[:3]}: "

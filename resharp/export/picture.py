@@ -33,6 +33,21 @@ def draw(height: int, width: int, seed: int = 0) -> Image:
     return np.ascontiguousarray(np.asarray(picture, np.uint8)[:height, :width])
 
 
+def middle(picture: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    """The middle of a picture, of at most that size."""
+    y, x = max(picture.shape[0] - height, 0) // 2, max(picture.shape[1] - width, 0) // 2
+    return np.ascontiguousarray(picture[y : y + height, x : x + width])
+
+
+def fitted(picture: NDArray[Any], side: int) -> NDArray[Any]:
+    """The largest square of the middle, in the one size that a network takes."""
+    shorter = min(picture.shape[:2])
+    square = middle(picture, shorter, shorter)
+    if shorter == side:
+        return square
+    return np.asarray(cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA))
+
+
 def _natural(height: int, width: int, rng: np.random.Generator, power: float) -> NDArray[Any]:
     """Noise ``[height, width, 3]`` with a 1/f**power spectrum, zero mean, unit deviation."""
     fy = np.fft.fftfreq(height)[:, None]

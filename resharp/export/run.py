@@ -9,8 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import onnx
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -21,17 +19,18 @@ from resharp.engines import (
     ExtraInput,
     File,
     Manifest,
-    Parity,
     Store,
-    describe_file,
 )
+from resharp.engines.blend import named
 from resharp.errors import BundleError, NotExportedError, OptionError
-from resharp.export import activation, overlap, parity
-from resharp.export.external import externalise, spans
-from resharp.export.graph import EXPORTERS, OPSET, trace
-from resharp.export.infer import Infer, in_onnxruntime, in_torch
+from resharp.export import activation, overlap, peak
+from resharp.export.external import MIN_BYTES
+from resharp.export.gated import gated
+from resharp.export.graph import EXPORTERS, OPSET
+from resharp.export.infer import Infer
 from resharp.export.picture import draw
 from resharp.export.sources import Origin, locate
+from resharp.export.twin import with_twin
 from resharp.paths import engines_folder
 from resharp.weights.entry import BUILTIN
 
@@ -156,8 +155,10 @@ def _done(store: Store, origin: Origin, options: ExportOptions) -> Bundle | None
         bundle.verify()
     except (NotExportedError, BundleError):
         return None
+    mixed = None if bundle.manifest.twin is None else bundle.manifest.twin.source
     same = (
         bundle.manifest.sources == origin.sources
+        and (origin.twin is None or mixed == origin.twin.source)
         and options.exporter in (None, bundle.manifest.versions.get("exporter"))
         and bundle.manifest.versions.get("layout") == str(LAYOUT)
     )
@@ -168,51 +169,57 @@ def _export(origin: Origin, options: ExportOptions, draft: Draft, report: Report
     report("reading the weights")
     checkpoint = _checkpoint(origin, options.parameters)
     facts = checkpoint.facts
-    exporter = options.exporter or models.find(checkpoint.architecture).exporter
     modules = _modules(checkpoint)
     weights = _weights(checkpoint, draft.folder)
-    graphs = {}
-    for dtype, module in modules.items():
-        report(f"tracing the {dtype} graph ({exporter})")
-        graphs[dtype] = _graph(module, dtype, weights, draft.folder, exporter, facts)
-    large = facts.fixed_size is not None
-    infer = {
-        dtype: in_onnxruntime(draft.folder / file.name, lean=large)
-        for dtype, file in graphs.items()
-    }
-    report("comparing the graphs with PyTorch")
-    figures = _compare(modules, infer, facts)
+    passed = gated(
+        checkpoint,
+        modules,
+        weights,
+        draft.folder,
+        exporter=options.exporter,
+        least=MIN_BYTES if origin.twin is None else 1,  # a twin replaces the small ones too
+        report=report,
+    )
     curve: overlap.Curve = ()
     if facts.fixed_size is None:
         report("measuring the overlap")
-        curve = _overlap(infer["float32"], options.picture, checkpoint.size_multiple)
+        curve = _overlap(passed.infer["float32"], options.picture, checkpoint.size_multiple)
+    report("measuring the activations")
+    network = modules["float32"].get_submodule("network")
+    largest, begin = peak.measure(network, facts, options.picture)
     report("measuring the working memory")
-    memory = activation.measure(draft.folder / graphs["uint8"].name, facts.fixed_size)
-    report("storing the bundle")
-    return draft.commit(
-        Manifest(
-            name=origin.name,
-            title=options.title or origin.title,
-            task=origin.task if facts.fixed_size is None else FACE,
-            scale=checkpoint.scale,
-            channels=checkpoint.in_channels,
-            graphs=graphs,
-            weights=weights,
-            overlap=overlap.choose(curve) if curve else 0,
-            overlap_curve=curve,
-            fixed_size=facts.fixed_size,
-            extra=tuple(ExtraInput(name=name, default=value) for name, value in facts.extra),
-            size_multiple=checkpoint.size_multiple,
-            licence=options.licence or origin.licence,
-            terms=origin.terms,
-            architecture=checkpoint.architecture,
-            parameters=checkpoint.parameters,
-            sources=origin.sources,
-            parity=figures,
-            activation_bytes=memory,
-            versions=_versions(exporter),
-        )
+    memory = activation.measure(draft.folder / passed.graphs["uint8"].name, facts.fixed_size)
+    manifest = Manifest(
+        name=origin.name,
+        title=options.title or origin.title,
+        task=origin.task if facts.fixed_size is None else FACE,
+        scale=checkpoint.scale,
+        channels=checkpoint.in_channels,
+        graphs=passed.graphs,
+        weights=weights,
+        overlap=overlap.choose(curve) if curve else 0,
+        overlap_curve=curve,
+        fixed_size=facts.fixed_size,
+        extra=tuple(ExtraInput(name=name, default=value) for name, value in facts.extra),
+        size_multiple=checkpoint.size_multiple,
+        licence=options.licence or origin.licence,
+        terms=origin.terms,
+        architecture=checkpoint.architecture,
+        parameters=checkpoint.parameters,
+        sources=origin.sources,
+        parity=passed.figures,
+        peak=largest,
+        engine_precision=begin,
+        activation_bytes=memory,
+        versions=_versions(passed.exporter),
     )
+    if origin.twin is not None:
+        report(f"comparing the mix with {origin.twin.source.name}")
+        manifest = with_twin(
+            manifest, checkpoint, origin.twin, draft.folder, options.picture, report
+        )
+    report("storing the bundle")
+    return draft.commit(manifest)
 
 
 def _checkpoint(origin: Origin, parameters: Mapping[str, int | str]) -> models.Checkpoint:
@@ -247,47 +254,7 @@ def _weights(checkpoint: models.Checkpoint, folder: Path) -> File:
     """The weights under a name that carries their hash, so that no graph meets others."""
     path = folder / "weights.safetensors"
     models.save_safetensors(checkpoint, path)
-    return _named(path, "weights")
-
-
-def _graph(
-    module: nn.Module, dtype: str, weights: File, folder: Path, exporter: str, facts: models.Facts
-) -> File:
-    path = folder / f"{dtype}.onnx"
-    extra = [name for name, _ in facts.extra]
-    model = trace(
-        module,
-        getattr(torch, dtype),
-        path,
-        exporter=exporter,
-        side=facts.fixed_size,
-        extra=extra,
-    )
-    externalise(model, weights.name, spans(folder / weights.name))
-    onnx.save_model(model, str(path))
-    onnx.checker.check_model(str(path))
-    return _named(path, f"graph-{dtype}")
-
-
-def _named(path: Path, stem: str) -> File:
-    file = describe_file(path)
-    renamed = path.with_name(f"{stem}-{file.sha256[:12]}{path.suffix}")
-    os.replace(path, renamed)
-    return File(name=renamed.name, sha256=file.sha256, size=file.size)
-
-
-def _compare(
-    modules: Mapping[str, nn.Module], infer: Mapping[str, Infer], facts: models.Facts
-) -> Parity:
-    large = facts.fixed_size is not None  # and slow: bytes are the floats, rounded
-    return parity.compare(
-        None if large else in_torch(modules["uint8"]),
-        in_torch(modules["float32"]),
-        infer["uint8"],
-        infer["float32"],
-        tried=parity.cases(facts.fixed_size, len(facts.extra)),
-        limit=parity.FACE_LIMIT if large else parity.FLOAT_LIMIT,
-    )
+    return named(path, "weights")
 
 
 def _versions(exporter: str) -> dict[str, str]:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from resharp import weights
 from resharp.engines import Source, check_name, sha256_of, variant_name
-from resharp.errors import CheckpointError, OptionError
+from resharp.errors import CheckpointError, DownloadError, OptionError
 from resharp.weights import Entry, kebab, lookup
-from resharp.weights.entry import EXPORTED
 from resharp.weights.local import LOCAL
 
 Notice = Callable[[str], None]
@@ -40,6 +39,8 @@ class Origin:
     licence: str
     terms: str
     parts: tuple[Part, ...]
+    twin: Part | None = None
+    """What denoise strengths mix with; None: there are none, or it could not be fetched."""
     from_file: bool = False
     """Whether the user gave a file, whose name says little about which weights it holds."""
 
@@ -79,7 +80,8 @@ def locate(
     entry = weights.resolve(os.fspath(source), folder)
     if not entry.exports:
         raise OptionError(
-            f"{entry.name} is a {entry.architecture}; this release exports {', '.join(EXPORTED)}"
+            f"{entry.name} is a {entry.architecture}, which needs no export: "
+            f"resharp weights fetch {entry.name}, and --face uses it"
         )
     entries = _blend(entry, denoise, folder)
     for item, _ in entries:
@@ -92,6 +94,7 @@ def locate(
         licence=entry.licence,
         terms=entry.terms or "",
         parts=tuple(_part(item, share, folder, offline) for item, share in entries),
+        twin=_twin(entry, folder, offline, notice) if denoise in (None, 1) else None,
     )
 
 
@@ -132,6 +135,19 @@ def _blend(
         raise OptionError(f"{entry.name} has no denoise strength; models that have one: {able}")
     twin = weights.resolve(entry.blend, folder)
     return [(entry, denoise), (twin, 1 - denoise)] if denoise else [(twin, 1.0)]
+
+
+def _twin(
+    entry: Entry, folder: str | os.PathLike[str] | None, offline: bool | None, notice: Notice
+) -> Part | None:
+    """The checkpoint that the entry is mixed with, without which it is whole nevertheless."""
+    if entry.blend is None:
+        return None
+    try:
+        return _part(weights.resolve(entry.blend, folder), 1.0, folder, offline)
+    except DownloadError as error:
+        notice(f"{entry.name} is exported without denoise strengths, which need its twin: {error}")
+        return None
 
 
 def _part(

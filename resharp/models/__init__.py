@@ -19,7 +19,7 @@ from resharp.models.save import save_safetensors
 from resharp.models.srvgg import SRVGGNetCompact
 from resharp.models.state import Parameters, State
 from resharp.models.swinir import SwinIR
-from resharp.models.wrap import for_pictures
+from resharp.models.wrap import for_pictures, planes
 
 __all__ = [
     "ARCHITECTURES",
@@ -44,6 +44,7 @@ __all__ = [
     "find",
     "for_pictures",
     "load_network",
+    "planes",
     "read_checkpoint",
     "save_safetensors",
 ]

@@ -39,10 +39,10 @@ def blend(parts: Iterable[tuple[Checkpoint, float]]) -> Checkpoint:
     first = pairs[0][0]
     for other, _ in pairs[1:]:
         _check_same(first, other)
+    kind = find(first.architecture)  # spandrel's cannot be blended: their shapes are not known
     names = sorted(first.state)
     state = {name: _mean([(part.state[name], weight) for part, weight in pairs]) for name in names}
     recipe = "\n".join(f"{part.sha256} {weight!r}" for part, weight in pairs)
-    kind = find(first.architecture)
     return checkpoint_of(
         Match(architecture=kind, parameters=dict(first.parameters), state=state),
         state_key="blend",

@@ -12,8 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resharp.errors import CheckpointError, OptionError
-from resharp.models import files
+from resharp.errors import (
+    CheckpointError,
+    MissingExtraError,
+    OptionError,
+    UnknownArchitectureError,
+)
+from resharp.models import files, foreign
 from resharp.models.architectures import Facts, find
 from resharp.models.detect import Match, identify
 from resharp.models.state import Parameters
@@ -26,11 +31,13 @@ BARE = ""
 
 STATE_KEYS = (
     "params_ema",  # BasicSR: the averaged weights, which upstream prefers
+    "params-ema",
     "params",
     "state_dict",  # Lightning, mmcv and others
     "model_state_dict",
     "generator",
     "model",
+    "net",
 )
 """Where files keep the tensors; the first one that is there wins."""
 
@@ -42,7 +49,7 @@ class Checkpoint:
     """Weights that are known to fit a network."""
 
     architecture: str
-    """Name of an entry of ``ARCHITECTURES``."""
+    """Name of an entry of ``ARCHITECTURES``, or of spandrel's: ``spandrel:DAT``."""
     parameters: Parameters
     """Keyword arguments that build the network."""
     scale: int
@@ -65,7 +72,21 @@ class Checkpoint:
     @property
     def facts(self) -> Facts:
         """All that the rest of resharp has to know of the network."""
+        if foreign.is_foreign(self.architecture):
+            return Facts(
+                scale=self.scale,
+                in_channels=self.in_channels,
+                out_channels=self.out_channels,
+                size_multiple=self.size_multiple,
+            )
         return find(self.architecture).facts(self.parameters)
+
+    @property
+    def exporters(self) -> tuple[str, ...]:
+        """torch's exporters to try, best first."""
+        if foreign.is_foreign(self.architecture):
+            return foreign.EXPORTERS
+        return (find(self.architecture).exporter,)
 
 
 def read_checkpoint(
@@ -78,7 +99,8 @@ def read_checkpoint(
 
     The tensors are looked for under ``STATE_KEYS``, then in the file itself; ``params_ema`` before
     ``params`` is the rule of Real-ESRGAN's ``RealESRGANer`` (BSD-3-Clause). ``module.`` prefixes
-    go, older namings become the official one, and half precision becomes float32.
+    go, older namings become the official one, and half precision becomes float32. Weights that
+    fit no network here are shown to spandrel, where it is installed.
 
     Args:
         path: the file.
@@ -88,6 +110,7 @@ def read_checkpoint(
     Raises:
         CheckpointError: no checkpoint, a damaged one, one that holds code, or NaN in the weights.
         UnknownArchitectureError: a sound file whose weights fit no network here.
+        MissingExtraError: the file says that it needs spandrel, which cannot be imported.
         OptionError: no such architecture or parameter.
     """
     file = Path(fspath(path))
@@ -98,7 +121,7 @@ def read_checkpoint(
     if architecture not in (None, noted):
         remembered = {}
     try:
-        match = identify(
+        match = _identify(
             {name: _clean(tensor, name) for name, tensor in state.items()},
             architecture=architecture or noted,
             parameters=remembered | dict(parameters or {}),
@@ -109,7 +132,43 @@ def read_checkpoint(
         if parameters or not remembered:
             raise
         raise CheckpointError(f"the metadata of {file} are damaged: {error}") from error
+    if isinstance(match, foreign.Stranger):
+        return _strange(match, state_key=state_key, path=file, sha256=sha256)
     return checkpoint_of(match, state_key=state_key, path=file, sha256=sha256)
+
+
+def _identify(
+    state: dict[str, Tensor], *, architecture: str | None, parameters: Parameters
+) -> Match | foreign.Stranger:
+    """Our own networks first; then spandrel's, unless the caller knows the architecture."""
+    if architecture is not None and foreign.is_foreign(architecture):
+        return foreign.restore(state, architecture, parameters)
+    try:
+        return identify(state, architecture=architecture, parameters=parameters)
+    except UnknownArchitectureError as error:
+        if architecture is not None or set(parameters) - foreign.SIZES:
+            raise
+        try:
+            return foreign.recognise(state, parameters)
+        except (MissingExtraError, UnknownArchitectureError) as other:
+            raise UnknownArchitectureError(f"{error}. {other}") from error
+
+
+def _strange(
+    found: foreign.Stranger, *, state_key: str, path: Path | None, sha256: str
+) -> Checkpoint:
+    return Checkpoint(
+        architecture=found.architecture,
+        parameters=found.parameters,
+        scale=found.facts.scale,
+        in_channels=found.facts.in_channels,
+        out_channels=found.facts.out_channels,
+        size_multiple=found.facts.size_multiple,
+        state=found.state,
+        state_key=state_key,
+        path=path,
+        sha256=sha256,
+    )
 
 
 def checkpoint_of(match: Match, *, state_key: str, path: Path | None, sha256: str) -> Checkpoint:
@@ -130,7 +189,14 @@ def checkpoint_of(match: Match, *, state_key: str, path: Path | None, sha256: st
 
 
 def build(checkpoint: Checkpoint) -> nn.Module:
-    """The network with the checkpoint's weights (copied): float32, on the CPU, in eval mode."""
+    """The network with the checkpoint's weights (copied): float32, on the CPU, in eval mode.
+
+    Raises:
+        MissingExtraError: it is one of spandrel's, which cannot be imported.
+    """
+    if foreign.is_foreign(checkpoint.architecture):
+        found = foreign.restore(checkpoint.state, checkpoint.architecture, checkpoint.parameters)
+        return found.network
     network = find(checkpoint.architecture).build(**checkpoint.parameters)
     network.load_state_dict(checkpoint.state, strict=True)
     return network.eval()
@@ -189,6 +255,8 @@ def _noted(metadata: Mapping[str, str], file: Path) -> tuple[str | None, Paramet
         return None, {}
     try:
         noted = json.loads(metadata[METADATA_KEY])
-        return find(noted["architecture"]).name, dict(noted["parameters"])
+        name = str(noted["architecture"])
+        known = name if foreign.is_foreign(name) else find(name).name
+        return known, dict(noted["parameters"])
     except (ValueError, KeyError, TypeError, OptionError) as error:
         raise CheckpointError(f"the metadata of {file} are damaged: {error}") from error

@@ -6,6 +6,7 @@ What a network marks as an island (``islands.py``) stays fp32 in all of them.
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ PRECISIONS = ("fp16", "mixed", "fp32", "bf16")
 LARGE = 1e4
 """Activations beyond this keep their layer in fp32 under ``mixed``; fp16 ends at 65504."""
 _WEIGHTED = (nn.Conv2d, nn.Linear)
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
 
 
 class _HalfLayer(nn.Module):
@@ -61,20 +63,23 @@ def with_precision(network: nn.Module, precision: str, example: Tensor | None = 
 
 
 def ranges(network: nn.Module, example: Tensor) -> dict[str, float]:
-    """Largest absolute input or output of each convolution and linear layer, by name."""
-    found: dict[str, float] = {}
+    """Largest absolute input or output of each convolution, linear layer and norm, by name.
+
+    A norm takes what the residual sums before it have come to. NaN where there was any.
+    """
+    found: dict[str, list[float]] = {}
 
     def hook(name: str) -> object:
         def note(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
-            largest = max(float(value.abs().max()) for value in (inputs[0], out))
-            found[name] = max(found.get(name, 0.0), largest)
+            values = (value for value in (*inputs[:1], out) if isinstance(value, Tensor))
+            found.setdefault(name, []).extend(float(value.abs().max()) for value in values)
 
         return note
 
     handles = [
         module.register_forward_hook(hook(name))
         for name, module in network.named_modules()
-        if _weighted(module)
+        if _weighted(module) or isinstance(module, _NORMS)
     ]
     try:
         with torch.inference_mode():
@@ -82,7 +87,34 @@ def ranges(network: nn.Module, example: Tensor) -> dict[str, float]:
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return {name: _largest(values) for name, values in found.items()}
+
+
+def peak(network: nn.Module, example: Tensor) -> tuple[float, str]:
+    """The largest of :func:`ranges` that fp16 would have to hold, and the layer's name.
+
+    Islands stay fp32, so theirs do not count. NaN is larger than any number.
+    """
+    islands = kept(network)
+    found = {name: top for name, top in ranges(network, example).items() if name not in islands}
+    if not found:
+        return 0.0, ""
+    name = max(found, key=lambda one: math.inf if math.isnan(found[one]) else found[one])
+    return found[name], name
+
+
+def choose_precision(largest: float) -> str:
+    """The arithmetic that engines begin with, by the :func:`peak` on the export picture.
+
+    ``fp16`` up to :data:`LARGE`: other pictures then have room for six times as much, for fp16 ends
+    at 65504. ``mixed`` above it, and where it is not finite. Never ``fp32``, which needs no choice:
+    it is where a build ends that the gates send on from both.
+    """
+    return "fp16" if largest <= LARGE else "mixed"  # NaN compares false
+
+
+def _largest(values: list[float]) -> float:
+    return math.nan if any(map(math.isnan, values)) else max(values, default=0.0)
 
 
 def _weighted(module: nn.Module) -> bool:

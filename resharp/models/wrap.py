@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from resharp.models.architectures import Facts
 from resharp.models.face_io import ByteFace, FloatFace
@@ -23,3 +23,11 @@ def for_pictures(network: nn.Module, facts: Facts, dtype: str) -> nn.Module:
     if facts.fixed_size is None:
         return (ByteImage if small else FloatImage)(network).eval()
     return (ByteFace if small else FloatFace)(network, facts.fixed_size).eval()
+
+
+def planes(pixels: Tensor, facts: Facts) -> Tensor:
+    """float32 BGR ``[n, h, w, 3]`` in 0..1 as a network takes it: ``[n, c, h, w]``, its range."""
+    rgb = pixels.permute(0, 3, 1, 2).flip(1)
+    if facts.in_channels == 1:
+        return rgb.mean(1, keepdim=True)
+    return rgb if facts.fixed_size is None else rgb * 2 - 1

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from resharp.engines import ENGINES, Bundle, Store, variant_name
+from resharp.engines.blend import blended
 from resharp.errors import (
     BundleError,
     MissingExtraError,
@@ -44,12 +45,14 @@ def resolve(
     Args:
         model: a name, the folder of a bundle, or a bundle.
         engines: folder of the store; None takes the default.
-        denoise: strength 0..1, for a model that was exported with ``--denoise``.
+        denoise: strength 0..1, for a model that has one; made in the store at its first use.
 
     Raises:
         UnknownModelError: nothing has that name; the nearest names are given.
         NotExportedError: it is known, but its graph is not in the store.
         BundleError: its bundle is damaged.
+        OptionError: it has no denoise strength, or the strength is not in 0..1.
+        OutputError: the store cannot be written, and a new strength has to be.
     """
     if isinstance(model, Bundle):
         return model
@@ -66,6 +69,10 @@ def resolve(
     canonical = _canonical(text)
     name = variant_name(canonical, denoise)
     store = Store(engines_folder(engines))
+    if denoise is not None and canonical in store:
+        bundle = store.find(canonical)
+        if bundle.manifest.twin is not None:
+            return blended(bundle, denoise, store)
     if name in store:
         return store.find(name)
     if name in shipped:
@@ -134,16 +141,17 @@ def _missing(
     option = "" if denoise in (None, 1) else f" --denoise {denoise:g}"
     own, stored = local_entries(), Store(engines_folder(engines)).names()
     entry = catalogue().get(canonical)
-    if entry is not None and not entry.exports:
-        return NotExportedError(
-            f"{canonical} is a {entry.architecture}: this release can fetch it, but not yet run it"
-        )
     if option and (entry is None or entry.blend is None):
         able = ", ".join(sorted(name for name, item in catalogue().items() if item.blend))
         return OptionError(f"{canonical} has no denoise strength; models that have one: {able}")
+    if option and canonical in stored:
+        return NotExportedError(
+            f"{canonical} was exported without its twin, so that the strength has to be exported: "
+            f"resharp export {canonical}{option}"
+        )
     if canonical in {*catalogue(), *own, *stored, *builtin_store().names()}:
         return NotExportedError(
-            f"{canonical}{option} has not been exported yet: resharp export {canonical}{option}"
+            f"{canonical} has not been exported yet: resharp export {canonical}"
         )
     near = nearest(asked, sorted({*catalogue(), *own, *stored, *builtin_store().names()}))
     hint = f"; did you mean {' or '.join(near)}?" if near else "."

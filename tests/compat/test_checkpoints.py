@@ -122,7 +122,11 @@ def test_names_are_resolved_and_exported(
     monkeypatch.setattr("resharp.export.export", exported)
     assert named("RealESRGAN_x2plus") == "a bundle"  # type: ignore[comparison-overlap]
     assert named("realesr-general-x4v3", 0.5) == "a bundle"  # type: ignore[comparison-overlap]
-    assert asked == [("RealESRGAN_x2plus", None), ("realesr-general-x4v3", 0.5)]
+    assert asked == [
+        ("RealESRGAN_x2plus", None),
+        ("realesr-general-x4v3", None),  # with its twin, for all strengths
+        ("realesr-general-x4v3", 0.5),
+    ]
 
 
 def test_addresses(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

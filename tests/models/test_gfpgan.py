@@ -236,7 +236,7 @@ def test_is_no_upscaler(bundle: Bundle) -> None:
         with pytest.raises(OptionError, match=text):
             Upscaler(name)
     with pytest.raises(OptionError, match="is for face detection and upscales nothing"):
-        Upscaler("retinaface-resnet50")
+        Upscaler("yunet")
 
 
 def test_an_engine_has_the_one_size(bundle: Bundle) -> None:

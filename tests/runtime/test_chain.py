@@ -109,7 +109,7 @@ def test_models_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: An
         Upscaler("realesr-animevideo3v")
     with pytest.raises(NotExportedError, match=r"resharp export realesrgan-x4plus$"):
         Upscaler("RealESRGAN_x4plus.pth")
-    with pytest.raises(NotExportedError, match=r"export realesr-general-x4v3 --denoise 0.5"):
+    with pytest.raises(NotExportedError, match=r"resharp export realesr-general-x4v3$"):
         Upscaler("realesr-general-x4v3", denoise=0.5)
     with pytest.raises(NotExportedError, match=r"holds no manifest\.json"):
         Upscaler(tmp_path / "nothing")

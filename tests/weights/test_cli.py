@@ -38,7 +38,12 @@ def models(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A stand-in for ``resharp.models``; change what it finds."""
     found: dict[str, Any] = {"architecture": "RRDBNet", "parameters": {"num_block": 6}, "scale": 4}
     found |= {"in_channels": 3, "out_channels": 3}
-    stand_in = SimpleNamespace(read_checkpoint=lambda path, parameters: SimpleNamespace(**found))
+    stand_in = SimpleNamespace(
+        read_checkpoint=lambda path, parameters: SimpleNamespace(**found),
+        foreign=SimpleNamespace(
+            is_foreign=lambda name: name.startswith("spandrel:"), label=lambda name: name
+        ),
+    )
     monkeypatch.setitem(sys.modules, "resharp.models", stand_in)
     return found
 
@@ -69,7 +74,7 @@ def test_list_as_json(tmp_path: Path) -> None:
     rows = {
         row["name"]: row for row in json.loads(run("list", "--weights", tmp_path, "--json").stdout)
     }
-    assert len(rows) == 43
+    assert len(rows) == 40
     assert rows["own"]["state"] == "present"
     assert rows["realesr-general-x4v3"]["blend"] == {"with": "realesr-general-wdn-x4v3"}
     assert rows["codeformer"]["terms"] == find("codeformer").terms
@@ -116,7 +121,7 @@ def test_hash_for_a_file_without_one(
     ("arguments", "error", "message"),
     [
         (["fetch", "yunet", "codeformr"], UnknownModelError, "did you mean codeformer"),
-        (["fetch", "yunet", "parsenet", "--sha256", "0" * 64], OptionError, "2 names"),
+        (["fetch", "yunet", "codeformer", "--sha256", "0" * 64], OptionError, "2 names"),
         (["fetch", "yunet", "--sha256", "0" * 64], OptionError, "catalogue says"),
         (["verify", "nothing-like-it"], UnknownModelError, "no model"),
         (["verify", "yunet"], ChecksumError, "damaged or missing: yunet"),
@@ -193,6 +198,17 @@ def test_main_command_prints_errors_without_a_trace(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert result.stdout == "missing     yunet\n"
     assert result.stderr.startswith("Error: damaged or missing: yunet;")
+
+
+def test_a_network_of_spandrels_is_refused_at_the_import(
+    tmp_path: Path, models: dict[str, Any]
+) -> None:
+    models["architecture"] = "spandrel:DAT"
+    file = tmp_path / "dat.pth"
+    file.write_bytes(b"weights")
+    with pytest.raises(CheckpointError, match=r"export the file itself: resharp export .*dat.pth"):
+        run("import", file, "--weights", tmp_path / "w")
+    assert not (tmp_path / "w").exists()
 
 
 def test_a_gray_network_is_refused_at_the_import(tmp_path: Path, models: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +11,7 @@ from resharp.engines import Bundle, Likeness
 from resharp.engines.reference import Reference, likeness
 from resharp.errors import OptionError
 from resharp.export.infer import Infer, in_onnxruntime
-from resharp.export.picture import draw
+from resharp.export.picture import draw, fitted, middle
 
 HEIGHT, WIDTH = 96, 128
 
@@ -29,7 +28,7 @@ def make_reference(bundle: Bundle, tile: int, picture: NDArray[Any] | None = Non
     height, width = (min(HEIGHT, tile), min(WIDTH, tile)) if side is None else (side, side)
     if picture is None:
         picture = draw(height, width)
-    picture = _middle(picture, height, width) if side is None else _fitted(picture, side)
+    picture = middle(picture, height, width) if side is None else fitted(picture, side)
     if picture.min() == picture.max():
         raise OptionError("the picture shows nothing in its middle: give another to --picture")
     infer = in_onnxruntime(bundle.path(manifest.graphs["float32"]))
@@ -40,17 +39,3 @@ def make_reference(bundle: Bundle, tile: int, picture: NDArray[Any] | None = Non
 def compare(infer: Infer, reference: Reference, dtype: str) -> Likeness:
     """How far a graph of either dtype is from the FP32 graph on the reference picture."""
     return likeness(infer(reference.input(dtype)[None])[0], reference.restored)
-
-
-def _middle(picture: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    y, x = max(picture.shape[0] - height, 0) // 2, max(picture.shape[1] - width, 0) // 2
-    return np.ascontiguousarray(picture[y : y + height, x : x + width])
-
-
-def _fitted(picture: NDArray[Any], side: int) -> NDArray[Any]:
-    """The largest square of the middle, in the one size that the network takes."""
-    shorter = min(picture.shape[:2])
-    square = _middle(picture, shorter, shorter)
-    if shorter == side:
-        return square
-    return np.asarray(cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA))

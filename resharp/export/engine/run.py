@@ -13,19 +13,19 @@ from typing import Any
 from numpy.typing import NDArray
 
 from resharp import trt as flavours
-from resharp.engines import Bundle, Engine, File, Likeness, Profile, Recipe, sha256_of
+from resharp.engines import Bundle, Engine, File, Likeness, Manifest, Profile, Recipe, sha256_of
 from resharp.engines.reference import FLOOR_DB, Reference, reference_file
 from resharp.errors import BuildError, OptionError, ParityError
 from resharp.export.engine.builder import Cancel, Report, build, in_background
 from resharp.export.engine.reference import compare, make_reference
 from resharp.export.engine.target import Target, choose_tile
 from resharp.export.engine.typed import TYPING, typed_graph
-from resharp.models.precision import PRECISIONS
+from resharp.models.precision import LARGE, PRECISIONS
 
 SMALLEST = 16
 """Side of the smallest window that an engine takes; smaller pictures are padded to it."""
 LADDER = ("fp16", "mixed", "fp32")
-"""What is tried in turn where no precision is asked for."""
+"""What is tried in turn where no precision is asked for, from where the manifest says."""
 DTYPES = ("uint8", "float32")
 _OLD = "sm75"  # Turing has no bfloat16
 _NO_PRODUCT = "FP32 GEMM is not supported"
@@ -43,7 +43,7 @@ class EngineOptions:
     """``tensorrt`` or ``tensorrt_rtx``; None takes the first that is installed."""
     precision: str | None = None
     """``fp16``, ``mixed``, ``fp32`` or ``bf16``; None takes the first of fp16, mixed and fp32 that
-    is close enough to fp32."""
+    is close enough to fp32, and leaves fp16 out where the manifest says so."""
     tile: int | None = None
     """Largest side of a tile; None chooses by the GPU's memory."""
     batch: int = 4
@@ -139,8 +139,10 @@ class _Work:
         least = SMALLEST if bundle.manifest.fixed_size is None else tile
         self._profile = Profile(smallest=least, tile=tile, batch=options.batch)
         self._reference: Reference | None = None
-        asked = options.precision
-        self._ladder: tuple[str, ...] = LADDER if asked is None else (asked,)
+        asked, begin = options.precision, first_precision(bundle.manifest)
+        self._ladder: tuple[str, ...] = LADDER[LADDER.index(begin) :] if asked is None else (asked,)
+        if asked is None and begin != LADDER[0]:
+            report(f"{bundle.manifest.name}: {_reason(bundle.manifest)}: beginning with {begin}")
 
     def build(self, dtype: str) -> Built:
         """One engine, in the first precision that is close enough."""
@@ -294,6 +296,21 @@ class _Work:
     def _versions(self) -> dict[str, str]:
         packages = ("resharp", "torch", "onnx", "onnxruntime")
         return {package: version(package) for package in packages}
+
+
+def first_precision(manifest: Manifest) -> str:
+    """Where the ladder begins; manifests that do not say, or say another thing, begin with fp16."""
+    begin = manifest.engine_precision
+    return begin if begin in LADDER else LADDER[0]
+
+
+def _reason(manifest: Manifest) -> str:
+    if manifest.peak is None:
+        return "its activations are not finite on the export picture"
+    return (
+        f"its activations reach {manifest.peak:,.0f} on the export picture, over {LARGE:,.0f}, and "
+        "fp16 ends at 65,504"
+    )
 
 
 def _without_old(recipe: Recipe) -> Recipe | None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from resharp import models
 from resharp.engines import Bundle
 from resharp.export.graph import trace
 from resharp.export.infer import Infer, in_onnxruntime, in_torch
-from resharp.export.picture import draw
+from resharp.export.peak import example
 from resharp.models.precision import with_precision
 
 TYPING = 1
@@ -34,27 +33,25 @@ def typed_graph(bundle: Bundle, dtype: str, precision: str, folder: Path) -> tup
         path = bundle.path(bundle.manifest.graphs[dtype])
         return path, in_onnxruntime(path)
     checkpoint = models.read_checkpoint(bundle.path(bundle.manifest.weights))
+    exporter = bundle.manifest.versions.get("exporter", "legacy")
+    return typed_checkpoint(checkpoint, dtype, precision, folder, exporter)
+
+
+def typed_checkpoint(
+    checkpoint: models.Checkpoint, dtype: str, precision: str, folder: Path, exporter: str
+) -> tuple[Path, Infer]:
+    """As :func:`typed_graph`, of a checkpoint that is in no store; ``fp32`` is traced too."""
     facts = checkpoint.facts
-    network = with_precision(models.build(checkpoint), precision, _example(facts))
+    network = with_precision(models.build(checkpoint), precision, example(facts))
     module = models.for_pictures(network, facts, dtype)
     path = folder / f"{dtype}-{precision}.onnx"
     trace(
         module,
         getattr(torch, dtype),
         path,
-        exporter=bundle.manifest.versions.get("exporter", "legacy"),
+        exporter=exporter,
         side=facts.fixed_size,
         extra=[name for name, _ in facts.extra],
     )
     # onnxruntime has no bfloat16 convolution on the CPU.
     return path, in_torch(module) if precision == "bf16" else in_onnxruntime(path)
-
-
-def _example(facts: models.Facts) -> torch.Tensor:
-    """A drawn picture as RGB planes, in the network's range, to see that of activations on."""
-    side = facts.fixed_size or 64
-    pixels = np.ascontiguousarray(draw(side, side)[:, :, ::-1].transpose(2, 0, 1)[None])
-    planes = torch.from_numpy(pixels.astype(np.float32) / np.float32(255))
-    if facts.in_channels == 1:
-        return planes.mean(1, keepdim=True)
-    return planes if facts.fixed_size is None else planes * 2 - 1

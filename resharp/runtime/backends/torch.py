@@ -8,7 +8,6 @@ ones are computed. On the CPU it is the numpy loop of the base.
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,6 +44,7 @@ PINNED_BYTES = 1 << 30
 """Page-locked memory that results may hold."""
 HALF_FLOOR_DB = 40.0
 """PSNR of fp16 against fp32 under which fp16 is not used."""
+_MIXED = "mixed, since the manifest says that activations are large for fp16"
 
 
 def probe(options: BackendOptions) -> str | None:
@@ -81,8 +81,8 @@ class TorchBackend(Backend):
             if one.ndim == 4:  # .to() insists on it for weights of five axes too
                 one.data = one.data.contiguous(memory_format=torch.channels_last)
         self._modules: dict[torch.dtype, torch.nn.Module] = {}
-        if self._wants_half():
-            network = self._halved(network)
+        if self._precision() != "fp32":
+            network = self._halved(network, self._precision())
         self._modules = {
             torch.uint8: models.for_pictures(network, facts, "uint8"),
             torch.float32: models.for_pictures(network, facts, "float32"),
@@ -170,8 +170,14 @@ class TorchBackend(Backend):
         if self.options.on_cuda:
             release_cache()
 
+    def _precision(self) -> str:
+        """``fp32`` on the CPU and where it was asked for; else as the manifest advises."""
+        if not (self.options.on_cuda and self.options.precision == "auto"):
+            return "fp32"
+        return "mixed" if self.manifest.engine_precision == "mixed" else "fp16"
+
     def _wants_half(self) -> bool:
-        return self.options.on_cuda and self.options.precision == "auto"
+        return self._precision() == "fp16"
 
     def _infer_here(self, batch: Image, numbers: Sequence[float]) -> Image:
         """On the CPU."""
@@ -200,24 +206,35 @@ class TorchBackend(Backend):
         if "without CUDA graphs" not in self.note:
             self.note += f"{'; ' if self.note else ''}without CUDA graphs ({reason})"
 
-    def _halved(self, network: torch.nn.Module) -> torch.nn.Module:
-        """The network in fp16, or in fp32 if fp16 spoils a picture with this network and GPU."""
+    def _halved(self, network: torch.nn.Module, precision: str = "fp16") -> torch.nn.Module:
+        """The network in fp16 or mixed, or in fp32 if that spoils a picture with this network and
+        GPU."""
         import torch
 
         from resharp import models
+        from resharp.models.precision import with_precision
 
-        half, facts = copy.deepcopy(network).half(), self._facts
-        picture = _test_picture(facts.fixed_size or 64)
-        given = [torch.from_numpy(picture).to(self._device)]
+        facts = self._facts
+        picture = torch.from_numpy(_test_picture(facts.fixed_size or 64)).to(self._device)
+        given = [picture]
         given += [torch.tensor([one], device=self._device) for one in self.manifest.extra_values()]
+        half = with_precision(network, precision, models.planes(picture, facts))
         with torch.inference_mode():
             exact = models.for_pictures(network, facts, "float32")(*given)
-            found = models.for_pictures(half, facts, "float32")(*given)
+            try:
+                found = models.for_pictures(half, facts, "float32")(*given)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as failure:  # spandrel's networks may mix the two
+                self.note = f"fp32, since fp16 fails: {failure}".splitlines()[0]
+                return network
             error = (found - exact).double().square().mean()
         psnr = float(-10 * torch.log10(error + 1e-20))
         if psnr >= HALF_FLOOR_DB:  # NaN compares false
+            if precision == "mixed":
+                self.note = _MIXED
             return half
-        self.note = f"fp32, since fp16 was {psnr:.1f} dB from it on this GPU"
+        self.note = f"fp32, since {precision} was {psnr:.1f} dB from it on this GPU"
         return network
 
 

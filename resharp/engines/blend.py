@@ -1,0 +1,124 @@
+"""A bundle at any denoise strength, from one that also holds the weights of its twin.
+
+Deep network interpolation (see ``models/interpolate.py``) without PyTorch and without a trace: the
+graphs point into the file of weights, so another strength is another file of weights, and the same
+graphs that name it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resharp.engines.bundle import Bundle
+from resharp.engines.hashing import describe_file
+from resharp.engines.manifest import File, Manifest, Source
+from resharp.engines.store import Store, variant_name
+from resharp.errors import BundleError, NotExportedError, OutputError
+
+
+def blended(bundle: Bundle, strength: float, store: Store) -> Bundle:
+    """The bundle of one strength: from the store, or made there, which takes no tenth of a second.
+
+    Args:
+        bundle: of the model, with its twin.
+        strength: 0 is the twin, 1 the model.
+        store: where it is kept, so that engines are built once for each strength.
+
+    Raises:
+        OptionError: the strength is not in 0..1.
+        BundleError: the bundle has no twin, or its files are damaged.
+        OutputError: the store cannot be written.
+    """
+    name = variant_name(bundle.manifest.name, strength)
+    if name == bundle.manifest.name:
+        return bundle
+    sources = _sources(bundle, strength)
+    there = _there(store, name, sources)
+    if there is not None:
+        return there
+    with store.writing(name) as draft:
+        there = _there(store, name, sources)
+        if there is not None:
+            return there
+        bundle.verify()
+        try:
+            weights, graphs = write_blend(bundle, strength, draft.folder)
+        except OSError as error:
+            raise OutputError(f"cannot write in {store.folder}: {error}") from error
+        made = replace(
+            bundle.manifest, name=name, weights=weights, graphs=graphs, sources=sources, twin=None
+        )
+        return draft.commit(made)
+
+
+def write_blend(bundle: Bundle, strength: float, folder: Path) -> tuple[File, dict[str, File]]:
+    """Write the weights of a strength, and the graphs that point into them, to a folder.
+
+    Raises:
+        BundleError: the bundle has no twin, or its files do not fit one another.
+    """
+    manifest = bundle.manifest
+    own, other = (_tensors(bundle.path(file)) for file in (manifest.weights, _twin(manifest)))
+    if own[0] != other[0]:
+        raise BundleError(f"{bundle.folder}: the weights and those of the twin have other layouts")
+    mean = own[1].astype(np.float64) * strength + other[1].astype(np.float64) * (1 - strength)
+    path = folder / "blended.safetensors"
+    path.write_bytes(own[0] + mean.astype("<f4").tobytes())
+    weights = named(path, "weights")
+    graphs = {}
+    for dtype, file in manifest.graphs.items():
+        before, after = manifest.weights.name.encode(), weights.name.encode()
+        data = bundle.path(file).read_bytes()
+        if len(before) != len(after) or before not in data:
+            raise BundleError(f"{bundle.path(file)} does not point into {manifest.weights.name}")
+        path = folder / f"{dtype}.onnx"
+        path.write_bytes(data.replace(before, after))  # of one length, so no other byte moves
+        graphs[dtype] = named(path, f"graph-{dtype}")
+    return weights, graphs
+
+
+def named(path: Path, stem: str) -> File:
+    """Rename a file so that its name carries a piece of its hash, and describe it."""
+    file = describe_file(path)
+    renamed = path.with_name(f"{stem}-{file.sha256[:12]}{path.suffix}")
+    os.replace(path, renamed)
+    return File(name=renamed.name, sha256=file.sha256, size=file.size)
+
+
+def _twin(manifest: Manifest) -> File:
+    if manifest.twin is None:
+        raise BundleError(
+            f"{manifest.name} was exported without its twin: resharp export {manifest.name}"
+        )
+    return manifest.twin.weights
+
+
+def _sources(bundle: Bundle, strength: float) -> tuple[Source, ...]:
+    """As an export at that strength writes them."""
+    _twin(bundle.manifest)
+    assert bundle.manifest.twin is not None
+    (own,), other = bundle.manifest.sources, bundle.manifest.twin.source
+    if not strength:
+        return (replace(other, weight=1.0),)
+    return replace(own, weight=strength), replace(other, weight=1 - strength)
+
+
+def _there(store: Store, name: str, sources: tuple[Source, ...]) -> Bundle | None:
+    """The bundle that was made before, of the same checkpoints."""
+    try:
+        found = store.find(name)
+    except (NotExportedError, BundleError):
+        return None
+    return found if found.manifest.sources == sources else None
+
+
+def _tensors(path: Path) -> tuple[bytes, NDArray[np.float32]]:
+    """The header of a safetensors file, and all that follows as float32."""
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    return data[:start], np.frombuffer(data, "<f4", offset=start)
