@@ -11,6 +11,20 @@
 
 from resharp.errors import ResharpError
 from resharp.runtime import Upscaler
+from resharp.runtime.ensemble import Ensemble
+from resharp.runtime.faces import FaceRestorer
+from resharp.runtime.info import model_info
+from resharp.runtime.loader import Loader
+from resharp.runtime.settings import Settings
 
 __version__ = "0.1.0"
-__all__ = ["ResharpError", "Upscaler", "__version__"]
+__all__ = [
+    "Ensemble",
+    "FaceRestorer",
+    "Loader",
+    "ResharpError",
+    "Settings",
+    "Upscaler",
+    "__version__",
+    "model_info",
+]

@@ -184,5 +184,14 @@ def test_import_is_quick_and_light() -> None:
 
 
 def test_public_names() -> None:
-    assert sorted(resharp.__all__) == ["ResharpError", "Upscaler", "__version__"]
+    assert sorted(resharp.__all__) == [
+        "Ensemble",
+        "FaceRestorer",
+        "Loader",
+        "ResharpError",
+        "Settings",
+        "Upscaler",
+        "__version__",
+        "model_info",
+    ]
     assert all(hasattr(resharp, name) for name in resharp.__all__)

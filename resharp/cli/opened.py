@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from resharp.errors import OptionError
 from resharp.runtime import Upscaler
+from resharp.runtime.ensemble import Ensemble
 from resharp.runtime.faces import BundleNetwork, FaceOptions, FaceRestorer
 
 
@@ -53,9 +54,13 @@ class Faces:
 class Opened:
     """The upscaler and the restorer of faces, made for the first picture that needs them."""
 
-    def __init__(self, stack: ExitStack, options: dict[str, Any], faces: Faces) -> None:
+    def __init__(
+        self, stack: ExitStack, options: dict[str, Any], faces: Faces, views: int = 1
+    ) -> None:
         self._stack, self._options, self._faces = stack, options, faces
+        self._views = views
         self.upscaler: Upscaler | None = None
+        self._background: Upscaler | Ensemble | None = None
         self.network: BundleNetwork | None = None
         self._restorer: FaceRestorer | None = None
 
@@ -65,6 +70,9 @@ class Opened:
             return
         if not self._faces.aligned:
             self.upscaler = self._open_upscaler()
+            self._background = self.upscaler
+            if self._views > 1:
+                self._background = Ensemble([self.upscaler], views=self._views)
         if self._faces.model is not None:
             self._restorer = self._open_restorer(self._faces.model)
 
@@ -76,8 +84,8 @@ class Opened:
         if self._restorer is not None:
             restored = self._restorer.restore(image, progress=progress)
             return restored.image, restored.count
-        assert self.upscaler is not None
-        return self.upscaler(image, progress=progress), None
+        assert self._background is not None
+        return self._background(image, progress=progress), None
 
     def _open_upscaler(self) -> Upscaler:
         return self._stack.enter_context(Upscaler(**self._options))
@@ -86,7 +94,7 @@ class Opened:
         restorer = self._stack.enter_context(
             FaceRestorer(
                 model,
-                upscaler=self.upscaler,
+                upscaler=self._background,
                 weights=self._faces.weights,
                 **asdict(self._faces.options),
                 **{key: self._options[key] for key in ("backend", "device", "engines", "threads")},

@@ -55,14 +55,21 @@ def _tile(ctx: click.Context, parameter: click.Parameter, value: str) -> int | s
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="File or folder of results.")
 @click.option("-m", "--model", default=DEFAULT_MODEL, show_default=True, help="Model, or bundle.")
 @click.option("--scale", type=float, help="Output over input size (default: the model's).")
-@click.option("--denoise", type=float, help="Denoise strength 0..1, where exported so.")
+@click.option("--denoise", type=float, help="Denoise strength 0..1, for realesr-general-x4v3.")
 @click.option("--suffix", help="Added to names (default: none with -o; else _restored, _x2).")
 @click.option("--format", "format_", help="png, jpg, webp, tiff, ... (default: the input's).")
 @click.option("--quality", type=click.IntRange(1, 100), help="Of JPEG, WebP and AVIF.")
 @click.option(
     "--tile", default="auto", show_default=True, callback=_tile, help="Largest tile, in pixels."
 )
-@click.option("--backend", default="auto", show_default=True, help="auto, torch, onnx.")
+@click.option(
+    "--views",
+    type=click.Choice(["1", "2", "4", "8"]),
+    default="1",
+    show_default=True,
+    help="Mean over so many flips and turns, in as many times the time.",
+)
+@click.option("--backend", default="auto", show_default=True, help="auto, tensorrt, torch, onnx.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 @click.option("--engines", type=click.Path(path_type=Path), help="Folder of the store.")
@@ -88,6 +95,7 @@ def command(
     only_center: bool,
     aligned: bool,
     weights: Path | None,
+    views: str,
     **options: Any,
 ) -> None:
     """Restore pictures: files, folders (with what is below them) and globs.
@@ -108,9 +116,11 @@ def command(
     )
     if aligned and options["scale"] is not None:
         raise OptionError("--aligned gives 512x512 faces: leave --scale out")
+    if aligned and views != "1":
+        raise OptionError("--aligned upscales nothing: leave --views out")
     todo = jobs(inputs, target)
     with ExitStack() as stack:
-        opened = Opened(stack, options, faces)
+        opened = Opened(stack, options, faces, int(views))
         results = list(_restore(todo, opened, quality, overwrite))
     _report(results, opened, as_json)
     if any(result.status == "failed" for result in results):

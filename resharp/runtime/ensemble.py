@@ -68,6 +68,11 @@ class Ensemble:
         self._weights = _shares(weights, len(members))
         self.scale = scales.pop()
 
+    @property
+    def members(self) -> tuple[Restorer, ...]:
+        """What the mean is of."""
+        return self._members
+
     def __call__(self, image: Image, *, progress: Progress | None = None) -> Image:
         """Restore one picture; see :meth:`Upscaler.__call__`.
 

@@ -29,6 +29,7 @@ class Settings:
     memory: float = 0.5
     threads: int | None = None
     engines: str | None = None
+    precision: str = "auto"
 
     def open(self) -> Upscaler:
         """An upscaler with these options.

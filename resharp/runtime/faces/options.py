@@ -66,6 +66,8 @@ def check_scale(scale: Any, upscaler: Background | None) -> float:
 
 def refuse_anime(upscaler: Background | None) -> None:
     """Raise OptionError for an upscaler whose pictures have no faces of people."""
+    for member in getattr(upscaler, "members", ()):
+        refuse_anime(member)
     manifest = getattr(upscaler, "manifest", None)
     if isinstance(manifest, Manifest) and "anime" in f"{manifest.name} {manifest.title}".lower():
         raise OptionError(

@@ -1,0 +1,197 @@
+"""Many models, one call each: opened at their first use and kept open while they are used."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, cast
+
+from numpy.typing import NDArray
+
+from resharp.errors import OptionError
+from resharp.runtime.faces import FaceOptions, FaceRestorer
+from resharp.runtime.info import ModelInfo, model_info
+from resharp.runtime.resolve import FACE_TASKS, resolve
+from resharp.runtime.settings import Settings
+from resharp.runtime.upscaler import Upscaler
+
+Image = NDArray[Any]
+
+KEPT = 2
+_SETTINGS = frozenset(one.name for one in fields(Settings)) - {"model"}
+_FACES = frozenset(one.name for one in fields(FaceOptions)) | {"background"}
+_SHARED = ("backend", "device", "engines", "threads", "precision")
+
+
+@dataclass(eq=False)
+class _Entry:
+    """A restorer that is open, and how many calls it is in the middle of."""
+
+    restorer: Upscaler | FaceRestorer
+    stack: ExitStack
+    busy: int = field(default=0)
+
+
+class Loader:
+    """Restores pictures by whichever model a call names.
+
+    A face network (``codeformer``) restores the faces and leaves the rest to ``background``, an
+    upscaler's name, or as it is; every other model is an :class:`~resharp.Upscaler`.
+
+    Args:
+        settings: options of every model, and the model of calls that name none.
+        keep: models that stay open, each with its memory; the one whose last use is longest ago
+            goes first, and never in the middle of a call.
+
+    Safe to call from several threads at once. A context manager.
+
+    Raises:
+        OptionError: ``keep`` is below 1.
+    """
+
+    def __init__(self, settings: Settings | None = None, *, keep: int = KEPT) -> None:
+        if type(keep) is not int or keep < 1:
+            raise OptionError(f"keep is {keep!r}; it must be at least 1")
+        self._settings, self._keep = settings or Settings(), keep
+        self._open: OrderedDict[Any, _Entry] = OrderedDict()
+        self._lock, self._closed = threading.Lock(), False
+
+    def process_image(self, image: Image, model: str | None = None, **options: Any) -> Image:
+        """Restore one picture.
+
+        Args:
+            image: as an :class:`~resharp.Upscaler` takes.
+            model: a name, or the folder of a bundle; None is that of the settings.
+            options: of this call, over the settings: those of :class:`Settings`, and for a face
+                network ``fidelity``, ``weight``, ``only_center``, ``aligned``, ``batch``,
+                ``background``.
+
+        Raises:
+            OptionError: there is no such option for this model, or it makes no sense.
+            ResharpError: as the model's own class.
+        """
+        with self._use(model, options) as restorer:
+            return restorer(image)
+
+    def process_images(
+        self,
+        images: Iterable[Image],
+        model: str | None = None,
+        *,
+        batch_size: int = 4,
+        **options: Any,
+    ) -> list[Image]:
+        """Restore several; an upscaler runs small ones of one size together.
+
+        Args:
+            images: as for :meth:`process_image`.
+            model: so too.
+            batch_size: largest number of pictures of one run.
+            options: as for :meth:`process_image`.
+
+        Raises:
+            ResharpError: as :meth:`process_image`.
+        """
+        with self._use(model, options) as restorer:
+            if isinstance(restorer, Upscaler):
+                return restorer.restore_many(images, batch_size=batch_size)
+            return [restorer(image) for image in images]
+
+    def info(self, model: str | None = None) -> ModelInfo:
+        """What a model is and takes; see :func:`~resharp.model_info`."""
+        return model_info(model or self._settings.model, engines=self._settings.engines)
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Names of the models that are open, the last used one last."""
+        with self._lock:
+            return tuple(key[0] for key in self._open)
+
+    def close(self) -> None:
+        """Close every model, those in the middle of a call after it; twice does nothing."""
+        with self._lock:
+            self._closed, self._keep = True, 0
+            gone = self._surplus()
+        _close(gone)
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _use(self, model: str | None, options: dict[str, Any]) -> Iterator[Upscaler | FaceRestorer]:
+        name = model or self._settings.model
+        key = (name, *sorted((option, repr(value)) for option, value in options.items()))
+        with self._lock:  # one thread opens at a time: two would take twice the memory
+            if self._closed:
+                raise OptionError("this loader is closed: make another")
+            entry = self._open.get(key)
+            if entry is None:
+                _close(self._surplus(1))
+                entry = self._open[key] = self._opened(name, options)
+            self._open.move_to_end(key)
+            entry.busy += 1
+        try:
+            yield entry.restorer
+        finally:
+            with self._lock:
+                entry.busy -= 1
+                gone = self._surplus()
+            _close(gone)
+
+    def _surplus(self, coming: int = 0) -> list[_Entry]:
+        """Take out what is idle and over the number that is kept, ``coming`` ones included."""
+        over = max(len(self._open) + coming - self._keep, 0)
+        idle = [key for key, entry in self._open.items() if not entry.busy]
+        return [self._open.pop(key) for key in idle[:over]]
+
+    def _opened(self, name: str, options: dict[str, Any]) -> _Entry:
+        own = {key: value for key, value in options.items() if key in _SETTINGS}
+        settings = replace(self._settings, model=name, **own)
+        bundle = resolve(name, engines=settings.engines, denoise=settings.denoise)
+        known = _SETTINGS | _FACES if bundle.manifest.task in FACE_TASKS else _SETTINGS
+        unknown = sorted(set(options) - known)
+        if unknown:
+            raise OptionError(
+                f"{bundle.manifest.name} has no option {unknown[0]!r}; it has "
+                f"{', '.join(sorted(known))}"
+            )
+        stack = ExitStack()
+        try:
+            restorer: Upscaler | FaceRestorer
+            if bundle.manifest.task in FACE_TASKS:
+                restorer = self._faces(settings, options, stack)
+            else:
+                restorer = settings.open()
+        except BaseException:
+            stack.close()  # the background, if it was the face network that failed
+            raise
+        stack.push(restorer)
+        return _Entry(restorer, stack)
+
+    def _faces(self, settings: Settings, options: dict[str, Any], stack: ExitStack) -> FaceRestorer:
+        chosen = {
+            key: value for key, value in options.items() if key in _FACES and key != "background"
+        }
+        background = options.get("background")
+        upscaler = None
+        if background is not None:
+            upscaler = stack.enter_context(replace(settings, model=cast(str, background)).open())
+        return FaceRestorer(
+            settings.model,
+            upscaler=upscaler,
+            scale=settings.scale if upscaler is None else None,
+            **chosen,
+            **{key: getattr(settings, key) for key in _SHARED},
+        )
+
+
+def _close(entries: Iterable[_Entry]) -> None:
+    with ExitStack() as last:
+        for entry in entries:
+            last.callback(entry.stack.close)

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resharp import Loader, Settings, Upscaler
+from resharp.engines import Bundle
+from resharp.errors import BackendError, ImageError, OptionError, UnknownModelError
+from resharp.export.picture import draw
+from tests.runtime.test_faces import add_fidelity
+
+PICTURE = draw(20, 28)
+
+
+@pytest.fixture
+def loader(compact: Bundle) -> Iterator[Loader]:
+    with Loader(Settings(model=str(compact.folder), backend="onnx")) as loader:
+        yield loader
+
+
+def test_one_call_for_an_upscaler(loader: Loader, compact: Bundle) -> None:
+    with Upscaler(compact, backend="onnx") as upscaler:
+        expected = upscaler(PICTURE)
+    np.testing.assert_array_equal(loader.process_image(PICTURE), expected)
+    assert loader.loaded == (str(compact.folder),)
+    assert loader.process_image(PICTURE, scale=3, tile=64).shape == (60, 84, 3)
+    batch = loader.process_images([PICTURE, PICTURE, PICTURE[:9]], batch_size=2)
+    np.testing.assert_array_equal(batch[1], expected)
+    assert batch[2].shape == (18, 56, 3)
+    assert loader.info().name == "compact"
+
+
+def test_one_call_for_a_face_network(loader: Loader, compact: Bundle, tmp_path: Path) -> None:
+    network = add_fidelity(tmp_path / "lighter").folder
+    face = draw(512, 512)
+    low, high = (
+        loader.process_image(face, str(network), aligned=True, fidelity=fidelity)
+        for fidelity in (0.0, 1.0)
+    )
+    assert low.shape == high.shape == face.shape
+    assert np.abs(high.astype(int) - low).max() > 5
+    with pytest.raises(OptionError, match="fidelity 2 is not in"):
+        loader.process_image(face, str(network), aligned=True, fidelity=2)
+    (again,) = loader.process_images([face], str(network), aligned=True, fidelity=0.0)
+    np.testing.assert_array_equal(again, low)
+
+
+def test_what_is_used_stays_open_and_the_rest_is_closed(compact: Bundle) -> None:
+    model = str(compact.folder)
+    with Loader(Settings(model=model, backend="onnx"), keep=2) as loader:
+        for tile in (64, 96, 64, 128, 64):
+            loader.process_image(PICTURE, tile=tile)
+        with loader._use(None, {"tile": 64}) as first, loader._use(None, {"tile": 64}) as second:
+            assert first is second
+        with loader._use(None, {"tile": 128}) as kept:
+            pass
+        for tile in (256, 512):
+            loader.process_image(PICTURE, tile=tile)
+        assert len(loader.loaded) == 2
+        with pytest.raises(BackendError, match="closed"):
+            kept(PICTURE)
+
+
+def test_a_model_in_use_is_not_closed(compact: Bundle) -> None:
+    loader = Loader(Settings(model=str(compact.folder), backend="onnx"), keep=1)
+    with loader._use(None, {"tile": 64}) as busy:
+        loader.process_image(PICTURE, tile=96)
+        busy(PICTURE)
+        loader.close()
+        busy(PICTURE)
+    with pytest.raises(BackendError, match="closed"):
+        busy(PICTURE)
+    with pytest.raises(OptionError, match="this loader is closed"):
+        loader.process_image(PICTURE)
+    loader.close()
+
+
+def test_threads_share_a_model(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Settings] = []
+    real = Settings.open
+
+    def counted(settings: Settings) -> Upscaler:
+        opened.append(settings)
+        return real(settings)
+
+    monkeypatch.setattr(Settings, "open", counted)
+    results: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(loader.process_image(PICTURE)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4
+    assert len(opened) == 1
+
+
+def test_bad_calls(loader: Loader, compact: Bundle) -> None:
+    with pytest.raises(OptionError, match="compact has no option 'fidelity'; it has backend"):
+        loader.process_image(PICTURE, fidelity=0.5)
+    with pytest.raises(UnknownModelError, match="no model is called"):
+        loader.process_image(PICTURE, "nonesuch")
+    with pytest.raises(ImageError):
+        loader.process_image(PICTURE.astype(np.int64))
+    with pytest.raises(OptionError, match="keep is 0"):
+        Loader(keep=0)
+    assert loader.process_image(PICTURE).shape == (40, 56, 3)  # still of use
