@@ -9,13 +9,18 @@
         cv2.imwrite("big.png", upscaler(cv2.imread("photo.jpg")))
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from resharp.errors import ResharpError
 from resharp.runtime import Upscaler
-from resharp.runtime.ensemble import Ensemble
-from resharp.runtime.faces import FaceRestorer
-from resharp.runtime.info import model_info
-from resharp.runtime.loader import Loader
-from resharp.runtime.settings import Settings
+
+if TYPE_CHECKING:
+    from resharp.runtime.ensemble import Ensemble
+    from resharp.runtime.faces import FaceRestorer
+    from resharp.runtime.info import model_info
+    from resharp.runtime.loader import Loader
+    from resharp.runtime.settings import Settings
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,3 +33,24 @@ __all__ = [
     "__version__",
     "model_info",
 ]
+
+_LATE = {
+    "Ensemble": "ensemble",
+    "FaceRestorer": "faces",
+    "Loader": "loader",
+    "Settings": "settings",
+    "model_info": "info",
+}
+"""Imported at their first use, so that ``import resharp`` is quick: name and module of runtime."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATE:
+        raise AttributeError(f"module 'resharp' has no attribute {name!r}")
+    found: object = getattr(import_module(f"resharp.runtime.{_LATE[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
