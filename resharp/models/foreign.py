@@ -4,9 +4,7 @@ They come after resharp's own: only weights that fit no network here are shown t
 given a state dict that ``files.read`` has read, so that nothing of a stranger's file is unpickled
 but tensors. What it finds is wrapped so that any size works: spandrel states the sizes that a
 network takes (a minimum, a multiple, squares), and the padding up to them is part of the network
-here, by repeating the last row and column as resharp's tiles do, without a branch that a tracer
-would bake. spandrel's own call reflects the picture instead, so at sizes that need padding the two
-differ near the bottom and right edge; at the others they are the same function.
+here, by reflection as in spandrel's own call, without a branch that a tracer would bake.
 
 A checkpoint of this kind is called ``spandrel:DAT``, say. Its parameters are the sizes, which can
 be overruled where spandrel states too little: ``minimum``, ``multiple`` and ``square`` (0 or 1).
@@ -23,11 +21,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from resharp.errors import CheckpointError, OptionError, ResharpError, UnknownArchitectureError
 from resharp.models import spandrel_door
 from resharp.models.architectures import Facts
+from resharp.models.padding import reflected
 from resharp.models.state import Parameters, State
 
 PREFIX = "spandrel:"
@@ -152,7 +150,7 @@ class AnySize(nn.Module):
         if self.square:
             tall = wide = _larger(tall, wide)
         if self.minimum > 1 or self.multiple > 1 or self.square:
-            planes = F.pad(planes, (0, wide - width, 0, tall - height), mode="replicate")
+            planes = reflected(planes, tall, wide)
         result = self.call(self.network, planes)
         return result[:, :, : height * self.scale, : width * self.scale]
 

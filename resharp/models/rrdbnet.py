@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from resharp.models.padding import reflected
+
 RESIDUAL_SCALE = 0.2
 SLOPE = 0.2
 
@@ -117,13 +119,10 @@ class RRDBNet(nn.Module):
         return out[:, :, : height * self.scale, : width * self.scale]
 
     def _pad(self, x: torch.Tensor) -> torch.Tensor:
-        # No `if`: a test of the size would be frozen into a traced graph. An amount of 0 is a
-        # valid amount, and replicate padding, unlike reflect, has no smallest size. Not
-        # `-height % step`: TensorRT-RTX 1.7 cannot infer shapes through a remainder.
+        # No `if`: a test of the size would be frozen into a traced graph. Not `-height % step`:
+        # TensorRT-RTX 1.7 cannot infer shapes through a remainder.
         step, height, width = self.unshuffle, x.shape[2], x.shape[3]
-        bottom = (height + step - 1) // step * step - height
-        right = (width + step - 1) // step * step - width
-        return F.pad(x, (0, right, 0, bottom), mode="replicate")
+        return reflected(x, (height + step - 1) // step * step, (width + step - 1) // step * step)
 
     def _upscale(self, x: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self.conv_first(x)

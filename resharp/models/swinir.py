@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from resharp.models.padding import reflected
+
 UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv", "")
 RESIDUALS = ("1conv", "3conv")
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
@@ -180,9 +182,8 @@ class SwinIR(nn.Module):
 
     ``forward`` takes float ``[n, in_chans, h, w]`` in 0..1, any h and w from 1, and returns
     ``[n, in_chans, h*upscale, w*upscale]``, not clamped. Sizes that are no multiple of the window
-    are padded by repeating the last row and column, and the output is cropped. Upstream reflects
-    instead, which fails where a picture is smaller than its padding; resharp's tiles repeat too, so
-    a picture comes out the same whoever pads it.
+    are padded by reflection as upstream's, also where a picture is smaller than its padding, and
+    the output is cropped. resharp's tiles reflect too, so it does not matter who pads.
 
     Raises:
         ValueError: parameters that no network has.
@@ -231,8 +232,7 @@ class SwinIR(nn.Module):
         # Not `-height % side`: TensorRT-RTX 1.7 cannot infer shapes through a remainder.
         rows = (height + self.window_size - 1) // self.window_size
         columns = (width + self.window_size - 1) // self.window_size
-        bottom, right = rows * self.window_size - height, columns * self.window_size - width
-        padded = F.pad(x, (0, right, 0, bottom), mode="replicate")
+        padded = reflected(x, rows * self.window_size, columns * self.window_size)
         shallow = (padded - self._mean) * self.img_range
         features = self.conv_first(shallow)
         features = features + self.conv_after_body(self._trunk(features, rows, columns))

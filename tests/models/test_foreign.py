@@ -206,15 +206,17 @@ def test_files_come_back(tmp_path: Path, name: str, form: str) -> None:
 
 
 @oracle.needs_oracle
-def test_any_size_is_padded_by_repeating(tmp_path: Path) -> None:
+def test_any_size_is_padded_by_reflection(tmp_path: Path) -> None:
     found = read_checkpoint(saved("DRCT", tmp_path))
     network = build(found)
     assert isinstance(network, AnySize)
     assert found.parameters == {"minimum": 1, "multiple": 16, "square": 0}
     for height, width in ((1, 1), (17, 5), (16, 33)):
         picture = torch.rand(2, 3, height, width)
-        rows = torch.arange(-(-height // 16) * 16).clamp(max=height - 1)
-        columns = torch.arange(-(-width // 16) * 16).clamp(max=width - 1)
+        rows, columns = (
+            [i if i < size else max(2 * (size - 1) - i, 0) for i in range(-(-size // 16) * 16)]
+            for size in (height, width)
+        )
         with torch.inference_mode():
             expected = network.network(picture[:, :, rows][:, :, :, columns])
             ours = network(picture)

@@ -94,14 +94,16 @@ def test_any_size_works(scale: int, height: int, width: int) -> None:
 
 @pytest.mark.parametrize("scale", [1, 2])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 5), (7, 8)])
-def test_odd_sizes_equal_the_picture_with_its_edge_repeated(
+def test_odd_sizes_equal_the_picture_with_its_edge_reflected(
     scale: int, height: int, width: int
 ) -> None:
     network = rrdbnet(scale)
     picture = torch.rand(1, 3, height, width)
     factor = network.unshuffle
-    rows = torch.arange(-(-height // factor) * factor).clamp(max=height - 1)
-    columns = torch.arange(-(-width // factor) * factor).clamp(max=width - 1)
+    rows, columns = (
+        [i if i < size else max(2 * (size - 1) - i, 0) for i in range(-(-size // factor) * factor)]
+        for size in (height, width)
+    )
     padded = picture[:, :, rows][:, :, :, columns]
     expected = network(padded)[:, :, : height * scale, : width * scale]
     torch.testing.assert_close(network(picture), expected)

@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -192,12 +191,24 @@ def core_rows(tiles: Sequence[Tile]) -> tuple[int, int]:
 
 
 def cut(image: Image, tile: Tile) -> Image:
-    """The tile's window; what hangs over the image repeats its last row and column."""
+    """The tile's window; what hangs over the image reflects it."""
     window = image[tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
-    below, beside = tile.height - window.shape[0], tile.width - window.shape[1]
-    if below or beside:
-        window = cv2.copyMakeBorder(window, 0, below, 0, beside, cv2.BORDER_REPLICATE)
-    return window
+    if window.shape[:2] == (tile.height, tile.width):
+        return window
+    rows, columns = (
+        reflected(size, wanted)
+        for size, wanted in zip(window.shape[:2], (tile.height, tile.width), strict=True)
+    )
+    return window[rows][:, columns]
+
+
+def reflected(size: int, wanted: int) -> NDArray[np.intp]:
+    """Which of ``size`` rows each of ``wanted`` rows is: to the last, back to the first, on it.
+
+    As the networks themselves pad (``models/padding.py``), so it does not matter who does.
+    """
+    index = np.arange(wanted)
+    return np.maximum(np.minimum(index, 2 * (size - 1) - index), 0)
 
 
 def stack(windows: Sequence[Image]) -> Image:

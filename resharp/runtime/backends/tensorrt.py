@@ -21,6 +21,7 @@ from resharp.runtime.backends.base import (
     Image,
     core_rows,
     open_guard,
+    reflected,
 )
 from resharp.runtime.cuda import open_provider
 from resharp.runtime.devices import driver_version, gpus
@@ -90,7 +91,8 @@ class TensorrtBackend(Backend):
         least = self.smallest_side()
         below, beside = max(least - height, 0), max(least - width, 0)
         if below or beside:
-            batch = np.pad(batch, ((0, 0), (0, below), (0, beside), (0, 0)), mode="edge")
+            rows, columns = reflected(height, height + below), reflected(width, width + beside)
+            batch = batch[:, rows][:, :, columns]
         tall, wide, scale = height + below, width + beside, self.manifest.scale
         # Pictures one below the other are one picture whose tiles they are.
         tiles = [Tile(i * tall, 0, tall, wide, 0, 0, 0, 0) for i in range(count)]

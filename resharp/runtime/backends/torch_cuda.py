@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resharp.runtime.backends.base import Image
+from resharp.runtime.backends.base import Image, reflected
 from resharp.runtime.backends.torch_kept import Recordings
 from resharp.runtime.backends.torch_lanes import IN_FLIGHT
 from resharp.runtime.plan import Tile
@@ -229,6 +229,8 @@ def cut(source: torch.Tensor, tile: Tile) -> torch.Tensor:
         return window
     import torch
 
-    rows = torch.arange(tile.height, device=source.device).clamp_(max=window.shape[0] - 1)
-    columns = torch.arange(tile.width, device=source.device).clamp_(max=window.shape[1] - 1)
+    rows, columns = (
+        torch.from_numpy(reflected(size, wanted)).to(source.device)
+        for size, wanted in zip(window.shape[:2], (tile.height, tile.width), strict=True)
+    )
     return window[rows][:, columns]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resharp.errors import OutOfMemoryError
-from resharp.runtime.backends.base import Advance, batched, core_rows
+from resharp.runtime.backends.base import Advance, batched, core_rows, reflected
 from resharp.runtime.cuda import Event, Provider
 from resharp.runtime.plan import Tile
 from resharp.runtime.tensorrt.lane import AHEAD, Lane, Slot
@@ -121,7 +121,7 @@ class Job:
         return min(count, len(self._tiles)), self._tiles[0].height, self._tiles[0].width
 
     def _send(self, lane: Lane, upto: int) -> None:
-        """Rows of the picture to the device; what hangs over repeats the last row and column."""
+        """Rows of the picture to the device; what hangs over reflects it."""
         first, height, width = self._sent, *self._image.shape[:2]
         if upto <= first:
             return
@@ -130,8 +130,9 @@ class Job:
         rows = staging.view(self._image.dtype).reshape(upto - first, self._width, 3)
         real = max(min(upto, height) - first, 0)
         rows[:real, :width] = self._image[first : first + real]
-        rows[real:, :width] = self._image[height - 1]
-        rows[:, width:] = rows[:, width - 1 : width]
+        beyond = reflected(height, upto)[first + real :]
+        rows[real:, :width] = self._image[beyond]
+        rows[:, width:] = rows[:, reflected(width, self._width)[width:]]
         self._provider.upload(lane.source.address + first * pitch, staging, lane.copy)
         lane.uploaded.record(lane.copy)
         lane.compute.wait(lane.uploaded)
