@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, cast
 
+import numpy as np
 from numpy.typing import NDArray
 
 from resharp.errors import OptionError
@@ -28,11 +29,13 @@ _SHARED = ("backend", "device", "engines", "threads", "precision")
 
 @dataclass(eq=False)
 class _Entry:
-    """A restorer that is open, and how many calls it is in the middle of."""
+    """A restorer that is open or being opened, and how many calls want it."""
 
-    restorer: Upscaler | FaceRestorer
-    stack: ExitStack
-    busy: int = field(default=0)
+    ready: threading.Event = field(default_factory=threading.Event)
+    restorer: Upscaler | FaceRestorer | None = None
+    """None while it is opened, and where that failed."""
+    stack: ExitStack = field(default_factory=ExitStack)
+    busy: int = 0
 
 
 class Loader:
@@ -95,6 +98,10 @@ class Loader:
         Raises:
             ResharpError: as :meth:`process_image`.
         """
+        if isinstance(images, np.ndarray):
+            raise OptionError("images are a list of pictures, not one array")
+        if type(batch_size) is not int or batch_size < 1:
+            raise OptionError(f"batch_size is {batch_size!r}; it must be at least 1")
         with self._use(model, options) as restorer:
             if isinstance(restorer, Upscaler):
                 return restorer.restore_many(images, batch_size=batch_size)
@@ -126,23 +133,59 @@ class Loader:
     @contextmanager
     def _use(self, model: str | None, options: dict[str, Any]) -> Iterator[Upscaler | FaceRestorer]:
         name = model or self._settings.model
-        key = (name, *sorted((option, repr(value)) for option, value in options.items()))
-        with self._lock:  # one thread opens at a time: two would take twice the memory
-            if self._closed:
-                raise OptionError("this loader is closed: make another")
-            entry = self._open.get(key)
-            if entry is None:
-                _close(self._surplus(1))
-                entry = self._open[key] = self._opened(name, options)
-            self._open.move_to_end(key)
-            entry.busy += 1
+        entry = None
+        while entry is None:  # whom another thread's failure left without one, tries itself
+            entry = self._wanted(name, options)
+        assert entry.restorer is not None
         try:
             yield entry.restorer
         finally:
-            with self._lock:
-                entry.busy -= 1
-                gone = self._surplus()
+            self._done(entry)
+
+    def _wanted(self, name: str, options: dict[str, Any]) -> _Entry | None:
+        """The open restorer, counted as busy; None if another thread could not open it."""
+        key = self._key(name, options)
+        with self._lock:
+            if self._closed:
+                raise OptionError("this loader is closed: make another")
+            entry = self._open.get(key)
+            mine, gone = entry is None, []
+            if entry is None:
+                gone = self._surplus(1)
+                entry = self._open[key] = _Entry()
+            self._open.move_to_end(key)
+            entry.busy += 1
+        if not mine:  # others' models are used meanwhile
+            entry.ready.wait()
+            if entry.restorer is not None:
+                return entry
+            return None
+        try:
             _close(gone)
+            entry.restorer = self._opened(name, options, entry.stack)
+        except BaseException:
+            with self._lock:
+                self._open.pop(key, None)
+            entry.stack.close()  # the background, if it was the face network that failed
+            raise
+        finally:
+            entry.ready.set()
+        return entry
+
+    def _done(self, entry: _Entry) -> None:
+        with self._lock:
+            entry.busy -= 1
+            gone = self._surplus()
+        _close(gone)
+
+    def _key(self, name: str, options: dict[str, Any]) -> Any:
+        """Options that say what the settings say make no other restorer."""
+        told = {
+            option: repr(value)
+            for option, value in options.items()
+            if option not in _SETTINGS or value != getattr(self._settings, option)
+        }
+        return (name, *sorted(told.items()))
 
     def _surplus(self, coming: int = 0) -> list[_Entry]:
         """Take out what is idle and over the number that is kept, ``coming`` ones included."""
@@ -150,29 +193,23 @@ class Loader:
         idle = [key for key, entry in self._open.items() if not entry.busy]
         return [self._open.pop(key) for key in idle[:over]]
 
-    def _opened(self, name: str, options: dict[str, Any]) -> _Entry:
+    def _opened(
+        self, name: str, options: dict[str, Any], stack: ExitStack
+    ) -> Upscaler | FaceRestorer:
         own = {key: value for key, value in options.items() if key in _SETTINGS}
         settings = replace(self._settings, model=name, **own)
         bundle = resolve(name, engines=settings.engines, denoise=settings.denoise)
-        known = _SETTINGS | _FACES if bundle.manifest.task in FACE_TASKS else _SETTINGS
+        faces = bundle.manifest.task in FACE_TASKS
+        known = _SETTINGS | _FACES if faces else _SETTINGS
         unknown = sorted(set(options) - known)
         if unknown:
             raise OptionError(
                 f"{bundle.manifest.name} has no option {unknown[0]!r}; it has "
                 f"{', '.join(sorted(known))}"
             )
-        stack = ExitStack()
-        try:
-            restorer: Upscaler | FaceRestorer
-            if bundle.manifest.task in FACE_TASKS:
-                restorer = self._faces(settings, options, stack)
-            else:
-                restorer = settings.open()
-        except BaseException:
-            stack.close()  # the background, if it was the face network that failed
-            raise
+        restorer = self._faces(settings, options, stack) if faces else settings.open()
         stack.push(restorer)
-        return _Entry(restorer, stack)
+        return restorer
 
     def _faces(self, settings: Settings, options: dict[str, Any], stack: ExitStack) -> FaceRestorer:
         chosen = {

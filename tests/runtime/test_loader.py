@@ -112,3 +112,51 @@ def test_bad_calls(loader: Loader, compact: Bundle) -> None:
     with pytest.raises(OptionError, match="keep is 0"):
         Loader(keep=0)
     assert loader.process_image(PICTURE).shape == (40, 56, 3)  # still of use
+
+
+def test_opening_one_model_does_not_stop_the_others(
+    loader: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader.process_image(PICTURE)
+    go, real = threading.Event(), Settings.open
+
+    def slow(settings: Settings) -> Upscaler:
+        assert go.wait(60)
+        return real(settings)
+
+    monkeypatch.setattr(Settings, "open", slow)
+    results: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(loader.process_image(PICTURE, tile=96)))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    loader.process_image(PICTURE)  # would wait for ever behind the one that is opened
+    assert loader.loaded
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 2
+
+
+def test_a_model_that_could_not_be_opened_is_tried_again(
+    loader: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Settings, "open", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            loader.process_image(PICTURE)
+    assert loader.loaded == ()
+    assert loader.process_image(PICTURE).shape == (40, 56, 3)
+
+
+def test_options_as_the_settings_have_them_open_no_second_model(loader: Loader) -> None:
+    loader.process_image(PICTURE)
+    loader.process_image(PICTURE, tile="auto", memory=0.5)
+    assert len(loader.loaded) == 1
+    for images in (PICTURE, np.stack([PICTURE])):
+        with pytest.raises(OptionError, match="a list of pictures"):
+            loader.process_images(images)
+    with pytest.raises(OptionError, match="batch_size is 0"):
+        loader.process_images([PICTURE], batch_size=0)
