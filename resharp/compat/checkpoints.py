@@ -70,6 +70,8 @@ def bundle_for(
             raise OptionError("dni_weight mixes two checkpoints: give a list of two as model_path")
         text = os.fspath(model_path)
         bundle = named(text) if _is_name(text) else _of_files([(text, 1.0)], model)
+    elif not isinstance(model_path, Sequence):
+        raise OptionError(f"model_path {model_path!r} is neither a file, a name nor a list of two")
     else:
         bundle = _of_files(_shares(model_path, dni_weight), model)
     if model is not None:

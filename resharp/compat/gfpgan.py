@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, Protocol
 
 import cv2
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from resharp import weights
 from resharp.compat.checkpoints import bundle_for
-from resharp.compat.realesrgan import device_of
+from resharp.compat.realesrgan import check_integers, device_of
 from resharp.engines import Bundle
 from resharp.errors import OptionError
 from resharp.runtime.faces import Crop, FaceRestorer
@@ -24,7 +25,6 @@ from resharp.runtime.faces.alignment import SIDE, to_bytes
 from resharp.runtime.faces.detection import DETECTOR, central
 from resharp.runtime.faces.network import run
 from resharp.runtime.faces.paste import Place, paste
-from resharp.runtime.image import layout_of
 from resharp.runtime.upscaler import LARGEST_SCALE
 
 Image = NDArray[Any]
@@ -71,7 +71,7 @@ class GFPGANer:
     ) -> None:
         if arch not in ARCHITECTURES:
             raise OptionError(f"arch {arch!r} is not one of {', '.join(ARCHITECTURES)}")
-        if not 0 < upscale <= LARGEST_SCALE:
+        if not _within(upscale, LARGEST_SCALE) or not upscale:
             raise OptionError(f"upscale {upscale!r} is not in 0..{LARGEST_SCALE:g}")
         self.upscale, self.bg_upsampler = upscale, bg_upsampler
         self.channel_multiplier = channel_multiplier
@@ -107,8 +107,8 @@ class GFPGANer:
             ImageError: ``img`` is no such array.
             OptionError: ``weight`` is not in 0..1.
         """
-        layout_of(img)
-        if not 0 <= weight <= 1:
+        check_integers(img)
+        if not _within(weight, 1.0):
             raise OptionError(f"weight {weight!r} is not in 0..1")
         img = np.asarray(img)
         colours = _colours(img)
@@ -141,6 +141,11 @@ class GFPGANer:
 def _restorer(bundle: Bundle, device: str) -> FaceRestorer:
     weights.fetch(weights.find(DETECTOR), progress=True)
     return FaceRestorer(bundle, device=device)
+
+
+def _within(value: object, most: float) -> bool:
+    """Whether a caller gave a number from 0 to ``most``."""
+    return isinstance(value, Real) and 0 <= float(value) <= most
 
 
 def _colours(image: Image) -> Image:

@@ -21,7 +21,8 @@ from resharp.engines import Bundle
 from resharp.errors import BackendError, ImageError, OptionError
 from resharp.runtime import Upscaler
 from resharp.runtime.devices import gpus
-from resharp.runtime.image import layout_of
+from resharp.runtime.image import Layout, layout_of
+from resharp.runtime.upscaler import LARGEST_SCALE
 
 if TYPE_CHECKING:
     from torch import nn
@@ -126,9 +127,7 @@ class RealESRGANer:
             OptionError: an ``outscale`` that leaves nothing.
             OutOfMemoryError: the memory does not suffice.
         """
-        layout = layout_of(img)
-        if layout.dtype not in ("uint8", "uint16"):
-            raise ImageError(f"pictures are uint8 or uint16 here, not {img.dtype}")
+        layout = check_integers(img)
         size = _out_size(layout.height, layout.width, self.scale, outscale)
         img = np.asarray(img)
         if layout.channels == 1:
@@ -205,13 +204,22 @@ def _out_size(height: int, width: int, scale: int, outscale: Any) -> tuple[int, 
     size = int(width * factor), int(height * factor)
     if min(size) < 1:
         raise OptionError(f"outscale {outscale:g} leaves nothing of {width}x{height} pixels")
+    if factor > LARGEST_SCALE:
+        raise OptionError(f"outscale {outscale:g} is over {LARGEST_SCALE:g}")
     return size
 
 
-def _count(name: str, value: object) -> int:
+def _count(name: str, value: object, what: str = "of pixels") -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
-        raise OptionError(f"{name} is {value!r}; it must be a number of pixels, from 0")
+        raise OptionError(f"{name} is {value!r}; it must be a number {what}, from 0")
     return int(value)
+
+
+def check_integers(img: Image) -> Layout:
+    """Raise ImageError for what is no picture of 8 or 16 bits."""
+    if isinstance(img, np.ndarray) and img.dtype not in (np.uint8, np.uint16):
+        raise ImageError(f"pictures are uint8 or uint16 here, not {img.dtype}")
+    return layout_of(img)
 
 
 def device_of(device: object, gpu_id: int | None) -> str:
@@ -220,7 +228,7 @@ def device_of(device: object, gpu_id: int | None) -> str:
         return str(device)
     if gpu_id is None:
         return "auto"
-    number = _count("gpu_id", gpu_id)
+    number = _count("gpu_id", gpu_id, "of a GPU")
     try:
         there = len(gpus())
     except BackendError as error:

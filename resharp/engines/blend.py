@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from resharp.engines.bundle import Bundle
 from resharp.engines.hashing import describe_file
 from resharp.engines.manifest import File, Manifest, Source
-from resharp.engines.store import Store, variant_name
+from resharp.engines.store import Store, named_strength, variant_name
 from resharp.errors import BundleError, NotExportedError, OutputError
 
 
@@ -35,6 +35,7 @@ def blended(bundle: Bundle, strength: float, store: Store) -> Bundle:
         OutputError: the store cannot be written.
     """
     name = variant_name(bundle.manifest.name, strength)
+    strength = named_strength(strength)
     if name == bundle.manifest.name:
         return bundle
     sources = _sources(bundle, strength)

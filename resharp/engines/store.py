@@ -48,11 +48,17 @@ def variant_name(name: str, denoise: float | None) -> str:
     Raises:
         OptionError: the strength is not in 0..1.
     """
-    if denoise is None or denoise == 1:
+    if denoise is None:
         return name
     if not _is_share(denoise):
         raise OptionError(f"denoise {denoise!r} is not in 0..1")
-    return f"{name}-dn{denoise:g}"
+    denoise = named_strength(denoise)
+    return name if denoise == 1 else f"{name}-dn{denoise:g}"
+
+
+def named_strength(denoise: float) -> float:
+    """The strength as a name has it, so that 0.1 + 0.2 and 0.3 are one."""
+    return float(f"{denoise:.4g}")
 
 
 def _is_share(value: Any) -> bool:

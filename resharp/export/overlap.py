@@ -66,6 +66,15 @@ def choose(curve: Curve, limit: float = LIMIT) -> int:
     return curve[-1][0]
 
 
+def excess(curve: Curve, limit: float = LIMIT) -> float | None:
+    """What even the largest overlap leaves, in levels of 255; None where one suffices.
+
+    Some networks look at the whole picture: their tiles are never quite the whole.
+    """
+    left = curve[-1][1] if curve else 0.0
+    return left if left > limit else None
+
+
 def _trimmed(curve: Curve) -> Curve:
     """The curve up to the first overlap that leaves nothing: beyond the receptive field."""
     for index, (_, error) in enumerate(curve):

@@ -40,7 +40,7 @@ Report = Callable[[str], None]
 
 FACE = "face"
 """``Manifest.task`` of networks for aligned faces."""
-LAYOUT = 2
+LAYOUT = 3
 """Raised when the same weights come out as other graphs, so that old bundles are remade."""
 PACKAGES = ("torch", "onnx", "onnxruntime", "onnxscript")
 
@@ -184,6 +184,13 @@ def _export(origin: Origin, options: ExportOptions, draft: Draft, report: Report
     if facts.fixed_size is None:
         report("measuring the overlap")
         curve = _overlap(passed.infer["float32"], options.picture, checkpoint.size_multiple)
+        left = overlap.excess(curve)
+        if left is not None:
+            report(
+                f"tiles differ from the whole picture by up to {left:.2f} levels of 255 at an "
+                f"overlap of {curve[-1][0]}, the largest: this network sees farther. Larger tiles "
+                "show it less (--tile)"
+            )
     report("measuring the activations")
     network = modules["float32"].get_submodule("network")
     largest, begin = peak.measure(network, facts, options.picture)

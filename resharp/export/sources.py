@@ -9,6 +9,7 @@ from pathlib import Path
 
 from resharp import weights
 from resharp.engines import Source, check_name, sha256_of, variant_name
+from resharp.engines.store import named_strength
 from resharp.errors import CheckpointError, DownloadError, OptionError
 from resharp.weights import Entry, kebab, lookup
 from resharp.weights.local import LOCAL
@@ -74,6 +75,7 @@ def locate(
         OptionError: ``denoise`` for a model that has no twin.
         DownloadError: a checkpoint could not be fetched.
     """
+    denoise = None if denoise is None else named_strength(denoise)
     path = Path(os.fspath(source)).expanduser()
     if path.is_file() or path.suffix.lower() in (".pth", ".pt", ".safetensors"):
         return _from_file(path, denoise, name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from numbers import Real
 from typing import Any, Protocol
 
 import numpy as np
@@ -62,7 +63,7 @@ class Ensemble:
                 f"members enlarge by {', '.join(f'{one:g}' for one in sorted(scales))}: give all "
                 "the same scale, Upscaler(..., scale=4)"
             )
-        if views not in TURNS:
+        if type(views) is not int or views not in TURNS:
             raise OptionError(f"views is {views!r}; it must be 1, 2, 4 or 8")
         self._members, self._views = tuple(members), views
         self._weights = _shares(weights, len(members))
@@ -142,8 +143,9 @@ def _back(image: Image, number: int) -> Image:
 def _shares(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
     if weights is None:
         return (1 / count,) * count
-    values = [float(weight) for weight in weights]
-    sensible = all(math.isfinite(value) and value >= 0 for value in values)
+    given: Sequence[object] = weights  # whatever a caller gave
+    values = [float(one) if isinstance(one, Real) else math.nan for one in given]
+    sensible = all(value >= 0 for value in values) and math.isfinite(sum(values))
     if len(values) != count or not sensible or not sum(values):
         raise OptionError(
             f"weights are {list(weights)!r}: give {count}, none negative and not all zero"

@@ -55,14 +55,14 @@ def resolve(
         OutputError: the store cannot be written, and a new strength has to be.
     """
     if isinstance(model, Bundle):
-        return model
+        return _at(model, denoise)
     if not isinstance(model, str | os.PathLike):
         raise OptionError(f"model {model!r} is neither a name, a folder nor a bundle")
     text = os.fspath(model)
     if text.lower().endswith(WEIGHTS) and os.path.isfile(text):
         raise NotExportedError(f"{text} holds weights, no graph: resharp export {text}")
     if os.sep in text or os.path.isfile(Path(text, "manifest.json")):
-        return _from_folder(Path(text))
+        return _at(_from_folder(Path(text)), denoise)
     shipped = builtin_store()
     if denoise is None and text in shipped:
         return _shipped(shipped, text, engines)
@@ -78,6 +78,16 @@ def resolve(
     if name in shipped:
         return _shipped(shipped, name, engines)
     raise _missing(text, canonical, denoise, engines)
+
+
+def _at(bundle: Bundle, denoise: float | None) -> Bundle:
+    """The strength of a bundle that was given itself; it is made beside it."""
+    name = bundle.manifest.name
+    if denoise is None or variant_name(name, denoise) == name:
+        return bundle
+    if bundle.manifest.twin is None:
+        raise OptionError(f"the bundle {bundle.folder} has no denoise strengths: leave denoise out")
+    return blended(bundle, denoise, Store(bundle.folder.parent))
 
 
 def _shipped(store: Store, name: str, engines: str | os.PathLike[str] | None) -> Bundle:

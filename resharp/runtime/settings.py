@@ -37,6 +37,8 @@ class Settings:
         Raises:
             ResharpError: as :class:`~resharp.Upscaler`.
         """
+        if not isinstance(self.engines, str | os.PathLike | None):
+            raise OptionError(f"engines is {self.engines!r}; it must be a folder")
         return Upscaler(**asdict(self))
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -47,7 +49,7 @@ class Settings:
             OutputError: it cannot be written.
         """
         target = Path(path)
-        values = {name: value for name, value in asdict(self).items() if value is not None}
+        values = {name: _plain(value) for name, value in asdict(self).items() if value is not None}
         if _kind(target) == ".json":
             text = json.dumps(values, indent=2) + "\n"
         else:  # flat, and JSON's strings, numbers and booleans are TOML's too
@@ -84,6 +86,13 @@ class Settings:
                 f"settings {source}: there is no option {unknown[0]!r}, only {', '.join(known)}"
             )
         return cls(**values)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON and TOML can hold: paths as text, numbers of numpy as Python's."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.item() if hasattr(value, "item") else value
 
 
 def _kind(path: Path) -> str:

@@ -176,3 +176,8 @@ def test_files_that_are_no_checkpoints(content: bytes, tmp_path: Path) -> None:
     file.write_bytes(content)
     with pytest.raises(CheckpointError):
         bundle_for(file)
+
+
+def test_a_model_path_that_is_none() -> None:
+    with pytest.raises(OptionError, match="neither a file, a name nor a list"):
+        bundle_for(None)  # type: ignore[arg-type]

@@ -95,3 +95,9 @@ def test_bad_options(make: Any) -> None:
         make().enhance(picture("bgr"), weight=2)
     with pytest.raises(ImageError):
         make().enhance(None)
+
+
+@pytest.mark.parametrize("upscale", [None, "2", 0, -1, float("nan"), 99])
+def test_upscales_that_are_none(upscale: Any) -> None:
+    with pytest.raises(OptionError, match="upscale"):
+        GFPGANer("nothing.pth", upscale=upscale)

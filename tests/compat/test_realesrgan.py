@@ -250,7 +250,7 @@ def test_what_is_no_picture(img: Any, says: str, enhancers: dict[str, RealESRGAN
         enhancers["compact"].enhance(img)
 
 
-@pytest.mark.parametrize("outscale", [0, -1, 0.01, float("nan"), "2"])
+@pytest.mark.parametrize("outscale", [0, -1, 0.01, float("nan"), "2", 1e9])
 def test_outscales_that_make_no_sense(outscale: Any, enhancers: dict[str, RealESRGANer]) -> None:
     with pytest.raises(OptionError, match="outscale"):
         enhancers["compact"].enhance(picture("bgr"), outscale=outscale)
@@ -265,7 +265,7 @@ def test_outscales_that_make_no_sense(outscale: Any, enhancers: dict[str, RealES
         ({"pre_pad": True}, "pre_pad"),
         ({"device": "mps"}, "mps"),
         ({"dni_weight": [0.5, 0.5]}, "list of two"),
-        ({"gpu_id": -1}, "gpu_id"),
+        ({"gpu_id": -1}, "gpu_id is -1; it must be a number of a GPU"),
     ],
 )
 def test_bad_options(options: dict[str, Any], says: str, tmp_path: Path, compact: Bundle) -> None:

@@ -47,3 +47,16 @@ def test_drawn_pictures_are_repeatable_and_differ_by_seed() -> None:
     np.testing.assert_array_equal(draw(40, 50, 1), draw(40, 50, 1))
     assert (draw(40, 50, 1) != draw(40, 50, 2)).mean() > 0.5
     assert draw(1, 1).shape == (1, 1, 3)
+
+
+def test_what_the_largest_overlap_leaves_is_told() -> None:
+    near = overlap.measure(blur(3), draw(256, 256))
+    assert overlap.excess(near) is None
+    assert overlap.excess(()) is None
+    mean = overlap.measure(
+        lambda x: x * 0.5 + x.mean(axis=(1, 2), keepdims=True) * 0.5, draw(256, 256)
+    )
+    assert overlap.choose(mean) == overlap.REACH
+    left = overlap.excess(mean)
+    assert left is not None
+    assert left > overlap.LIMIT

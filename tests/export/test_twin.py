@@ -198,3 +198,27 @@ def test_damaged_twins_are_refused() -> None:
     path.unlink()
     with pytest.raises(BundleError, match="is missing"):
         Bundle.open(base.folder)
+
+
+@pytest.mark.usefixtures("weights")
+def test_a_folder_and_a_bundle_have_strengths_too() -> None:
+    base = export(NAME)
+    expected = restored(0.3)
+    for model in (base, base.folder, str(base.folder)):
+        with Upscaler(model, backend="onnx", denoise=0.3) as upscaler:
+            found = upscaler(draw(24, 24).astype(np.float32) / 255)
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(OptionError, match="has no denoise strengths"):
+        resolve(resolve(NAME, denoise=0.3), denoise=0.5)
+    assert resolve(base, denoise=1) is base
+
+
+@pytest.mark.usefixtures("weights")
+def test_strengths_that_are_written_alike_are_one() -> None:
+    export(NAME)
+    first = resolve(NAME, denoise=0.3)
+    stamp = (first.folder / "manifest.json").stat().st_mtime_ns
+    assert resolve(NAME, denoise=0.1 + 0.2) == first
+    assert export(NAME, ExportOptions(denoise=0.1 + 0.2)) == first
+    assert (first.folder / "manifest.json").stat().st_mtime_ns == stamp
+    assert resolve(NAME, denoise=0.999999).manifest.name == NAME

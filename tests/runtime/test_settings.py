@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from resharp import Upscaler
@@ -29,6 +30,19 @@ def test_what_is_saved_is_loaded(tmp_path: Path, name: str, settings: Settings) 
     settings.save(path)
     assert Settings.load(path) == settings
     assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["a.json", pytest.param("a.toml", marks=toml)])
+def test_paths_and_numbers_of_numpy_are_kept(tmp_path: Path, name: str) -> None:
+    given: dict[str, Any] = {"engines": tmp_path, "scale": np.float32(2), "tile": np.int64(96)}
+    Settings(**given).save(tmp_path / name)
+    found = Settings.load(tmp_path / name)
+    assert found == Settings(engines=str(tmp_path), scale=2.0, tile=96)
+
+
+def test_an_engines_folder_that_is_none() -> None:
+    with pytest.raises(OptionError, match="engines is 3"):
+        Settings(engines=3).open()  # type: ignore[arg-type]
 
 
 def test_they_open_an_upscaler(compact: Bundle) -> None:
