@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -22,6 +23,7 @@ from resharp.errors import BackendError, ImageError, OptionError
 from resharp.runtime import Upscaler
 from resharp.runtime.devices import gpus
 from resharp.runtime.image import Layout, layout_of
+from resharp.runtime.resolve import check_upscales
 from resharp.runtime.upscaler import LARGEST_SCALE
 
 if TYPE_CHECKING:
@@ -84,6 +86,8 @@ class RealESRGANer:
         self.tile_pad, self.pre_pad = _count("tile_pad", tile_pad), _count("pre_pad", pre_pad)
         self.mod_scale = MOD_SCALE.get(scale)
         where = device_of(device, gpu_id)
+        if isinstance(model_path, str | os.PathLike):  # or a face network is exported in vain
+            check_upscales(Path(model_path).name)
         bundle = bundle_for(model_path, dni_weight, model)
         if bundle.manifest.scale != scale:
             raise OptionError(

@@ -304,3 +304,15 @@ def test_gpu_id_where_there_is_a_gpu_and_where_not(
     monkeypatch.setattr(realesrgan, "gpus", none)
     assert device_of(None, 0) == "cpu"
     assert "no NVIDIA driver: using the CPU" in caplog.text
+
+
+@pytest.mark.parametrize("model", ["codeformer", "weights/GFPGANv1.4.pth", "yunet"])
+def test_what_upscales_nothing_is_refused_before_any_export(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("exported")
+
+    monkeypatch.setattr("resharp.export.export", never)
+    with pytest.raises(OptionError, match="upscales nothing"):
+        RealESRGANer(4, model)
