@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-import torch
 from torch import nn
 
 from resharp import models
@@ -17,7 +16,7 @@ from resharp.errors import ParityError
 from resharp.export import parity
 from resharp.export.apart import trace_apart
 from resharp.export.external import MIN_BYTES, Span, externalise, spans
-from resharp.export.graph import around_bytes, check, trace
+from resharp.export.graph import around_bytes, check, trace_for
 from resharp.export.infer import Infer, in_onnxruntime, in_torch
 from resharp.models.foreign import brief, is_foreign, label
 
@@ -103,7 +102,7 @@ def _try(
     large = facts.fixed_size is not None
     if large:
         report(f"tracing the graph ({exporter})")
-        _trace(modules["float32"], "float32", folder / "float32.onnx", exporter, facts)
+        trace_for(facts, modules["float32"], "float32", folder / "float32.onnx", exporter)
         path = folder / "uint8.onnx"
         onnx.save_model(around_bytes(onnx.load(folder / "float32.onnx")), str(path))
         extra = [name for name, _ in facts.extra]
@@ -112,7 +111,7 @@ def _try(
         path = folder / f"{dtype}.onnx"
         if not path.exists():
             report(f"tracing the {dtype} graph ({exporter})")
-            _trace(module, dtype, path, exporter, facts)
+            trace_for(facts, module, dtype, path, exporter)
         graphs[dtype] = _shared(path, weights, known, least)
     infer = {
         dtype: in_onnxruntime(folder / file.name, lean=large) for dtype, file in graphs.items()
@@ -120,17 +119,6 @@ def _try(
     report("comparing the graphs with PyTorch")
     figures = _compare(modules, infer, checkpoint)
     return Gated(exporter=exporter, graphs=graphs, infer=infer, figures=figures)
-
-
-def _trace(module: nn.Module, dtype: str, path: Path, exporter: str, facts: models.Facts) -> None:
-    trace(
-        module,
-        getattr(torch, dtype),
-        path,
-        exporter=exporter,
-        side=facts.fixed_size,
-        extra=[name for name, _ in facts.extra],
-    )
 
 
 def _shared(path: Path, weights: File, known: Mapping[bytes, Span], least: int) -> File:

@@ -18,6 +18,7 @@ from torch import nn
 
 from resharp.errors import ParityError, ResharpError
 from resharp.export.unbaked import any_batch
+from resharp.models import Facts
 
 OPSET = 20
 """What both exporters give by default and TensorRT 10 and newer read."""
@@ -72,6 +73,24 @@ def trace(
     model = onnx.load(path)
     check(model, path, side=side, extra=extra)
     return model
+
+
+def trace_for(
+    facts: Facts, module: nn.Module, dtype: str, path: Path, exporter: str
+) -> onnx.ModelProto:
+    """:func:`trace` of a module of ``models.for_pictures``, by what is known of its network.
+
+    Raises:
+        ParityError: see :func:`trace`.
+    """
+    return trace(
+        module,
+        getattr(torch, dtype),
+        path,
+        exporter=exporter,
+        side=facts.fixed_size,
+        extra=[name for name, _ in facts.extra],
+    )
 
 
 def _legacy(

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resharp.export.picture import draw
+
 Array = NDArray[Any]
 Infer = Callable[[Array], Array]
 """float32 ``[1, h, w, 3]`` in 0..1 to ``[1, h*s, w*s, 3]``."""
@@ -33,14 +35,16 @@ Curve = tuple[tuple[int, float], ...]
 """(overlap, largest error in levels of 255)."""
 
 
-def measure(infer: Infer, picture: Array, multiple: int = 1) -> Curve:
+def measure(infer: Infer, picture: Array | None, multiple: int = 1) -> Curve:
     """Error of tiled against untiled, for growing overlap.
 
     Args:
         infer: the float graph.
-        picture: uint8 ``[h, w, 3]``; its middle is used, of at most :data:`SIDE` pixels.
+        picture: uint8 ``[h, w, 3]``, whose middle is used, of at most :data:`SIDE` pixels; None
+            draws one.
         multiple: windows start at multiples of this.
     """
+    picture = draw(SIDE, SIDE) if picture is None else picture
     floats = _middle(picture).astype(np.float32) / np.float32(255)
     height, width = floats.shape[:2]
     whole = infer(floats[None])[0]

@@ -27,8 +27,6 @@ from resharp.export import activation, overlap, peak
 from resharp.export.external import MIN_BYTES
 from resharp.export.gated import gated
 from resharp.export.graph import EXPORTERS, OPSET
-from resharp.export.infer import Infer
-from resharp.export.picture import draw
 from resharp.export.sources import Origin, locate
 from resharp.export.twin import with_twin
 from resharp.paths import engines_folder
@@ -183,7 +181,7 @@ def _export(origin: Origin, options: ExportOptions, draft: Draft, report: Report
     curve: overlap.Curve = ()
     if facts.fixed_size is None:
         report("measuring the overlap")
-        curve = _overlap(passed.infer["float32"], options.picture, checkpoint.size_multiple)
+        curve = overlap.measure(passed.infer["float32"], options.picture, checkpoint.size_multiple)
         left = overlap.excess(curve)
         if left is not None:
             report(
@@ -250,11 +248,6 @@ def _modules(checkpoint: models.Checkpoint) -> dict[str, nn.Module]:
         dtype: models.for_pictures(network, checkpoint.facts, dtype)
         for dtype in ("uint8", "float32")
     }
-
-
-def _overlap(infer: Infer, picture: Array | None, multiple: int) -> overlap.Curve:
-    picture = draw(overlap.SIDE, overlap.SIDE) if picture is None else picture
-    return overlap.measure(infer, picture, multiple)
 
 
 def _weights(checkpoint: models.Checkpoint, folder: Path) -> File:

@@ -22,7 +22,6 @@ from resharp.engines.blend import named, write_blend
 from resharp.errors import BundleError, ParityError
 from resharp.export import overlap, parity
 from resharp.export.infer import Infer, in_onnxruntime, in_torch
-from resharp.export.picture import draw
 from resharp.export.sources import Notice, Part
 
 STRENGTH = 0.5
@@ -88,7 +87,6 @@ def _compare(bundle: Bundle, mixed: models.Checkpoint) -> Parity:
 
 
 def _overlap(bundle: Bundle, picture: NDArray[Any] | None, multiple: int) -> int:
-    picture = draw(overlap.SIDE, overlap.SIDE) if picture is None else picture
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         infer = _at(bundle, EDGE, Path(folder))["float32"]
         return overlap.choose(overlap.measure(infer, picture, multiple))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from resharp import models
 from resharp.engines import Bundle
-from resharp.export.graph import trace
+from resharp.export.graph import trace_for
 from resharp.export.infer import Infer, in_onnxruntime, in_torch
 from resharp.export.peak import example
 from resharp.models.precision import with_precision
@@ -45,13 +43,6 @@ def typed_checkpoint(
     network = with_precision(models.build(checkpoint), precision, example(facts))
     module = models.for_pictures(network, facts, dtype)
     path = folder / f"{dtype}-{precision}.onnx"
-    trace(
-        module,
-        getattr(torch, dtype),
-        path,
-        exporter=exporter,
-        side=facts.fixed_size,
-        extra=[name for name, _ in facts.extra],
-    )
+    trace_for(facts, module, dtype, path, exporter)
     # onnxruntime has no bfloat16 convolution on the CPU.
     return path, in_torch(module) if precision == "bf16" else in_onnxruntime(path)
