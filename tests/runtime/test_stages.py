@@ -1,0 +1,213 @@
+"""The staged pipeline: order, bounds, back-pressure, the first error, and no thread left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resharp.runtime.stages import Pipeline, Stage, Stopped
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
+
+
+def _pipeline(count: int, workers: int, batch: int, **options: Any) -> tuple[list[int], Pipeline]:
+    out: list[int] = []
+
+    def double(items: Any) -> Any:
+        time.sleep(0.001 * (threading.get_ident() % 3))  # threads overtake each other
+        return [2 * item for item in items] if batch > 1 else 2 * items
+
+    stages = [
+        Stage(name="work", calls=[double] * workers, batch=batch),
+        Stage(name="write", calls=[out.append]),
+    ]
+    return out, Pipeline(stages, **options)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    count=st.integers(0, 40),
+    workers=st.integers(1, 4),
+    batch=st.integers(1, 5),
+    depth=st.integers(1, 4),
+    budget=st.one_of(st.none(), st.integers(1, 12)),
+)
+def test_all_items_come_through_once_and_in_order(
+    count: int, workers: int, batch: int, depth: int, budget: int | None
+) -> None:
+    weights = {number: 1 + number * 7 % 5 for number in range(count)}
+    out, pipeline = _pipeline(
+        count, workers, batch, depth=depth, weigh=weights.__getitem__, budget=budget
+    )
+    report = pipeline.run(range(count))
+    assert out == [2 * number for number in range(count)]
+    assert [stage.items for stage in report] == [count] * 3
+
+
+def test_a_slow_sink_holds_the_source_back() -> None:
+    read, written, worst = 0, 0, 0
+
+    def source() -> Iterator[int]:
+        nonlocal read
+        for number in range(60):
+            read += 1
+            yield number
+
+    def write(item: int) -> None:
+        nonlocal written, worst
+        time.sleep(0.002)
+        written += 1
+        worst = max(worst, read - written)
+
+    work = Stage(name="work", calls=[lambda item: item])
+    Pipeline([work, Stage(name="write", calls=[write])], depth=3).run(source())
+    # three wait in each queue; one is in the source's hand, one in work and one being written
+    assert 3 <= worst <= 3 + 3 + 3
+
+
+def test_the_budget_bounds_what_is_in_work() -> None:
+    held, worst, lock = 0, 0, threading.Lock()
+
+    def work(item: int) -> int:
+        nonlocal held, worst
+        with lock:
+            held += item
+            worst = max(worst, held)
+        time.sleep(0.001)
+        return item
+
+    def write(item: int) -> None:
+        nonlocal held
+        time.sleep(0.001)
+        with lock:
+            held -= item
+
+    stages = [Stage(name="work", calls=[work] * 3), Stage(name="write", calls=[write])]
+    pipeline = Pipeline(stages, depth=8, weigh=lambda item: item, budget=10)
+    pipeline.run([4, 3, 4, 2, 9, 1, 1, 12, 3, 8] * 3)
+    assert worst == 12  # the one that is larger than the budget ran alone
+
+
+def test_batches_hold_only_what_is_alike() -> None:
+    seen = []
+
+    def work(items: list[str]) -> list[str]:
+        time.sleep(0.01)  # so that the queue fills
+        seen.append(items)
+        return items
+
+    stage = Stage(name="work", calls=[work], batch=4, alike=lambda a, b: a[0] == b[0])
+    Pipeline([stage]).run(["a1", "a2", "b1", "a3", "a4", "a5", "a6", "a7"])
+    assert [item for group in seen for item in group] == ["a1", "a2", "b1"] + [
+        f"a{n}" for n in range(3, 8)
+    ]
+    assert all(len({item[0] for item in group}) == 1 for group in seen)
+    assert max(map(len, seen)) == 4
+
+
+@pytest.mark.parametrize("place", ["source", "work", "write", "tick"])
+def test_the_first_error_stops_all_and_is_the_one_reported(place: str) -> None:
+    closed = threading.Event()
+
+    def source() -> Iterator[int]:
+        try:
+            for number in range(10_000):
+                if place == "source" and number == 5:
+                    raise KeyError("source")
+                yield number
+        finally:
+            closed.set()
+
+    def work(item: int) -> int:
+        if place == "work" and item >= 5:
+            raise KeyError("work")
+        return item
+
+    def write(item: int) -> None:
+        time.sleep(0.001)
+        if place == "write" and item == 5:
+            raise KeyError("write")
+
+    def tick(report: object) -> None:
+        if place == "tick":
+            raise KeyError("tick")
+
+    stages = [Stage(name="work", calls=[work] * 2), Stage(name="write", calls=[write])]
+    pipeline = Pipeline(stages)
+    with pytest.raises(KeyError, match=place):
+        pipeline.run(source(), tick, interval=0.01)
+    assert closed.is_set()
+    assert pipeline.report()[0].items < 100
+    with pytest.raises(Stopped):
+        pipeline.check()
+
+
+def test_long_work_can_ask_whether_to_go_on() -> None:
+    started = threading.Event()
+
+    def work(item: int) -> None:
+        if item == 0:
+            started.set()
+            while True:
+                time.sleep(0.001)
+                pipeline.check()
+        started.wait()
+        raise KeyError("second")
+
+    pipeline = Pipeline([Stage(name="work", calls=[work, work])])
+    with pytest.raises(KeyError, match="second"):
+        pipeline.run(range(2))
+
+
+def test_the_report_tells_who_waits_for_whom() -> None:
+    stages = [
+        Stage(name="work", calls=[lambda item: item]),
+        Stage(name="write", calls=[lambda item: time.sleep(0.01)]),
+    ]
+    read, work, write = Pipeline(stages).run(range(30))
+    assert write.busy > 0.25
+    assert write.starved < 0.1
+    assert read.blocked > 0.1
+    assert work.blocked > 0.1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
+def test_an_interrupt_ends_it_and_leaves_no_thread() -> None:
+    script = textwrap.dedent(
+        """
+        import threading, time
+        from resharp.runtime.stages import Pipeline, Stage
+        def work(item):
+            if item == 3:
+                print("working", flush=True)
+            time.sleep(0.02)
+        try:
+            Pipeline([Stage(name="work", calls=[work] * 2)]).run(range(9999))
+        except KeyboardInterrupt:
+            print("left", [t.name for t in threading.enumerate() if t.name != "MainThread"])
+        """
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "working\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == "left []\n"
+    assert process.returncode == 0
