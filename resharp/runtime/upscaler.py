@@ -130,6 +130,25 @@ class Upscaler:
         return self._backend.options.device
 
     @property
+    def workers(self) -> int:
+        """Pictures that it can have in work at once, from several threads, with profit."""
+        return self._backend.workers()
+
+    @property
+    def tile(self) -> int:
+        """Largest side of a tile, in pixels, that it would use now."""
+        return choose_tiling(self._backend, self._tile, self._memory).size
+
+    def batch_for(self, height: int, width: int) -> int:
+        """8-bit pictures of that size that :meth:`restore_many` should be given to fill the device.
+
+        It is 1 where a picture takes more than one tile.
+        """
+        if len(plan_for(self._backend, height, width, self.tile)) > 1:
+            return 1
+        return self._backend.batch_for(max(height, width))
+
+    @property
     def links(self) -> tuple[Link, ...]:
         """The chain up to the backend in use, each skipped link with its reason.
 
