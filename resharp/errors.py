@@ -5,6 +5,7 @@
     ResharpError
     |-- OptionError              an option that makes no sense here
     |-- ImageError               a picture that cannot be read, or an array that is no picture
+    |-- VideoError               a video that cannot be read, or not to its end
     |-- OutputError              a result that cannot be written
     |-- UnknownModelError        no model of that name, with the nearest ones
     |-- NotExportedError         a known model whose graph has not been exported yet
@@ -37,6 +38,10 @@ class OptionError(ResharpError, ValueError):
 
 class ImageError(ResharpError, ValueError):
     """A picture that cannot be read, or an array that is no picture."""
+
+
+class VideoError(ResharpError, ValueError):
+    """A video that cannot be read, or not to its end."""
 
 
 class OutputError(ResharpError, OSError):

@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 import json
-import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+import signal
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from resharp.cli.jobs import Job, Target, jobs
-from resharp.cli.opened import Faces, Opened
-from resharp.errors import OptionError, OutputError, ResharpError
+from resharp.errors import OptionError, ResharpError
 from resharp.optional import require
 from resharp.runtime import DEFAULT_MODEL
-from resharp.runtime.faces import BundleNetwork
-from resharp.runtime.files import read, write
+from resharp.runtime.folders import (
+    FolderOptions,
+    FolderRun,
+    Hooks,
+    Report,
+    Result,
+    Target,
+    default_suffix,
+)
+from resharp.runtime.recipe import Recipe, plain_path
+from resharp.runtime.settings import Settings
 
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """What became of one picture."""
-
-    input: str
-    output: str
-    status: str
-    """``restored``, ``skipped`` or ``failed``."""
-    seconds: float = 0.0
-    width: int = 0
-    """Of the result, in pixels."""
-    height: int = 0
-    faces: int | None = None
-    """How many were restored; None without ``--face``."""
-    notes: tuple[str, ...] = ()
-    """What the format of the result could not carry."""
-    error: str = ""
+INTERVAL = 1.0
+"""Seconds between two looks at a watched folder."""
 
 
 def _tile(ctx: click.Context, parameter: click.Parameter, value: str) -> int | str:
@@ -48,6 +37,14 @@ def _tile(ctx: click.Context, parameter: click.Parameter, value: str) -> int | s
     if not value.isdecimal():
         raise click.BadParameter(f"{value!r} is neither 'auto' nor a number of pixels")
     return int(value)
+
+
+def _gpus(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...]:
+    """Numbers with commas between them."""
+    parts = [] if value is None else value.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise click.BadParameter(f"{value!r} is no list of numbers: 0,1 say")
+    return tuple(int(part) for part in parts)
 
 
 @click.command()
@@ -71,6 +68,8 @@ def _tile(ctx: click.Context, parameter: click.Parameter, value: str) -> int | s
 )
 @click.option("--backend", default="auto", show_default=True, help="auto, tensorrt, torch, onnx.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
+@click.option("--gpus", callback=_gpus, metavar="N,N", help="Share the pictures among these GPUs.")
+@click.option("--workers", type=click.IntRange(1), help="Pictures in work at once on each device.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 @click.option("--engines", type=click.Path(path_type=Path), help="Folder of the store.")
 @click.option("--face", help="Restore faces with gfpgan-1.4, codeformer or restoreformer.")
@@ -80,6 +79,12 @@ def _tile(ctx: click.Context, parameter: click.Parameter, value: str) -> int | s
 @click.option("--aligned", is_flag=True, help="Inputs are aligned 512x512 faces; no upscaling.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Folder of the face detector.")
 @click.option("--overwrite", is_flag=True, help="Redo what is done.")
+@click.option("--watch", is_flag=True, help="Go on with what comes into the folders; Ctrl-C ends.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0, min_open=True),
+    help=f"Seconds between two looks of --watch (default: {INTERVAL:g}).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def command(
     inputs: tuple[str, ...],
@@ -88,168 +93,153 @@ def command(
     format_: str | None,
     quality: int | None,
     overwrite: bool,
+    gpus: tuple[int, ...],
+    workers: int | None,
+    watch: bool,
+    interval: float | None,
     as_json: bool,
+    **options: Any,
+) -> None:
+    """Restore pictures: files, folders (with what is below them) and globs.
+
+    What is done already is skipped, so an interrupted run goes on where it stopped; in folders it
+    is redone if its input, the model or an option has changed. Several runs on one folder share
+    the work. A picture that cannot be restored is reported at the end, does not stop the others,
+    and makes the exit code 1.
+    """
+    if interval is not None and not watch:
+        raise OptionError("--interval is about --watch: give that too, or leave it out")
+    recipe = _recipe(**options)
+    if suffix is None:
+        suffix = default_suffix(output, recipe.settings.scale)
+    target = Target(output=output, suffix=suffix, format=_plain(format_))
+    how = FolderOptions(
+        quality=quality,
+        overwrite=overwrite,
+        gpus=gpus,
+        workers=workers,
+        watch=(interval or INTERVAL) if watch else None,
+    )
+    if watch:
+        _watch(inputs, target, recipe, how, as_json)
+    else:
+        _once(inputs, target, recipe, how, as_json)
+
+
+def _recipe(
+    views: str,
     face: str | None,
     fidelity: float | None,
     face_weight: float | None,
     only_center: bool,
     aligned: bool,
     weights: Path | None,
-    views: str,
-    **options: Any,
-) -> None:
-    """Restore pictures: files, folders (with what is below them) and globs.
-
-    What is done already is skipped, so an interrupted run goes on where it stopped. A picture that
-    cannot be restored is reported at the end, does not stop the others, and makes the exit code 1.
-    """
-    if suffix is None:
-        suffix = "" if output is not None else _default_suffix(options["scale"])
-    target = Target(output=output, suffix=suffix, format=_plain(format_))
-    faces = Faces(
-        model=face,
+    engines: Path | None,
+    **settings: Any,
+) -> Recipe:
+    return Recipe(
+        settings=Settings(engines=plain_path(engines), **settings),
+        views=int(views),
+        face=face,
         fidelity=fidelity,
-        weight=face_weight,
+        face_weight=face_weight,
         only_center=only_center,
         aligned=aligned,
-        weights=weights,
+        weights=plain_path(weights),
     )
-    if aligned and options["scale"] is not None:
-        raise OptionError("--aligned gives 512x512 faces: leave --scale out")
-    if aligned and views != "1":
-        raise OptionError("--aligned upscales nothing: leave --views out")
-    todo = jobs(inputs, target)
+
+
+def _once(
+    inputs: tuple[str, ...], target: Target, recipe: Recipe, how: FolderOptions, as_json: bool
+) -> None:
     with ExitStack() as stack:
-        opened = Opened(stack, options, faces, int(views))
-        results = list(_restore(todo, opened, quality, overwrite))
-    _report(results, opened, as_json)
-    if any(result.status == "failed" for result in results):
+        run = FolderRun(inputs, target, recipe, how, Hooks(progress=_bar(stack)))
+        try:
+            report = run.run()
+        except ResharpError:
+            stack.close()
+            if run.begun:  # the disk is full, say: what was done before is done
+                _report(run.report(), as_json)
+            raise
+    _report(report, as_json)
+    if report.failed:
         raise click.exceptions.Exit(1)
 
 
-def _restore(
-    todo: Sequence[Job], opened: Opened, quality: int | None, overwrite: bool
-) -> Iterator[Result]:
-    wanted = {job for job in todo if overwrite or job.problem or not os.path.exists(job.target)}
-    if any(not job.problem for job in wanted):
-        opened.open()  # an unknown model, say, is one error and not one for each picture
-    tqdm = require("tqdm", feature="The progress bar", extra="").tqdm
-    form = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
-    with tqdm(total=len(wanted), bar_format=form, disable=None, leave=False) as bar:
-        for job in todo:
-            if job not in wanted:
-                yield Result(input=str(job.source), output=str(job.target), status="skipped")
-                continue
-            bar.set_description_str(f"{job.source.name} ({int(bar.n + 1e-6) + 1}/{len(wanted)})")
-            began = time.monotonic()
-            yield _one(job, opened, quality, _Fraction(bar.update).at, began)
+def _watch(
+    inputs: tuple[str, ...], target: Target, recipe: Recipe, how: FolderOptions, as_json: bool
+) -> None:
+    def ready() -> None:
+        _say(f"watching {', '.join(inputs)}: Ctrl-C ends it")
 
+    def told(result: Result) -> None:
+        if result.status != "skipped" or result.notes:
+            _say(f"{result.status}: {result.input}" + (f": {result.error}" if result.error else ""))
+            _say_notes(result)
 
-def _one(
-    job: Job,
-    opened: Opened,
-    quality: int | None,
-    progress: Callable[[int, int], None],
-    began: float,
-) -> Result:
-    failed = Result(input=str(job.source), output=str(job.target), status="failed")
+    run = FolderRun(inputs, target, recipe, how, Hooks(on_result=told, on_ready=ready))
+    # What stops a service or a container ends it as Ctrl-C does.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        if job.problem:
-            raise OptionError(job.problem)
-        picture = read(job.source)
-        _make_folder(job.target.parent)
-        out, faces = opened(picture.pixels, progress)
-        notes = write(job.target, out, picture.metadata, quality=quality)
-    except ResharpError as error:
-        return replace(failed, error=str(error))
-    except MemoryError as error:
-        return replace(failed, error=f"out of memory: {error}: use a smaller --scale")
+        run.run()
+    except KeyboardInterrupt:
+        pass
+    except ResharpError:
+        if run.begun:
+            _sum_up(run.report(), as_json)
+        raise
     finally:
-        progress(1, 1)
-    seconds = round(time.monotonic() - began, 3)
-    height, width = out.shape[:2]
-    return replace(
-        failed,
-        status="restored",
-        seconds=seconds,
-        width=width,
-        height=height,
-        faces=faces,
-        notes=notes,
-    )
+        signal.signal(signal.SIGTERM, before)
+    _sum_up(run.report(), as_json)
 
 
-def _make_folder(folder: Path) -> None:
-    """Before the work, so that a folder that cannot be does not cost it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder {folder}: {error}: choose another -o") from error
+def _bar(stack: ExitStack) -> Callable[[float, int, str], None]:
+    """A bar on the terminal, made when there is something to show."""
+    bars: list[Any] = []
+
+    def show(done: float, total: int, name: str) -> None:
+        if not bars:
+            tqdm = require("tqdm", feature="The progress bar", extra="").tqdm
+            form = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
+            bars.append(
+                stack.enter_context(tqdm(total=total, bar_format=form, disable=None, leave=False))
+            )
+        (bar,) = bars
+        bar.total = total
+        bar.set_description_str(f"{name} ({min(int(done + 1e-6) + 1, total)}/{total})", False)
+        bar.update(done - bar.n)
+
+    return show
 
 
-class _Fraction:
-    """Moves a bar by one file in all, in steps of a tile."""
-
-    def __init__(self, update: Callable[[float], object]) -> None:
-        self._update, self._done = update, 0.0
-
-    def at(self, done: int, total: int) -> None:
-        self._update(done / total - self._done)
-        self._done = done / total
-
-
-def _report(results: Sequence[Result], opened: Opened, as_json: bool) -> None:
+def _report(report: Report, as_json: bool) -> None:
     if as_json:
-        used = opened.upscaler
-        report = {
-            "model": used.manifest.name if used else None,
-            "backend": used.backend if used else None,
-            "device": used.device if used else None,
-            "face": _face(opened.network),
-            "results": [asdict(result) for result in results],
-        }
-        click.echo(json.dumps(report, indent=2))
-    for result in results:
-        for note in result.notes:
-            click.echo(f"note: {result.output}: {note}", err=True)
+        _sum_up(report, as_json)
+    for result in report.results:
+        _say_notes(result)
         if result.error:
-            click.echo(f"failed: {result.input}: {result.error}", err=True)
+            _say(f"failed: {result.input}: {result.error}")
     if not as_json:
-        click.echo(_summary(results, opened))
+        _sum_up(report, as_json)
 
 
-def _face(network: BundleNetwork | None) -> dict[str, str] | None:
-    if network is None:
-        return None
-    return {
-        "model": network.manifest.name,
-        "backend": network.backend,
-        "device": network.device,
-    }
+def _sum_up(report: Report, as_json: bool) -> None:
+    text = json.dumps(report.as_dict(), indent=2) if as_json else _printable(report.summary())
+    click.echo(text)
 
 
-def _summary(results: Sequence[Result], opened: Opened) -> str:
-    counts = {
-        status: sum(result.status == status for result in results)
-        for status in ("restored", "skipped", "failed")
-    }
-    text = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    if counts["skipped"]:
-        text += " (done before; --overwrite redoes them)"
-    for used in (opened.upscaler, opened.network):
-        if isinstance(used, BundleNetwork):
-            count = sum(result.faces or 0 for result in results)
-            text += f", {count} face{'' if count == 1 else 's'}"
-        if used is not None:
-            text += f" with {used.manifest.name}, {used.backend} on {used.device}"
-    restored = [result for result in results if result.status == "restored"]
-    if len(restored) == 1:
-        text += f": {restored[0].output} ({restored[0].width}x{restored[0].height})"
-    return text
+def _say_notes(result: Result) -> None:
+    for note in result.notes:
+        _say(f"note: {result.output}: {note}")
 
 
-def _default_suffix(scale: float | None) -> str:
-    return "_restored" if scale is None else f"_x{scale:g}"
+def _say(text: str) -> None:
+    click.echo(_printable(text), err=True)
+
+
+def _printable(text: str) -> str:
+    """Without the bytes of file names that are no text, which no stream takes."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _plain(format_: str | None) -> str | None:

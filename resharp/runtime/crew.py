@@ -22,6 +22,7 @@ class Crew:
         gpus: numbers of GPUs, one restorer each; empty leaves the device to the recipe.
         workers: pictures in work at once on each device; None: on a GPU what its backend keeps
             busy with, on the CPU a picture for each core, up to 4.
+        on_cpu: the same for the CPU alone, where ``workers`` is None.
         most: pictures in work at once that make sense, if so few; None: any.
 
     Raises:
@@ -35,6 +36,7 @@ class Crew:
         *,
         gpus: Sequence[int] = (),
         workers: int | None = None,
+        on_cpu: int | None = None,
         most: int | None = None,
     ) -> None:
         if workers is not None and workers < 1:
@@ -43,7 +45,7 @@ class Crew:
             raise OptionError(f"gpus are numbers, each once, not {list(gpus)}")
         if gpus and recipe.settings.device != "auto":
             raise OptionError("give either the device or the GPUs")
-        self._most = most
+        self._most, self._on_cpu = most, on_cpu
         with ExitStack() as stack:
             if gpus:
                 self.members = [
@@ -57,8 +59,9 @@ class Crew:
     def _unnumbered(self, recipe: Recipe, workers: int | None, stack: ExitStack) -> list[Restorer]:
         first = stack.enter_context(recipe.open())
         self._threads = workers
-        if _device(first) != "cpu":
+        if not first.place.endswith("on cpu"):
             return [first]
+        workers = self._on_cpu if workers is None else workers
         count, threads = _share(recipe.settings.threads, workers, self._most)
         self._threads = 1
         if count == 1:
@@ -110,9 +113,3 @@ def _share(threads: int | None, workers: int | None, most: int | None) -> tuple[
         workers = max(here // threads, 1) if threads else min(here, FEW_CORES)
     workers = min(workers, most or workers)
     return workers, threads or max(here // workers, 1)
-
-
-def _device(restorer: Restorer) -> str:
-    used = restorer.upscaler or restorer.network
-    assert used is not None
-    return used.device

@@ -15,9 +15,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from resharp.engines import Manifest
 from resharp.errors import OptionError
 from resharp.runtime.ensemble import Ensemble
 from resharp.runtime.faces import BundleNetwork, FaceOptions, FaceRestorer
+from resharp.runtime.resolve import resolve
 from resharp.runtime.settings import Settings
 from resharp.runtime.upscaler import Upscaler
 
@@ -73,6 +75,38 @@ class Recipe:
     def on(self, **settings: Any) -> Recipe:
         """The same with other settings: another device or fewer threads, say."""
         return replace(self, settings=replace(self.settings, **settings))
+
+    def key(self) -> str:
+        """As :attr:`Restorer.key`, from the manifests alone: nothing is opened.
+
+        Raises:
+            ResharpError: a model cannot be found.
+        """
+        settings, found = self.settings, []
+        if not self.aligned:
+            bundle = resolve(settings.model, engines=settings.engines, denoise=settings.denoise)
+            found.append(bundle.manifest)
+        if self.face is not None:
+            found.append(resolve(self.face, engines=settings.engines).manifest)
+        return self.key_of(found)
+
+    def key_of(self, manifests: Sequence[Manifest]) -> str:
+        """Hash of all that decides the pixels of a result, with the models of these manifests."""
+        settings = self.settings
+        own = 1.0 if self.aligned else float(manifests[0].scale)
+        parts: dict[str, Any] = {
+            "models": [
+                {"name": m.name, "graph": m.graphs["uint8"].sha256, "weights": m.weights.sha256}
+                for m in manifests
+            ],
+            "scale": float(settings.scale or own),
+            "denoise": settings.denoise,
+            "precision": settings.precision,
+            "views": self.views,
+            "faces": None if self.face is None else asdict(self.faces),
+        }
+        text = json.dumps(parts, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def open(self) -> Restorer:
         """What does it, ready to run; the caller closes it.
@@ -171,20 +205,24 @@ class Restorer:
     @property
     def key(self) -> str:
         """Hash of all that decides the pixels of a result, the device and the tile aside."""
-        settings = self.recipe.settings
-        parts: dict[str, Any] = {
-            "models": [
-                {"name": m.name, "graph": m.graphs["uint8"].sha256, "weights": m.weights.sha256}
-                for m in (one.manifest for one in (self.upscaler, self.network) if one is not None)
-            ],
-            "scale": self.scale,
-            "denoise": settings.denoise,
-            "precision": settings.precision,
-            "views": self.recipe.views,
-            "faces": None if self.network is None else asdict(self.recipe.faces),
-        }
-        text = json.dumps(parts, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        used = [one.manifest for one in (self.upscaler, self.network) if one is not None]
+        return self.recipe.key_of(used)
+
+    @property
+    def tile(self) -> int | None:
+        """Largest side of a tile that it would use now; None where nothing is tiled."""
+        return None if self.upscaler is None else self.upscaler.tile
+
+    def keep_tile(self, tile: int | None) -> None:
+        """See :meth:`Upscaler.keep_tile`."""
+        if self.upscaler is not None and tile is not None:
+            self.upscaler.keep_tile(tile)
+
+    @property
+    def place(self) -> str:
+        """Where it runs, as in ``onnx on cpu``: what may change a pixel by a level."""
+        used = self.upscaler or self.network
+        return "" if used is None else f"{used.backend} on {used.device.partition(':')[0]}"
 
     @property
     def description(self) -> str:

@@ -82,8 +82,9 @@ class Pipeline:
     Args:
         stages: the steps after the source; what the last one returns is dropped.
         depth: items that may wait between two stages; at least a stage's batch is allowed.
-        weigh: bytes that an item from the source will hold until it is through.
+        weigh: bytes that an item will hold until it is through.
         budget: of such bytes in work at once; a single item may exceed it.
+        weigh_at: index of the stage that takes an item only once the budget has room for it.
         source: name of the source, for reports.
     """
 
@@ -94,12 +95,13 @@ class Pipeline:
         depth: int = 2,
         weigh: Callable[[Any], int] | None = None,
         budget: int | None = None,
+        weigh_at: int = 0,
         source: str = "read",
     ) -> None:
         self._stages = tuple(stages)
         self._channels = [_Channel(max(depth, stage.batch)) for stage in stages]
         self._changed = threading.Condition()
-        self._weigh, self._budget = weigh, budget
+        self._weigh, self._budget, self._weigh_at = weigh, budget, weigh_at
         self._weights: dict[int, int] = {}
         self._error: BaseException | None = None
         self._alive = 0
@@ -155,6 +157,16 @@ class Pipeline:
         """
         if self._error is not None:
             raise Stopped
+
+    def pause(self, seconds: float) -> None:
+        """For a source that waits for something: sleep, but no longer than the pipeline runs.
+
+        Raises:
+            Stopped: give up.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._error is not None, seconds)
+        self.check()
 
     def report(self) -> tuple[StageReport, ...]:
         """What each stage has done so far, the source first."""
@@ -243,7 +255,7 @@ class Pipeline:
     def _take(self, channel: int) -> tuple[int, list[Any], float]:
         """The next items in order, none at the end, and how long they waited for memory."""
         source, stage = self._channels[channel], self._stages[channel]
-        limited = channel == 0 and self._weigh is not None
+        limited = channel == self._weigh_at and self._weigh is not None
         with self._changed:
             self._until(lambda: source.ended or source.ready)
             began = time.perf_counter()
@@ -267,7 +279,9 @@ class Pipeline:
 
     def _fits(self, source: _Channel) -> bool:
         """Whether there is memory for the next item; there always is for one alone."""
-        if source is not self._channels[0] or self._weigh is None or self._budget is None:
+        if self._weigh is None or self._budget is None:
+            return True
+        if source is not self._channels[self._weigh_at]:
             return True
         weight = self._weigh(source.items[source.first])
         return not self._weights or sum(self._weights.values()) + weight <= self._budget

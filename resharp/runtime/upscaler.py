@@ -139,6 +139,14 @@ class Upscaler:
         """Largest side of a tile, in pixels, that it would use now."""
         return choose_tiling(self._backend, self._tile, self._memory).size
 
+    def keep_tile(self, tile: int) -> None:
+        """From now on use tiles of that size, whatever memory is free: all frames of a video alike.
+
+        Raises:
+            OptionError: it is no number of pixels.
+        """
+        self._tile = check_tile(tile)
+
     def batch_for(self, height: int, width: int) -> int:
         """8-bit pictures of that size that :meth:`restore_many` should be given to fill the device.
 

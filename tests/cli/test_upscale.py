@@ -44,7 +44,9 @@ def shape(path: str) -> tuple[int, ...]:
 
 
 def files(folder: str = ".") -> set[str]:
-    return {p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file()}
+    """All files below a folder, the journal's own folder aside."""
+    found = (p.relative_to(folder) for p in Path(folder).rglob("*") if p.is_file())
+    return {path.as_posix() for path in found if ".resharp" not in path.parts}
 
 
 def test_one_file_to_one_file(run: Any) -> None:
@@ -322,3 +324,78 @@ def test_views_average_flips_and_turns(run: Any) -> None:
     assert np.any(eight != one)
     refused = run("a.png", "--views", "2", "--face", "codeformer", "--aligned")
     assert "leave --views out" in refused.output
+
+
+def test_what_changed_is_redone_and_said(run: Any) -> None:
+    save("in/a.png")
+    save("in/b.png")
+    first = run("in", "-o", "out").output
+    assert "2 restored with compact, onnx on cpu; " in first
+    assert " pictures/s, " in first
+    assert " MP/s out, waiting: read " in first
+    save("in/a.png", seed=3)
+    Path("out/b.png").write_bytes(b"mine")
+    save("in/b.png", seed=4)
+    done = run("in", "-o", "out")
+    assert done.exit_code == 0
+    assert "1 restored (1 redone: input, model or options changed), 1 skipped" in done.output
+    assert "note: out/b.png: changed since it was written" in done.output.replace(os.sep, "/")
+    assert Path("out/b.png").read_bytes() == b"mine"
+
+
+def test_json_has_speed_and_stages(run: Any) -> None:
+    save("in/a.png")
+    report = json.loads(run("in", "-o", "out", "--json", "--workers", "2").stdout)
+    assert report["speed"]["pictures_per_second"] > 0
+    assert [stage["name"] for stage in report["stages"]] == ["claim", "read", "restore", "write"]
+    assert [stage["threads"] for stage in report["stages"]] == [1, 2, 2, 2]
+    report = json.loads(run("in", "-o", "out", "--json").stdout)
+    assert (report["model"], report["stages"], report["speed"]["seconds"]) == (None, [], 0)
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (("in", "-o", "out", "--gpus", "0,x"), 2, "no list of numbers"),
+        (("in", "-o", "out", "--gpus", "0", "--device", "cpu"), 1, "either the device or the GPUs"),
+        (("in", "-o", "out", "--interval", "3"), 1, "give that too"),
+        (("in", "-o", "out", "--watch", "--interval", "0"), 2, "--interval"),
+        (("in/a.png", "-o", "out", "--watch"), 1, "only folders and globs can be watched"),
+    ],
+)
+def test_options_of_folders_that_make_no_sense(
+    run: Any, args: tuple[str, ...], code: int, message: str
+) -> None:
+    save("in/a.png")
+    done = run(*args)
+    assert (done.exit_code, message in done.output) == (code, True), done.output
+    assert not Path("out").exists()
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32" or os.geteuid() != 0, reason="mounting a small tmpfs needs root"
+)
+def test_a_full_disk_ends_a_folder(run: Any, tmp_path: Path) -> None:
+    place = tmp_path / "tiny-disk"
+    place.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", place],
+        capture_output=True,
+        check=False,
+    )
+    if mount.returncode:
+        pytest.skip(f"no tmpfs could be mounted: {mount.stderr.decode()}")
+    try:
+        for seed in range(12):
+            noise = np.random.default_rng(seed).integers(0, 256, (60, 60, 3)).astype(np.uint8)
+            Path("in").mkdir(exist_ok=True)
+            cv2.imwrite(f"in/{seed:02}.png", noise)
+        done = run("in", "-o", str(place / "out"))
+        assert done.exit_code == 1
+        assert "Error: " in done.output
+        assert "No space left" in done.output
+        assert " restored, " in done.output  # what was done before
+        assert len(files(str(place / "out"))) < 12
+        assert not [name for name in files(str(place)) if name.endswith(".part")]
+    finally:
+        subprocess.run(["umount", place], check=True)

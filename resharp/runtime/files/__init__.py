@@ -5,10 +5,10 @@ docs/files.md says what each format keeps.
 
 from __future__ import annotations
 
-from resharp.runtime.files.atomic import write_whole
+from resharp.runtime.files.atomic import remove_leftovers, write_whole
 from resharp.runtime.files.formats import suffixes, writable
 from resharp.runtime.files.picture import Metadata, Picture, Pixels
-from resharp.runtime.files.reading import decode, read, turned
+from resharp.runtime.files.reading import decode, load, read, turned
 from resharp.runtime.files.writing import encode, write
 
 __all__ = [
@@ -17,7 +17,9 @@ __all__ = [
     "Pixels",
     "decode",
     "encode",
+    "load",
     "read",
+    "remove_leftovers",
     "suffixes",
     "turned",
     "writable",

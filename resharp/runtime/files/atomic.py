@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import secrets
 from pathlib import Path
@@ -31,6 +32,14 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
         _remove(temporary)
         raise
     _flush_folder(target.parent)
+
+
+def remove_leftovers(path: str | os.PathLike[str]) -> None:
+    """Remove what killed processes left of `path`; the caller knows that nobody is writing it."""
+    target = Path(os.path.realpath(path))
+    name = glob.escape(f".{_shortened(target.name)}.")
+    for part in target.parent.glob(f"{name}{'[0-9a-f]' * 8}{SUFFIX}"):
+        _remove(part)
 
 
 def _write_flushed(path: Path, data: bytes) -> None:

@@ -26,12 +26,20 @@ def read(path: str | os.PathLike[str]) -> Picture:
     The content decides the format, not the suffix. Raises ImageError for what is no picture, is
     damaged or cut short, holds several pictures, or is a variant that would be read wrongly.
     """
+    return decode(load(path), str(path))
+
+
+def load(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a picture file, for `decode`; what begins as no picture is not read to its end.
+
+    Raises ImageError as `read` does.
+    """
     source = Path(path)
     try:
         with source.open("rb") as file:
             head = file.read(_HEAD)
             _detect(head, str(source))
-            data = head + file.read()
+            return head + file.read()
     except IsADirectoryError:
         raise ImageError(f"{source} is a folder. Name the pictures in it instead.") from None
     except FileNotFoundError:
@@ -44,7 +52,6 @@ def read(path: str | os.PathLike[str]) -> Picture:
         if isinstance(exc, ImageError):
             raise
         raise ImageError(f"{source} cannot be read: {exc}. Check the disk or the name.") from exc
-    return decode(data, str(source))
 
 
 def decode(data: bytes, name: str = "The picture") -> Picture:

@@ -1,4 +1,4 @@
-"""From what the user typed to a list of (input file, output file)."""
+"""From names of files, folders and globs to a list of (input file, output file)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from resharp.errors import OptionError
@@ -36,6 +37,15 @@ class Target:
         if os.sep in self.suffix or "/" in self.suffix:
             raise OptionError(f"suffix {self.suffix!r} must not hold a path separator")
 
+    @property
+    def is_file(self) -> bool:
+        """Whether the output names one file.
+
+        Raises:
+            OptionError: of a format that cannot be written.
+        """
+        return self.output is not None and _is_file_name(self.output)
+
 
 @dataclass(frozen=True)
 class Job:
@@ -45,26 +55,45 @@ class Job:
     target: Path
     problem: str = ""
     """Why it cannot be done, found before any work; empty if it can."""
+    root: Path | None = None
+    """Folder of results whose journal it is in; None: in none, as a file that was named itself."""
+    typed: bool = False
+    """Whether the user named this very file."""
+
+    @property
+    def name(self) -> str:
+        """Of the result in the journal: its path below :attr:`root`, with slashes."""
+        return self.target.relative_to(self.root or "").as_posix()
 
 
-def jobs(inputs: Sequence[str], target: Target) -> list[Job]:
+def default_suffix(output: Path | None, scale: float | None) -> str:
+    """What is added to the names of results: nothing, unless they lie beside their inputs."""
+    if output is not None:
+        return ""
+    return "_restored" if scale is None else f"_x{scale:g}"
+
+
+def jobs(inputs: Sequence[str], target: Target, *, watching: bool = False) -> list[Job]:
     """All pictures that the user named, each once, in order.
 
     Pictures of a folder or glob that are results of others there are left out.
 
+    Args:
+        inputs: files, folders and globs.
+        target: where results go.
+        watching: only folders and globs count, and they may be empty, or gone for a while.
+
     Raises:
         OptionError: a folder or glob holds no picture, or one output file is asked for several.
     """
-    found = list(_unique(item for text in inputs for item in _expand(text, target.output)))
-    one_file = target.output is not None and _is_file_name(target.output)
+    expand = partial(_expand, output=target.output, watching=watching)
+    found = list(_unique(item for text in inputs for item in expand(text)))
+    one_file = target.is_file
     if one_file and len(found) > 1:
         raise OptionError(
             f"{len(found)} pictures cannot go into the one file {target.output}: give a folder"
         )
-    made = [
-        (one, Job(one.path, _one(target) if one_file else _name(one.path, one.root, target)))
-        for one in found
-    ]
+    made = [(one, _job(one, target, one_file)) for one in found]
     return list(_without_collisions(_without_results(made, target)))
 
 
@@ -77,25 +106,39 @@ class _Found:
     """Whether the user named this very file."""
 
 
-def _expand(text: str, output: Path | None) -> Iterator[_Found]:
+def is_collection(text: str) -> bool:
+    """Whether it names a folder that is there, or a glob: what can be watched."""
+    path = Path(text).expanduser()
+    return os.path.isdir(path) or (not os.path.exists(path) and glob.has_magic(text))
+
+
+def _job(one: _Found, target: Target, one_file: bool) -> Job:
+    if one_file:
+        return Job(one.path, _one(target), typed=one.typed)
+    root = target.output or (None if one.typed else one.root)
+    return Job(one.path, _name(one.path, one.root, target), root=root, typed=one.typed)
+
+
+def _expand(text: str, output: Path | None, watching: bool) -> Iterator[_Found]:
     """The pictures that a file name, a folder or a glob stands for."""
     path = Path(text).expanduser()
     if os.path.isdir(path):
-        yield from _listed(_pictures(path), path, output, f"the folder {path}")
+        where = "" if watching else f"the folder {path}"
+        yield from _listed(_pictures(path), path, output, where)
     elif not os.path.exists(path) and glob.has_magic(text):
         root = _plain_part(path)
         matches = sorted(map(Path, glob.glob(os.fspath(path), recursive=True)))  # noqa: PTH207
-        if not matches:
+        if not matches and not watching:
             raise OptionError(f"no file matches {text}")
         known = [item for item in matches if item.suffix.lower() in suffixes() and item.is_file()]
-        yield from _listed(known, root, output, f"what matches {text}")
-    else:
+        yield from _listed(known, root, output, "" if watching else f"what matches {text}")
+    elif not watching:
         yield _Found(path, path.parent, True)  # one that is not there is reported with the others
 
 
 def _listed(paths: list[Path], root: Path, output: Path | None, where: str) -> Iterator[_Found]:
     inside = [path for path in paths if not _within(path, output, root)]
-    if not inside:
+    if not inside and where:
         raise OptionError(f"{where} holds no picture ({', '.join(suffixes())})")
     yield from (_Found(path, root, False) for path in inside)
 

@@ -1,0 +1,80 @@
+"""What runs on the machines of a cluster: a restorer, and the units of work that it is given."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from resharp.runtime.recipe import Recipe, Restorer
+from resharp.runtime.video.render import Renderer, Rendering
+from resharp.runtime.video.run import restored
+from resharp.runtime.video.timeline import Place
+from resharp.runtime.video.workspace import Segment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of a restorer that is elsewhere; see :class:`Restorer`."""
+
+    scale: float
+    key: str
+    place: str
+    tile: int | None
+    description: str
+
+
+def facts_of(recipe: Recipe) -> Facts:
+    """Open a recipe, look at it, and close it.
+
+    Raises:
+        ResharpError: see :meth:`Recipe.open`.
+    """
+    with recipe.open() as restorer:
+        return Facts(
+            scale=restorer.scale,
+            key=restorer.key,
+            place=restorer.place,
+            tile=restorer.tile,
+            description=restorer.description,
+        )
+
+
+class Hand:
+    """A restorer on one device of the cluster."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._restorer: Restorer = recipe.open()
+
+    def pid(self) -> int:
+        """Its process."""
+        return os.getpid()
+
+    def segment(
+        self, what: Rendering, place: Place, stop: int
+    ) -> tuple[list[Segment], list[bytes]]:
+        """Make a segment of a video.
+
+        Args:
+            what: is made; its folder is not used, for segments go back as bytes.
+            place: where the segment begins.
+            stop: number of the frame that it ends before.
+
+        Returns:
+            The segment and the bytes of its file; nothing where the video ends before it.
+
+        Raises:
+            ResharpError: it cannot be made.
+        """
+        made: list[Segment] = []
+        restorer, clip = self._restorer, what.clip
+        with tempfile.TemporaryDirectory(prefix="resharp-") as folder:
+            here = replace(what, folder=Path(folder))
+            calls = [partial(restored, restorer)] * restorer.threads
+            batch = restorer.batch(clip.height, clip.width)
+            Renderer(here, calls, batch, made.append).run(place, stop)
+            return made, [
+                b"" if one.file is None else (here.folder / one.file).read_bytes() for one in made
+            ]

@@ -1,0 +1,193 @@
+"""A Ray cluster, and the actors that restore on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from resharp.cluster.hand import Facts, Hand, facts_of
+from resharp.errors import BackendError, OptionError
+from resharp.optional import require
+from resharp.runtime.recipe import Recipe
+
+log = logging.getLogger(__name__)
+AHEAD = 2
+"""Units that each worker is given at once, so that none waits for the next."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterOptions:
+    """Which cluster, and how much of it.
+
+    Raises:
+        OptionError: a number makes no sense.
+    """
+
+    address: str | None = None
+    """Of the cluster, ``ray://host:10001`` say; None: that of ``RAY_ADDRESS``, or one of this
+    machine alone, started for the run."""
+    workers: int | None = None
+    """Restorers at once; None: one for each GPU, or where there is none, for every four cores."""
+    cpus: float | None = None
+    """Cores for each; None: its share of all."""
+    gpus: float | None = None
+    """GPUs for each, 0.5 for two on one; None: 1 where there are any."""
+    retries: int = 3
+    """How often Ray starts a worker again that died, and tries its unit again."""
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "cpus", "gpus"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise OptionError(f"{name} is {value!r}; it must be above 0")
+        if self.retries < 0:
+            raise OptionError(f"retries is {self.retries!r}; it must be at least 0")
+
+
+class Session:
+    """Workers on a cluster. Made by :func:`session`."""
+
+    def __init__(self, ray: Any, recipe: Recipe, options: ClusterOptions) -> None:
+        self._ray, self._options = ray, options
+        self.count, self._resources = _shares(ray.cluster_resources(), options)
+        recipe = recipe.on(threads=recipe.settings.threads or max(int(self._resources[0]), 1))
+        self.facts: Facts = self._first_look(recipe)
+        """What the workers are."""
+        self._recipe = recipe if self.facts.tile is None else recipe.on(tile=self.facts.tile)
+        self._actors: list[Any] = []
+
+    def _first_look(self, recipe: Recipe) -> Facts:
+        task = self._ray.remote(facts_of).options(**self._needs())
+        facts: Facts = self._answer(task.remote(recipe))
+        return facts
+
+    def _needs(self) -> dict[str, float]:
+        cpus, gpus = self._resources
+        return {"num_cpus": cpus, "num_gpus": gpus}
+
+    def start(self) -> None:
+        """Start the workers."""
+        retries = self._options.retries
+        actor = self._ray.remote(Hand).options(
+            max_restarts=retries, max_task_retries=retries, **self._needs()
+        )
+        self._actors = [actor.remote(self._recipe) for _ in range(self.count)]
+
+    def map(
+        self, units: Iterable[tuple[Any, ...]], method: str
+    ) -> Iterator[tuple[tuple[Any, ...], Any]]:
+        """Give units to workers as they become free.
+
+        Args:
+            units: arguments of the workers' method; read only as fast as they are done.
+            method: its name.
+
+        Yields:
+            Each unit with its result, as they come.
+
+        Raises:
+            ResharpError: a unit cannot be done, or its worker died again and again.
+        """
+        running: dict[Any, tuple[Any, tuple[Any, ...]]] = {}
+        busy = dict.fromkeys(range(len(self._actors)), 0)
+        source, ended = iter(units), False
+        while running or not ended:
+            while not ended and min(busy.values()) < AHEAD:
+                unit = next(source, None)
+                if unit is None:
+                    ended = True
+                    break
+                which = min(busy, key=lambda index: busy[index])
+                busy[which] += 1
+                reference = getattr(self._actors[which], method).remote(*unit)
+                running[reference] = (which, unit)
+            if not running:
+                return
+            done, _ = self._ray.wait(list(running), num_returns=1)
+            for reference in done:
+                which, unit = running.pop(reference)
+                busy[which] -= 1
+                yield unit, self._answer(reference)
+
+    def _answer(self, reference: Any) -> Any:
+        """A result; what the worker raised is raised here."""
+        errors = self._ray.exceptions
+        try:
+            return self._ray.get(reference)
+        except errors.RayTaskError as error:
+            cause = error.cause if isinstance(error.cause, BaseException) else error
+            raise cause from None
+        except errors.RayActorError as error:
+            raise BackendError(
+                f"a worker died, and so did those that Ray started in its place "
+                f"({self._options.retries} times): look at its log, give each more memory "
+                f"(--cpus-per-worker), or raise --retries. {error}"
+            ) from error
+
+    def stop(self) -> None:
+        """End the workers."""
+        for actor in self._actors:
+            with suppress(Exception):  # one that is dead is what we want
+                self._ray.kill(actor)
+
+
+@contextmanager
+def session(recipe: Recipe, options: ClusterOptions) -> Iterator[Session]:
+    """Workers for a recipe, ready; they end with it, and so does a cluster that was started for it.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        BackendError: the cluster cannot be reached.
+        ResharpError: see :meth:`Recipe.open`.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray warns that it will one day leave CUDA_VISIBLE_DEVICES alone for workers without a GPU.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    ray = require("ray", feature="A cluster", extra="ray")
+    mine = not ray.is_initialized()
+    if mine:
+        _connect(ray, options.address)
+    try:
+        made = Session(ray, recipe, options)
+        try:
+            made.start()
+            yield made
+        finally:
+            made.stop()
+    finally:
+        if mine:
+            ray.shutdown()
+
+
+def _connect(ray: Any, address: str | None) -> None:
+    own = address is None and not os.environ.get("RAY_ADDRESS")
+    extra = {"include_dashboard": False} if own else {}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **extra)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise BackendError(
+            f"the Ray cluster {address or os.environ.get('RAY_ADDRESS', 'of this machine')} cannot "
+            f"be reached: {error}. Start one with: ray start --head"
+        ) from error
+
+
+def _shares(have: dict[str, float], options: ClusterOptions) -> tuple[int, tuple[float, float]]:
+    """Number of workers, and the cores and GPUs of each.
+
+    Raises:
+        OptionError: the cluster has less than that.
+    """
+    cpus, gpus = have.get("CPU", 1.0), have.get("GPU", 0.0)
+    each = options.gpus if options.gpus is not None else float(gpus > 0)
+    count = options.workers or (int(gpus // each) if each else max(int(cpus // 4), 1))
+    share = options.cpus or max(cpus // count, 1.0)
+    if count * each > gpus or count * share > cpus:
+        raise OptionError(
+            f"{count} workers with {share:g} cores and {each:g} GPUs each are more than the "
+            f"cluster has ({cpus:g} cores, {gpus:g} GPUs): give fewer --workers"
+        )
+    return count, (share, each)

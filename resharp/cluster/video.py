@@ -1,0 +1,115 @@
+"""A video on a cluster: its segments are made anywhere, and joined here."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from resharp.cluster.session import ClusterOptions, Session, session
+from resharp.errors import OptionError, VideoError
+from resharp.runtime.files import write_whole
+from resharp.runtime.recipe import Recipe
+from resharp.runtime.video.library import pyav
+from resharp.runtime.video.options import VideoOptions
+from resharp.runtime.video.plan import plan
+from resharp.runtime.video.render import Rendering
+from resharp.runtime.video.report import VideoProgress, VideoReport
+from resharp.runtime.video.run import Job, Tick, expected, unfinished
+from resharp.runtime.video.timeline import Place, frames
+from resharp.runtime.video.workspace import workspace
+
+
+def restore_video(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    recipe: Recipe | None = None,
+    *,
+    options: VideoOptions | None = None,
+    cluster: ClusterOptions | None = None,
+    overwrite: bool = False,
+    tick: Tick | None = None,
+    say: Callable[[str], object] | None = None,
+) -> VideoReport:
+    """Restore a video on a Ray cluster; the result is the one of a single machine.
+
+    Every machine reads the input under the same path; segments come back as bytes, and only this
+    machine writes. An interrupted run goes on, here or with :func:`resharp.restore_video`.
+
+    Args:
+        source: see :func:`resharp.restore_video`; so too the others.
+        cluster: which, and how much of it.
+
+    Raises:
+        MissingExtraError: Ray or PyAV is not installed.
+        BackendError: the cluster cannot be reached, or its workers die.
+        ResharpError: see :func:`resharp.restore_video`.
+    """
+    pyav()
+    recipe, options = recipe or Recipe(), options or VideoOptions()
+    if recipe.aligned:
+        raise OptionError("aligned faces are pictures and no video: leave --aligned out")
+    task = plan(Path(source).resolve(), target, options, say)
+    if os.path.exists(task.target) and not overwrite and not unfinished(task.target):
+        return task.there()
+    with workspace(task.target) as work:
+        job = Job(task, work)
+        with session(job.pinned(recipe), cluster or ClusterOptions()) as workers:
+            return _Run(job, workers, tick).run()
+
+
+class _Run:
+    def __init__(self, job: Job, workers: Session, tick: Tick | None) -> None:
+        self._job, self._workers, self._tick = job, workers, tick
+        self._began = time.monotonic()
+        self._trouble: VideoError | None = None
+        self._restored = 0
+
+    def run(self) -> VideoReport:
+        job, work = self._job, self._job.work
+        what = job.prepare(self._workers.facts, gaps=True)
+        before = sum(len(one.times) for one in work.segments)
+        for (_, place, _), (segments, contents) in self._workers.map(self._units(what), "segment"):
+            for segment, data in zip(segments, contents, strict=True):
+                if segment.first != place.number:
+                    raise VideoError(f"a worker reads {job.task.clip.path} otherwise than this one")
+                if segment.file is not None:
+                    write_whole(work.folder / segment.file, data)
+                work.add(segment)
+                self._restored += segment.restored
+            self._tell(before)
+        if self._trouble is not None:
+            raise self._trouble
+        return job.conclude(what, self._workers.facts, self._restored, before, self._began)
+
+    def _units(self, what: Rendering) -> Iterator[tuple[Rendering, Place, int]]:
+        """The segments that are not finished: the input is read through once to find them."""
+        work, length = self._job.work, what.options.segment
+        done = {segment.index for segment in work.segments}
+        place = work.place
+        last = place
+        try:
+            for frame in frames(what.clip, what.options, place):
+                if frame.number % length == length - 1:
+                    if frame.number // length not in done:
+                        yield what, place, frame.number + 1
+                    place = Place(frame.number + 1, frame.source.mark())
+                last = Place(frame.number + 1)
+        except VideoError as error:
+            self._trouble = error
+        if last.number > place.number and place.number // length not in done:
+            yield what, place, last.number
+
+    def _tell(self, before: int) -> None:
+        if self._tick is not None:
+            done = sum(len(one.times) for one in self._job.work.segments)
+            self._tick(
+                VideoProgress(
+                    done=done,
+                    total=expected(self._job.task),
+                    began_at=before,
+                    seconds=time.monotonic() - self._began,
+                    stages=(),
+                )
+            )

@@ -1,0 +1,135 @@
+"""The pipeline that pictures go through: claim, read, restore, write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from resharp.errors import ResharpError
+from resharp.runtime.crew import Crew
+from resharp.runtime.folders.desk import Desk
+from resharp.runtime.folders.journal import Entry
+from resharp.runtime.folders.progress import Progress
+from resharp.runtime.folders.rules import Rules, Stamp
+from resharp.runtime.folders.work import Work, is_full, read_in, restore, weight, write_out
+from resharp.runtime.memory import available_memory
+from resharp.runtime.recipe import Restorer
+from resharp.runtime.stages import Pipeline, Stage
+
+READERS, WRITERS = 2, 2
+LARGEST_BATCH = 16
+MEMORY_SHARE = 4
+"""One in so many bytes of the free memory is for pictures in work."""
+
+
+class Line:
+    """The stages of one run.
+
+    Args:
+        crew: restores.
+        desk: takes in results.
+        rules: know the keys of results.
+        progress: is told.
+        quality: of the encoder.
+        watching: inputs may vanish.
+    """
+
+    def __init__(
+        self,
+        crew: Crew,
+        desk: Desk,
+        rules: Rules,
+        progress: Progress,
+        quality: int | None,
+        watching: bool,
+    ) -> None:
+        self._first, self._desk, self._rules = crew.first, desk, rules
+        self._progress, self._quality, self._watching = progress, quality, watching
+        self._fills: dict[tuple[int, ...], bool] = {}
+        batch = min(crew.first.batch(1, 1), LARGEST_BATCH)
+        calls = [partial(self._restore, one, batch > 1) for one in crew.calls]
+        self.pipeline = Pipeline(
+            [
+                Stage(name="read", calls=[self._read] * READERS),
+                Stage(name="restore", calls=calls, batch=batch, alike=self._alike),
+                Stage(name="write", calls=[self._write] * WRITERS),
+            ],
+            weigh=partial(weight, scale=crew.first.scale),
+            budget=available_memory() // MEMORY_SHARE,
+            weigh_at=1,
+            source="claim",
+        )
+
+    def run(self, source: Iterable[Work]) -> None:
+        """Do it all; see :meth:`Pipeline.run`."""
+        self.pipeline.run(source)
+
+    def _alike(self, one: Work, other: Work) -> bool:
+        """Whether two pictures go through the network together."""
+        if one.picture is None or other.picture is None:
+            return False
+        a, b = one.picture.pixels, other.picture.pixels
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return False
+        if a.shape not in self._fills:
+            self._fills[a.shape] = self._first.batch(a.shape[0], a.shape[1]) > 1
+        return self._fills[a.shape]
+
+    def _read(self, work: Work) -> Work:
+        self._progress.at(work, 0.0)
+        return read_in(work)
+
+    def _restore(self, restorer: Restorer, several: bool, items: Any) -> Any:
+        restore(items if several else [items], restorer, self._advance)
+        return items
+
+    def _advance(self, work: Work, share: float) -> None:
+        self.pipeline.check()
+        self._progress.at(work, share)
+
+    def _write(self, work: Work) -> None:
+        fatal: BaseException | None = None
+        values: dict[str, Any] = {}
+        if work.output is not None:
+            height, width = work.output.shape[:2]
+            try:
+                notes, sha256 = write_out(work, self._quality)
+                notes += self._record(work, sha256)
+                values = {"notes": notes, "width": width, "height": height, "faces": work.faces}
+            except (ResharpError, MemoryError) as error:
+                fatal = error if is_full(error) else None
+                work.fail(error)
+        if work.error and self._watching and not os.path.lexists(work.job.source):
+            self._desk.drop(work)
+        else:
+            self._desk.finish(work, **values)
+        self._progress.end(work)
+        if fatal is not None:
+            raise fatal
+
+    def _record(self, work: Work, sha256: str) -> tuple[str, ...]:
+        """Put a result into the journal; a note if that cannot be."""
+        job, ledger = work.job, work.ledger
+        if ledger is None or work.read is None:
+            return ()
+        try:
+            written = Stamp.of(job.target)
+            entry = Entry(
+                target=job.name,
+                source=ledger.source_of(job),
+                key=self._rules.key(job, work.sha256),
+                input_sha256=work.sha256,
+                input_size=work.read.size,
+                input_mtime_ns=work.read.mtime_ns,
+                output_sha256=sha256,
+                output_size=written.size,
+                output_mtime_ns=written.mtime_ns,
+            )
+            ledger.record(entry)
+        except OSError as error:
+            if is_full(error):
+                raise
+            return (f"not in the journal: {error}",)
+        return ()

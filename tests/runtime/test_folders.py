@@ -1,0 +1,490 @@
+"""Folders: the journal's rules, batches, memory, errors in the middle, and no thread left."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from resharp.engines import Bundle
+from resharp.errors import ImageError, OptionError, OutputError
+from resharp.export.picture import draw
+from resharp.runtime.files import write_whole
+from resharp.runtime.folders import Report, Result, restore_folder
+from resharp.runtime.folders.claims import Claims
+from resharp.runtime.folders.journal import SPARE, Entry, Journal
+from resharp.runtime.folders.work import write_out
+from resharp.runtime.recipe import Recipe, Restorer
+from resharp.runtime.settings import Settings
+
+JOURNAL = ".resharp/journal.jsonl"
+LEFT = {"journal.jsonl", "gate.lock"}
+"""All that a run leaves in its own folder."""
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def recipe(compact: Bundle) -> Recipe:
+    return Recipe(settings=Settings(model=str(compact.folder), backend="onnx"))
+
+
+def save(path: str, height: int = 12, width: int = 16, seed: int = 0) -> Path:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(path, draw(height, width, seed))
+    return Path(path)
+
+
+def several(count: int, folder: str = "in") -> list[str]:
+    return [save(f"{folder}/{n:02}.png", seed=n).name for n in range(count)]
+
+
+def counts(report: Report) -> tuple[int, int, int]:
+    return report.count("restored"), report.count("skipped"), report.count("failed")
+
+
+def lines() -> list[Entry]:
+    found = map(Entry.parse, Path("out", JOURNAL).read_bytes().splitlines())
+    return [entry for entry in found if entry is not None]
+
+
+def left(root: str = "out") -> set[str]:
+    return {path.name for path in Path(root, ".resharp").rglob("*") if path.is_file()}
+
+
+def pixels(path: str) -> Any:
+    return cv2.imread(path)
+
+
+def test_a_tree_is_restored_once_and_reported(recipe: Recipe) -> None:
+    save("in/a.png")
+    save("in/sub/b.jpg", 10, 20)
+    told: list[Result] = []
+    shares: list[tuple[float, int]] = []
+    report = restore_folder(
+        "in",
+        "out",
+        recipe=recipe,
+        on_result=told.append,
+        progress=lambda d, t, n: shares.append((d, t)),
+    )
+    assert counts(report) == (2, 0, 0)
+    assert sorted(r.output for r in told) == [
+        str(Path("out/a.png")),
+        str(Path("out/sub/b.jpg")),
+    ]
+    assert shares[-1] == (2.0, 2)
+    assert [s[0] for s in shares] == sorted(s[0] for s in shares)
+    assert [stage.name for stage in report.stages] == ["claim", "read", "restore", "write"]
+    assert {stage.items for stage in report.stages} == {2}
+    assert report.megapixels_per_second == pytest.approx(1568e-6 / report.seconds)
+    assert all(0 <= share <= 1 for share in report.waiting().values())
+    assert left() == LEFT
+    again = restore_folder("in", "out", recipe=recipe)
+    assert counts(again) == (0, 2, 0)
+    assert again.upscaler is None  # no model was opened
+    assert len(lines()) == 2
+
+
+def test_what_changed_is_redone(recipe: Recipe) -> None:
+    several(3)
+    restore_folder("in", "out", recipe=recipe)
+    before = pixels("out/01.png")
+    save("in/01.png", seed=9)
+    report = restore_folder("in", "out", recipe=recipe)
+    assert counts(report) == (1, 2, 0)
+    assert "1 restored (1 redone: input, model or options changed), 2 skipped" in report.summary()
+    assert np.any(pixels("out/01.png") != before)
+    scaled = recipe.on(scale=3.0)
+    assert counts(restore_folder("in", "out", recipe=scaled)) == (3, 0, 0)
+    assert pixels("out/00.png").shape == (36, 48, 3)
+    assert counts(restore_folder("in", "out", recipe=recipe.on(scale=3, tile=64))) == (0, 3, 0)
+
+
+def test_another_model_or_quality_is_another_result(
+    recipe: Recipe, tiny: dict[str, Bundle]
+) -> None:
+    save("in/a.jpg")
+    save("in/b.png")
+    restore_folder("in", "out", recipe=recipe)
+    assert counts(restore_folder("in", "out", recipe=recipe, quality=95)) == (
+        0,
+        2,
+        0,
+    )  # the default
+    assert counts(restore_folder("in", "out", recipe=recipe, quality=40)) == (1, 1, 0)
+    other = recipe.on(model=str(tiny["rrdb2"].folder))
+    assert counts(restore_folder("in", "out", recipe=other, quality=40)) == (2, 0, 0)
+
+
+def test_a_touched_or_copied_file_is_known_by_its_bytes(recipe: Recipe) -> None:
+    several(2)
+    restore_folder("in", "out", recipe=recipe)
+    os.utime("in/00.png", ns=(1, 1))
+    os.utime("out/01.png", ns=(1, 1))
+    assert counts(restore_folder("in", "out", recipe=recipe)) == (0, 2, 0)
+
+
+def test_unchanged_inputs_are_not_read_again(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several(2)
+    restore_folder("in", "out", recipe=recipe)
+    read: list[Path] = []
+
+    def hashed(path: Path) -> str:
+        read.append(path)
+        return "0"
+
+    monkeypatch.setattr("resharp.runtime.folders.rules.sha256_of", hashed)
+    assert counts(restore_folder("in", "out", recipe=recipe)) == (0, 2, 0)
+    assert read == []
+    os.utime("in/00.png", ns=(1, 1))
+    assert counts(restore_folder("in", "out", recipe=recipe)) == (1, 1, 0)
+    assert read == [Path("in/00.png")]
+
+
+def test_what_others_changed_is_left_alone(recipe: Recipe) -> None:
+    several(2)
+    restore_folder("in", "out", recipe=recipe)
+    Path("out/00.png").write_bytes(b"mine")
+    save("in/00.png", seed=5)
+    report = restore_folder("in", "out", recipe=recipe)
+    assert counts(report) == (0, 2, 0)
+    assert "changed since it was written" in report.results[0].notes[0]
+    assert Path("out/00.png").read_bytes() == b"mine"
+    assert counts(restore_folder("in", "out", recipe=recipe, overwrite=True)) == (2, 0, 0)
+    assert counts(restore_folder("in", "out", recipe=recipe)) == (0, 2, 0)
+
+
+def test_what_is_missing_is_done_and_what_is_unknown_is_skipped_by_name(recipe: Recipe) -> None:
+    several(3)
+    restore_folder("in", "out", recipe=recipe)
+    Path("out/00.png").unlink()
+    assert counts(restore_folder("in", "out", recipe=recipe)) == (1, 2, 0)
+    Path("out", JOURNAL).unlink()
+    save("in/01.png", seed=7)
+    assert counts(restore_folder("in", "out", recipe=recipe)) == (0, 3, 0)
+
+
+def test_another_inputs_result_is_not_replaced(recipe: Recipe) -> None:
+    save("one/a.png")
+    save("two/a.png", seed=1)
+    restore_folder("one", "out", recipe=recipe)
+    before = pixels("out/a.png")
+    report = restore_folder("two", "out", recipe=recipe)
+    assert counts(report) == (0, 1, 0)
+    assert "it is the result of ../one/a.png" in report.results[0].notes[0]
+    assert np.array_equal(pixels("out/a.png"), before)
+
+
+def test_beside_the_inputs_results_are_known_though_their_inputs_are_gone(recipe: Recipe) -> None:
+    several(2)
+    assert counts(restore_folder("in", recipe=recipe)) == (2, 0, 0)
+    Path("in/00.png").unlink()
+    assert counts(restore_folder("in", recipe=recipe)) == (0, 1, 0)
+    assert left("in") == LEFT
+
+
+def test_lone_files_have_no_journal(recipe: Recipe) -> None:
+    save("a.png")
+    assert counts(restore_folder("a.png", recipe=recipe)) == (1, 0, 0)
+    assert counts(restore_folder("a.png", "b.png", recipe=recipe)) == (1, 0, 0)
+    assert sorted(path.name for path in Path().iterdir()) == ["a.png", "a_restored.png", "b.png"]
+
+
+def test_a_damaged_journal_is_read_as_far_as_it_goes(recipe: Recipe) -> None:
+    several(4)
+    restore_folder("in", "out", recipe=recipe)
+    path = Path("out", JOURNAL)
+    whole = sorted(path.read_bytes().splitlines(keepends=True))  # each begins with its target
+    text = [b"\xff\xfe\n", b"[]\n", b'{"v": 2}\n', whole[0], whole[1], b'{"v": 1, "target": 3}\n']
+    path.write_bytes(b"".join(text) + whole[2] + whole[3][:50])
+    Path("out/03.png").unlink()
+    save("in/00.png", seed=8)
+    report = restore_folder("in", "out", recipe=recipe)
+    assert counts(report) == (2, 2, 0)
+    again = Journal(path)  # the new lines do not hang on the half one
+    again.refresh()
+    assert all(again.get(f"0{n}.png") for n in range(4))
+    assert counts(restore_folder("in", "out", recipe=recipe)) == (0, 4, 0)
+
+
+def test_a_journal_does_not_grow_for_ever(recipe: Recipe) -> None:
+    several(1)
+    restore_folder("in", "out", recipe=recipe)
+    path = Path("out", JOURNAL)
+    path.write_bytes(path.read_bytes() * (SPARE + 9))
+    assert counts(restore_folder("in", "out", recipe=recipe, overwrite=True)) == (1, 0, 0)
+    assert len(lines()) == 1
+    assert counts(restore_folder("in", "out", recipe=recipe)) == (0, 1, 0)
+
+
+def test_names_of_all_kinds(recipe: Recipe) -> None:
+    names = ["日本 é.png", "[a]*?.png", "  .png", "'\"\\.png"]
+    for name in names:
+        save(f"in/{name}")
+    if os.path.exists("in/  .png") and os.name == "posix":
+        Path("in/  .png").rename(os.fsdecode(b"in/\xff\xfe.png"))
+    assert counts(restore_folder("in", "out", recipe=recipe)) == (4, 0, 0)
+    assert counts(restore_folder("in", "out", recipe=recipe)) == (0, 4, 0)
+    assert len(list(Path("out").iterdir())) == 5
+
+
+class Fakes:
+    """Counts what restorers are given, and can fail."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fills: int) -> None:
+        self.batches: list[int] = []
+        self.at_once = self.most = 0
+        self.bad: int | None = None
+        self.lock = threading.Lock()
+        monkeypatch.setattr(Restorer, "batch", lambda own, h, w: 1 if w == 99 else fills)
+        monkeypatch.setattr(Restorer, "many", lambda own, images: self.many(images))
+
+    def many(self, images: list[Any]) -> list[Any]:
+        assert len({image.shape for image in images}) == 1
+        if any(image.mean() == self.bad for image in images):
+            raise ImageError("bad")
+        self.batches.append(len(images))
+        time.sleep(0.02)  # so that more come in meanwhile
+        return [np.repeat(np.repeat(image, 2, 0), 2, 1) for image in images]
+
+
+def test_pictures_of_a_size_share_a_run(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes = Fakes(monkeypatch, fills=4)
+    several(24)
+    for n in range(3):
+        save(f"in/y{n}.png", 9, 99)  # which nothing is gained by
+    assert counts(restore_folder("in", "out", recipe=recipe)) == (27, 0, 0)
+    assert max(fakes.batches) == 4
+    for n in range(24):
+        wanted = np.repeat(np.repeat(draw(12, 16, n), 2, 0), 2, 1)
+        found = pixels(f"out/{n:02}.png")
+        if np.array_equal(found, wanted):
+            break
+    else:
+        pytest.fail("no picture went through the batch")
+
+
+def test_one_bad_picture_of_a_batch_is_one_failure(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes = Fakes(monkeypatch, fills=8)
+    fakes.bad = 7
+    several(8)
+    for n in (2, 5):
+        cv2.imwrite(f"in/0{n}.png", np.full((12, 16, 3), 7, np.uint8))
+    own = Restorer.__call__
+
+    def call(self: Restorer, image: Any, progress: Any = None) -> Any:
+        if image.mean() == 7:
+            raise MemoryError("so large")
+        return own(self, image, progress)
+
+    monkeypatch.setattr(Restorer, "__call__", call)
+    report = restore_folder("in", "out", recipe=recipe)
+    assert counts(report) == (6, 0, 2)
+    assert report.results[2].error == "out of memory: so large: use a smaller --scale"
+
+
+def test_large_pictures_wait_for_memory(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = 40 * 50 * 3 * 5
+    monkeypatch.setattr("resharp.runtime.folders.line.available_memory", lambda: 4 * 2 * weight)
+    for n in range(12):
+        save(f"in/{n:02}.png", 40, 50, n)
+    alive, most, lock = set[int](), 0, threading.Lock()
+    own = Restorer.__call__
+
+    def call(self: Restorer, image: Any, progress: Any = None) -> Any:
+        nonlocal most
+        with lock:
+            alive.add(int(image.sum()))
+            most = max(most, len(alive))
+        return own(self, image, progress)
+
+    def slow(work: Any, quality: Any) -> Any:
+        time.sleep(0.02)
+        done = write_out(work, quality)
+        with lock:
+            alive.discard(int(work.picture.pixels.sum()))
+        return done
+
+    monkeypatch.setattr(Restorer, "__call__", call)
+    monkeypatch.setattr("resharp.runtime.folders.line.write_out", slow)
+    assert counts(restore_folder("in", "out", recipe=recipe, workers=4)) == (12, 0, 0)
+    assert 1 <= most <= 2
+
+
+def test_a_full_disk_stops_it_and_is_said(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Path] = []
+
+    def full(path: Path, data: bytes) -> None:
+        if len(written) == 3:
+            raise OutputError("No space left") from OSError(errno.ENOSPC, "No space left")
+        written.append(path)
+        path.write_bytes(data)
+
+    monkeypatch.setattr("resharp.runtime.folders.work.write_whole", full)
+    several(30)
+    with pytest.raises(OutputError, match="No space left"):
+        restore_folder("in", "out", recipe=recipe)
+    assert len(lines()) <= 4
+    assert left() <= LEFT
+    monkeypatch.setattr("resharp.runtime.folders.work.write_whole", write_whole)
+    assert sum(counts(restore_folder("in", "out", recipe=recipe))) == 30
+    assert len(list(Path("out").glob("*.png"))) == 30
+
+
+def test_a_bug_in_the_middle_stops_it(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, seen = Restorer.__call__, []
+
+    def call(self: Restorer, image: Any, progress: Any = None) -> Any:
+        seen.append(1)
+        if len(seen) == 4:
+            raise KeyError("a bug")
+        return own(self, image, progress)
+
+    monkeypatch.setattr(Restorer, "__call__", call)
+    several(30)
+    with pytest.raises(KeyError, match="a bug"):
+        restore_folder("in", "out", recipe=recipe)
+    assert len(seen) == 4
+    assert left() <= LEFT
+    monkeypatch.setattr(Restorer, "__call__", own)
+    assert sum(counts(restore_folder("in", "out", recipe=recipe))) == 30
+    assert len(list(Path("out").iterdir())) == 31
+
+
+def test_raising_in_progress_cancels(recipe: Recipe) -> None:
+    several(9)
+
+    def progress(done: float, total: int, name: str) -> None:
+        if done > 2:
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        restore_folder("in", "out", recipe=recipe, progress=progress)
+    assert left() <= LEFT
+
+
+def test_an_unwritable_place_is_a_failure_of_each(recipe: Recipe, caplog: Any) -> None:
+    several(2)
+    Path("out").write_text("in the way")
+    report = restore_folder("in", "out/deeper", recipe=recipe)
+    assert counts(report) == (0, 0, 2)
+    assert "cannot make the folder" in report.results[0].error
+    assert "no journal is kept" in caplog.text
+
+
+def test_a_hidden_file_in_place_of_the_journals_folder(recipe: Recipe, caplog: Any) -> None:
+    several(2)
+    Path("out").mkdir()
+    Path("out/.resharp").write_text("mine")
+    assert counts(restore_folder("in", "out", recipe=recipe)) == (2, 0, 0)
+    assert "no journal is kept" in caplog.text
+    assert counts(restore_folder("in", "out", recipe=recipe)) == (0, 2, 0)
+
+
+def test_a_claim_is_one_runs(tmp_path: Path) -> None:
+    one, two = Claims(tmp_path / "locks"), Claims(tmp_path / "locks")
+    held = one.claim("a")
+    assert held is not None
+    assert two.claim("a") is None
+    thread = threading.Thread(target=one.release, args=(held[0],))
+    thread.start()
+    thread.join()
+    assert two.claim("a") is not None
+    tidied: list[int] = []
+    one.close(lambda: tidied.append(1))
+    assert tidied == []  # the other one is alive
+    assert one.claim("a") is None
+    two.close(lambda: tidied.append(2))
+    assert tidied == [2]
+    assert [path.name for path in (tmp_path / "locks").iterdir()] == ["gate.lock"]
+
+
+def test_overwriting_runs_at_once_do_each_picture_once(recipe: Recipe) -> None:
+    several(20)
+    restore_folder("in", "out", recipe=recipe)
+    reports: list[Report] = []
+    barrier = threading.Barrier(2)
+
+    def run() -> None:
+        barrier.wait()
+        reports.append(restore_folder("in", "out", recipe=recipe, overwrite=True))
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(report.count("failed") for report in reports) == 0
+    assert 20 <= sum(report.count("restored") for report in reports) <= 22
+
+
+def test_a_watch_ends_when_it_is_told(recipe: Recipe) -> None:
+    Path("in").mkdir()
+    stop, done = threading.Event(), threading.Event()
+    reports: list[Report] = []
+    watch = threading.Thread(
+        target=lambda: reports.append(
+            restore_folder(
+                "in", "out", recipe=recipe, watch=0.05, stop=stop, on_result=lambda r: done.set()
+            )
+        )
+    )
+    watch.start()
+    try:
+        save("in/a.png")
+        assert done.wait(20)
+    finally:
+        stop.set()
+        watch.join()
+    assert counts(reports[0]) == (1, 0, 0)
+    assert left() == LEFT
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"watch": 0}, "makes no sense"),
+        ({"quality": 101}, "makes no sense"),
+        ({"watch": 1, "inputs": "a.png"}, "neither"),
+        ({"watch": 1, "output": "b.png"}, "needs a folder of results"),
+        ({"workers": 0}, "at least 1"),
+        ({"gpus": [0, 0]}, "each once"),
+    ],
+)
+def test_requests_that_make_no_sense(recipe: Recipe, values: dict[str, Any], words: str) -> None:
+    several(1)
+    save("a.png")
+    with pytest.raises(OptionError, match=words):
+        restore_folder(**{"inputs": "in", "output": "out", "recipe": recipe, **values})
+    assert not os.path.exists("out")
+
+
+def test_the_key_needs_no_opening(recipe: Recipe) -> None:
+    for one in (recipe, recipe.on(scale=2.0), replace(recipe, views=2)):
+        with one.open() as restorer:
+            assert restorer.key == one.key()
+    assert recipe.key() == recipe.on(scale=2).key()  # which is its own
