@@ -18,20 +18,27 @@ from resharp.runtime import Upscaler
 if TYPE_CHECKING:
     from resharp.runtime.ensemble import Ensemble
     from resharp.runtime.faces import FaceRestorer
+    from resharp.runtime.folders import restore_folder
     from resharp.runtime.info import model_info
     from resharp.runtime.loader import Loader
+    from resharp.runtime.recipe import Recipe
     from resharp.runtime.settings import Settings
+    from resharp.runtime.video import VideoOptions, restore_video
 
 __version__ = "0.1.0"
 __all__ = [
     "Ensemble",
     "FaceRestorer",
     "Loader",
+    "Recipe",
     "ResharpError",
     "Settings",
     "Upscaler",
+    "VideoOptions",
     "__version__",
     "model_info",
+    "restore_folder",
+    "restore_video",
 ]
 
 _LATE = {
@@ -39,7 +46,11 @@ _LATE = {
     "FaceRestorer": "faces",
     "Loader": "loader",
     "Settings": "settings",
+    "Recipe": "recipe",
+    "VideoOptions": "video",
     "model_info": "info",
+    "restore_folder": "folders",
+    "restore_video": "video",
 }
 """Imported at their first use, so that ``import resharp`` is quick: name and module of runtime."""
 

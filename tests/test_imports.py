@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "runtime": {"engines", "weights"},
     "training": {"models", "weights", "engines", "export", "runtime"},
     "compat": {"weights", "models", "engines", "export", "runtime"},
-    "cli": {"weights", "models", "engines", "export", "runtime", "training", "compat"},
+    "cluster": {"engines", "runtime"},
+    "cli": {"weights", "models", "engines", "export", "runtime", "training", "compat", "cluster"},
 }
 """Rooms that a room may import besides itself; DESIGN's rule, and training's place beside cli."""
 
@@ -189,10 +190,14 @@ def test_public_names() -> None:
         "Ensemble",
         "FaceRestorer",
         "Loader",
+        "Recipe",
         "ResharpError",
         "Settings",
         "Upscaler",
+        "VideoOptions",
         "__version__",
         "model_info",
+        "restore_folder",
+        "restore_video",
     ]
     assert all(hasattr(resharp, name) for name in resharp.__all__)

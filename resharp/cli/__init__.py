@@ -15,6 +15,7 @@ from resharp.errors import ResharpError
 COMMANDS = {
     "upscale": ("resharp.cli.upscale:command", "Restore pictures: files, folders, globs."),
     "video": ("resharp.cli.video:command", "Restore a video, with its sound and timestamps."),
+    "cluster": ("resharp.cli.cluster:cluster", "Folders and video over many machines, on Ray."),
     "realesrgan": (
         "resharp.cli.realesrgan:command",
         "The options of Real-ESRGAN's own script.",

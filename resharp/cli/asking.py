@@ -28,7 +28,7 @@ def _gpus(ctx: click.Context, parameter: click.Parameter, value: str | None) -> 
     """Numbers with commas between them."""
     parts = [] if value is None else value.split(",")
     if not all(part.strip().isdecimal() for part in parts):
-        raise click.BadParameter(f"{value!r} are not numbers of GPUs: give 0,1 say")
+        raise click.BadParameter(f"{value!r} is no list of numbers: 0,1 say")
     return tuple(int(part) for part in parts)
 
 

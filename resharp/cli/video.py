@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -25,6 +26,7 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 LEVELS = 1.0
 """What ``--skip-duplicates`` alone stands for."""
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _fraction(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Fraction | None:
@@ -48,39 +50,79 @@ def _seconds(ctx: click.Context, parameter: click.Parameter, value: str | None) 
     return total
 
 
+_OPTIONS = (
+    click.option(
+        "--fps", callback=_fraction, help="Constant frame rate (default: every timestamp)."
+    ),
+    click.option(
+        "--codec",
+        type=click.Choice(["auto", *CODECS]),
+        default="auto",
+        show_default=True,
+        help="auto: h264, hevc for more than 8 bits.",
+    ),
+    click.option("--crf", type=float, help="Quality, lower is better (h264 18, hevc 20, av1 26)."),
+    click.option("--preset", help="Of the encoder (default: a fast one)."),
+    click.option("--encoder", help="Of libav, in place of the codec's usual one: h264_nvenc."),
+    click.option("--start", callback=_seconds, help="Begin there: seconds, or minutes:seconds."),
+    click.option("--end", callback=_seconds, help="Stop before: seconds, or minutes:seconds."),
+    click.option(
+        "--skip-duplicates",
+        is_flag=False,
+        flag_value=LEVELS,
+        type=float,
+        metavar="[LEVELS]",
+        help=f"Show a result again where frames differ by so little (default: {LEVELS:g} of 255).",
+    ),
+    click.option(
+        "--segment",
+        type=click.IntRange(1),
+        default=VideoOptions().segment,
+        show_default=True,
+        help="Frames that are finished together.",
+    ),
+    click.option(
+        "--encoder-threads",
+        type=click.IntRange(1),
+        help="Of the encoder (default: 1.5 for each core).",
+    ),
+)
+
+
+def video_options(command: F) -> F:
+    """Give a command the options of :class:`VideoOptions`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def show(run: Callable[[Shown], VideoReport], as_json: bool) -> None:
+    """Run, with a bar or lines of JSON, and print what became of it.
+
+    Args:
+        run: told what to call meanwhile.
+        as_json: print JSON.
+    """
+    shown: Shown = _Lines() if as_json else _Bar()
+    # SVT-AV1 greets on the standard error otherwise.
+    os.environ.setdefault("SVT_LOG", "1")
+    try:
+        with shown:
+            report = run(shown)
+    except KeyboardInterrupt as error:
+        shown.stopped()
+        raise click.exceptions.Exit(INTERRUPTED) from error
+    except ResharpError as error:
+        shown.failed(error)
+        raise
+    shown.done(report)
+
+
 @click.command()
 @click.argument("source", metavar="IN")
 @click.option("-o", "--output", required=True, metavar="OUT", help="File, folder or %06d.png.")
 @recipe_options
-@click.option("--fps", callback=_fraction, help="Constant frame rate (default: every timestamp).")
-@click.option(
-    "--codec",
-    type=click.Choice(["auto", *CODECS]),
-    default="auto",
-    show_default=True,
-    help="auto: h264, hevc for more than 8 bits.",
-)
-@click.option("--crf", type=float, help="Quality, lower is better (h264 18, hevc 20, av1 26).")
-@click.option("--preset", help="Of the encoder (default: a fast one).")
-@click.option("--encoder", help="Of libav, in place of the codec's usual one: h264_nvenc.")
-@click.option("--start", callback=_seconds, help="Begin there: seconds, or minutes:seconds.")
-@click.option("--end", callback=_seconds, help="Stop before: seconds, or minutes:seconds.")
-@click.option(
-    "--skip-duplicates",
-    is_flag=False,
-    flag_value=LEVELS,
-    type=float,
-    metavar="[LEVELS]",
-    help=f"Show results again for frames that differ by so little (default: {LEVELS:g} of 255).",
-)
-@click.option(
-    "--segment",
-    type=click.IntRange(1),
-    default=VideoOptions().segment,
-    show_default=True,
-    help="Frames that are finished together.",
-)
-@click.option("--encoder-threads", type=click.IntRange(1), help="Of the encoder (default: cores).")
+@video_options
 @click.option("--overwrite", is_flag=True, help="Make a result anew that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print progress and result as JSON lines.")
 def command(source: str, output: str, overwrite: bool, as_json: bool, **options: Any) -> None:
@@ -91,29 +133,22 @@ def command(source: str, output: str, overwrite: bool, as_json: bool, **options:
     """
     recipe = recipe_of(options)
     gpus, workers = options.pop("gpus"), options.pop("workers")
-    shown: _Shown = _Lines() if as_json else _Bar()
-    # SVT-AV1 greets on the standard error otherwise.
-    os.environ.setdefault("SVT_LOG", "1")
-    try:
-        with shown:
-            report = restore_video(
-                source,
-                output,
-                recipe,
-                options=VideoOptions(**options),
-                gpus=gpus,
-                workers=workers,
-                overwrite=overwrite,
-                tick=shown.tick,
-                say=shown.say,
-            )
-    except KeyboardInterrupt as error:
-        shown.stopped()
-        raise click.exceptions.Exit(INTERRUPTED) from error
-    except ResharpError as error:
-        shown.failed(error)
-        raise
-    shown.done(report)
+    asked = VideoOptions(**options)
+
+    def run(shown: Shown) -> VideoReport:
+        return restore_video(
+            source,
+            output,
+            recipe,
+            options=asked,
+            gpus=gpus,
+            workers=workers,
+            overwrite=overwrite,
+            tick=shown.tick,
+            say=shown.say,
+        )
+
+    show(run, as_json)
 
 
 def waiting(stages: tuple[StageReport, ...], seconds: float) -> dict[str, float]:
@@ -124,10 +159,10 @@ def waiting(stages: tuple[StageReport, ...], seconds: float) -> dict[str, float]
     }
 
 
-class _Shown:
+class Shown:
     """What the user sees of a run."""
 
-    def __enter__(self) -> _Shown:
+    def __enter__(self) -> Shown:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -149,7 +184,7 @@ class _Shown:
         """At the end."""
 
 
-class _Bar(_Shown):
+class _Bar(Shown):
     """A progress bar, and words."""
 
     def __init__(self) -> None:
@@ -193,7 +228,7 @@ class _Bar(_Shown):
         )
 
 
-class _Lines(_Shown):
+class _Lines(Shown):
     """An object of JSON for each event, for machines."""
 
     def tick(self, progress: VideoProgress) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from resharp.runtime import Upscaler
+from resharp.runtime.faces import BundleNetwork
+from resharp.runtime.files import decode, encode, load
+from resharp.runtime.folders.report import Used
+from resharp.runtime.folders.work import Encoded
 from resharp.runtime.recipe import Recipe, Restorer
 from resharp.runtime.video.render import Renderer, Rendering
 from resharp.runtime.video.run import restored
@@ -24,6 +30,8 @@ class Facts:
     place: str
     tile: int | None
     description: str
+    used: tuple[Used | None, Used | None]
+    """The upscaler, and the face network."""
 
 
 def facts_of(recipe: Recipe) -> Facts:
@@ -39,7 +47,14 @@ def facts_of(recipe: Recipe) -> Facts:
             place=restorer.place,
             tile=restorer.tile,
             description=restorer.description,
+            used=(_used(restorer.upscaler), _used(restorer.network)),
         )
+
+
+def _used(one: Upscaler | BundleNetwork | None) -> Used | None:
+    if one is None:
+        return None
+    return Used(model=one.manifest.name, backend=one.backend, device=one.device)
 
 
 class Hand:
@@ -51,6 +66,29 @@ class Hand:
     def pid(self) -> int:
         """Its process."""
         return os.getpid()
+
+    def picture(self, source: Path, suffix: str, quality: int | None) -> tuple[str, Encoded]:
+        """Make a picture.
+
+        Args:
+            source: file to read.
+            suffix: of the file that it becomes.
+            quality: of its encoder.
+
+        Returns:
+            SHA-256 of the input's bytes, and the result.
+
+        Raises:
+            ResharpError: it cannot be made.
+        """
+        data = load(source)
+        picture = decode(data, str(source))
+        out, faces = self._restorer(picture.pixels)
+        made, notes = encode(out, picture.metadata, format=suffix, quality=quality)
+        height, width = out.shape[:2]
+        return hashlib.sha256(data).hexdigest(), Encoded(
+            data=made, notes=notes, height=height, width=width, faces=faces
+        )
 
     def segment(
         self, what: Rendering, place: Place, stop: int

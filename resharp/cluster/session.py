@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -112,6 +112,25 @@ class Session:
                 which, unit = running.pop(reference)
                 busy[which] -= 1
                 yield unit, self._answer(reference)
+
+    def call(
+        self, which: int, method: str, unit: tuple[Any, ...], check: Callable[[], object]
+    ) -> Any:
+        """Give a unit to a worker and wait for it; for a thread of one's own.
+
+        Args:
+            which: number of the worker.
+            method: its name.
+            unit: its arguments.
+            check: called now and then; raising in it gives up.
+
+        Raises:
+            ResharpError: see :meth:`map`.
+        """
+        reference = getattr(self._actors[which], method).remote(*unit)
+        while not self._ray.wait([reference], timeout=0.25)[0]:
+            check()
+        return self._answer(reference)
 
     def _answer(self, reference: Any) -> Any:
         """A result; what the worker raised is raised here."""

@@ -13,7 +13,15 @@ from resharp.runtime.folders.desk import Desk
 from resharp.runtime.folders.journal import Entry
 from resharp.runtime.folders.progress import Progress
 from resharp.runtime.folders.rules import Rules, Stamp
-from resharp.runtime.folders.work import Work, is_full, read_in, restore, weight, write_out
+from resharp.runtime.folders.work import (
+    Work,
+    encode_out,
+    is_full,
+    read_in,
+    restore,
+    weight,
+    write_out,
+)
 from resharp.runtime.memory import available_memory
 from resharp.runtime.recipe import Restorer
 from resharp.runtime.stages import Pipeline, Stage
@@ -28,7 +36,7 @@ class Line:
     """The stages of one run.
 
     Args:
-        crew: restores.
+        crew: restores; None where that is done elsewhere.
         desk: takes in results.
         rules: know the keys of results.
         progress: is told.
@@ -38,25 +46,31 @@ class Line:
 
     def __init__(
         self,
-        crew: Crew,
+        crew: Crew | None,
         desk: Desk,
         rules: Rules,
         progress: Progress,
         quality: int | None,
         watching: bool,
     ) -> None:
-        self._first, self._desk, self._rules = crew.first, desk, rules
+        self._desk, self._rules = desk, rules
         self._progress, self._quality, self._watching = progress, quality, watching
         self._fills: dict[tuple[int, ...], bool] = {}
-        batch = min(crew.first.batch(1, 1), LARGEST_BATCH)
-        calls = [partial(self._restore, one, batch > 1) for one in crew.calls]
-        self.pipeline = Pipeline(
+        self._crew = crew
+        self.pipeline = self._stages()
+
+    def _stages(self) -> Pipeline:
+        assert self._crew is not None
+        first = self._crew.first
+        batch = min(first.batch(1, 1), LARGEST_BATCH)
+        calls = [partial(self._restore, one, batch > 1) for one in self._crew.calls]
+        return Pipeline(
             [
                 Stage(name="read", calls=[self._read] * READERS),
                 Stage(name="restore", calls=calls, batch=batch, alike=self._alike),
                 Stage(name="write", calls=[self._write] * WRITERS),
             ],
-            weigh=partial(weight, scale=crew.first.scale),
+            weigh=partial(weight, scale=first.scale),
             budget=available_memory() // MEMORY_SHARE,
             weigh_at=1,
             source="claim",
@@ -74,7 +88,9 @@ class Line:
         if a.shape != b.shape or a.dtype != b.dtype:
             return False
         if a.shape not in self._fills:
-            self._fills[a.shape] = self._first.batch(a.shape[0], a.shape[1]) > 1
+            self._fills[a.shape] = (
+                self._crew is not None and self._crew.first.batch(a.shape[0], a.shape[1]) > 1
+            )
         return self._fills[a.shape]
 
     def _read(self, work: Work) -> Work:
@@ -92,12 +108,12 @@ class Line:
     def _write(self, work: Work) -> None:
         fatal: BaseException | None = None
         values: dict[str, Any] = {}
-        if work.output is not None:
-            height, width = work.output.shape[:2]
+        if not work.error:
             try:
-                notes, sha256 = write_out(work, self._quality)
-                notes += self._record(work, sha256)
-                values = {"notes": notes, "width": width, "height": height, "faces": work.faces}
+                made = encode_out(work, self._quality)
+                notes = made.notes + self._record(work, write_out(work, made))
+                values = {"notes": notes, "width": made.width, "height": made.height}
+                values["faces"] = made.faces
             except (ResharpError, MemoryError) as error:
                 fatal = error if is_full(error) else None
                 work.fail(error)

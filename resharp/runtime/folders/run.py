@@ -25,7 +25,7 @@ RECHECK = 0.1
 
 
 class FolderRun:
-    """One run over pictures.
+    """One run over pictures, on this machine.
 
     Args:
         inputs: files, folders and globs.
@@ -75,10 +75,16 @@ class FolderRun:
             found = jobs(self._inputs, self._target)
             todo += self._desk.first_look(found, beside=self._target.output is None)
         if todo or self._watch is not None:
-            gpus, workers = self._options.gpus, self._options.workers
-            with Crew(self._recipe, gpus=gpus, workers=workers, on_cpu=1) as crew:
-                self._work(todo, crew)
+            self._open(todo)
         return self.report()
+
+    def _open(self, todo: list[Item]) -> None:
+        gpus, workers = self._options.gpus, self._options.workers
+        with Crew(self._recipe, gpus=gpus, workers=workers, on_cpu=1) as crew:
+            self._used = used_by(crew)
+            quality, watching = self._options.quality, self._watch is not None
+            line = Line(crew, self._desk, self._rules, self._progress, quality, watching)
+            self._work(todo, line)
 
     def report(self) -> Report:
         """What was done so far."""
@@ -91,10 +97,7 @@ class FolderRun:
             stages=() if self._line is None else self._line.pipeline.report(),
         )
 
-    def _work(self, todo: list[Item], crew: Crew) -> None:
-        self._used = used_by(crew)
-        quality, watching = self._options.quality, self._watch is not None
-        line = Line(crew, self._desk, self._rules, self._progress, quality, watching)
+    def _work(self, todo: list[Item], line: Line) -> None:
         self._line = line
         self._progress.expect(len(todo))
         if self._hooks.on_ready is not None:

@@ -23,6 +23,20 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 """Of a disk that takes no other picture either."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """A result as the bytes of its file."""
+
+    data: bytes
+    notes: tuple[str, ...]
+    """What the format could not carry."""
+    height: int
+    """In pixels."""
+    width: int
+    faces: int | None
+    """How many were restored; None where none were looked for."""
+
+
 @dataclass(eq=False)
 class Work:
     """A picture in work. Each stage fills in its part; an error is the end of it."""
@@ -41,6 +55,8 @@ class Work:
     picture: Picture | None = None
     output: Image | None = None
     faces: int | None = None
+    encoded: Encoded | None = None
+    """Where that was done elsewhere."""
     error: str = ""
 
     def fail(self, error: BaseException) -> None:
@@ -48,7 +64,7 @@ class Work:
         small = "" if isinstance(error, ResharpError) else "out of memory: "
         hint = ": use a smaller --scale" if small else ""
         self.error = f"{small}{error}{hint}"
-        self.picture = self.output = None
+        self.picture = self.output = self.encoded = None
 
     def result(self, **values: Any) -> Result:
         """What became of it."""
@@ -66,16 +82,26 @@ class Work:
 
 def read_in(work: Work) -> Work:
     """Read and decode the input."""
-    work.began = time.monotonic()
+    if look(work).error:
+        return work
     try:
-        if work.ledger is not None and os.path.exists(work.job.source):
-            work.read = Stamp.of(work.job.source)
         data = load(work.job.source)
         if work.ledger is not None:
             work.sha256 = hashlib.sha256(data).hexdigest()
         work.picture = decode(data, str(work.job.source))
-        _make_folder(work.job.target.parent)
     except (ResharpError, MemoryError) as error:
+        work.fail(error)
+    return work
+
+
+def look(work: Work) -> Work:
+    """Take note of the input as it is, and make the folder of the result."""
+    work.began = time.monotonic()
+    try:
+        if work.ledger is not None and os.path.exists(work.job.source):
+            work.read = Stamp.of(work.job.source)
+        _make_folder(work.job.target.parent)
+    except ResharpError as error:
         work.fail(error)
     return work
 
@@ -148,18 +174,30 @@ def _alone(work: Work, restorer: Restorer, progress: Callable[[Work, float], obj
         work.fail(error)
 
 
-def write_out(work: Work, quality: int | None) -> tuple[tuple[str, ...], str]:
-    """Write a result whole; its notes, and the SHA-256 of its file.
+def encode_out(work: Work, quality: int | None) -> Encoded:
+    """A result as the bytes of its file.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the format cannot hold it.
     """
+    if work.encoded is not None:
+        return work.encoded
     assert work.output is not None
     assert work.picture is not None
     suffix, metadata = work.job.target.suffix, work.picture.metadata
     data, notes = encode(work.output, metadata, format=suffix, quality=quality)
-    write_whole(work.job.target, data)
-    return notes, hashlib.sha256(data).hexdigest()
+    height, width = work.output.shape[:2]
+    return Encoded(data=data, notes=notes, height=height, width=width, faces=work.faces)
+
+
+def write_out(work: Work, made: Encoded) -> str:
+    """Write a result whole; the SHA-256 of its file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write_whole(work.job.target, made.data)
+    return hashlib.sha256(made.data).hexdigest()
 
 
 def is_full(error: BaseException) -> bool:

@@ -58,7 +58,7 @@ class VideoOptions:
     """Levels of 255 up to which the mean of every 16x16 block may differ for the last restored
     picture to be shown again; None restores every frame."""
     encoder_threads: int | None = None
-    """Threads of the encoder, which decide its bytes; None: as many as cores."""
+    """Threads of the encoder, which decide its bytes; None: half as many again as cores."""
 
     def __post_init__(self) -> None:
         if self.codec != "auto" and self.codec not in CODECS:

@@ -29,6 +29,8 @@ from resharp.runtime.video.timeline import Place, last_tick, timing
 from resharp.runtime.video.workspace import Workspace, file_hash, workspace
 
 Image = NDArray[Any]
+MOST_ENCODER_THREADS = 16
+"""Unless told. Half as many again as there are cores keep them busy; 2 on two were 7 % slower."""
 Tick = Callable[[VideoProgress], object]
 
 
@@ -184,7 +186,8 @@ class Job:
         task, encoder = self.task, None
         if task.delivery is not None:
             asked = task.options.encoder_threads
-            threads = asked or int(self._stored.get("encoder_threads") or cores())
+            stored = self._stored.get("encoder_threads")
+            threads = asked or stored or min(cores() * 3 // 2, MOST_ENCODER_THREADS)
             width, height = enlarged(task.clip, about)
             encoder = choose_encoder(task.clip, task.options, width, height, threads)
             task.notes.add(*encoder.notes)
