@@ -1,0 +1,231 @@
+"""Folders and video on a local Ray cluster of two workers, one of which is killed in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from resharp.cluster import ClusterOptions, ClusterRun, restore_video
+from resharp.cluster.session import Session, _shares
+from resharp.engines import Bundle
+from resharp.errors import BackendError, OptionError, ResharpError, UnknownModelError, VideoError
+from resharp.runtime import video
+from resharp.runtime.folders import Hooks, Target, restore_folder
+from resharp.runtime.recipe import Recipe
+from resharp.runtime.settings import Settings
+from resharp.runtime.video import VideoOptions, VideoProgress
+from tests.cli.commands import call
+from tests.runtime.video_kit import Spec, make, parts
+
+ray = pytest.importorskip("ray", reason="needs Ray (pip install 'resharp[ray]')")
+
+OPTIONS = VideoOptions(segment=8, encoder_threads=2)
+TWO = ClusterOptions(workers=2, cpus=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cluster() -> Iterator[None]:
+    """One cluster for all tests: it takes seconds to start."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def recipe(compact: Bundle) -> Recipe:
+    return Recipe(settings=Settings(model=str(compact.folder), device="cpu", tile=64))
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Process numbers of the workers of the last session."""
+    pids: list[int] = []
+    start = Session.start
+
+    def started(self: Session) -> None:
+        start(self)
+        pids[:] = ray.get([actor.pid.remote() for actor in self._actors])
+
+    monkeypatch.setattr(Session, "start", started)
+    return pids
+
+
+def test_a_video_is_the_one_of_a_single_machine_though_a_worker_dies(
+    tmp_path: Path, recipe: Recipe, workers: list[int]
+) -> None:
+    clip = make(tmp_path / "in.mp4", Spec(frames=60, sound=("aac",), options={"g": "13"}))
+    alone = video.restore_video(clip, tmp_path / "alone.mp4", recipe, options=OPTIONS).target
+    killed: list[int] = []
+
+    def kill_one(progress: VideoProgress) -> None:
+        if not killed and progress.done >= 16:
+            killed.append(workers[0])
+            os.kill(workers[0], signal.SIGKILL)
+
+    target = tmp_path / "out.mp4"
+    report = restore_video(clip, target, recipe, options=OPTIONS, cluster=TWO, tick=kill_one)
+    assert killed
+    assert target.read_bytes() == alone.read_bytes()
+    assert parts(target).times == parts(clip).times
+    assert (report.frames, report.restored) == (60, 60)
+    assert not list(tmp_path.glob("*.resharp"))
+
+
+def test_an_interrupted_video_goes_on_here_or_there(tmp_path: Path, recipe: Recipe) -> None:
+    clip = make(tmp_path / "in.mp4", Spec(frames=60))
+    alone = video.restore_video(clip, tmp_path / "alone.mp4", recipe, options=OPTIONS).target
+
+    class StopError(Exception):
+        pass
+
+    def stop(progress: VideoProgress) -> None:
+        if progress.done >= 24:
+            raise StopError
+
+    target = tmp_path / "out.mp4"
+    with pytest.raises(StopError):
+        restore_video(clip, target, recipe, options=OPTIONS, cluster=TWO, tick=stop)
+    report = restore_video(clip, target, recipe, options=OPTIONS, cluster=TWO)
+    assert report.resumed_at >= 24
+    assert report.restored == 60 - report.resumed_at
+    assert target.read_bytes() == alone.read_bytes()
+    target.unlink()
+    with pytest.raises(StopError):
+        restore_video(clip, target, recipe, options=OPTIONS, cluster=TWO, tick=stop)
+    assert video.restore_video(clip, target, recipe, options=OPTIONS).resumed_at >= 8
+    assert target.read_bytes() == alone.read_bytes()
+    assert restore_video(clip, target, recipe, options=OPTIONS, cluster=TWO).skipped
+
+
+def test_a_video_that_ends_early_keeps_its_beginning(tmp_path: Path, recipe: Recipe) -> None:
+    clip = make(tmp_path / "in.mkv", Spec(frames=60))
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size * 2 // 3])
+    with pytest.raises(VideoError, match="ends early"):
+        restore_video(clip, tmp_path / "out.mkv", recipe, options=OPTIONS, cluster=TWO)
+    assert len(list((tmp_path / "out.mkv.resharp").glob("*.mp4"))) >= 3
+
+
+def _pictures(folder: Path, count: int) -> Path:
+    (folder / "sub").mkdir(parents=True)
+    for number in range(count):
+        image = np.random.default_rng(number).integers(0, 256, (48, 64, 3), np.uint8)
+        name = f"{number:02d}.png" if number % 2 else f"sub/{number:02d}.jpg"
+        assert cv2.imwrite(str(folder / name), image)
+    return folder
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and ".resharp" not in path.parts
+    }
+
+
+def test_a_folder_is_the_one_of_a_single_machine_though_a_worker_dies(
+    tmp_path: Path, recipe: Recipe, workers: list[int]
+) -> None:
+    inputs = _pictures(tmp_path / "in", 24)
+    (inputs / "bad.png").write_text("no picture")
+    restore_folder(inputs, tmp_path / "alone", recipe=recipe)
+    killed: list[int] = []
+
+    def kill_one(result: Any) -> None:
+        if not killed and workers:
+            killed.append(workers[1])
+            os.kill(workers[1], signal.SIGKILL)
+
+    target = Target(output=tmp_path / "out", suffix="", format=None)
+    run = ClusterRun(TWO, [str(inputs)], target, recipe, hooks=Hooks(on_result=kill_one))
+    report = run.run()
+    assert killed
+    assert sum(one.status == "restored" for one in report.results) == 24
+    (failed,) = [one for one in report.results if one.status == "failed"]
+    assert "bad.png" in failed.error
+    assert _files(tmp_path / "out") == _files(tmp_path / "alone")
+    again = ClusterRun(TWO, [str(inputs)], target, recipe).run()
+    assert sum(one.status == "skipped" for one in again.results) == 24
+
+
+def test_a_worker_that_dies_again_and_again_is_an_error(
+    tmp_path: Path, recipe: Recipe, workers: list[int]
+) -> None:
+    inputs = _pictures(tmp_path / "in", 6)
+    once = ClusterOptions(workers=1, cpus=1, retries=0)
+
+    def kill(result: Any) -> None:
+        os.kill(workers[0], signal.SIGKILL)
+
+    target = Target(output=tmp_path / "out", suffix="", format=None)
+    run = ClusterRun(once, [str(inputs)], target, recipe, hooks=Hooks(on_result=kill))
+    with pytest.raises(BackendError, match="a worker died"):
+        run.run()
+
+
+def test_the_command(tmp_path: Path, compact: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _pictures(tmp_path / "in", 4)
+    clip = make(tmp_path / "in.mp4", Spec(frames=16))
+    cluster = ("-m", str(compact.folder), "--workers", "2", "--cpus-per-worker", "1")
+    code, said = call("cluster", "folder", "in", "-o", "out", *cluster)
+    assert code == 0, said
+    assert "4 restored with compact, onnx on cpu" in said
+    args = ("--segment", "8", "--json")
+    code, said = call("cluster", "video", str(clip), "-o", "out.mp4", *cluster, *args)
+    assert code == 0, said
+    assert json.loads(said.splitlines()[-1])["frames"] == 16
+    code, said = call("cluster", "folder", "in", "-o", "out", *cluster, "--gpus", "0")
+    assert code == 1
+    assert "--gpus is about one machine" in said
+
+
+def test_what_cannot_be_is_said(tmp_path: Path, recipe: Recipe) -> None:
+    clip = make(tmp_path / "in.mp4", Spec(frames=3))
+    with pytest.raises(OptionError, match="more than the cluster has"):
+        restore_video(clip, tmp_path / "out.mp4", recipe, cluster=ClusterOptions(workers=9))
+    with pytest.raises(UnknownModelError, match="nobody"):
+        restore_video(clip, tmp_path / "out.mp4", recipe.on(model="nobody"), cluster=TWO)
+    with pytest.raises(ResharpError, match="there is no file"):
+        restore_video(tmp_path / "none.mp4", tmp_path / "out.mp4", recipe, cluster=TWO)
+    with pytest.raises(OptionError, match="leave --aligned out"):
+        restore_video(clip, tmp_path / "out.mp4", Recipe(face="codeformer", aligned=True))
+    with pytest.raises(OptionError, match="workers is 0"):
+        ClusterOptions(workers=0)
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize(
+    ("have", "options", "count", "each"),
+    [
+        ({"CPU": 16.0}, ClusterOptions(), 4, (4.0, 0.0)),
+        ({"CPU": 2.0}, ClusterOptions(), 1, (2.0, 0.0)),
+        ({"CPU": 16.0, "GPU": 2.0}, ClusterOptions(), 2, (8.0, 1.0)),
+        ({"CPU": 16.0, "GPU": 2.0}, ClusterOptions(gpus=0.5), 4, (4.0, 0.5)),
+        ({"CPU": 16.0, "GPU": 2.0}, ClusterOptions(gpus=1, workers=1, cpus=3), 1, (3.0, 1.0)),
+    ],
+)
+def test_resources_are_shared(
+    have: dict[str, float], options: ClusterOptions, count: int, each: tuple[float, float]
+) -> None:
+    assert _shares(have, options) == (count, each)
+
+
+def test_without_ray_the_extra_is_named(
+    tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    clip = make(tmp_path / "in.mp4", Spec(frames=3))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ResharpError, match=r"pip install 'resharp\[ray\]'"):
+        restore_video(clip, tmp_path / "out.mp4", recipe)
