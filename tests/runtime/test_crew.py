@@ -77,6 +77,35 @@ def test_the_users_threads_are_kept(compact: Bundle, monkeypatch: pytest.MonkeyP
         assert [one.recipe.settings.threads for one in crew.members] == [4, 4]
 
 
+class _OnGpu:
+    """Stands for a restorer on a GPU, which likes two pictures at once."""
+
+    threads = 2
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.device, self.closed = recipe.settings.device, False
+        self.place = "tensorrt on cuda"
+
+    def __enter__(self) -> _OnGpu:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.closed = True
+
+
+def test_gpus_take_pictures_in_turn(compact: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Recipe, "open", lambda self: _OnGpu(self))
+    recipe = Recipe(settings=Settings(model=str(compact.folder)))
+    with Crew(recipe, gpus=[0, 2]) as crew:
+        assert [one.device for one in crew.calls] == ["cuda:0", "cuda:2"] * 2  # type: ignore[attr-defined]
+    assert all(one.closed for one in crew.members)  # type: ignore[attr-defined]
+    with Crew(recipe, gpus=[0, 2], workers=1) as crew:
+        assert [one.device for one in crew.calls] == ["cuda:0", "cuda:2"]  # type: ignore[attr-defined]
+    with Crew(recipe, workers=3) as crew:
+        assert len(crew.members) == 1
+        assert len(crew.calls) == 3
+
+
 def test_what_makes_no_sense_is_refused(compact: Bundle, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="workers is 0"):
         Crew(_recipe(compact), workers=0)

@@ -235,6 +235,7 @@ class Job:
         """
         task, segments = self.task, self.work.segments
         if not segments:
+            self.work.remove()
             raise VideoError(f"{task.clip.path} shows nothing between --start and --end")
         if task.files is not None:
             times = [pts for segment in segments for pts in segment.times]
