@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from resharp.errors import VideoError
 from resharp.runtime.video.color import Color, PixelFormat, color_of, pixel_format
-from resharp.runtime.video.library import pyav, reason
+from resharp.runtime.video.library import open_file, pyav, reason
 
 if TYPE_CHECKING:
     from av.container.input import InputContainer
@@ -66,8 +66,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
     if Path(path).stat().st_size == 0:
         raise VideoError(f"{path} is empty")
     try:
-        # Tags that are not UTF-8 are old and harmless: a sign stands for what cannot be read.
-        container = av.open(os.fspath(path), metadata_errors="replace")
+        container = open_file(os.fspath(path), "r")
     except (av.error.FFmpegError, ValueError) as error:
         raise VideoError(
             f"{path} cannot be read as a video: {reason(error)}. If it was cut off while it was "
@@ -164,7 +163,9 @@ def _matrix(frame: VideoFrame) -> tuple[int, ...] | None:
 
 
 def _side_data(frame: VideoFrame) -> list[Any]:
-    return list(frame.side_data)  # not a mapping to iterate, whatever its class says
+    found = frame.side_data
+    # Up to PyAV 18 iterating it gives its values, and from 19 on its keys.
+    return [item if hasattr(item, "type") else found[item] for item in found]
 
 
 def _notes(frame: VideoFrame, stream: Any, form: PixelFormat, color: Color) -> Iterator[str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from resharp.errors import OutputError
 from resharp.runtime.video.clip import Clip, is_cover, opened
 from resharp.runtime.video.encoding import Encoder
-from resharp.runtime.video.library import pyav, reason
+from resharp.runtime.video.library import open_file, pyav, reason
 from resharp.runtime.video.workspace import Segment
 
 if TYPE_CHECKING:
@@ -225,12 +225,11 @@ def _write(
     found = source.metadata if source else {}
     tags = {key: value for key, value in found.items() if key.lower() not in OURS}
     out = stack.enter_context(
-        pyav().open(
+        open_file(
             os.fspath(part),
             "w",
             format=delivery.format,
             container_options=_muxer_options(delivery, encoder, tags),
-            metadata_errors="replace",
         )
     )
     template = stack.enter_context(opened(folder / str(segments[0].file)))
