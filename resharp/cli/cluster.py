@@ -19,7 +19,9 @@ from resharp.runtime.video import VideoOptions, VideoReport
 F = TypeVar("F", bound=Callable[..., Any])
 
 _OPTIONS = (
-    click.option("--address", help="Of the cluster (default: RAY_ADDRESS, or one made here)."),
+    click.option(
+        "--address", help="Of the cluster, host:6379 (default: RAY_ADDRESS, or one made here)."
+    ),
     click.option("--cpus-per-worker", "cpus", type=float, help="Cores (default: an equal share)."),
     click.option("--gpus-per-worker", "gpus_each", type=float, help="GPUs (default: 1, if any)."),
     click.option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from resharp.optional import require
 from resharp.runtime.recipe import Recipe
 
 log = logging.getLogger(__name__)
+PATIENCE = 10.0
+"""Seconds for a cluster to answer."""
 AHEAD = 2
 """Units that each worker is given at once, so that none waits for the next."""
 
@@ -28,8 +31,8 @@ class ClusterOptions:
     """
 
     address: str | None = None
-    """Of the cluster, ``ray://host:10001`` say; None: that of ``RAY_ADDRESS``, or one of this
-    machine alone, started for the run."""
+    """Of the cluster's head, ``host:6379`` say, or ``auto`` on one of its machines; None: that of
+    ``RAY_ADDRESS``, or one of this machine alone, started for the run."""
     workers: int | None = None
     """Restorers at once; None: one for each GPU, or where there is none, for every four cores."""
     cpus: float | None = None
@@ -183,15 +186,27 @@ def session(recipe: Recipe, options: ClusterOptions) -> Iterator[Session]:
 
 
 def _connect(ray: Any, address: str | None) -> None:
-    own = address is None and not os.environ.get("RAY_ADDRESS")
-    extra = {"include_dashboard": False} if own else {}
+    where = address or os.environ.get("RAY_ADDRESS")
+    extra = {} if where else {"include_dashboard": False}
     try:
+        _knock(where or "")
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **extra)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except (ConnectionError, ImportError, RuntimeError, ValueError, OSError) as error:
         raise BackendError(
-            f"the Ray cluster {address or os.environ.get('RAY_ADDRESS', 'of this machine')} cannot "
-            f"be reached: {error}. Start one with: ray start --head"
+            f"the Ray cluster {where or 'of this machine'} cannot be reached: "
+            f"{str(error).rstrip('.')}. One is started with: ray start --head"
         ) from error
+
+
+def _knock(address: str) -> None:
+    """See whether anybody listens there: Ray itself asks for minutes.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
 
 
 def _shares(have: dict[str, float], options: ClusterOptions) -> tuple[int, tuple[float, float]]:

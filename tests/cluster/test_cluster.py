@@ -229,3 +229,15 @@ def test_without_ray_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ResharpError, match=r"pip install 'resharp\[ray\]'"):
         restore_video(clip, tmp_path / "out.mp4", recipe)
+
+
+def test_a_cluster_that_is_not_there_is_said_at_once(
+    tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = make(tmp_path / "in.mp4", Spec(frames=3))
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    for address in ("127.0.0.1:9", "ray://127.0.0.1:9"):
+        nobody = ClusterOptions(address=address)
+        with pytest.raises(BackendError, match=r"cannot be reached: .*refused"):
+            restore_video(clip, tmp_path / "out.mp4", recipe, cluster=nobody)
+    assert not list(tmp_path.glob("out*"))
