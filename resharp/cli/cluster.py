@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +15,7 @@ from resharp.cli.asking import recipe_of, recipe_options
 from resharp.cli.showing import once
 from resharp.cli.video import Shown, show, video_options
 from resharp.errors import OptionError
-from resharp.runtime.folders import FolderOptions, Target, default_suffix
+from resharp.runtime.folders import FolderOptions, Report, Target, default_suffix
 from resharp.runtime.video import VideoOptions, VideoReport
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -93,7 +95,15 @@ def folder(
     plain = None if format_ is None else format_.lower().lstrip(".")
     target = Target(output=output, suffix=suffix, format=plain)
     how = FolderOptions(quality=quality, overwrite=overwrite)
-    once(partial(ClusterRun, where, inputs, target, recipe, how), as_json)
+
+    class Quiet(ClusterRun):
+        """Keeps what Ray prints out of the results."""
+
+        def run(self) -> Report:
+            with redirect_stdout(sys.stderr):
+                return super().run()
+
+    once(partial(Quiet, where, inputs, target, recipe, how), as_json)
 
 
 @cluster.command()
@@ -110,18 +120,18 @@ def video(source: str, output: str, overwrite: bool, as_json: bool, **options: A
 
     where = _cluster_of(options)
     recipe = recipe_of(options)
-    asked = VideoOptions(**options)
 
     def run(shown: Shown) -> VideoReport:
-        return restore_video(
-            source,
-            output,
-            recipe,
-            options=asked,
-            cluster=where,
-            overwrite=overwrite,
-            tick=shown.tick,
-            say=shown.say,
-        )
+        with redirect_stdout(sys.stderr):
+            return restore_video(
+                source,
+                output,
+                recipe,
+                options=VideoOptions(**options),
+                cluster=where,
+                overwrite=overwrite,
+                tick=shown.tick,
+                say=shown.say,
+            )
 
     show(run, as_json)

@@ -13,6 +13,9 @@ from resharp.errors import ResharpError
 from resharp.optional import require
 from resharp.runtime.folders import FolderRun, Hooks, Report, Result
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
 
 def once(make: Callable[[Hooks], FolderRun], as_json: bool) -> None:
     """Run once, with a bar, and print what became of all; exit code 1 if one failed.
@@ -25,6 +28,12 @@ def once(make: Callable[[Hooks], FolderRun], as_json: bool) -> None:
         run = make(Hooks(progress=bar(stack)))
         try:
             result = run.run()
+        except KeyboardInterrupt:
+            stack.close()
+            if run.begun:
+                report(run.report(), as_json)
+            say("stopped: what is finished is kept, and the same command goes on")
+            raise click.exceptions.Exit(INTERRUPTED) from None
         except ResharpError:
             stack.close()
             if run.begun:  # the disk is full, say: what was done before is done

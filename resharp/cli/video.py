@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from resharp.cli.asking import recipe_of, recipe_options
+from resharp.cli.showing import INTERRUPTED
 from resharp.errors import ResharpError
 from resharp.optional import require
 from resharp.runtime.stages import StageReport
@@ -22,8 +24,6 @@ from resharp.runtime.video import (
     restore_video,
 )
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 LEVELS = 1.0
 """What ``--skip-duplicates`` alone stands for."""
 F = TypeVar("F", bound=Callable[..., Any])
@@ -133,14 +133,13 @@ def command(source: str, output: str, overwrite: bool, as_json: bool, **options:
     """
     recipe = recipe_of(options)
     gpus, workers = options.pop("gpus"), options.pop("workers")
-    asked = VideoOptions(**options)
 
     def run(shown: Shown) -> VideoReport:
         return restore_video(
             source,
             output,
             recipe,
-            options=asked,
+            options=VideoOptions(**options),
             gpus=gpus,
             workers=workers,
             overwrite=overwrite,
@@ -161,6 +160,10 @@ def waiting(stages: tuple[StageReport, ...], seconds: float) -> dict[str, float]
 
 class Shown:
     """What the user sees of a run."""
+
+    def __init__(self) -> None:
+        self.out = sys.stdout
+        """Of results, whatever others make of it meanwhile: a cluster prints there."""
 
     def __enter__(self) -> Shown:
         return self
@@ -188,6 +191,7 @@ class _Bar(Shown):
     """A progress bar, and words."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._bar: Any = None
 
     def __exit__(self, *error: object) -> None:
@@ -217,14 +221,15 @@ class _Bar(Shown):
 
     def done(self, report: VideoReport) -> None:
         if report.skipped:
-            click.echo("1 skipped (done before)")
+            click.echo("1 skipped (done before)", file=self.out)
             return
         rate = (report.frames - report.resumed_at) / max(report.seconds, 1e-9)
         repeated = f", {report.repeated} repeated" if report.repeated else ""
         before = f", {report.resumed_at} of them before" if report.resumed_at else ""
         click.echo(
             f"{report.frames} frames{before}{repeated}, {report.description}, {rate:.2f} frames/s: "
-            f"{report.target} ({report.width}x{report.height})"
+            f"{report.target} ({report.width}x{report.height})",
+            file=self.out,
         )
 
 
@@ -268,4 +273,5 @@ class _Lines(Shown):
         )
 
     def _print(self, **event: Any) -> None:
-        click.echo(json.dumps({name.rstrip("_"): value for name, value in event.items()}))
+        told = {name.rstrip("_"): value for name, value in event.items()}
+        click.echo(json.dumps(told), file=self.out)

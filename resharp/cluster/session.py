@@ -194,7 +194,8 @@ def _connect(ray: Any, address: str | None) -> None:
     except (ConnectionError, ImportError, RuntimeError, ValueError, OSError) as error:
         raise BackendError(
             f"the Ray cluster {where or 'of this machine'} cannot be reached: "
-            f"{str(error).rstrip('.')}. One is started with: ray start --head"
+            f"{str(error).rstrip('.')}. On its own machines --address auto finds it; from others "
+            "its token may be needed (RAY_AUTH_MODE). One is started with: ray start --head"
         ) from error
 
 

@@ -51,7 +51,7 @@ def restore_video(
     if recipe.aligned:
         raise OptionError("aligned faces are pictures and no video: leave --aligned out")
     task = plan(Path(source).resolve(), target, options, say)
-    if os.path.exists(task.target) and not overwrite and not unfinished(task.target):
+    if task.done and not overwrite and not unfinished(task):
         return task.there()
     with workspace(task.target) as work:
         job = Job(task, work)

@@ -180,8 +180,9 @@ def test_containers_that_cannot_carry_it_are_replaced(
     clip = make(tmp_path / source, spec)
     report = restore(clip, tmp_path / target, codec=codec)
     assert report.target == (tmp_path / target).with_suffix(ending)
-    assert len(report.notes) == bool(note)
-    assert all(note in said for said in report.notes)
+    notes = [said for said in report.notes if "counts milliseconds" not in said]
+    assert len(notes) == bool(note)
+    assert all(note in said for said in notes)
     before, after = parts(clip), parts(report.target)
     assert after.numbers == before.numbers
     assert after.packets == before.packets

@@ -234,7 +234,8 @@ def parts(path: Path) -> Parts:
             if packet.stream.index == picture.index:
                 frames += packet.decode()
             elif packet.size and int(packet.stream.discard) != 48:
-                if packet.stream.codec_context.name == "mov_text" and packet.size <= 2:
+                codec = packet.stream.codec_context
+                if codec is not None and codec.name == "mov_text" and packet.size <= 2:
                     continue
                 packets.setdefault(packet.stream.index, []).append(bytes(packet))
                 times.setdefault(packet.stream.index, []).append(packet.pts * packet.time_base)

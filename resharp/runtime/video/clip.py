@@ -47,6 +47,8 @@ class Clip:
     """Width over height of a pixel; None where it is square or not said."""
     matrix: tuple[int, ...] | None
     """Display matrix (rotation and mirroring), nine numbers of 16.16 and 2.30 bits."""
+    late: int | None = None
+    """Where a format has no timestamps for showing (AVI), those for decoding count, less this."""
     files: tuple[Path, ...] = ()
     """Pictures, where the input is a sequence of them and no video file."""
     notes: tuple[str, ...] = ()
@@ -93,7 +95,8 @@ def probe(path: str | os.PathLike[str]) -> Clip:
         frame = _first_frame(container, stream, path)
         form = pixel_format(frame.format.name)
         color = color_of(frame, form)
-        rate = Fraction(stream.average_rate or stream.guessed_rate or DEFAULT_RATE)
+        late = _late(container, stream, frame)
+        rate = _rate(stream)
         return Clip(
             path=Path(path),
             stream=stream.index,
@@ -103,7 +106,8 @@ def probe(path: str | os.PathLike[str]) -> Clip:
             color=color,
             time_base=_time_base(stream.time_base),
             rate=rate,
-            first=frame.pts if frame.pts is not None else frame.dts or 0,
+            first=_first(frame) if late is None else (frame.dts or 0) - late,
+            late=late,
             frames=stream.frames or _estimate(container, stream, rate),
             aspect=_aspect(stream.sample_aspect_ratio),
             matrix=_matrix(frame),
@@ -136,6 +140,25 @@ def _first_frame(container: InputContainer, stream: Any, path: object) -> VideoF
     )
 
 
+def _first(frame: VideoFrame) -> int:
+    return frame.pts if frame.pts is not None else frame.dts or 0
+
+
+def _late(container: InputContainer, stream: Any, frame: VideoFrame) -> int | None:
+    """How far times of decoding run behind, in a format that has no others."""
+    if container.format.name != "avi" or frame.dts is None:
+        return None
+    return int(frame.dts - (stream.start_time or 0))
+
+
+def _rate(stream: Any) -> Fraction:
+    """Frames per second; Matroska often says nothing, and libav then counts its milliseconds."""
+    average, guessed = stream.average_rate, stream.guessed_rate
+    if average and guessed and not guessed / 2 <= average <= guessed * 2:
+        average = guessed if average > 240 else average
+    return Fraction(average or guessed or DEFAULT_RATE)
+
+
 def _time_base(time_base: Fraction | None) -> Fraction:
     """Of the stream, if the muxers that we write with can keep it."""
     if time_base is None or time_base.denominator >= 1 << 31:
@@ -163,14 +186,14 @@ def _matrix(frame: VideoFrame) -> tuple[int, ...] | None:
 
 
 def _side_data(frame: VideoFrame) -> list[Any]:
-    found = frame.side_data
+    found: Any = frame.side_data
     # Up to PyAV 18 iterating it gives its values, and from 19 on its keys.
     return [item if hasattr(item, "type") else found[item] for item in found]
 
 
 def _notes(frame: VideoFrame, stream: Any, form: PixelFormat, color: Color) -> Iterator[str]:
     if frame.interlaced_frame:
-        yield "it is interlaced, and restored as it is: combing stays (deinterlace it first)"
+        yield "it is interlaced and restored as it is: combing stays, and the mark is lost"
     if color.math != color.matrix and not form.rgb:
         yield f"its colour matrix (code {color.matrix}) is taken as BT.709, and kept as a tag"
     kinds = {data.type.name for data in _side_data(frame)}

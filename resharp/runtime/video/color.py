@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from resharp.runtime.video.library import pyav
+from resharp.runtime.video.planes import PLANAR, fill
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -28,6 +30,8 @@ KNOWN_MATRICES = frozenset({1, 4, 5, 6, 7, 9})
 ACCURATE = 0x4 | 0x2000 | 0x4000 | 0x40000
 """Flags of libswscale: bicubic, full chroma in and out, accurate rounding. PyAV has names for them
 only from 18 on."""
+DEEP_WHITE = 65280
+"""What libswscale takes for white in 16 bits, on the way to limited range and from it."""
 HD = (1280, 720)
 """Pictures of this size and more are BT.709 where nothing says so, as players assume."""
 
@@ -117,7 +121,7 @@ class Converter:
         array = self._to(frame, form.array, color, color.range, FULL).to_ndarray()
         if form.array == "rgba64le":
             array = array[:, :, [2, 1, 0, 3]]
-        return np.ascontiguousarray(array)
+        return _stretched(np.ascontiguousarray(array), *_ends(form, color))
 
     def to_frame(self, array: Image, form: PixelFormat, color: Color) -> VideoFrame:
         """An array as a frame of that format and colour.
@@ -127,15 +131,29 @@ class Converter:
             form: of the frame; without alpha, that of the array is dropped.
             color: of the frame.
         """
+        if PLANAR.fullmatch(form.name) and (form.depth > 8 or color.range == FULL):
+            return _tagged(self._in_planes(array, form, color), color)
+        if array.dtype == np.uint16 and not form.rgb:
+            colors = _stretched(array[:, :, :3], 0, 65535 * 65535 / DEEP_WHITE)
+            array = np.dstack([colors, array[:, :, 3:]])
         packed = {("uint8", 3): "bgr24", ("uint16", 3): "bgr48le", ("uint8", 4): "bgra"}
         name = packed.get((array.dtype.name, array.shape[2]), "rgba64le")
         if name == "rgba64le":
             array = np.ascontiguousarray(array[:, :, [2, 1, 0, 3]])
         frame = self._frame(np.ascontiguousarray(array), name)
-        out: VideoFrame = self._to(frame, form.name, color, FULL, color.range)
-        out.colorspace, out.color_range = color.matrix, color.range
-        out.color_primaries, out.color_trc = color.primaries, color.transfer
-        return out
+        return _tagged(self._to(frame, form.name, color, FULL, color.range), color)
+
+    def _in_planes(self, array: Image, form: PixelFormat, color: Color) -> VideoFrame:
+        height, width = array.shape[:2]
+        frame: VideoFrame = pyav().VideoFrame(width, height, form.name)
+        dtype = np.dtype(np.uint8 if form.depth == 8 else np.uint16)
+        planes = [
+            np.frombuffer(memoryview(plane), dtype).reshape(plane.height, -1)[:, : plane.width]
+            for plane in frame.planes
+        ]
+        full = color.range == FULL
+        fill(planes, array[:, :, :3], color.math, full=full, depth=form.depth)
+        return frame
 
     def _frame(self, array: Image, name: str) -> Any:
         if name in ("bgr24", "bgra"):  # the others have to be copied
@@ -155,3 +173,29 @@ class Converter:
             src_color_range=source,
             dst_color_range=target,
         )
+
+
+def _ends(form: PixelFormat, color: Color) -> tuple[float, float]:
+    """What libswscale makes of a format's black and white, in arrays of ours."""
+    shallow = form.depth <= 8
+    if form.gray and color.range == LIMITED:  # which it does not stretch
+        return (16, 235) if shallow else (16 << 8, 235 << 8)
+    if shallow or form.rgb:
+        return (0, 255 if shallow else 65535)
+    top = ((1 << form.depth) - 1) << (16 - form.depth)
+    return 0, top if color.range == FULL or form.gray else DEEP_WHITE
+
+
+def _stretched(array: Image, black: float, white: float) -> Image:
+    """So that black is 0 and white is 255 or 65535."""
+    full = 255 if array.dtype == np.uint8 else 65535
+    if (black, white) == (0, full):
+        return array
+    gain = full / (white - black)
+    return np.asarray(cv2.addWeighted(array, gain, array, 0.0, -black * gain))
+
+
+def _tagged(frame: VideoFrame, color: Color) -> VideoFrame:
+    frame.colorspace, frame.color_range = color.matrix, color.range
+    frame.color_primaries, frame.color_trc = color.primaries, color.transfer
+    return frame

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ CONTAINERS = {
     ".webm": "webm",
 }
 """Those that keep timestamps, by the ending of a file's name."""
+SOON = 5000
+"""Packets among which the first of each stream is looked for."""
 OURS = {"major_brand", "minor_version", "compatible_brands", "encoder"}
 """Tags that every file has of its own."""
 MEASURED = ("DURATION", "BPS", "NUMBER_OF_", "_STATISTICS", "ENCODER")
@@ -94,6 +97,8 @@ def _delivery(
         )
         target = target.with_suffix(ending)
     notes += [f"left out: {text}" for text in refused.values()]
+    if name in ("matroska", "webm") and (clip.time_base * 1000).denominator != 1:
+        notes.append(f"{target.suffix} counts milliseconds: timestamps are rounded to them")
     return Delivery(target, name, tuple(refused), tuple(notes))
 
 
@@ -118,33 +123,64 @@ def _refused(name: str, clip: Clip, segment: Path) -> dict[int, str]:
     """Which streams a container cannot hold, and why: each is tried alone with the picture."""
     refused = {}
     with _around(clip) as source, opened(segment) as made:
-        streams = [s for s in source.streams if _wanted(s, clip)] if source else [None]
-        for stream in streams:
-            own = stream is None or stream.index == clip.stream
-            problem = _problem(name, made.streams.video[0], None if own else stream)
-            if problem and (own or stream is None):
-                refused[clip.stream] = f"the picture ({_codec(made.streams.video[0])}): {problem}"
-            elif problem and stream is not None:
+        picture = next(p for p in made.demux(made.streams.video[0]) if p.size)
+        problem = _problem(name, picture, None, None)
+        if problem:
+            return {clip.stream: f"the picture ({_codec(picture.stream)}): {problem}"}
+        samples = _samples(source, clip) if source else {}
+        for stream in source.streams if source else ():
+            if stream.index == clip.stream or not _wanted(stream, clip):
+                continue
+            problem = _problem(name, picture, stream, samples.get(stream.index))
+            if problem:
                 refused[stream.index] = (
                     f"{stream.type} stream {stream.index} ({_codec(stream)}): {problem}"
                 )
     return refused
 
 
-def _problem(name: str, picture: Any, other: Any) -> str:
-    """Why a container cannot hold the picture and another stream; empty if it can."""
+def _samples(source: InputContainer, clip: Clip) -> dict[int, Any]:
+    """The first packet of each stream, of those that come soon."""
+    wanted = {s.index for s in source.streams if _wanted(s, clip) and s.type != "attachment"}
+    found: dict[int, Any] = {}
+    with suppress(pyav().error.FFmpegError):  # what is damaged is seen elsewhere
+        for packet in islice(source.demux(), SOON):
+            if packet.size and packet.stream.index in wanted:
+                found.setdefault(packet.stream.index, packet)
+            if len(found) == len(wanted):
+                break
+    return found
+
+
+def _problem(name: str, picture: Any, other: Any, sample: Any) -> str:
+    """Why a container cannot hold the picture and another stream; empty if it can.
+
+    A packet of each is written, for some muxers complain only at the end, and only of those.
+    """
     trial = pyav().open(io.BytesIO(), "w", format=name)
     try:
-        trial.add_stream_from_template(picture, opaque=True)
+        pairs = [(picture, trial.add_stream_from_template(picture.stream, opaque=True))]
         if other is not None:
-            _add(trial, other, name)
+            pairs.append((sample, _add(trial, other, name)))
         trial.start_encoding()
+        for packet, stream in pairs:
+            if packet is not None:
+                trial.mux(_copied(packet, stream))
+        trial.close()
     except (pyav().error.FFmpegError, ValueError, OSError) as error:
         return reason(error)
     finally:
         with suppress(Exception):
             trial.close()
     return ""
+
+
+def _copied(packet: Any, stream: Any) -> Any:
+    copy = pyav().Packet(bytes(packet))
+    copy.pts = copy.dts = 0
+    copy.duration, copy.time_base = packet.duration, packet.time_base
+    copy.is_keyframe, copy.stream = True, stream
+    return copy
 
 
 def _wanted(stream: Any, clip: Clip) -> bool:
@@ -179,7 +215,7 @@ def deliver(
     segments: Sequence[Segment],
     folder: Path,
     cut: tuple[Fraction, Fraction | None] | None = None,
-) -> None:
+) -> str:
     """Write the result, whole or not at all.
 
     Args:
@@ -191,6 +227,9 @@ def deliver(
         cut: seconds of the input that the result begins and ends at, counted from the first
             picture; None: all of it.
 
+    Returns:
+        What the user should know; empty if nothing.
+
     Raises:
         OutputError: it cannot be written.
     """
@@ -198,10 +237,11 @@ def deliver(
     part = target.with_name(f".{target.name}.part")
     try:
         with ExitStack() as stack:
-            _write(delivery, clip, encoder, segments, folder, cut, part, stack)
+            lost = _write(delivery, clip, encoder, segments, folder, cut, part, stack)
         with part.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(part, target)
+        return f"{lost} damaged packets of sound or text were left out" if lost else ""
     except (pyav().error.FFmpegError, OSError) as error:
         raise OutputError(
             f"{target} cannot be written: {reason(error)}. All frames are finished and kept in "
@@ -220,7 +260,8 @@ def _write(
     cut: tuple[Fraction, Fraction | None] | None,
     part: Path,
     stack: ExitStack,
-) -> None:
+) -> int:
+    """Write it all; how many damaged packets were left out."""
     source = stack.enter_context(_around(clip))
     found = source.metadata if source else {}
     tags = {key: value for key, value in found.items() if key.lower() not in OURS}
@@ -240,8 +281,15 @@ def _write(
     out.start_encoding()
     picture = _picture_packets(streams[clip.stream], encoder, segments, folder)
     others = _other_packets(source, streams, clip, shift, delivery) if source else iter(())
-    for _, _, packet in heapq.merge(picture, others, key=lambda item: item[:2]):
-        out.mux(packet)
+    lost = 0
+    for _, place, packet in heapq.merge(picture, others, key=lambda item: item[:2]):
+        try:
+            out.mux(packet)
+        except (pyav().error.InvalidDataError, ValueError):
+            if not place:  # one of ours
+                raise
+            lost += 1
+    return lost
 
 
 def _muxer_options(delivery: Delivery, encoder: Encoder, tags: dict[str, str]) -> dict[str, str]:
@@ -288,6 +336,7 @@ def _add_picture(
 
 def _tag(context: Any, encoder: Encoder) -> None:
     """What the container says of the picture, for codecs that do not say it themselves."""
+    context.framerate = encoder.rate
     if encoder.aspect is not None:
         context.sample_aspect_ratio = encoder.aspect
     context.color_range, context.colorspace = encoder.color.range, encoder.color.matrix
@@ -383,11 +432,14 @@ class _Times:
         usual = max(round(1 / (encoder.rate * encoder.time_base)), 1)
         self._end = self._all[-1] + (segments[-1].duration or usual)
         self._count, self._delay = 0, max(segment.delay for segment in segments)
+        self._first_dts = self._all[0] - self._delay * self._after(self._all[0])
 
     def next(self, pts: int) -> tuple[int, int]:
         """Decoding time and duration of the next packet."""
         index, self._count = self._count - self._delay, self._count + 1
         dts = self._all[index] if index >= 0 else self._all[0] + index * self._after(self._all[0])
+        if self._count == len(self._all):  # MP4 ends there: as late as the picture is shown
+            return dts, max(self._end - self._all[0] - (dts - self._first_dts), 1)
         return dts, self._after(pts)
 
     def _after(self, pts: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,7 @@ def choose_encoder(
         OptionError: this build of libav has no such encoder; the message names those it has.
     """
     codec = options.codec if options.codec != "auto" else ("h264", "hevc")[clip.form.depth > 8]
+    options = replace(options, codec=codec)  # which looks at the crf
     name = _present(options.encoder, codec)
     form, lost = _choose_format(name, clip.form)
     color = _color_in(clip.color, form)
@@ -110,7 +111,8 @@ def _choose_format(name: str, wanted: PixelFormat) -> tuple[PixelFormat, tuple[s
     """The encoder's format nearest to the input's, and what is lost in it."""
     known = pyav().codec.Codec(name, "w").video_formats or ()
     able = [pixel_format(one.name) for one in known if not one.name.startswith("yuvj")]
-    able = [one for one in able if one.depth >= 8] or [pixel_format("yuv420p")]
+    able = [one for one in able if one.depth >= 8 and (name == "ffv1" or not one.alpha)]
+    able = able or [pixel_format("yuv420p")]
     found = min(able, key=lambda one: _distance(wanted, one, lossless=name == "ffv1"))
     lost = []
     if found.depth < wanted.depth:
@@ -157,10 +159,11 @@ def _options(
     known = CODECS[codec]
     quality = options.crf if options.crf is not None or known.crf is None else known.crf[0]
     values: dict[str, str] = {}
-    if quality is not None:
-        # Hardware encoders call it otherwise.
-        values["cq" if name.endswith("_nvenc") else "crf"] = f"{quality:g}"
     ours = name in known.encoders
+    if quality is not None and (ours or name.endswith("_nvenc")):
+        values["crf" if ours else "cq"] = f"{quality:g}"  # as hardware encoders call it
+    elif options.crf is not None:
+        raise OptionError(f"how {name} takes a quality is not known here: leave --crf out")
     if options.preset is not None or (ours and known.preset is not None):
         values["preset"] = options.preset or str(known.preset)
     if name == "libx265":
@@ -201,9 +204,15 @@ class Encoding:
 
     def _open_stream(self) -> Any:
         encoder = self._encoder
-        stream = self._container.add_stream(
-            encoder.name, rate=encoder.rate, options=dict(encoder.options)
-        )
+        try:
+            stream = self._container.add_stream(
+                encoder.name, rate=encoder.rate, options=dict(encoder.options)
+            )
+        except ValueError as error:
+            raise OptionError(
+                f"the encoder {encoder.name} is not for containers of MP4's kind ({error}): take "
+                "another"
+            ) from error
         stream.width, stream.height, stream.pix_fmt = (
             encoder.width,
             encoder.height,
@@ -222,8 +231,7 @@ class Encoding:
         except pyav().error.FFmpegError as error:
             told = " ".join(f"{name}={value}" for name, value in encoder.options)
             raise OptionError(
-                f"the encoder {encoder.name} cannot be opened for {encoder.width}x{encoder.height} "
-                f"with {told}: {reason(error)}"
+                f"the encoder {encoder.name} cannot be opened with {told}: {reason(error)}"
             ) from error
         return stream
 

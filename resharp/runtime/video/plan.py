@@ -49,9 +49,19 @@ class Task:
     files: FrameFiles | None
     notes: Notes
 
+    @property
+    def done(self) -> bool:
+        """Whether a result is there."""
+        if self.files is not None:
+            return os.path.exists(self.files.path(0))
+        return os.path.exists(self.target)
+
     def there(self) -> VideoReport:
         """Nothing was done, for the result is there."""
-        self.notes.add(f"{self.target} is there already: --overwrite makes it anew")
+        self.notes.add(
+            f"{self.target} is there already, made with these options or others: --overwrite "
+            "makes it anew"
+        )
         return VideoReport(
             target=self.target, frames=0, restored=0, repeated=0, resumed_at=0, width=0, height=0,
             seconds=0.0, skipped=True, notes=self.notes.all,
@@ -74,8 +84,9 @@ def plan(
         options = replace(options, fps=None)
     notes, wanted = Notes(say), _named(target, clip)
     notes.add(*clip.notes)
-    files = sequence_target(wanted, clip)
+    files = sequence_target(wanted)
     if files is not None:
+        _spare(files, clip)
         return Task(
             clip=clip, options=options, target=files.folder, delivery=None, files=files, notes=notes
         )
@@ -101,6 +112,17 @@ def _named(target: str | os.PathLike[str], clip: Clip) -> Path:
     if os.path.realpath(path) == os.path.realpath(clip.path):
         raise OptionError(f"the result would overwrite {clip.path}: choose another -o")
     return path
+
+
+def _spare(files: FrameFiles, clip: Clip) -> None:
+    """Refuse names that pictures of the input have.
+
+    Raises:
+        OptionError: a frame could overwrite one.
+    """
+    for path in clip.files:
+        if files.has(path):
+            raise OptionError(f"a frame would overwrite {path}: choose another folder with -o")
 
 
 def _tried(target: Path, clip: Clip, options: VideoOptions) -> Delivery:

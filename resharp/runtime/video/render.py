@@ -20,6 +20,7 @@ from resharp.runtime.video.color import Converter
 from resharp.runtime.video.encoding import Encoder, Encoding
 from resharp.runtime.video.options import VideoOptions
 from resharp.runtime.video.sequence import FrameFiles
+from resharp.runtime.video.source import Warn, log
 from resharp.runtime.video.timeline import Frame, Place, frames
 from resharp.runtime.video.workspace import Segment, file_entry
 
@@ -74,6 +75,7 @@ class Renderer:
         calls: what restores, one for each picture in work at once.
         batch: pictures for each call.
         keep: told each finished segment, in order.
+        warn: told what is damaged.
     """
 
     def __init__(
@@ -82,7 +84,9 @@ class Renderer:
         calls: Sequence[Restore],
         batch: int,
         keep: Callable[[Segment], object],
+        warn: Warn = log.warning,
     ) -> None:
+        self._warn = warn
         self._what, self._batch, self._keep = what, batch, keep
         self._open: list[_Part] = []
         self._last: Any = None
@@ -127,7 +131,7 @@ class Renderer:
         length = self._what.options.segment
         group: list[_Made] = []
         try:
-            for frame in frames(self._what.clip, self._what.options, place):
+            for frame in frames(self._what.clip, self._what.options, place, self._warn):
                 if frame.number == stop:
                     break
                 last = frame.number % length == length - 1
@@ -249,6 +253,8 @@ class _Part:
         if self._encoding is not None:
             self._encoding.finish()
             file, sha256 = file_entry(self._what.file(self.index))
+        elif self._what.files is not None:
+            sha256 = self._what.files.digest(self._first, len(self._times))
         return Segment(
             index=self.index,
             first=self._first,

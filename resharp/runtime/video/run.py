@@ -26,7 +26,7 @@ from resharp.runtime.video.plan import Task, plan
 from resharp.runtime.video.render import Renderer, Rendering
 from resharp.runtime.video.report import VideoProgress, VideoReport
 from resharp.runtime.video.timeline import Place, last_tick, timing
-from resharp.runtime.video.workspace import Workspace, file_hash, workspace
+from resharp.runtime.video.workspace import JOURNAL, Workspace, file_hash, folder_of, workspace
 
 Image = NDArray[Any]
 MOST_ENCODER_THREADS = 16
@@ -75,7 +75,7 @@ def restore_video(
     if recipe.aligned:
         raise OptionError("aligned faces are pictures and no video: leave --aligned out")
     task = plan(source, target, options, say)
-    if os.path.exists(task.target) and not overwrite and not unfinished(task.target):
+    if task.done and not overwrite and not unfinished(task):
         return task.there()
     with workspace(task.target) as work:
         job = Job(task, work)
@@ -85,9 +85,22 @@ def restore_video(
             return job.run(crew, tick)
 
 
-def unfinished(target: Path) -> bool:
-    """Whether a result that is there is a folder that an interrupted run left."""
-    return os.path.isdir(target) and os.path.isdir(target.with_name(f"{target.name}.resharp"))
+def unfinished(task: Task) -> bool:
+    """Whether an interrupted run is to go on, though there is a result.
+
+    A sequence grows in its place. A file appears whole: segments that are older than it are what a
+    run left that was ended in its last moment, and they go.
+    """
+    folder = folder_of(task.target)
+    if not os.path.isdir(folder):
+        return False
+    journal = folder / JOURNAL
+    if task.files is not None or not os.path.exists(journal):
+        return task.files is not None
+    if journal.stat().st_mtime_ns <= task.target.stat().st_mtime_ns:
+        with workspace(task.target) as work:
+            work.remove()
+    return False
 
 
 class About(Protocol):
@@ -119,6 +132,7 @@ class Job:
 
     def __init__(self, task: Task, work: Workspace) -> None:
         self.task, self.work = task, work
+        work.files = task.files
         stored = work.header or {}
         self._stored: dict[str, Any] = stored.get("machine", {})
 
@@ -165,6 +179,8 @@ class Job:
         task, segments = self.task, self.work.segments
         count = sum(len(one.times) for one in segments)
         width, height = enlarged(task.clip, about)
+        if what.encoder is not None:  # which may have made them even
+            width, height = what.encoder.width, what.encoder.height
         report = VideoReport(
             target=task.target,
             frames=count,
@@ -204,7 +220,8 @@ class Job:
     def _renderer(self, what: Rendering, crew: Crew) -> Renderer:
         clip = self.task.clip
         batch = min(one.batch(clip.height, clip.width) for one in crew.members)
-        return Renderer(what, [partial(restored, one) for one in crew.calls], batch, self.work.add)
+        calls = [partial(restored, one) for one in crew.calls]
+        return Renderer(what, calls, batch, self.work.add, self.task.notes.add)
 
     def _ticker(
         self, tick: Tick | None, renderer: Renderer, start: Place, began: float
@@ -243,7 +260,8 @@ class Job:
         elif task.delivery is not None and what.encoder is not None:
             begin, end = task.options.start or Fraction(0), task.options.end
             cut = (begin, end) if begin or end is not None else None
-            deliver(task.delivery, task.clip, what.encoder, segments, self.work.folder, cut)
+            note = deliver(task.delivery, task.clip, what.encoder, segments, self.work.folder, cut)
+            task.notes.add(note)
 
 
 def restored(restorer: Restorer, images: Sequence[Image], check: Callable[[], None]) -> list[Image]:

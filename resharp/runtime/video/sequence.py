@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -38,20 +39,33 @@ def probe_any(source: str | os.PathLike[str], options: VideoOptions) -> Clip:
         found = sorted(p for p in Path(text).iterdir() if _is_picture(p))
         return _of_pictures(Path(text), found, options.fps or DEFAULT_RATE)
     if NUMBER.search(Path(text).name) and not os.path.exists(text):
-        return _of_pictures(Path(text), _matching(text), options.fps or DEFAULT_RATE)
+        clip = _of_pictures(Path(text), _matching(text), options.fps or DEFAULT_RATE)
+        return replace(clip, notes=tuple(_gaps(clip, Path(text).name)))
     return probe(text)
+
+
+def _gaps(clip: Clip, name: str) -> Iterator[str]:
+    """What to say of numbers that are missing."""
+    numbers = [int(found[1]) for p in clip.files if (found := _numbered(name).fullmatch(p.name))]
+    missing = numbers[-1] - numbers[0] + 1 - len(numbers)
+    if missing > 0:
+        yield f"{missing} numbers from {numbers[0]} to {numbers[-1]} have no picture: passed over"
 
 
 def _is_picture(path: Path) -> bool:
     return path.suffix.lower() in suffixes() and path.is_file() and not path.name.startswith(".")
 
 
+def _numbered(name: str) -> re.Pattern[str]:
+    """What the names of a pattern look like; the number is its group."""
+    before, after = NUMBER.split(name)[0], NUMBER.split(name)[-1]
+    return re.compile(rf"{re.escape(before)}(\d+){re.escape(after)}")
+
+
 def _matching(pattern: str) -> list[Path]:
     """The files of a pattern like ``frame_%05d.png``, by their numbers."""
     folder, name = Path(pattern).parent, Path(pattern).name
-    numbered = re.compile(
-        NUMBER.sub("§", re.escape(name).replace(r"\%", "%")).replace("§", r"(\d+)")
-    )
+    numbered = _numbered(name)
     loose = NUMBER.sub("*", glob.escape(name))
     found = [(m, p) for p in folder.glob(loose) if (m := numbered.fullmatch(p.name)) is not None]
     return [path for _, path in sorted(found, key=lambda item: int(item[0][1]))]
@@ -134,6 +148,22 @@ class FrameFiles:
         """Where the frame of that number, from 0, goes; files are numbered from 1."""
         return self.folder / NUMBER.sub(lambda m: f"{number + 1:{m[1] or '0'}d}", self.pattern)
 
+    def has(self, path: Path) -> bool:
+        """Whether a file has the name of a frame, whatever its number."""
+        if os.path.realpath(path.parent) != os.path.realpath(self.folder):
+            return False
+        return _numbered(self.pattern).fullmatch(path.name) is not None
+
+    def digest(self, first: int, count: int) -> str | None:
+        """SHA-256 over frames; None where one is not there."""
+        digest = hashlib.sha256()
+        try:
+            for number in range(first, first + count):
+                digest.update(hashlib.sha256(self.path(number).read_bytes()).digest())
+        except OSError:
+            return None
+        return digest.hexdigest()
+
     def write(self, number: int, image: Image) -> None:
         """Write a frame, whole or not at all.
 
@@ -154,13 +184,20 @@ class FrameFiles:
             raise OutputError(f"{self.path(number)} cannot be written: {error}") from error
 
     def finish(self, times: Sequence[int], time_base: Fraction) -> None:
-        """Write when each frame is shown, in milliseconds (timestamp format 2)."""
+        """Write when each frame is shown, in milliseconds (timestamp format 2).
+
+        Frames that follow the last are of a longer result that was here before: they go.
+        """
+        number = len(times)
+        while os.path.exists(self.path(number)):
+            self.path(number).unlink()
+            number += 1
         lines = [f"{float(time * time_base * 1000):.6f}" for time in times]
         text = "\n".join(["# timestamp format v2", *lines]) + "\n"
         write_whole(self.folder / TIMECODES, text.encode("ascii"))
 
 
-def sequence_target(target: Path, clip: Clip) -> FrameFiles | None:
+def sequence_target(target: Path) -> FrameFiles | None:
     """What is to be written, if the target is a sequence.
 
     Raises:
@@ -169,5 +206,5 @@ def sequence_target(target: Path, clip: Clip) -> FrameFiles | None:
     if NUMBER.search(target.name):
         if target.suffix.lower() not in writable():
             raise OptionError(f"{target.suffix or 'no ending'} cannot be written: end it in .png")
-        return FrameFiles(target.parent, target.name)
+        return FrameFiles(Path(os.path.abspath(target)).parent, target.name)  # noqa: PTH100
     return None

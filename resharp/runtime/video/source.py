@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from fractions import Fraction
 from math import floor
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Warn = Callable[[str], object]
 DECODER_THREADS = 2
 """Decoding is cheap beside the network; more threads would take cores from it."""
+SHARING = ("matroska,webm", "flv", "nut")
+"""Formats whose streams have no duration of their own, as libav calls them."""
 MARGIN = Fraction(2)
 """Seconds before a mark at which decoding starts, so that all it refers to has been decoded."""
 
@@ -39,6 +42,7 @@ def pictures(
     until: int | None = None,
     *,
     seek: bool = True,
+    warn: Warn = log.warning,
 ) -> Iterator[Shown]:
     """The pictures of a clip.
 
@@ -48,6 +52,7 @@ def pictures(
         begin: or with the first one of this timestamp or later.
         until: stop before the first one of this timestamp or later.
         seek: whether not to decode all that is before.
+        warn: told what is damaged.
 
     Raises:
         VideoError: when all pictures before the trouble have come out: it ends early, or its size
@@ -65,7 +70,7 @@ def pictures(
         goal = begin if after is None else after.pts
         if seek and goal is not None and goal > clip.first:
             _seek(container, stream, clip, goal)
-        decoded = _decoded(container, stream, clip, until)
+        decoded = _decoded(container, stream, clip, until, warn)
         shown = _converted(decoded, clip, goal, until, counts=not seek)
         yield from shown if after is None else _from_mark(shown, after)
 
@@ -86,24 +91,24 @@ def _from_mark(shown: Iterator[Shown], mark: Mark) -> Iterator[Shown]:
 
 
 def _decoded(
-    container: InputContainer, stream: Any, clip: Clip, until: int | None
+    container: InputContainer, stream: Any, clip: Clip, until: int | None, warn: Warn
 ) -> Iterator[VideoFrame]:
     """All frames; damaged packets are passed over with a warning, an early end is an error."""
     av = pyav()
     ends, damaged, why = Ends(container, clip, until), 0, ""
-    for packet in _whole(_until_broken(container, ends), clip):
+    for packet in _whole(_until_broken(container, ends), clip, warn):
         try:
             frames = packet.decode()
         except av.error.FFmpegError as error:
             frames, damaged, why = [], damaged + 1, reason(error)
         yield from frames
     if damaged:
-        log.warning("%s: %d damaged packets could not be decoded (%s)", clip.path, damaged, why)
+        warn(f"{clip.path}: {damaged} damaged packets could not be decoded ({why})")
     if ends.problem:
         raise VideoError(ends.problem)
 
 
-def _whole(packets: Iterator[Any], clip: Clip) -> Iterator[Any]:
+def _whole(packets: Iterator[Any], clip: Clip, warn: Warn) -> Iterator[Any]:
     """The picture's packets, but for a last one that was cut off: half of it would be garbage."""
     cut = None
     for packet in packets:
@@ -111,9 +116,13 @@ def _whole(packets: Iterator[Any], clip: Clip) -> Iterator[Any]:
             continue
         if cut is not None and packet.size:
             yield cut
-        cut = packet if packet.size and packet.is_corrupt else None
-        if cut is None:
+            cut = None
+        if packet.size and packet.is_corrupt:
+            cut = packet
+        else:
             yield packet
+    if cut is not None:
+        warn(f"{clip.path}: the last picture is cut off and left out")
 
 
 def _until_broken(container: InputContainer, ends: Ends) -> Iterator[Any]:
@@ -133,6 +142,8 @@ class Ends:
         self._clip, self._seen = clip, dict[int, Fraction]()
         self._stream = container.streams[clip.stream]
         self._start = Fraction(container.start_time or 0, 1_000_000)
+        self._name = container.format.name
+        self._tagged = "DURATION" in self._stream.metadata
         self._duration = Fraction(container.duration or 0, 1_000_000)
         self.broken = ""
         """Why reading stopped, if it was not at the end."""
@@ -167,15 +178,23 @@ class Ends:
         )
 
     def _promised(self) -> Fraction | None:
-        """Seconds that the pictures should last, if they last less."""
+        """Seconds that the pictures should last, if they last less by any count."""
         clip = self._clip
         slack = 2 / clip.rate + Fraction(1, 4)
         first = clip.first * clip.time_base
-        own = _own_duration(self._stream)
-        if own is not None:
-            return own if self._seen.get(clip.stream, first) - first < own - slack else None
-        last = max(self._seen.values(), default=self._start) - self._start
-        return self._duration if last < self._duration - slack - 1 else None
+        end = self._seen.get(clip.stream, first)
+        own = self._own()
+        if own is not None:  # some say how long, others when it ends
+            return own if end < own - slack and end - first < own - slack else None
+        last = max(self._seen.values(), default=self._start)
+        whole = self._duration - slack - 1
+        return self._duration if last < whole and last - self._start < whole else None
+
+    def _own(self) -> Fraction | None:
+        """What the stream says of its duration; in some formats libav says that of the file."""
+        if not self._tagged and self._name in SHARING:
+            return None
+        return _own_duration(self._stream)
 
 
 def milliseconds(seconds: Fraction) -> str:
@@ -185,13 +204,13 @@ def milliseconds(seconds: Fraction) -> str:
 
 def _own_duration(stream: Any) -> Fraction | None:
     """How long a stream says that it is, in seconds."""
-    if stream.duration is not None and stream.time_base is not None:
-        return Fraction(stream.duration * stream.time_base)
     tag = stream.metadata.get("DURATION", "").split(":")  # Matroska's, 00:01:02.000000000
     try:
         hours, minutes, seconds = (Fraction(part.strip()) for part in tag)
     except ValueError:
-        return None
+        if stream.duration is None or stream.time_base is None:
+            return None
+        return Fraction(stream.duration * stream.time_base)
     return hours * 3600 + minutes * 60 + seconds
 
 
@@ -224,6 +243,8 @@ def _converted(
 
 
 def _ticks(frame: VideoFrame, clip: Clip) -> int | None:
+    if clip.late is not None:
+        return None if frame.dts is None else _rescaled(frame.dts, frame, clip) - clip.late
     pts = frame.pts if frame.pts is not None else frame.dts
     return None if pts is None else _rescaled(pts, frame, clip)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from resharp.runtime.video.clip import Clip
 from resharp.runtime.video.options import VideoOptions
 from resharp.runtime.video.shown import Mark, Shown
-from resharp.runtime.video.source import LostError, pictures
+from resharp.runtime.video.source import LostError, Warn, log, pictures
 
 Image = NDArray[Any]
 BLOCK = 16
@@ -61,23 +61,27 @@ def timing(clip: Clip, options: VideoOptions) -> Timing:
     return Timing(Fraction(1, options.fps.numerator * finer), options.fps)
 
 
-def frames(clip: Clip, options: VideoOptions, place: Place) -> Iterator[Frame]:
+def frames(
+    clip: Clip, options: VideoOptions, place: Place, warn: Warn = log.warning
+) -> Iterator[Frame]:
     """The frames of the result from a place on, without those that are there already.
 
     Raises:
         VideoError: see :func:`~resharp.runtime.video.source.pictures`.
     """
     try:
-        yield from _placed(clip, options, place, seek=True)
+        yield from _placed(clip, options, place, warn, seek=True)
     except LostError:  # seeking there is not exact: count from the start
-        yield from _placed(clip, options, place, seek=False)
+        yield from _placed(clip, options, place, warn, seek=False)
 
 
-def _placed(clip: Clip, options: VideoOptions, place: Place, *, seek: bool) -> Iterator[Frame]:
+def _placed(
+    clip: Clip, options: VideoOptions, place: Place, warn: Warn, *, seek: bool
+) -> Iterator[Frame]:
     first = clip.first + ceil((options.start or 0) / clip.time_base)
     mark = place.mark if seek else None
     begin = first if options.start and mark is None else None
-    shown = pictures(clip, mark, begin, last_tick(clip, options), seek=seek)
+    shown = pictures(clip, mark, begin, last_tick(clip, options), seek=seek, warn=warn)
     number = 0 if mark is None else place.number - 1  # the mark's picture was the last one's
     if options.fps is None:
         made = _as_they_are(shown, first if options.start else 0, number)

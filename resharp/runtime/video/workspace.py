@@ -19,6 +19,7 @@ from typing import Any
 
 from resharp.errors import OutputError
 from resharp.optional import require
+from resharp.runtime.video.sequence import FrameFiles
 from resharp.runtime.video.shown import Mark
 from resharp.runtime.video.timeline import Place
 
@@ -48,6 +49,7 @@ class Segment:
     file: str | None
     """Its name in the workspace; None where frames are files of the result."""
     sha256: str | None
+    """Of that file, or over the frames' files."""
     end: str | None
     """The ``end`` that cut it short; a segment of full length is good for any."""
 
@@ -62,6 +64,8 @@ class Workspace:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.files: FrameFiles | None = None
+        """Where frames are files of the result, so that they can be looked after."""
         self.header: dict[str, Any] | None = None
         self.segments: list[Segment] = []
         self._load()
@@ -74,8 +78,10 @@ class Workspace:
                 self.header = header
                 known = {segment.index: segment for segment in map(_segment, entries)}
                 self.segments = [known[index] for index in sorted(known)]
-        except (OSError, ValueError, TypeError, KeyError):
-            self.header, self.segments = None, []
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, TypeError, KeyError, IndexError):
+            self.header, self.segments = {}, []  # there is one, and nobody can read it
 
     def begin(
         self,
@@ -123,8 +129,14 @@ class Workspace:
             return False
         if until is not None and segment.mark.pts >= until:
             return False
-        if segment.file is not None and _hash(self.folder / segment.file) != segment.sha256:
-            log.warning("segment %s is damaged: it is made again", segment.file)
+        if segment.file is not None:
+            found = _hash(self.folder / segment.file)
+        elif self.files is not None:
+            found = self.files.digest(segment.first, len(segment.times))
+        else:
+            return True
+        if found != segment.sha256:
+            log.warning("segment %d is damaged: it is made again", segment.index)
             return False
         return True
 
@@ -174,7 +186,7 @@ def workspace(target: Path) -> Iterator[Workspace]:
     Raises:
         OutputError: the folder cannot be made, or another process is making this result.
     """
-    folder = target.with_name(f"{target.name}.resharp")
+    folder = folder_of(target)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -195,6 +207,11 @@ def workspace(target: Path) -> Iterator[Workspace]:
         lock.release()
         if not (folder / JOURNAL).exists():  # nothing was begun, or all is done
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def folder_of(target: Path) -> Path:
+    """Where the workspace of a result is."""
+    return target.with_name(f"{target.name}.resharp")
 
 
 def file_entry(path: Path) -> tuple[str, str]:
