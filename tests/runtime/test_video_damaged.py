@@ -120,9 +120,7 @@ def test_a_truncated_file_keeps_its_beginning(tmp_path: Path, ending: str) -> No
     assert 30 <= report.frames < 72
 
 
-def test_a_damaged_packet_loses_its_frames_and_no_more(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_packet_loses_its_frames_and_no_more(tmp_path: Path) -> None:
     clip = make(tmp_path / "in.mp4", Spec(frames=48, options={"crf": "10", "g": "8", "bf": "0"}))
     with av.open(str(clip)) as container:
         places = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
@@ -136,7 +134,7 @@ def test_a_damaged_packet_loses_its_frames_and_no_more(
     assert 40 <= len(after.numbers) <= 48
     assert set(after.times) <= set(before)
     assert after.times[-1] == Fraction(47, 24)
-    assert "damaged packets" in caplog.text
+    assert any("damaged packets" in note for note in report.notes)
 
 
 def test_a_size_that_changes_is_an_error_with_a_way_on(tmp_path: Path) -> None:
