@@ -322,12 +322,11 @@ def test_large_pictures_wait_for_memory(recipe: Recipe, monkeypatch: pytest.Monk
             most = max(most, len(alive))
         return own(self, image, progress)
 
-    def slow(work: Any, quality: Any) -> Any:
+    def slow(work: Any, made: Any) -> None:
         time.sleep(0.02)
-        done = write_out(work, quality)
+        write_out(work, made)
         with lock:
             alive.discard(int(work.picture.pixels.sum()))
-        return done
 
     monkeypatch.setattr(Restorer, "__call__", call)
     monkeypatch.setattr("resharp.runtime.folders.line.write_out", slow)
@@ -488,3 +487,29 @@ def test_the_key_needs_no_opening(recipe: Recipe) -> None:
         with one.open() as restorer:
             assert restorer.key == one.key()
     assert recipe.key() == recipe.on(scale=2).key()  # which is its own
+
+
+def test_a_kill_between_a_result_and_its_time_is_no_harm(recipe: Recipe, monkeypatch: Any) -> None:
+    save("in/a.png")
+    save("in/b.png")
+
+    class KilledError(BaseException):
+        pass
+
+    def killed(*args: Any, **options: Any) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("resharp.runtime.folders.line.os.utime", killed)
+        with pytest.raises(KilledError):
+            restore_folder("in", "out", recipe=recipe)
+    assert counts(restore_folder("in", "out", recipe=recipe))[2] == 0
+    assert counts(restore_folder("in", "out", recipe=recipe.on(scale=3.0))) == (2, 0, 0)
+
+
+def test_a_journal_of_garbage_is_said(recipe: Recipe, caplog: Any) -> None:
+    save("in/a.png")
+    restore_folder("in", "out", recipe=recipe)
+    Path("out", JOURNAL).write_bytes(bytes(range(256)) * 4)
+    assert counts(restore_folder("in", "out", recipe=recipe.on(scale=3.0))) == (0, 1, 0)
+    assert "holds nothing that is known" in caplog.text

@@ -81,6 +81,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
+        self._warned = False
         self._forget()
 
     def _forget(self) -> None:
@@ -119,6 +120,9 @@ class Journal:
             entry = Entry.parse(line)
             if entry is not None:
                 self._entries[entry.target] = (self._lines, entry)
+        if found.st_size and not self._entries and not self._warned:
+            self._warned = True
+            log.warning("%s holds nothing that is known: results are known by name", self._path)
 
     def get(self, target: str) -> Entry | None:
         """The newest entry of a target that was read."""

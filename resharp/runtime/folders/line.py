@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -14,6 +17,7 @@ from resharp.runtime.folders.journal import Entry
 from resharp.runtime.folders.progress import Progress
 from resharp.runtime.folders.rules import Rules, Stamp
 from resharp.runtime.folders.work import (
+    Encoded,
     Work,
     encode_out,
     is_full,
@@ -111,7 +115,7 @@ class Line:
         if not work.error:
             try:
                 made = encode_out(work, self._quality)
-                notes = made.notes + self._record(work, write_out(work, made))
+                notes = made.notes + self._write_and_record(work, made)
                 values = {"notes": notes, "width": made.width, "height": made.height}
                 values["faces"] = made.faces
             except (ResharpError, MemoryError) as error:
@@ -125,13 +129,28 @@ class Line:
         if fatal is not None:
             raise fatal
 
-    def _record(self, work: Work, sha256: str) -> tuple[str, ...]:
-        """Put a result into the journal; a note if that cannot be."""
+    def _write_and_record(self, work: Work, made: Encoded) -> tuple[str, ...]:
+        """Write a result and its line in the journal; a note if the line cannot be.
+
+        The line of a new result is first, with the time that the file is then given: who is killed
+        in between leaves a line without a file, which is done again. A result that is redone has
+        a line already, which stays true until the file is another.
+        """
+        new = not os.path.lexists(work.job.target)
+        stamp = Stamp(len(made.data), time.time_ns())
+        notes = self._record(work, made, stamp) if new else ()
+        write_out(work, made)
+        if not new:
+            return self._record(work, made, Stamp.of(work.job.target))
+        with suppress(OSError):  # its hash tells as well
+            os.utime(work.job.target, ns=(stamp.mtime_ns, stamp.mtime_ns))
+        return notes
+
+    def _record(self, work: Work, made: Encoded, written: Stamp) -> tuple[str, ...]:
         job, ledger = work.job, work.ledger
         if ledger is None or work.read is None:
             return ()
         try:
-            written = Stamp.of(job.target)
             entry = Entry(
                 target=job.name,
                 source=ledger.source_of(job),
@@ -139,7 +158,7 @@ class Line:
                 input_sha256=work.sha256,
                 input_size=work.read.size,
                 input_mtime_ns=work.read.mtime_ns,
-                output_sha256=sha256,
+                output_sha256=hashlib.sha256(made.data).hexdigest(),
                 output_size=written.size,
                 output_mtime_ns=written.mtime_ns,
             )

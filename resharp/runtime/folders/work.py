@@ -190,14 +190,13 @@ def encode_out(work: Work, quality: int | None) -> Encoded:
     return Encoded(data=data, notes=notes, height=height, width=width, faces=work.faces)
 
 
-def write_out(work: Work, made: Encoded) -> str:
-    """Write a result whole; the SHA-256 of its file.
+def write_out(work: Work, made: Encoded) -> None:
+    """Write a result whole.
 
     Raises:
         OutputError: it cannot be written.
     """
     write_whole(work.job.target, made.data)
-    return hashlib.sha256(made.data).hexdigest()
 
 
 def is_full(error: BaseException) -> bool:
