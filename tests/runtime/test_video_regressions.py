@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from resharp.engines import Bundle
 from resharp.errors import OptionError
 from resharp.runtime.files import read, write
+from resharp.runtime.pipeline import choose_tiling
+from resharp.runtime.recipe import Recipe
+from resharp.runtime.settings import Settings
 from resharp.runtime.video import VideoOptions, VideoReport, restore_video
+from resharp.runtime.video.clip import _rate
 from resharp.runtime.video.color import Color, Converter, pixel_format
 from tests.runtime.video_kit import Enlarged, Spec, av, draw, make, number_in, parts
 
@@ -234,3 +240,39 @@ def test_an_encoder_that_does_not_fit_is_said(tmp_path: Path) -> None:
         restore(clip, tmp_path / "out.mp4", encoder="mpeg4", crf=3)
     with pytest.raises(OptionError, match=r"crf 99 is not in 0\.\.51"):
         restore(clip, tmp_path / "out.mp4", crf=99)
+
+
+@pytest.mark.parametrize(
+    ("average", "guessed", "taken"),
+    [
+        (1000, 24, 24),
+        (30_000, 24, 24),
+        (24, 24, 24),
+        (12, 24, 12),
+        (None, 25, 25),
+        (None, None, 25),
+    ],
+)
+def test_a_rate_that_only_counts_ticks_is_not_believed(
+    average: int | None, guessed: int | None, taken: int
+) -> None:
+    assert _rate(SimpleNamespace(average_rate=average, guessed_rate=guessed)) == taken
+
+
+def test_all_frames_are_cut_into_tiles_of_one_size(
+    tmp_path: Path, compact: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int | None] = []
+
+    def noted(backend: Any, tile: int | None, share: float) -> Any:
+        asked.append(tile)
+        return choose_tiling(backend, tile, share)
+
+    monkeypatch.setattr("resharp.runtime.upscaler.choose_tiling", noted)
+    clip = make(tmp_path / "in.mp4", Spec(frames=6))
+    recipe = Recipe(settings=Settings(model=str(compact.folder), device="cpu"))
+    restore_video(clip, tmp_path / "out.mp4", recipe)
+    assert asked[0] is None  # once: what memory allows
+    assert len(asked) > 6
+    assert len({tile for tile in asked if tile is not None}) == 1
+    assert all(tile is not None for tile in asked[-6:])

@@ -100,7 +100,8 @@ VARIABLE = tuple(int(t) for t in np.cumsum([0, *[1500, 3003, 6006, 3000, 4500] *
 def make(path: Path, spec: Spec | None = None) -> Path:
     """Write a clip."""
     spec = spec or Spec()
-    with av.open(str(path), "w") as out:
+    exact = {"movie_timescale": "90000"} if path.suffix in (".mp4", ".mov") else {}
+    with av.open(str(path), "w", container_options=exact) as out:
         out.metadata["title"] = "A clip"
         picture = _picture(out, spec)
         sound = [out.add_stream(codec, rate=48_000, layout="stereo") for codec in spec.sound]
