@@ -132,13 +132,13 @@ class Renderer:
         group: list[_Made] = []
         try:
             for frame in frames(self._what.clip, self._what.options, place, self._warn):
-                if frame.number == stop:
-                    break
                 last = frame.number % length == length - 1
                 group.append(_Made(frame, last))
                 if last or len(group) == self._batch:
                     yield group
                     group = []
+                if frame.number + 1 == stop:  # what is wrong after that is not ours to find
+                    break
         except VideoError as error:
             if group:
                 yield group
