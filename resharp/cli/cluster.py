@@ -15,7 +15,7 @@ from resharp.cli.asking import recipe_of, recipe_options
 from resharp.cli.showing import once
 from resharp.cli.video import Shown, show, video_options
 from resharp.errors import OptionError
-from resharp.runtime.folders import FolderOptions, Report, Target, default_suffix
+from resharp.runtime.folders import FolderOptions, Report, Target
 from resharp.runtime.video import VideoOptions, VideoReport
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -90,10 +90,7 @@ def folder(
 
     where = _cluster_of(options)
     recipe = recipe_of(options)
-    if suffix is None:
-        suffix = default_suffix(output, recipe.settings.scale)
-    plain = None if format_ is None else format_.lower().lstrip(".")
-    target = Target(output=output, suffix=suffix, format=plain)
+    target = Target.asked(output, suffix, format_, recipe.settings.scale)
     how = FolderOptions(quality=quality, overwrite=overwrite)
 
     class Quiet(ClusterRun):

@@ -18,7 +18,6 @@ from resharp.runtime.folders import (
     Hooks,
     Result,
     Target,
-    default_suffix,
 )
 from resharp.runtime.recipe import Recipe
 
@@ -65,9 +64,7 @@ def command(
     if interval is not None and not watch:
         raise OptionError("--interval is about --watch: give that too, or leave it out")
     recipe = recipe_of(options, aligned=aligned)
-    if suffix is None:
-        suffix = default_suffix(output, recipe.settings.scale)
-    target = Target(output=output, suffix=suffix, format=plain(format_))
+    target = Target.asked(output, suffix, format_, recipe.settings.scale)
     how = FolderOptions(
         quality=quality,
         overwrite=overwrite,
@@ -106,7 +103,3 @@ def _watch(
     finally:
         signal.signal(signal.SIGTERM, before)
     sum_up(run.report(), as_json)
-
-
-def plain(format_: str | None) -> str | None:
-    return None if format_ is None else format_.lower().lstrip(".")

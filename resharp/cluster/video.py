@@ -8,15 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from resharp.cluster.session import ClusterOptions, Session, session
-from resharp.errors import OptionError, VideoError
+from resharp.errors import VideoError
 from resharp.runtime.files import write_whole
 from resharp.runtime.recipe import Recipe
-from resharp.runtime.video.library import pyav
 from resharp.runtime.video.options import VideoOptions
-from resharp.runtime.video.plan import plan
 from resharp.runtime.video.render import Rendering
 from resharp.runtime.video.report import VideoProgress, VideoReport
-from resharp.runtime.video.run import Job, Tick, expected, unfinished
+from resharp.runtime.video.run import Job, Tick, expected, is_done, task_of
 from resharp.runtime.video.timeline import Place, frames
 from resharp.runtime.video.workspace import workspace
 
@@ -46,12 +44,8 @@ def restore_video(
         BackendError: the cluster cannot be reached, or its workers die.
         ResharpError: see :func:`resharp.restore_video`.
     """
-    pyav()
-    recipe, options = recipe or Recipe(), options or VideoOptions()
-    if recipe.aligned:
-        raise OptionError("aligned faces are pictures and no video: leave --aligned out")
-    task = plan(Path(source).resolve(), target, options, say)
-    if task.done and not overwrite and not unfinished(task):
+    recipe, task = task_of(Path(source).resolve(), target, recipe, options, say)
+    if is_done(task) and not overwrite:
         return task.there()
     with workspace(task.target) as work:
         job = Job(task, work)

@@ -5,7 +5,7 @@ docs/files.md says what each format keeps.
 
 from __future__ import annotations
 
-from resharp.runtime.files.atomic import remove_leftovers, write_whole
+from resharp.runtime.files.atomic import remove_leftovers, take_name, write_whole
 from resharp.runtime.files.formats import suffixes, writable
 from resharp.runtime.files.picture import Metadata, Picture, Pixels
 from resharp.runtime.files.reading import decode, load, read, turned
@@ -21,6 +21,7 @@ __all__ = [
     "read",
     "remove_leftovers",
     "suffixes",
+    "take_name",
     "turned",
     "writable",
     "write",

@@ -42,6 +42,18 @@ def remove_leftovers(path: str | os.PathLike[str]) -> None:
         _remove(part)
 
 
+def take_name(part: Path, target: Path) -> None:
+    """Give a file that is finished its name, so that a power cut leaves it whole or not there.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(part, target)
+    _flush_folder(target.parent)
+
+
 def _write_flushed(path: Path, data: bytes) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     with os.fdopen(os.open(path, flags, 0o666), "wb") as file:

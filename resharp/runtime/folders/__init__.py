@@ -5,7 +5,7 @@ docs/folders.md has the rules.
 
 from __future__ import annotations
 
-from resharp.runtime.folders.jobs import Job, Target, default_suffix, jobs
+from resharp.runtime.folders.jobs import Job, Target, jobs
 from resharp.runtime.folders.options import FolderOptions, Hooks
 from resharp.runtime.folders.report import Report, Result, Used
 from resharp.runtime.folders.run import FolderRun, restore_folder
@@ -19,7 +19,6 @@ __all__ = [
     "Result",
     "Target",
     "Used",
-    "default_suffix",
     "jobs",
     "restore_folder",
 ]

@@ -37,6 +37,26 @@ class Target:
         if os.sep in self.suffix or "/" in self.suffix:
             raise OptionError(f"suffix {self.suffix!r} must not hold a path separator")
 
+    @classmethod
+    def asked(
+        cls, output: Path | None, suffix: str | None, format_: str | None, scale: float | None
+    ) -> Target:
+        """From what a user says.
+
+        Args:
+            output: as :attr:`output`.
+            suffix: None is nothing, or ``_restored`` or ``_x2`` where results lie beside inputs.
+            format_: an ending, with its dot or without, in any case.
+            scale: that was asked for; None is the model's.
+
+        Raises:
+            OptionError: it makes no sense.
+        """
+        if suffix is None:
+            suffix = _default_suffix(output, scale)
+        plain = None if format_ is None else format_.lower().lstrip(".")
+        return cls(output=output, suffix=suffix, format=plain)
+
     @property
     def is_file(self) -> bool:
         """Whether the output names one file.
@@ -66,7 +86,7 @@ class Job:
         return self.target.relative_to(self.root or "").as_posix()
 
 
-def default_suffix(output: Path | None, scale: float | None) -> str:
+def _default_suffix(output: Path | None, scale: float | None) -> str:
     """What is added to the names of results: nothing, unless they lie beside their inputs."""
     if output is not None:
         return ""

@@ -11,7 +11,7 @@ from pathlib import Path
 from resharp.runtime.crew import Crew
 from resharp.runtime.folders.arrivals import Watch
 from resharp.runtime.folders.desk import Desk, Item
-from resharp.runtime.folders.jobs import Target, default_suffix, jobs
+from resharp.runtime.folders.jobs import Target, jobs
 from resharp.runtime.folders.line import Line
 from resharp.runtime.folders.options import FolderOptions, Hooks
 from resharp.runtime.folders.progress import OnProgress, Progress
@@ -178,12 +178,9 @@ def restore_folder(
     recipe = recipe or Recipe()
     several = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
     folder = None if output is None else Path(output)
-    if suffix is None:
-        suffix = default_suffix(folder, recipe.settings.scale)
-    plain = None if format is None else format.lower().lstrip(".")
     options = FolderOptions(
         quality=quality, overwrite=overwrite, gpus=tuple(gpus), workers=workers, watch=watch
     )
     hooks = Hooks(progress=progress, on_result=on_result, stop=stop)
-    target = Target(output=folder, suffix=suffix, format=plain)
+    target = Target.asked(folder, suffix, format, recipe.settings.scale)
     return FolderRun([os.fspath(one) for one in several], target, recipe, options, hooks).run()

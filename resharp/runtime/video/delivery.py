@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resharp.errors import OutputError
+from resharp.runtime.files import take_name
 from resharp.runtime.video.clip import Clip, is_cover, opened
 from resharp.runtime.video.encoding import Encoder
 from resharp.runtime.video.library import open_file, pyav, reason
@@ -60,6 +61,14 @@ class Delivery:
     notes: tuple[str, ...] = ()
 
 
+class Refusal(NamedTuple):
+    """A stream that a container cannot hold."""
+
+    why: str
+    essential: bool
+    """Whether it is the picture, sound or subtitles, so that another container is better."""
+
+
 def choose_delivery(target: Path, clip: Clip, segment: Path) -> Delivery:
     """The container of a result: the one that is asked for, if it can hold everything.
 
@@ -72,41 +81,37 @@ def choose_delivery(target: Path, clip: Clip, segment: Path) -> Delivery:
         OutputError: not even Matroska can hold the video.
     """
     asked = CONTAINERS.get(target.suffix.lower())
-    tried: dict[str, dict[int, str]] = {}
+    tried: dict[str, dict[int, Refusal]] = {}
     for name in dict.fromkeys([asked, "mp4", "matroska"]):
         if name is None or (asked in ("mp4", "mov") and name == "mp4" != asked):
             continue
         tried[name] = _refused(name, clip, segment)
-        if not _essential(tried[name], clip):
+        if not any(one.essential for one in tried[name].values()):
             return _delivery(target, name, tried[name], clip, tried.get(asked or "", {}))
     if clip.stream in tried["matroska"]:
-        raise OutputError(f"no container can hold the result: {tried['matroska'][clip.stream]}")
+        raise OutputError(f"no container can hold the result: {tried['matroska'][clip.stream].why}")
     return _delivery(target, "matroska", tried["matroska"], clip, tried.get(asked or "", {}))
 
 
 def _delivery(
-    target: Path, name: str, refused: dict[int, str], clip: Clip, why: dict[int, str]
+    target: Path, name: str, refused: dict[int, Refusal], clip: Clip, asked: dict[int, Refusal]
 ) -> Delivery:
     notes = []
     if CONTAINERS.get(target.suffix.lower()) != name:
         ending = {"mp4": ".mp4", "matroska": ".mkv"}[name]
-        held = "; ".join(sorted(set(why.values()))) or "it does not keep timestamps as they are"
+        held = (
+            "; ".join(sorted({one.why for one in asked.values()}))
+            or "it does not keep timestamps as they are"
+        )
         notes.append(
             f"{target.suffix or 'a name without ending'} cannot carry it ({held}): the "
             f"result is {target.with_suffix(ending).name}"
         )
         target = target.with_suffix(ending)
-    notes += [f"left out: {text}" for text in refused.values()]
+    notes += [f"left out: {one.why}" for one in refused.values()]
     if name in ("matroska", "webm") and (clip.time_base * 1000).denominator != 1:
         notes.append(f"{target.suffix} counts milliseconds: timestamps are rounded to them")
     return Delivery(target, name, tuple(refused), tuple(notes))
-
-
-def _essential(refused: dict[int, str], clip: Clip) -> bool:
-    """Whether the picture, sound or subtitles are among what is refused."""
-    with _around(clip) as source:
-        kinds = {stream.index: stream.type for stream in source.streams} if source else {}
-    return any(index == clip.stream or kinds[index] in ("audio", "subtitle") for index in refused)
 
 
 @contextmanager
@@ -119,23 +124,23 @@ def _around(clip: Clip) -> Iterator[InputContainer | None]:
         yield container
 
 
-def _refused(name: str, clip: Clip, segment: Path) -> dict[int, str]:
+def _refused(name: str, clip: Clip, segment: Path) -> dict[int, Refusal]:
     """Which streams a container cannot hold, and why: each is tried alone with the picture."""
     refused = {}
     with _around(clip) as source, opened(segment) as made:
         picture = next(p for p in made.demux(made.streams.video[0]) if p.size)
         problem = _problem(name, picture, None, None)
         if problem:
-            return {clip.stream: f"the picture ({_codec(picture.stream)}): {problem}"}
+            why = f"the picture ({_codec(picture.stream)}): {problem}"
+            return {clip.stream: Refusal(why, essential=True)}
         samples = _samples(source, clip) if source else {}
         for stream in source.streams if source else ():
             if stream.index == clip.stream or not _wanted(stream, clip):
                 continue
             problem = _problem(name, picture, stream, samples.get(stream.index))
             if problem:
-                refused[stream.index] = (
-                    f"{stream.type} stream {stream.index} ({_codec(stream)}): {problem}"
-                )
+                why = f"{stream.type} stream {stream.index} ({_codec(stream)}): {problem}"
+                refused[stream.index] = Refusal(why, stream.type in ("audio", "subtitle"))
     return refused
 
 
@@ -238,9 +243,7 @@ def deliver(
     try:
         with ExitStack() as stack:
             lost = _write(delivery, clip, encoder, segments, folder, cut, part, stack)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, target)
+        take_name(part, target)
         return f"{lost} damaged packets of sound or text were left out" if lost else ""
     except (pyav().error.FFmpegError, OSError) as error:
         raise OutputError(

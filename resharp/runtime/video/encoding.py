@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resharp.errors import OptionError, OutputError
+from resharp.runtime.files import take_name
 from resharp.runtime.video.clip import Clip
 from resharp.runtime.video.color import BT709, FULL, LIMITED, RGB, Color, PixelFormat, pixel_format
 from resharp.runtime.video.library import pyav, reason
@@ -279,9 +280,7 @@ class Encoding:
         with self._guard():
             self._mux(self._stream.encode(None))
             self._container.close()
-            with self._part.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(self._part, self._path)
+            take_name(self._part, self._path)
 
     def abandon(self) -> None:
         """Leave nothing behind."""

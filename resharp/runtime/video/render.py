@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from resharp.engines import sha256_of
 from resharp.errors import VideoError
 from resharp.runtime.stages import Pipeline, Stage, StageReport
 from resharp.runtime.video.clip import Clip
@@ -22,7 +23,7 @@ from resharp.runtime.video.options import VideoOptions
 from resharp.runtime.video.sequence import FrameFiles
 from resharp.runtime.video.source import Warn, log
 from resharp.runtime.video.timeline import Frame, Place, frames
-from resharp.runtime.video.workspace import Segment, file_entry
+from resharp.runtime.video.workspace import Segment
 
 Image = NDArray[Any]
 Check = Callable[[], None]
@@ -252,7 +253,8 @@ class _Part:
         file = sha256 = None
         if self._encoding is not None:
             self._encoding.finish()
-            file, sha256 = file_entry(self._what.file(self.index))
+            path = self._what.file(self.index)
+            file, sha256 = path.name, sha256_of(path)
         elif self._what.files is not None:
             sha256 = self._what.files.digest(self._first, len(self._times))
         return Segment(

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from resharp.errors import OptionError, OutputError, VideoError
+from resharp.engines import sha256_of
+from resharp.errors import OptionError, VideoError
 from resharp.runtime.crew import Crew, cores
 from resharp.runtime.recipe import Recipe, Restorer
 from resharp.runtime.stages import StageReport
@@ -26,7 +26,7 @@ from resharp.runtime.video.plan import Task, plan
 from resharp.runtime.video.render import Renderer, Rendering
 from resharp.runtime.video.report import VideoProgress, VideoReport
 from resharp.runtime.video.timeline import Place, last_tick, timing
-from resharp.runtime.video.workspace import JOURNAL, Workspace, file_hash, folder_of, workspace
+from resharp.runtime.video.workspace import JOURNAL, Workspace, folder_of, make_folder, workspace
 
 Image = NDArray[Any]
 MOST_ENCODER_THREADS = 16
@@ -70,12 +70,8 @@ def restore_video(
         MissingExtraError: PyAV is not installed.
         ResharpError: see :class:`~resharp.Upscaler`.
     """
-    pyav()
-    recipe, options = recipe or Recipe(), options or VideoOptions()
-    if recipe.aligned:
-        raise OptionError("aligned faces are pictures and no video: leave --aligned out")
-    task = plan(source, target, options, say)
-    if task.done and not overwrite and not unfinished(task):
+    recipe, task = task_of(source, target, recipe, options, say)
+    if is_done(task) and not overwrite:
         return task.there()
     with workspace(task.target) as work:
         job = Job(task, work)
@@ -85,7 +81,27 @@ def restore_video(
             return job.run(crew, tick)
 
 
-def unfinished(task: Task) -> bool:
+def task_of(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    recipe: Recipe | None,
+    options: VideoOptions | None,
+    say: Callable[[str], object] | None,
+) -> tuple[Recipe, Task]:
+    """What is to be done, and whether it can be; see :func:`restore_video`."""
+    pyav()
+    recipe = recipe or Recipe()
+    if recipe.aligned:
+        raise OptionError("aligned faces are pictures and no video: leave --aligned out")
+    return recipe, plan(source, target, options or VideoOptions(), say)
+
+
+def is_done(task: Task) -> bool:
+    """Whether a result is there, and no interrupted run that is to go on."""
+    return task.done and not _unfinished(task)
+
+
+def _unfinished(task: Task) -> bool:
     """Whether an interrupted run is to go on, though there is a result.
 
     A sequence grows in its place. A file appears whole: segments that are older than it are what a
@@ -323,22 +339,10 @@ def hash_of(clip: Clip) -> str:
     """
     try:
         if not clip.files:
-            return file_hash(clip.path)
+            return sha256_of(clip.path)
         digest = hashlib.sha256()
         for path in clip.files:
-            digest.update(bytes.fromhex(file_hash(path)))
+            digest.update(bytes.fromhex(sha256_of(path)))
         return digest.hexdigest()
     except OSError as error:
         raise VideoError(f"{clip.path} cannot be read: {error.strerror}") from error
-
-
-def make_folder(folder: Path) -> None:
-    """For frames that are files.
-
-    Raises:
-        OutputError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder {folder}: {error.strerror}") from error

@@ -6,7 +6,6 @@ An interrupted run leaves it, and the next one goes on in it. It is beside the r
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -17,8 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from resharp.engines import sha256_of
 from resharp.errors import OutputError
 from resharp.optional import require
+from resharp.runtime.files import take_name
 from resharp.runtime.video.sequence import FrameFiles
 from resharp.runtime.video.shown import Mark
 from resharp.runtime.video.timeline import Place
@@ -145,8 +146,7 @@ class Workspace:
         lines = [json.dumps(self.header), *map(_line, self.segments)]
         try:
             part.write_text("\n".join(lines) + "\n", encoding="utf-8")
-            _flush(part)
-            os.replace(part, self.folder / JOURNAL)
+            take_name(part, self.folder / JOURNAL)
         except OSError as error:
             raise OutputError(f"cannot write to {self.folder}: {error.strerror}") from error
 
@@ -187,10 +187,7 @@ def workspace(target: Path) -> Iterator[Workspace]:
         OutputError: the folder cannot be made, or another process is making this result.
     """
     folder = folder_of(target)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder {folder}: {error.strerror}") from error
+    make_folder(folder)
     filelock = require("filelock", feature="Restoring a video", extra="")
     lock = filelock.FileLock(os.fspath(folder / ".lock"), timeout=0)
     try:
@@ -209,39 +206,28 @@ def workspace(target: Path) -> Iterator[Workspace]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def make_folder(folder: Path) -> None:
+    """With those above it, if they are not there.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror}") from error
+
+
 def folder_of(target: Path) -> Path:
     """Where the workspace of a result is."""
     return target.with_name(f"{target.name}.resharp")
 
 
-def file_entry(path: Path) -> tuple[str, str]:
-    """Name and SHA-256 of a finished segment."""
-    return path.name, str(_hash(path))
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _hash(path: Path) -> str | None:
     try:
-        return file_hash(path)
+        return sha256_of(path)
     except OSError:
         return None
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _whole(lines: list[str]) -> Iterator[str]:
