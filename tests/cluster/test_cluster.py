@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,8 @@ def test_a_worker_that_dies_again_and_again_is_an_error(
     once = ClusterOptions(workers=1, cpus=1, retries=0)
 
     def kill(result: Any) -> None:
-        os.kill(workers[0], signal.SIGKILL)
+        with suppress(ProcessLookupError):  # a second result may have been on its way
+            os.kill(workers[0], signal.SIGKILL)
 
     target = Target(output=tmp_path / "out", suffix="", format=None)
     run = ClusterRun(once, [str(inputs)], target, recipe, hooks=Hooks(on_result=kill))
