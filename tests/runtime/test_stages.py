@@ -175,16 +175,33 @@ def test_long_work_can_ask_whether_to_go_on() -> None:
         pipeline.run(range(2))
 
 
-def test_the_report_tells_who_waits_for_whom() -> None:
+def test_the_report_tells_who_waits_for_whom(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, begun = 0.0, 0
+
+    def source() -> Iterator[int]:
+        nonlocal begun
+        for number in range(30):
+            begun += 1
+            yield number
+
+    def write(item: int) -> None:
+        nonlocal clock
+        while begun < min(30, item + 5):  # everything before it has run as far ahead as it may
+            time.sleep(0.001)
+        time.sleep(0.01)
+        clock += 1.0
+
+    # only the writer's seconds count, so that a busy machine adds none
+    monkeypatch.setattr("resharp.runtime.stages.time.perf_counter", lambda: clock)
     stages = [
         Stage(name="work", calls=[lambda item: item]),
-        Stage(name="write", calls=[lambda item: time.sleep(0.01)]),
+        Stage(name="write", calls=[write]),
     ]
-    read, work, write = Pipeline(stages).run(range(30))
-    assert write.busy > 0.25
-    assert write.starved < 0.1
-    assert read.blocked > 0.1
-    assert work.blocked > 0.1
+    read, work, last = Pipeline(stages, depth=1).run(source())
+    assert (last.busy, last.starved) == (30.0, 0.0)
+    assert read.blocked > 15
+    assert work.blocked > 15
+    assert read.busy + work.busy + work.starved < 15
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
