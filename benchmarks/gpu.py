@@ -31,7 +31,7 @@ from resharp import Upscaler, models, trt
 from resharp.engines import Bundle
 from resharp.errors import ResharpError
 from resharp.export import ExportOptions, export
-from resharp.export.picture import draw
+from resharp.drawing import draw
 from resharp.runtime import Tile
 from resharp.runtime.pipeline import choose_tiling, plan_for
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks.common import Image, json_option, load, photos_argument, report
 from resharp import models
-from resharp.export.picture import fitted
+from resharp.drawing import fitted
 from resharp.models.precision import with_precision
 
 SIDE = 512

@@ -14,7 +14,7 @@ from benchmarks.gpu import Case, cases, likeness, rrdb
 from benchmarks.upstream import FALLBACK_TILE, Upstream, flops
 from resharp import Upscaler, models, trt
 from resharp.engines import Bundle
-from resharp.export.picture import draw
+from resharp.drawing import draw
 from resharp.runtime.devices import CudaError, gpus
 from tests.conftest import random_network
 

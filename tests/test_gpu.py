@@ -14,10 +14,10 @@ import torch
 from resharp import Upscaler, trt
 from resharp.cli.export_engines import checker, current_gpu
 from resharp.cli.targets import choose_targets
+from resharp.drawing import draw
 from resharp.engines import Bundle
 from resharp.errors import ResharpError
 from resharp.export.engine import EngineOptions, build_engines
-from resharp.export.picture import draw
 from resharp.runtime.backends.torch import TorchBackend
 from resharp.runtime.cuda import open_provider
 from resharp.runtime.devices import CudaError, cuda_free_memory, gpus

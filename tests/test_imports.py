@@ -15,7 +15,7 @@ import resharp
 
 PACKAGE = Path(resharp.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
-SHARED = {"errors", "optional", "paths", "trt", "__init__"}
+SHARED = {"drawing", "errors", "optional", "paths", "trt", "__init__"}
 
 MAY_IMPORT = {
     "weights": set(),

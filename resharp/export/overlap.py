@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resharp.export.picture import draw
+from resharp.drawing import draw
 
 Array = NDArray[Any]
 Infer = Callable[[Array], Array]

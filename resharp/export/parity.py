@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resharp.drawing import draw
 from resharp.engines import Parity
 from resharp.errors import ParityError, ResharpError
 from resharp.export.infer import Infer
-from resharp.export.picture import draw
 
 Array = NDArray[Any]
 

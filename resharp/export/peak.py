@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from resharp.export.picture import draw, fitted, middle
+from resharp.drawing import draw, fitted, middle
 from resharp.models import Facts, planes
 from resharp.models.precision import choose_precision, peak
 

@@ -15,8 +15,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from resharp.cli import main
+from resharp.drawing import draw
 from resharp.engines import Bundle
-from resharp.export.picture import draw
 
 
 @pytest.fixture

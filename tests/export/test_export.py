@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from resharp import Upscaler
+from resharp.drawing import draw
 from resharp.engines import Bundle, Store
 from resharp.errors import (
     BundleError,
@@ -20,7 +21,6 @@ from resharp.errors import (
     UnknownModelError,
 )
 from resharp.export import ExportOptions, export, parity
-from resharp.export.picture import draw
 from resharp.weights import find, register
 from tests.conftest import random_network, save_checkpoint
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from resharp.drawing import draw
 from resharp.export import overlap
-from resharp.export.picture import draw
 
 
 def blur(radius: int) -> overlap.Infer:

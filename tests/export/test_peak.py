@@ -11,12 +11,12 @@ import torch
 
 from resharp import models
 from resharp import trt as flavours
+from resharp.drawing import draw
 from resharp.engines import Bundle, Manifest, parse
 from resharp.errors import BundleError, ParityError
 from resharp.export import ExportOptions, export
 from resharp.export.engine import NAMED, EngineOptions, Target, build_engines
 from resharp.export.engine.typed import typed_graph
-from resharp.export.picture import draw
 from resharp.models.precision import LARGE
 from resharp.runtime.backends import BackendOptions
 from resharp.runtime.backends.torch import TorchBackend

@@ -13,6 +13,7 @@ import torch
 
 from resharp import Upscaler
 from resharp import trt as flavours
+from resharp.drawing import draw
 from resharp.engines import Bundle, Store
 from resharp.engines.blend import blended
 from resharp.errors import (
@@ -24,7 +25,6 @@ from resharp.errors import (
 )
 from resharp.export import ExportOptions, export
 from resharp.export.engine import NAMED, EngineOptions, Target, build_engines
-from resharp.export.picture import draw
 from resharp.models import SRVGGNetCompact
 from resharp.runtime.resolve import resolve
 from resharp.weights import Entry, find

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from resharp import trt as flavours
+from resharp.drawing import draw
 from resharp.engines import Bundle
 from resharp.errors import ImageError, OptionError
 from resharp.export import ExportOptions, export
 from resharp.export.engine import NAMED, Built, EngineOptions, Target, build_engines
-from resharp.export.picture import draw
 from resharp.models import Facts, for_pictures
 from resharp.runtime import backends
 from resharp.runtime.backends import BackendOptions

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from resharp import Upscaler
+from resharp.drawing import draw
 from resharp.engines import Bundle
 from resharp.errors import (
     BackendError,
@@ -29,7 +30,6 @@ from resharp.export import activation, export, gated, graph, overlap, unbaked
 from resharp.export.apart import trace_apart
 from resharp.export.engine import EngineOptions, build_engines
 from resharp.export.engine.target import Target
-from resharp.export.picture import draw
 from resharp.models import (
     Facts,
     build,

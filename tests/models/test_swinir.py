@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from resharp import Upscaler
 from resharp import trt as flavours
+from resharp.drawing import draw
 from resharp.engines import Bundle
 from resharp.errors import ImageError, OptionError, UnknownArchitectureError
 from resharp.export import activation, export, overlap, parity
 from resharp.export.engine import EngineOptions, Target, build_engines
-from resharp.export.picture import draw
 from resharp.models import ByteImage, SwinIR, build, detect, read_checkpoint, save_safetensors
 from resharp.models.detect import identify
 from resharp.models.precision import with_precision

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper
 
 from resharp import Upscaler
 from resharp.cli import main
+from resharp.drawing import draw
 from resharp.engines import Bundle, Manifest
 from resharp.engines.hashing import sha256_of
 from resharp.engines.manifest import ExtraInput, File
@@ -31,7 +32,6 @@ from resharp.errors import (
     OptionError,
     OutOfMemoryError,
 )
-from resharp.export.picture import draw
 from resharp.runtime.faces import (
     BundleNetwork,
     Detector,

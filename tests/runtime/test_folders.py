@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 import pytest
 
+from resharp.drawing import draw
 from resharp.engines import Bundle
 from resharp.errors import ImageError, OptionError, OutputError
-from resharp.export.picture import draw
 from resharp.runtime.files import write_whole
 from resharp.runtime.folders import Report, Result, restore_folder
 from resharp.runtime.folders.claims import Claims

@@ -16,8 +16,8 @@ from typing import Any
 import cv2
 import pytest
 
+from resharp.drawing import draw
 from resharp.engines import Bundle
-from resharp.export.picture import draw
 from resharp.runtime.folders.journal import Entry
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")

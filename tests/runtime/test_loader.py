@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from resharp import Loader, Settings, Upscaler
+from resharp.drawing import draw
 from resharp.engines import Bundle
 from resharp.errors import BackendError, ImageError, OptionError, UnknownModelError
-from resharp.export.picture import draw
 from tests.runtime.test_faces import add_fidelity
 
 PICTURE = draw(20, 28)

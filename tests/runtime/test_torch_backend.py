@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from resharp import Upscaler
+from resharp.drawing import draw
 from resharp.engines import Bundle
 from resharp.errors import BackendError, OutOfMemoryError
-from resharp.export.picture import draw
 from resharp.runtime.backends import BackendOptions
 from resharp.runtime.backends.base import Image
 from resharp.runtime.backends.torch import TorchBackend

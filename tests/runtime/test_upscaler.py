@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from resharp import Upscaler
+from resharp.drawing import draw
 from resharp.engines import Bundle
 from resharp.errors import BackendError, ImageError, OptionError, OutOfMemoryError
-from resharp.export.picture import draw
 from resharp.runtime.backends import BackendOptions
 from resharp.runtime.backends.onnx import OnnxBackend
 from resharp.runtime.backends.torch import TorchBackend

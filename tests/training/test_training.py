@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from resharp.export.picture import draw
+from resharp.drawing import draw
 from resharp.models import load_network
 from resharp.training.data import Pairs, load_pictures
 from resharp.training.degrade import Degradation, add_noise, degrade, jpeg, shrink

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resharp.drawing import draw, fitted, middle
 from resharp.engines import Bundle, Likeness
 from resharp.engines.reference import Reference, likeness
 from resharp.errors import OptionError
 from resharp.export.infer import Infer, in_onnxruntime
-from resharp.export.picture import draw, fitted, middle
 
 HEIGHT, WIDTH = 96, 128
 

@@ -1,4 +1,4 @@
-"""A test picture drawn by code: what export measures on where the user gives no photo.
+"""A test picture drawn by code: what export and the benchmarks measure on without a photo.
 
 It holds what photos hold and networks stumble over: smooth skies, hard edges at every angle,
 foliage-like noise with the 1/f spectrum of natural images, fine lines, text, saturated colours,
