@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.common import Image, json_option, report
 from resharp import Recipe, Settings, Upscaler, VideoOptions, restore_video
 from resharp.runtime import DEFAULT_MODEL
-from resharp.runtime.crew import cores
+from resharp.runtime.devices import usable_threads
 from resharp.runtime.video import VideoReport
 from resharp.runtime.video.clip import Clip, probe
 from resharp.runtime.video.color import Converter
@@ -28,7 +28,7 @@ from resharp.runtime.video.library import pyav
 
 RATE = 24
 SCALE = 4
-THREADS = cores() * 3 // 2
+THREADS = usable_threads() * 3 // 2
 """Of the encoder, in all that is compared: what restore_video takes by itself."""
 OPTIONS = VideoOptions(encoder_threads=THREADS)
 LIKE = 40.0

@@ -17,7 +17,7 @@ from resharp import __version__
 from resharp.paths import engines_folder, weights_folder
 from resharp.runtime.backends import Backend, BackendOptions, driver
 from resharp.runtime.chain import Link, candidates, probe
-from resharp.runtime.devices import CudaError, driver_version, gpus
+from resharp.runtime.devices import CudaError, device_name, driver_version, gpus
 from resharp.runtime.memory import available_memory
 from resharp.runtime.resolve import DEFAULT_MODEL, resolve
 
@@ -53,7 +53,7 @@ def command(as_json: bool, engines: Path | None, weights: Path | None) -> None:
         "resharp": __version__,
         "python": platform.python_version(),
         "system": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": device_name("cpu"),
         "memory_available": available_memory(),
         "gpus": _gpus(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -111,18 +111,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _cpu() -> str:
-    name = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
-    return f"{name}, {os.cpu_count()} threads"
 
 
 def _gpus() -> list[str]:

@@ -20,6 +20,7 @@ from resharp.engines.manifest import (
     Manifest,
     Parity,
     Source,
+    Tuning,
     Twin,
     parse,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "Shelf",
     "Source",
     "Store",
+    "Tuning",
     "Twin",
     "check_name",
     "describe_file",

@@ -80,6 +80,45 @@ class ExtraInput:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """Settings that were measured to be the fastest on one device; None is the backend's own."""
+
+    backend: str
+    """``onnx``, ``torch`` or ``tensorrt``."""
+    device: str
+    """Name of the GPU, or of the CPU with its threads."""
+    tile: int | None = None
+    """Largest side of a tile, in pixels."""
+    batch: int | None = None
+    """Tiles of one run of the network."""
+    lanes: int | None = None
+    """Pictures in work at once on a GPU."""
+    threads: int | None = None
+    """CPU threads of one run."""
+    graphs: bool | None = None
+    """Whether torch records CUDA graphs; None: it does."""
+    bytes_per_pixel: float | None = None
+    """Working memory per input pixel of a batch, in all lanes together."""
+    memory: int | None = None
+    """Bytes that the settings were to fit in; None: what was free."""
+    gain: float | None = None
+    """Times faster than without, in pairs."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of the libraries that it was measured with."""
+
+    def __str__(self) -> str:
+        names = ("tile", "batch", "lanes", "threads")
+        parts = [f"{name} {getattr(self, name)}" for name in names if getattr(self, name)]
+        return f"tuned: {', '.join(parts)}" if parts else "tuned"
+
+    def __post_init__(self) -> None:
+        for name in ("tile", "batch", "lanes", "threads", "bytes_per_pixel"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} of a tuning is {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What a bundle holds."""
 
@@ -137,6 +176,10 @@ class Manifest:
     """Figures of the parity gate."""
     activation_bytes: float | None = None
     """Working memory per input pixel on the CPU in fp32, measured; None where it was not."""
+    flops_per_pixel: float | None = None
+    """Floating-point operations per input pixel, an addition being one; None: not counted."""
+    tunings: tuple[Tuning, ...] = ()
+    """What was measured to be fastest, for each backend and device."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of the packages that made the graphs, and the opset."""
     schema: int = SCHEMA
@@ -146,6 +189,11 @@ class Manifest:
         """Every file that the bundle needs."""
         twin = () if self.twin is None else (self.twin.weights,)
         return (self.weights, *self.graphs.values(), *twin)
+
+    def tuning(self, backend: str, device: str) -> Tuning | None:
+        """The settings for a backend and a device by its name; None where nothing was measured."""
+        found = (x for x in self.tunings if (x.backend, x.device) == (backend, device))
+        return next(found, None)
 
     def extra_values(self, given: Mapping[str, float] | None = None) -> tuple[float, ...]:
         """The numbers for :attr:`extra`, in its order; what is not given is the default.
@@ -211,6 +259,9 @@ def _manifest(data: dict[str, Any]) -> Manifest:
     )
     values["extra"] = tuple(
         ExtraInput(**known_fields(ExtraInput, item)) for item in data.get("extra", ())
+    )
+    values["tunings"] = tuple(
+        Tuning(**known_fields(Tuning, item)) for item in data.get("tunings", ())
     )
     twin = data.get("twin")
     values["twin"] = None if twin is None else _twin(twin)

@@ -23,7 +23,7 @@ from resharp.engines import (
 )
 from resharp.engines.blend import named
 from resharp.errors import BundleError, NotExportedError, OptionError
-from resharp.export import activation, overlap, peak
+from resharp.export import activation, flops, overlap, peak
 from resharp.export.external import MIN_BYTES
 from resharp.export.gated import gated
 from resharp.export.graph import EXPORTERS, OPSET
@@ -216,6 +216,7 @@ def _export(origin: Origin, options: ExportOptions, draft: Draft, report: Report
         peak=largest,
         engine_precision=begin,
         activation_bytes=memory,
+        flops_per_pixel=flops.per_pixel(network, facts),
         versions=_versions(passed.exporter),
     )
     if origin.twin is not None:

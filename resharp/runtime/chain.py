@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from resharp.engines import Bundle
+from resharp.engines import Bundle, Tuning
 from resharp.errors import BackendError, OptionError, ResharpError
 from resharp.runtime.backends import BACKENDS, Backend, BackendOptions, driver
-from resharp.runtime.devices import gpus
+from resharp.runtime.devices import device_name, gpus
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ def open_first(
     threads: int | None,
     after: Link | None = None,
     precision: str = "auto",
+    tuning: Tuning | str | None = "auto",
 ) -> tuple[Backend, tuple[Link, ...]]:
     """Open the bundle with the first link that works.
 
@@ -84,6 +85,7 @@ def open_first(
         threads: for the CPU.
         after: a link that is not to be used, nor those before it.
         precision: ``auto`` or ``fp32``.
+        tuning: settings of the backend; ``auto``: the manifest's for each; None: none.
 
     Raises:
         BackendError: none does; the message holds every reason.
@@ -96,19 +98,31 @@ def open_first(
         options = BackendOptions(device=where, threads=threads, precision=precision)
         link = _probe(name, options)
         if link.works:
+            options = replace(options, tuning=_tuning(bundle, options, name, tuning))
             try:
                 opened = driver(name).open_backend(bundle, options)
             except (ResharpError, RuntimeError, OSError, MemoryError) as error:
                 # Libraries raise RuntimeError for a GPU that is full, too old or broken.
                 link = Link(name, where, False, str(error) or type(error).__name__)
             else:
-                return opened, (*links, Link(name, where, True, opened.note))
+                notes = filter(None, [opened.note, str(options.tuning or "")])
+                return opened, (*links, Link(name, where, True, "; ".join(notes)))
         log.info("%s", link)
         links.append(link)
     raise BackendError(
         f"no backend can run {bundle.manifest.name!r} here:\n"
         + "\n".join(f"  {link}" for link in links)
     )
+
+
+def _tuning(
+    bundle: Bundle, options: BackendOptions, name: str, asked: Tuning | str | None
+) -> Tuning | None:
+    if not isinstance(asked, str):
+        return asked
+    if not bundle.manifest.tunings:
+        return None
+    return bundle.manifest.tuning(name, device_name(options.device))
 
 
 def _probe(name: str, options: BackendOptions) -> Link:

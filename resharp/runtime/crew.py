@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 from resharp.errors import OptionError
+from resharp.runtime.devices import usable_threads
 from resharp.runtime.recipe import Recipe, Restorer
 
 FEW_CORES = 4
@@ -100,15 +100,9 @@ class Crew:
         self.close()
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    able: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
-    return len(able(0)) if able is not None else os.cpu_count() or 1
-
-
 def _share(threads: int | None, workers: int | None, most: int | None) -> tuple[int, int]:
     """Pictures at once on the CPU, and threads for each."""
-    here = cores()
+    here = usable_threads()
     if workers is None:
         workers = max(here // threads, 1) if threads else min(here, FEW_CORES)
     workers = min(workers, most or workers)

@@ -1,4 +1,4 @@
-"""NVIDIA GPUs as the driver sees them, through ctypes: no torch, no CUDA toolkit.
+"""Devices by name; NVIDIA GPUs as the driver sees them, through ctypes: no torch, no toolkit.
 
 The driver API is CUDA's own (``cuda.h``); only calls that every driver since CUDA 11 has are used.
 """
@@ -6,8 +6,11 @@ The driver API is CUDA's own (``cuda.h``); only calls that every driver since CU
 from __future__ import annotations
 
 import ctypes
+import os
+import platform
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from resharp.errors import BackendError, OutOfMemoryError, ResharpError
@@ -92,6 +95,48 @@ def gpus() -> tuple[Gpu, ...]:
     """
     driver = Driver()
     return tuple(_gpu(driver, index) for index in range(driver.number("cuDeviceGetCount")))
+
+
+def device_name(device: str) -> str:
+    """What a device is called: the GPU's name, or the CPU's with the threads that we may use.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        CudaError: there is no driver, or no such GPU.
+    """
+    if not device.startswith("cuda"):
+        return f"{cpu_name()}, {usable_threads()} threads"
+    index, found = int(device.partition(":")[2] or 0), gpus()
+    if index >= len(found):
+        raise CudaError(f"the NVIDIA driver shows {len(found)} GPUs, so there is no {device}")
+    return found[index].name
+
+
+def cpu_name() -> str:
+    """The processor as its maker calls it, as far as the system tells."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    names = (x.partition(":")[2].strip() for x in text.splitlines() if x.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine() or "unknown CPU"
+
+
+def usable_threads() -> int:
+    """CPU threads that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def has_gpu() -> bool:
+    """Whether the driver shows a GPU."""
+    try:
+        return bool(gpus())
+    except CudaError:
+        return False
 
 
 def driver_version() -> str:

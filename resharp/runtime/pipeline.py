@@ -76,12 +76,28 @@ def choose_tiling(backend: Backend, tile: int | None, share: float = 0.5) -> Til
     least = smallest_for(backend)
     if tile:
         size = max(min(tile, backend.tile_limit() or tile), least)
-        return Tiling(size=size, batch=backend.batch_for(size))
-    most = backend.largest_tile() if tile is None else backend.tile_limit() or LARGEST
+        return Tiling(size=size, batch=_batch(backend, size))
+    most = _goal(backend) if tile is None else backend.tile_limit() or LARGEST
     free, size = int(backend.free_memory() * share), max(most, least)
-    while size - STEP >= least and backend.memory(size, backend.batch_for(size)) > free:
+    while size - STEP >= least and backend.memory(size, _batch(backend, size)) > free:
         size -= STEP
-    return Tiling(size=size, batch=backend.batch_for(size))
+    return Tiling(size=size, batch=_batch(backend, size))
+
+
+def _goal(backend: Backend) -> int:
+    """The tile to use where memory allows: the one that was tuned, or the largest worth using."""
+    tuning = backend.options.tuning
+    if tuning is None or tuning.tile is None:
+        return backend.largest_tile()
+    return min(tuning.tile, backend.tile_limit() or tuning.tile)
+
+
+def _batch(backend: Backend, size: int) -> int:
+    """Tiles of one run: what was tuned holds for the tile that it was tuned with, and below."""
+    tuning = backend.options.tuning
+    if tuning is None or tuning.batch is None or size > (tuning.tile or size):
+        return backend.batch_for(size)
+    return min(tuning.batch, backend.batch_limit() or tuning.batch)
 
 
 def plan_for(backend: Backend, height: int, width: int, size: int) -> tuple[Tile, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from resharp.engines import ENGINES, Bundle, Store, variant_name
 from resharp.engines.blend import blended
+from resharp.engines.tuning import found_beside
 from resharp.errors import (
     BundleError,
     MissingExtraError,
@@ -97,7 +98,7 @@ def _shipped(store: Store, name: str, engines: str | os.PathLike[str] | None) ->
         folder = engines_folder(engines)
     except MissingExtraError:  # platformdirs: without it there is no store, nor an engine in it
         return bundle
-    return replace(bundle, shelf_folder=folder / name / ENGINES)
+    return found_beside(replace(bundle, shelf_folder=folder / name / ENGINES))
 
 
 def _from_folder(folder: Path) -> Bundle:

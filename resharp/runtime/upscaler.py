@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resharp.engines import Bundle, Manifest
+from resharp.engines import Bundle, Manifest, Tuning
 from resharp.errors import OptionError, OutOfMemoryError
 from resharp.runtime.alpha import bleed
 from resharp.runtime.backends import Backend
@@ -60,6 +60,8 @@ class Upscaler:
         memory: share of the device's free memory, above 0 and up to 1, that ``tile="auto"`` may
             plan with.
         precision: ``auto``, FP16 on a GPU where that keeps the picture; or ``fp32``.
+        tuning: what ``export-engines --tune`` found (``auto``), settings of your own, or None for
+            the defaults. ``tile`` and ``threads`` go first.
 
     Safe to call from several threads at once; nothing of an image is kept. A context manager.
 
@@ -84,14 +86,18 @@ class Upscaler:
         threads: int | None = None,
         memory: float = 0.5,
         precision: str = "auto",
+        tuning: Tuning | str | None = "auto",
     ) -> None:
         self._scale, self._tile = _check_scale(scale), check_tile(tile)
+        _check_tuning(tuning)
         self._memory = _check_memory(memory)
         check_upscales(model)
         bundle = resolve(model, engines=engines, denoise=denoise)
         check_upscales(bundle)
         bundle.verify()
-        self._open = partial(open_first, bundle, backend, device, threads, precision=precision)
+        self._open = partial(
+            open_first, bundle, backend, device, threads, precision=precision, tuning=tuning
+        )
         self._backend, self._links = self._open()
         self._deep: Backend | None = None  # for what is not uint8, once there was any
         self._lock, self._closed = threading.Lock(), False
@@ -422,6 +428,11 @@ def _check_scale(scale: Any) -> float | None:
     if not isinstance(scale, Real) or not 0 < float(scale) <= LARGEST_SCALE:
         raise OptionError(f"scale {scale!r} is not in 0..{LARGEST_SCALE:g}")
     return float(scale)
+
+
+def _check_tuning(tuning: Any) -> None:
+    if not (tuning is None or isinstance(tuning, Tuning) or tuning == "auto"):
+        raise OptionError(f"tuning {tuning!r} is neither 'auto' nor a Tuning nor None")
 
 
 def _check_memory(memory: Any) -> float:

@@ -63,7 +63,7 @@ def test_cores_are_shared(
     calls: int,
     threads: int | None,
 ) -> None:
-    monkeypatch.setattr("resharp.runtime.crew.cores", lambda: cores)
+    monkeypatch.setattr("resharp.runtime.crew.usable_threads", lambda: cores)
     with Crew(_recipe(compact), **options) as crew:  # type: ignore[arg-type]
         assert len(crew.members) == restorers
         assert len(crew.calls) == calls
@@ -72,7 +72,7 @@ def test_cores_are_shared(
 
 
 def test_the_users_threads_are_kept(compact: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resharp.runtime.crew.cores", lambda: 8)
+    monkeypatch.setattr("resharp.runtime.crew.usable_threads", lambda: 8)
     with Crew(_recipe(compact, threads=4)) as crew:
         assert [one.recipe.settings.threads for one in crew.members] == [4, 4]
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resharp import Upscaler
-from resharp.engines import ExtraInput
+from resharp.engines import ExtraInput, Tuning
 from resharp.errors import BackendError, OptionError, OutOfMemoryError
 from resharp.runtime import pipeline
 from resharp.runtime.backends import Backend
@@ -328,6 +328,23 @@ def test_without_capture_it_goes_on_without(kit: Kit, caplog: pytest.LogCaptureF
             np.testing.assert_array_equal(backend.run(image, tiles_of(image)), expected(image))
         assert kit.provider.live["graph"] == 0
     assert "going on without CUDA graphs" in caplog.text
+
+
+def test_tuned_settings_are_used_as_far_as_the_engine_takes_them(kit: Kit) -> None:
+    tuning = Tuning(
+        backend="tensorrt", device="here", tile=40, batch=99, lanes=3, bytes_per_pixel=10.0
+    )
+    image = picture(150, 150)
+    with kit.open(tuning=tuning) as backend:
+        assert backend.workers() == 3
+        assert backend.memory(40, 2) == 10 * 40 * 40 * 2
+        tiling = choose_tiling(backend, None)
+        assert tiling == Tiling(size=40, batch=backend.batch_limit() or 0)
+        tiles = pipeline.plan_for(backend, 150, 150, tiling.size)
+        result = backend.run(image, tiles, batch=tiling.batch)
+        np.testing.assert_array_equal(result, expected(image))
+    with kit.open(tuning=replace(tuning, tile=400)) as backend:
+        assert choose_tiling(backend, None).size == backend.largest_tile() == 48
 
 
 def test_tiles_outside_the_profile(kit: Kit) -> None:

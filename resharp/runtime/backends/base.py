@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resharp.engines import Bundle
+from resharp.engines import Bundle, Tuning
 from resharp.errors import BackendError, OptionError
 from resharp.runtime.plan import Tile
 
@@ -40,6 +40,8 @@ class BackendOptions:
     """CPU threads of one run; None leaves it to the library."""
     precision: str = "auto"
     """``auto``: FP16 on CUDA, where that keeps the picture; ``fp32``: never FP16."""
+    tuning: Tuning | None = None
+    """What was measured to be fastest here; what a caller says himself goes first."""
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -56,6 +58,20 @@ class BackendOptions:
     def index(self) -> int:
         """Number of the CUDA device."""
         return int(self.device.partition(":")[2] or 0)
+
+    @property
+    def cpu_threads(self) -> int | None:
+        """Threads of one run on the CPU: those asked for, or tuned; None: the library's own."""
+        return self.threads or (self.tuning.threads if self.tuning else None)
+
+    def lanes(self, usual: int) -> int:
+        """Pictures in work at once on a GPU."""
+        return (self.tuning.lanes if self.tuning else None) or usual
+
+    @property
+    def graphs(self) -> bool:
+        """Whether torch records CUDA graphs."""
+        return self.tuning is None or self.tuning.graphs is not False
 
     @property
     def on_cuda(self) -> bool:
@@ -112,7 +128,14 @@ class Backend(AbstractContextManager["Backend"], ABC):
         """Give every resource back; closing twice does nothing."""
 
     def memory(self, tile: int, batch: int = 1) -> int:
-        """Bytes of working memory that a batch of square tiles takes, from the manifest."""
+        """Bytes of working memory that a batch of square tiles takes, as far as was measured."""
+        tuning = self.options.tuning
+        if tuning is not None and tuning.bytes_per_pixel is not None:
+            return int(tuning.bytes_per_pixel * tile * tile * batch)
+        return self.estimate(tile, batch)
+
+    def estimate(self, tile: int, batch: int) -> int:
+        """Such bytes where nothing was measured on this device: from the manifest."""
         per_pixel = self.manifest.activation_bytes or DEFAULT_ACTIVATION_BYTES
         return int(per_pixel * tile * tile * batch)
 
@@ -130,6 +153,10 @@ class Backend(AbstractContextManager["Backend"], ABC):
 
     def tile_limit(self) -> int | None:
         """The largest side of a tile that it can take; None: any."""
+        return None
+
+    def batch_limit(self) -> int | None:
+        """The most tiles that one run can take; None: any number."""
         return None
 
     def batch_for(self, tile: int) -> int:

@@ -87,8 +87,8 @@ class OnnxBackend(Backend):
             raise BackendError(f"the bundle {self.manifest.name!r} has no {dtype} graph")
         settings = ort.SessionOptions()
         settings.log_severity_level = 3  # errors only: its warnings are about its own choices
-        if self.options.threads is not None:
-            settings.intra_op_num_threads = self.options.threads
+        if self.options.cpu_threads is not None:
+            settings.intra_op_num_threads = self.options.cpu_threads
         path = self._bundle.path(self.manifest.graphs[dtype])
         try:
             session = ort.InferenceSession(str(path), settings, providers=self._providers())

@@ -73,7 +73,9 @@ class TensorrtBackend(Backend):
         fitting, reasons = candidates(bundle, self._heres, "uint8")
         if not fitting:  # said before a device is opened for nothing
             raise none_fits(bundle, self._heres, "uint8", reasons)
-        self._runner = Runner(open_provider(options.index), self.manifest.scale)
+        self._runner = Runner(
+            open_provider(options.index), self.manifest.scale, options.lanes(LANES)
+        )
         self._opened = True
         # Also where nobody closes it: before the provider goes, and the interpreter.
         self._finalizer = weakref.finalize(self, _close, self._runner, self._models)
@@ -133,17 +135,17 @@ class TensorrtBackend(Backend):
         """See :meth:`Backend.allocate`; page-locked, as far as there is."""
         return self._runner.results.allocate(shape, dtype)
 
-    def memory(self, tile: int, batch: int = 1) -> int:
-        """See :meth:`Backend.memory`; of all lanes, from what TensorRT says of the engine."""
+    def estimate(self, tile: int, batch: int) -> int:
+        """See :meth:`Backend.estimate`; of all lanes, from what TensorRT says of the engine."""
         model = self._model("uint8")
         profile, pixels = model.profile, tile * tile * batch
         most = model.activation_bytes()
         if most:
             activations = most * pixels // (profile.tile**2 * profile.batch)
         else:
-            activations = super().memory(tile, batch) // 2
+            activations = super().estimate(tile, batch) // 2
         ends = pixels * 3 * 4 * (1 + self.manifest.scale**2)
-        return LANES * (activations + ends)
+        return self.options.lanes(LANES) * (activations + ends)
 
     def free_memory(self) -> int:
         """See :meth:`Backend.free_memory`."""
@@ -170,13 +172,17 @@ class TensorrtBackend(Backend):
         """See :meth:`Backend.tile_limit`: that of the engine's profile."""
         return self.largest_tile()
 
+    def batch_limit(self) -> int | None:
+        """See :meth:`Backend.batch_limit`: that of the engine's profile."""
+        return self._model("uint8").profile.batch
+
     def batch_for(self, tile: int) -> int:
         """See :meth:`Backend.batch_for`."""
         return min(max(FILLING // tile**2, 1), self._model("uint8").profile.batch)
 
     def workers(self) -> int:
         """See :meth:`Backend.workers`."""
-        return LANES
+        return self.options.lanes(LANES)
 
     def close(self) -> None:
         """See :meth:`Backend.close`; waits for the runs under way."""

@@ -140,11 +140,11 @@ class TorchBackend(Backend):
 
     def workers(self) -> int:
         """See :meth:`Backend.workers`."""
-        return LANES if self.options.on_cuda else 1
+        return self.options.lanes(LANES) if self.options.on_cuda else 1
 
-    def memory(self, tile: int, batch: int = 1) -> int:
-        """See :meth:`Backend.memory`; fp16 halves it."""
-        return super().memory(tile, batch) // (2 if self._wants_half() else 1)
+    def estimate(self, tile: int, batch: int) -> int:
+        """See :meth:`Backend.estimate`; fp16 halves it."""
+        return super().estimate(tile, batch) // (2 if self._wants_half() else 1)
 
     def largest_tile(self) -> int:
         """See :meth:`Backend.largest_tile`."""
@@ -197,7 +197,10 @@ class TorchBackend(Backend):
         device = torch.device("cuda", self.options.index)
         torch.cuda.synchronize(device)  # the weights came on another stream than the lanes'
         count = len(self.manifest.extra)
-        lanes = [CudaLane(device, self._modules, self._no_graphs, count) for _ in range(LANES)]
+        lanes = [
+            CudaLane(device, self._modules, self._no_graphs, count, self.options.graphs)
+            for _ in range(self.options.lanes(LANES))
+        ]
         return LanePool(lanes, self.name)
 
     def _no_graphs(self, reason: str) -> None:

@@ -74,6 +74,7 @@ class CudaLane:
         modules: the network for pictures, by the pictures' dtype.
         tell: told why the lane records no graphs, if that failed.
         extra: numbers that the network takes beside the pictures.
+        graphs: whether to record CUDA graphs.
     """
 
     def __init__(
@@ -82,10 +83,11 @@ class CudaLane:
         modules: Mapping[torch.dtype, torch.nn.Module],
         tell: Callable[[str], None],
         extra: int = 0,
+        graphs: bool = True,
     ) -> None:
         import torch
 
-        self._device, self._modules = device, modules
+        self._device, self._modules, self._record_graphs = device, modules, graphs
         self._compute: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._copy: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self.graphs: Recordings[Shape, Graph] = Recordings(
@@ -119,7 +121,8 @@ class CudaLane:
 
     def prepare(self, count: int, height: int, width: int, dtype: torch.dtype) -> None:
         """See :meth:`Lane.prepare`."""
-        self.graphs.prepare((count, height, width, dtype))
+        if self._record_graphs:
+            self.graphs.prepare((count, height, width, dtype))
 
     def empty(self, height: int, width: int, dtype: torch.dtype) -> torch.Tensor:
         """See :meth:`Lane.empty`."""

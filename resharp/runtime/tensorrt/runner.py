@@ -31,9 +31,10 @@ class Runner:
     Args:
         provider: an open device; closed by :meth:`close`, or when it fails here.
         scale: of the model.
+        lanes: runs at a time.
     """
 
-    def __init__(self, provider: Provider, scale: int) -> None:
+    def __init__(self, provider: Provider, scale: int, lanes: int = LANES) -> None:
         self._provider, self._scale = provider, scale
         self._lock = threading.Lock()
         self._closed = False
@@ -42,7 +43,7 @@ class Runner:
         self.results = Results(provider)
         try:
             with provider.scope():
-                self._lanes = [Lane(provider, scale) for _ in range(LANES)]
+                self._lanes = [Lane(provider, scale) for _ in range(lanes)]
             self._pool = LanePool(self._lanes, "tensorrt", self._finish)
         except BaseException:
             provider.close()

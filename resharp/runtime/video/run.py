@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from resharp.engines import sha256_of
 from resharp.errors import OptionError, VideoError
-from resharp.runtime.crew import Crew, cores
+from resharp.runtime.crew import Crew
+from resharp.runtime.devices import usable_threads
 from resharp.runtime.recipe import Recipe, Restorer
 from resharp.runtime.stages import StageReport
 from resharp.runtime.video.clip import Clip
@@ -219,7 +220,7 @@ class Job:
         if task.delivery is not None:
             asked = task.options.encoder_threads
             stored = self._stored.get("encoder_threads")
-            threads = asked or stored or min(cores() * 3 // 2, MOST_ENCODER_THREADS)
+            threads = asked or stored or min(usable_threads() * 3 // 2, MOST_ENCODER_THREADS)
             width, height = enlarged(task.clip, about)
             encoder = choose_encoder(task.clip, task.options, width, height, threads)
             task.notes.add(*encoder.notes)
