@@ -28,6 +28,7 @@ COMMANDS = {
         "Build TensorRT engines, once per GPU.",
     ),
     "info": ("resharp.cli.info:command", "Say what a model is and takes."),
+    "bench": ("resharp.cli.bench:bench", "Measure speed and memory, and compare."),
     "doctor": (
         "resharp.cli.doctor:command",
         "Say which backends work here, and why the others do not.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import click
 from resharp import trt as flavours
 from resharp.cli.export import Steps, pixels
 from resharp.cli.targets import choose_targets
+from resharp.cli.tuning import builds, tune_model
 from resharp.engines import PRECISIONS, Bundle, Engine, Likeness, Store
 from resharp.errors import NotExportedError, OptionError, ResharpError
 from resharp.optional import require
@@ -21,7 +22,7 @@ from resharp.paths import engines_folder, weights_folder
 from resharp.runtime.resolve import DEFAULT_MODEL, resolve
 
 if TYPE_CHECKING:
-    from resharp.export.engine import Built, Target
+    from resharp.export.engine import Built, EngineOptions, Target
 
 
 @click.command()
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False, path_type=Path),
     help="A photo of yours to check on (default: one is drawn).",
 )
+@click.option("--tune", is_flag=True, help="Also measure which settings are fastest here.")
+@click.option("--memory", help="8GB, ...: what --tune may take on the device (default: all).")
 @click.option("--force", is_flag=True, help="Build again what is done.")
 @click.option("--offline", is_flag=True, default=None, help="Download nothing.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Folder of the checkpoints.")
@@ -66,6 +69,8 @@ def command(
     dtype: str,
     denoise: float | None,
     picture: Path | None,
+    tune: bool,
+    memory: str | None,
     offline: bool | None,
     weights: Path | None,
     engines: Path | None,
@@ -73,42 +78,85 @@ def command(
 ) -> None:
     """Build TensorRT engines of MODELs (default: the built-in one), once per GPU.
 
-    A model that is not exported yet is exported first. Done work is skipped.
+    A model that is not exported yet is exported first. Done work is skipped. With --tune, the
+    fastest tile, batch and lanes for this GPU are measured and kept in the manifest; on a machine
+    without one, tile and threads for the CPU, and no engine is built unless --gpu says for what.
     """
     if denoise is not None and len(models) != 1:
         raise OptionError("--denoise is for one model: name it")
-    flavour = flavours.pick(flavour)
-    for module in ("torch", "onnx", "onnxruntime", "safetensors"):
-        require(module, feature="Building engines", extra="export")
-    from resharp.export.engine import EngineOptions
-
-    targets = choose_targets(gpu, flavour)
-    chosen = EngineOptions(
-        flavour=flavour,
-        dtypes=("uint8", "float32") if dtype == "both" else (dtype,),
-        picture=pixels(picture),
-        **options,
-    )
+    budget = _budget(memory, tune)
     names = _names(models, everything, engines, weights)
-    steps, failed = Steps(), []
-    table: list[Row] = []
+    work = _Work(tune=tune, budget=budget)
+    if builds(tune, gpu, flavour):
+        work.flavour = flavours.pick(flavour)
+        for module in ("torch", "onnx", "onnxruntime", "safetensors"):
+            require(module, feature="Building engines", extra="export")
+        from resharp.export.engine import EngineOptions
+
+        work.targets = choose_targets(gpu, work.flavour)
+        work.options = EngineOptions(
+            flavour=work.flavour,
+            dtypes=("uint8", "float32") if dtype == "both" else (dtype,),
+            picture=pixels(picture),
+            **options,
+        )
     for name in names:
+        work.on(name, partial(_bundle, name, denoise, offline, weights, engines, work.steps))
+    work.end()
+
+
+class _Work:
+    """What is to be done with each model, and what failed."""
+
+    def __init__(self, *, tune: bool, budget: int | None) -> None:
+        self._tune, self._budget = tune, budget
+        self.flavour: str | None = None
+        self.targets: list[Target] = []
+        self.options: EngineOptions | None = None
+        self.steps, self._table = Steps(), list[Row]()
+        self._failed: list[str] = []
+
+    def on(self, name: str, find: Callable[[], Bundle]) -> None:
+        """Build the engines of one model, then tune it."""
         try:
-            bundle = _bundle(name, denoise, offline, weights, engines, steps)
+            bundle = find()
         except ResharpError as error:
-            failed.append(f"{name}: {error}")
-            continue
-        for target in targets:
+            self._failed.append(f"{name}: {error}")
+            return
+        for target in self.targets:
             try:
-                _build(bundle, target, chosen, steps, table)
+                _build(bundle, target, self.options, self.steps, self._table)
             except ResharpError as error:
-                failed.append(f"{name} for {target.label}: {error}")
-    if table:
-        _print(table)
-    if len(failed) == 1 and not table:
-        raise ResharpError(failed[0])
-    if failed:
-        raise ResharpError("\n".join(["some engines were not built:", *failed]))
+                self._failed.append(f"{name} for {target.label}: {error}")
+        if self._tune:
+            try:
+                tune_model(bundle, self.flavour, self._budget, self.steps.next)
+            except ResharpError as error:
+                self._failed.append(f"{name}, tuning: {error}")
+
+    def end(self) -> None:
+        """Print what was built.
+
+        Raises:
+            ResharpError: something failed.
+        """
+        if self._table:
+            _print(self._table)
+        if len(self._failed) == 1 and not self._table:
+            raise ResharpError(self._failed[0])
+        if self._failed:
+            what = "some engines were not built" if self.targets else "some models were not tuned"
+            raise ResharpError("\n".join([f"{what}:", *self._failed]))
+
+
+def _budget(memory: str | None, tune: bool) -> int | None:
+    if memory is None:
+        return None
+    if not tune:
+        raise OptionError("--memory is about --tune: give that too, or leave it out")
+    from resharp.bench.capacity import parse_memory
+
+    return parse_memory(memory)
 
 
 def _names(

@@ -1,29 +1,34 @@
-"""What we compare with on a GPU: the algorithm of Real-ESRGAN's own inference script.
+"""What users of a GPU know: the algorithm of Real-ESRGAN's own inference script.
 
 Source of the algorithm: ``RealESRGANer`` in ``realesrgan/utils.py`` of xinntao/Real-ESRGAN
 (BSD-3-Clause), as ``inference_realesrgan.py`` uses it. Written anew here, with its costs kept as
-they are: PyTorch eager in FP16, the whole picture uploaded as float32, a Python loop over tiles
-with a padding of 10, the result held on the device in half, one blocking float32 copy to the host,
+they are: PyTorch eager, in FP16 on a GPU, the whole picture uploaded as float32, a Python loop over
+tiles with a padding of 10, the result held on the device, one blocking float32 copy to the host,
 and numpy for the rest. It is the yardstick, so nothing here is to be made faster.
 """
 
 from __future__ import annotations
 
-import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from benchmarks.common import Image
+from resharp.bench.cases import Case
+from resharp.bench.records import Actual
+from resharp.bench.subjects import Image, Subject
+from resharp.engines import Bundle
+from resharp.optional import require
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 TILE_PAD = 10
 FALLBACK_TILE = 512
 """Tile where the whole picture does not fit, as users of the script would choose it."""
 
 
-class Upstream:
+class Upstream(Subject):
     """One network, run as the script runs it.
 
     Args:
@@ -42,27 +47,54 @@ class Upstream:
             self._network.half()
         self._scale, self._device, self._half, self.tile = scale, device, half, tile
 
-    @torch.no_grad()
     def __call__(self, image: Image) -> Image:
-        """uint8 BGR ``[h, w, 3]`` to uint8 BGR ``[h*s, w*s, 3]``."""
-        planes = self._before(image)
-        output = self._network(planes) if self.tile == 0 else self._tiles(planes)
-        host: Any = output.data.squeeze(0).float().cpu().clamp_(0, 1).numpy()
-        bgr = np.transpose(host[[2, 1, 0]], (1, 2, 0))
-        return np.asarray((bgr * 255.0).round().astype(np.uint8))
+        """As the script, falling back to tiles, for good, where the whole picture does not fit."""
+        import torch
 
-    def fit(self, image: Image) -> Image:
-        """As a call, falling back to tiles, for good, where the whole picture does not fit."""
         try:
-            return self(image)
+            return self._enhance(image)
         except torch.OutOfMemoryError:
             if self.tile == FALLBACK_TILE:
                 raise
         torch.cuda.empty_cache()
         self.tile = FALLBACK_TILE
-        return self(image)
+        return self._enhance(image)
+
+    def actual(self, image: Image) -> Actual:
+        """See :meth:`Subject.actual`."""
+        height, width, windows = image.shape[0], image.shape[1], 1
+        pixels = height * width
+        if self.tile:
+            windows = -(-height // self.tile) * -(-width // self.tile)
+            pixels = min(pixels, (self.tile + 2 * TILE_PAD) ** 2)
+        return Actual(
+            backend="PyTorch as in Real-ESRGAN's script",
+            device=self._device,
+            tile=self.tile or None,
+            windows=windows,
+            pixels=pixels,
+            note="fp16" if self._half else "fp32",
+        )
+
+    def framework_peak(self) -> int | None:
+        """See :meth:`Subject.framework_peak`."""
+        import torch
+
+        return torch.cuda.max_memory_allocated() if self._half else None
+
+    def _enhance(self, image: Image) -> Image:
+        import torch
+
+        with torch.no_grad():
+            planes = self._before(image)
+            output = self._network(planes) if self.tile == 0 else self._tiles(planes)
+            host: Any = output.data.squeeze(0).float().cpu().clamp_(0, 1).numpy()
+        bgr = np.transpose(host[[2, 1, 0]], (1, 2, 0))
+        return np.asarray((bgr * 255.0).round().astype(np.uint8))
 
     def _before(self, image: Image) -> torch.Tensor:
+        import torch
+
         rgb = (image.astype(np.float32) / 255)[:, :, ::-1]
         planes = torch.from_numpy(np.ascontiguousarray(np.transpose(rgb, (2, 0, 1)))).float()
         planes = planes.unsqueeze(0).to(self._device)
@@ -91,22 +123,13 @@ class Upstream:
         return output
 
 
-def flops(network: nn.Module, height: int, width: int, channels: int = 3) -> int:
-    """Floating-point operations of the convolutions for one picture, an addition being one.
+def open_subject(case: Case, bundle: Bundle) -> Subject:
+    """On the GPU in FP16 if PyTorch finds one, else on the CPU."""
+    torch = require("torch", feature="The baseline upstream", extra="torch")
+    from resharp import models
 
-    Counted by hooks on a copy without weights or pixels, so it takes neither time nor memory.
-    """
-    counted, shadow = 0, copy.deepcopy(network).float().to("meta")
-
-    def count(module: nn.Module, given: tuple[torch.Tensor, ...], result: torch.Tensor) -> None:
-        nonlocal counted
-        assert isinstance(module, nn.Conv2d)
-        each = module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
-        counted += 2 * each * module.out_channels * result.shape[2] * result.shape[3]
-
-    for module in shadow.modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(count)
-    with torch.no_grad():
-        shadow(torch.empty((1, channels, height, width), device="meta"))
-    return counted
+    if case.threads is not None:
+        torch.set_num_threads(case.threads)
+    on_gpu = bool(torch.cuda.is_available())
+    network = models.build(models.read_checkpoint(bundle.path(bundle.manifest.weights)))
+    return Upstream(network, bundle.manifest.scale, device="cuda" if on_gpu else "cpu", half=on_gpu)

@@ -1,0 +1,1 @@
+"""The benchmark suite: throughput against memory, with parity before every number."""

@@ -1,0 +1,122 @@
+"""The models of a run: from the store, or made on the spot; and engines for them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from resharp import trt
+from resharp.bench.cases import Case
+from resharp.engines import CURRENT, ENGINES, Bundle
+from resharp.errors import BackendError
+from resharp.runtime.resolve import resolve
+
+
+class Bundles:
+    """Finds each model once.
+
+    Args:
+        scratch: folder for what is made here; the user's store is only read.
+        stand_ins: networks with random weights, by name.
+        engines: folder of the user's store.
+        report: told what is made.
+    """
+
+    def __init__(
+        self,
+        scratch: Path,
+        stand_ins: Mapping[str, Mapping[str, Any]],
+        engines: Path | None,
+        report: Callable[[str], object],
+    ) -> None:
+        self._scratch, self._stand_ins = scratch, stand_ins
+        self._engines, self._report = engines, report
+        self._found: dict[str, Bundle] = {}
+        self._shelves: dict[tuple[str, str], Bundle | str] = {}
+
+    def find(self, name: str) -> Bundle:
+        """The bundle of a model.
+
+        Raises:
+            UnknownModelError, NotExportedError, BundleError: see :func:`resolve`.
+            MissingExtraError: a stand-in needs the extra ``export``.
+        """
+        if name not in self._found:
+            own = name in self._stand_ins
+            found = self._make(name) if own else resolve(name, engines=self._engines)
+            found.verify()
+            self._found[name] = found
+        return self._found[name]
+
+    def for_subject(self, bundle: Bundle, case: Case, cases: Sequence[Case]) -> Bundle:
+        """The bundle with engines of one flavour alone, for a case that needs them.
+
+        The user's engines of that flavour are taken; where there are none, one is built for the
+        largest tile and batch that the run asks for.
+
+        Raises:
+            BackendError: there are none, and none can be built.
+        """
+        if case.subject not in trt.FLAVOURS:
+            return bundle
+        key = (case.model, case.subject)
+        if key not in self._shelves:
+            same = [c for c in cases if (c.model, c.subject) == key]
+            try:
+                self._shelves[key] = self._with_engines(bundle, case.subject, same)
+            except (BackendError, OSError) as error:
+                self._shelves[key] = str(error)
+        found = self._shelves[key]
+        if isinstance(found, str):
+            raise BackendError(found)
+        return found
+
+    def _with_engines(self, bundle: Bundle, flavour: str, cases: Sequence[Case]) -> Bundle:
+        store, name = self._scratch / "engines" / flavour, bundle.manifest.name
+        shutil.copytree(bundle.folder, store / name, ignore=shutil.ignore_patterns(ENGINES))
+        own, shelf = bundle.shelf.folder, store / name / ENGINES
+        if own.is_dir():
+            shutil.copytree(own, shelf)
+        found = replace(bundle, shelf_folder=shelf)
+        for engine in found.shelf.engines()[0]:
+            if engine.recipe.flavour != flavour:
+                found.shelf.remove(engine)
+        if not found.shelf.engines()[0]:
+            self._report(f"{name}: building the engine of {flavour}")
+            _build(name, flavour, store, cases)
+        return found
+
+    def _make(self, name: str) -> Bundle:
+        from resharp.bench.stand_in import make
+
+        self._report(f"{name}: exporting a network with random weights")
+        return make(name, self._stand_ins[name], self._scratch)
+
+
+def _build(name: str, flavour: str, store: Path, cases: Sequence[Case]) -> None:
+    """Build an engine for the first GPU, in a process whose CUDA context goes with it.
+
+    Raises:
+        BackendError: every way failed; the message holds what TensorRT said.
+    """
+    batch = max(case.batch or 1 for case in cases)
+    command = [sys.executable, "-m", "resharp", "export-engines", name, "--offline"]
+    command += ["--dtype", "uint8", "--flavour", flavour, "--engines", str(store)]
+    command += ["--batch", str(batch)]
+    tiles = [case.tile for case in cases if isinstance(case.tile, int)]
+    if tiles:
+        command += ["--tile", str(max(tiles))]
+    refused = []
+    # A GPU that TensorRT-RTX cannot name gets a portable engine, or else one built on itself.
+    for gpu in ("0", CURRENT) if flavour == trt.RTX else ("0",):
+        done = subprocess.run([*command, "--gpu", gpu], capture_output=True, text=True, check=False)
+        if not done.returncode:
+            return
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
+        refused.append(f"--gpu {gpu}: {lines[-1]}")
+    raise BackendError(f"no engine was built: {'; '.join(refused)}")

@@ -1,0 +1,200 @@
+"""Peak memory: of this process on the host, and on a GPU by NVML."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resharp.optional import require
+
+INTERVAL = 0.002
+"""Seconds between two looks at the GPU's memory."""
+CHECKED = 256 << 20
+"""Bytes that the self-check allocates."""
+_STATUS = Path("/proc/self/status")
+_RESET = Path("/proc/self/clear_refs")
+
+
+class HostPeak:
+    """The most resident memory of this process since this was made.
+
+    Where the system cannot forget an older peak (anything but Linux), it is that of the process so
+    far, which is the same in a process that does nothing else.
+    """
+
+    def __init__(self) -> None:
+        self.again()
+        self.before = resident()
+
+    def again(self) -> None:
+        """Forget the peak so far."""
+        with contextlib.suppress(OSError):
+            _RESET.write_text("5", encoding="ascii")  # proc(5): resets the peak resident set size
+
+    def read(self) -> int | None:
+        """Bytes; None where the system does not tell."""
+        return _status("VmHWM") or _usage()
+
+
+def resident() -> int | None:
+    """Resident bytes of this process now; None where the system does not tell."""
+    return _status("VmRSS") or _usage()
+
+
+def _status(field: str) -> int | None:
+    try:
+        lines = _STATUS.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    found = (int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+    return next(found, None)
+
+
+def _usage() -> int | None:
+    """Its peak, by what other systems than Linux have."""
+    if sys.platform == "win32":
+        psutil = require("psutil", feature="Reading the memory of a process", extra="bench")
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(most) * (1 if sys.platform == "darwin" else 1024)
+
+
+class Nvml:
+    """One GPU as NVIDIA's management library sees it.
+
+    Args:
+        bus: PCI bus id of the GPU, which says the same to CUDA and to NVML.
+
+    Raises:
+        MissingExtraError: nvidia-ml-py is not installed.
+        OSError: NVML does not start, or has no such GPU.
+    """
+
+    def __init__(self, bus: str) -> None:
+        self._nvml = require(
+            "pynvml", feature="Reading a GPU's memory", extra="bench", package="nvidia-ml-py"
+        )
+        self.name = bus
+        try:
+            self._nvml.nvmlInit()
+            self._handle = self._nvml.nvmlDeviceGetHandleByPciBusId(bus.encode())
+        except self._nvml.NVMLError as error:
+            raise OSError(f"NVML: {error}") from error
+
+    def process(self) -> int | None:
+        """Bytes that this process holds on the GPU; None where NVML does not tell processes apart
+        (in containers it sees others' process ids)."""
+        try:
+            found = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
+        except self._nvml.NVMLError:
+            return None
+        mine = [item.usedGpuMemory for item in found if item.pid == os.getpid()]
+        return int(mine[0]) if mine and mine[0] is not None else None
+
+    def device(self) -> int:
+        """Bytes that everybody holds on the GPU."""
+        return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used)
+
+    def joules(self) -> float | None:
+        """Energy that the GPU has taken since the driver was loaded; None where it is not told."""
+        millijoules = self._ask("nvmlDeviceGetTotalEnergyConsumption")
+        return None if millijoules is None else float(millijoules) / 1e3
+
+    def facts(self) -> dict[str, Any]:
+        """Clocks, power and temperature as they are now."""
+        sm, memory = self._nvml.NVML_CLOCK_SM, self._nvml.NVML_CLOCK_MEM
+        asked = {
+            "sm clock (MHz)": self._ask("nvmlDeviceGetClockInfo", sm),
+            "largest sm clock (MHz)": self._ask("nvmlDeviceGetMaxClockInfo", sm),
+            "memory clock (MHz)": self._ask("nvmlDeviceGetClockInfo", memory),
+            "power limit (mW)": self._ask("nvmlDeviceGetEnforcedPowerLimit"),
+            "temperature (C)": self._ask(
+                "nvmlDeviceGetTemperature", self._nvml.NVML_TEMPERATURE_GPU
+            ),
+        }
+        try:
+            asked["driver"] = _text(self._nvml.nvmlSystemGetDriverVersion())
+        except self._nvml.NVMLError:
+            asked["driver"] = None
+        return {name: value for name, value in asked.items() if value is not None}
+
+    def _ask(self, name: str, *args: Any) -> Any:
+        try:
+            return getattr(self._nvml, name)(self._handle, *args)
+        except self._nvml.NVMLError:  # not every GPU has every sensor
+            return None
+
+
+class DevicePeak:
+    """The most memory on a GPU while this is open, looked at from a thread of its own.
+
+    ``by`` says whether it is this process's, or all that the device holds beyond what it held when
+    this was made. A context manager.
+    """
+
+    def __init__(self, nvml: Nvml) -> None:
+        self._nvml = nvml
+        self._base = nvml.device()
+        self.peak, self.by = 0, ""
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="resharp-nvml", daemon=True)
+
+    def __enter__(self) -> DevicePeak:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end.set()
+        self._thread.join()
+        self.look()
+
+    def look(self) -> None:
+        """Take the figure now."""
+        mine = self._nvml.process()
+        if mine is not None and not self.by.endswith("device"):
+            self.by, self.peak = "nvml, process", max(self.peak, mine)
+        elif mine is None:
+            if self.by != "nvml, device":
+                self.by, self.peak = "nvml, device", 0
+            self.peak = max(self.peak, self._nvml.device() - self._base)
+
+    def _watch(self) -> None:
+        while not self._end.wait(INTERVAL):
+            self.look()
+
+
+def check_host() -> dict[str, float]:
+    """Allocate :data:`CHECKED` bytes and see what the figure says."""
+    peak = HostPeak()
+    block = np.ones(CHECKED, np.uint8)  # written, so that it is resident
+    measured = (peak.read() or 0) - (peak.before or 0)
+    return _checked(int(block.nbytes), measured)
+
+
+def check_device(nvml: Nvml, allocate: Callable[[int], Any]) -> dict[str, float]:
+    """The same on a GPU: ``allocate`` gives that many bytes of it and holds them."""
+    before = nvml.process()
+    first = nvml.device() if before is None else before
+    block = allocate(CHECKED)
+    after = nvml.process()
+    last = nvml.device() if after is None or before is None else after
+    del block
+    return _checked(CHECKED, last - first)
+
+
+def _checked(allocated: int, measured: int) -> dict[str, float]:
+    error = abs(measured - allocated) / allocated
+    return {"allocated": allocated, "measured": measured, "error": error}
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,127 @@
+"""The parent's side of a case: a child process that answers, one request at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from resharp.bench.cases import Case
+from resharp.engines import Bundle
+from resharp.errors import BackendError, MissingExtraError
+
+PATIENCE = 600.0
+"""Seconds that one request may take."""
+_TAIL = 400
+_CAN_STOP = hasattr(signal, "SIGSTOP")
+
+
+class Seat(AbstractContextManager["Seat"]):
+    """A worker process. A context manager: leaving it ends the process."""
+
+    def __init__(self) -> None:
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
+        self._resting = False
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "resharp.bench.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            encoding="utf-8",
+        )
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def rest(self) -> None:
+        """Stop the process until it is asked again: thread pools spin on for a while after their
+        work, and would have the processor while another case has its turn."""
+        if _CAN_STOP and self._process.poll() is None:
+            self._process.send_signal(signal.SIGSTOP)
+            self._resting = True
+
+    def _wake(self) -> None:
+        if self._resting:
+            self._process.send_signal(signal.SIGCONT)
+            self._resting = False
+
+    def open(self, case: Case, bundle: Bundle, picture: Path) -> dict[str, Any]:
+        """Open a case in it; see :meth:`ask`."""
+        return self.ask(
+            "open",
+            case=asdict(case),
+            folder=str(bundle.folder),
+            shelf=None if bundle.shelf_folder is None else str(bundle.shelf_folder),
+            picture=str(picture),
+        )
+
+    def ask(self, do: str, **options: Any) -> dict[str, Any]:
+        """Ask for something and wait for the answer.
+
+        Raises:
+            MissingExtraError: a library is not installed.
+            BackendError: it failed, died, or took too long; the message says what it said.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        limit = threading.Timer(PATIENCE, self._process.kill)
+        limit.start()
+        try:
+            self._wake()
+            self._process.stdin.write(json.dumps({"do": do, **options}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except OSError:
+            line = ""
+        finally:
+            limit.cancel()
+        if not line:
+            code = self._process.wait()
+            raise BackendError(f"its process ended ({code}) at {do!r}{self._said()}")
+        found = json.loads(line)
+        if "error" in found:
+            raise (MissingExtraError if found["absent"] else BackendError)(found["error"])
+        answer: dict[str, Any] = found["answer"]
+        return answer
+
+    def seconds(self, calls: int = 1) -> tuple[float, float | None]:
+        """Seconds, and joules where they are told, of one picture: the mean of some calls."""
+        found = self.ask("time", calls=calls)
+        return float(found["seconds"]), found["joules"]
+
+    def close(self) -> None:
+        """End the process."""
+        self._wake()
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):  # it has died with something unread
+                self._process.stdin.close()
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._log.close()
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is not None:  # an interrupt: nobody waits for a run that is under way
+            self._process.kill()
+        self.close()
+
+    def _said(self) -> str:
+        """The end of what it wrote."""
+        self._log.seek(0)
+        text = self._log.read().decode("utf-8", "replace").strip()
+        return f": ...{text[-_TAIL:]}" if text else ""

@@ -1,0 +1,169 @@
+"""The child process that runs one case: ``python -m resharp.bench.worker``.
+
+It takes one JSON line for each request on standard input and answers with one on what was its
+standard output, which libraries cannot write to any more. So every case has a process of its own:
+its memory is its own, its threads sleep while another case has its turn, and its death is the end
+of nothing else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resharp.bench import rates
+from resharp.bench.cases import Case
+from resharp.bench.environment import open_nvml
+from resharp.bench.memory import DevicePeak, HostPeak, Nvml, check_device, check_host
+from resharp.bench.reference import exact, file_seconds, likeness
+from resharp.bench.subjects import Image, Subject, open_subject
+from resharp.engines import Bundle
+from resharp.errors import MissingExtraError, OptionError, ResharpError
+
+FRAMES = 4
+"""Pictures of a stream for each lane."""
+
+
+class Worker:
+    """One case, from open to end. The methods are the requests; each returns what is answered."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._host = HostPeak()
+        self._device: DevicePeak | None = None
+        self._nvml: Nvml | None = None
+
+    def open(
+        self, case: Mapping[str, Any], folder: str, shelf: str | None, picture: str
+    ) -> dict[str, Any]:
+        """Open the case; the picture is a file of numpy's."""
+        self._case = Case(**case)
+        self._image: Image = np.load(picture)
+        bundle = Bundle.open(Path(folder))
+        if shelf is not None:
+            bundle = replace(bundle, shelf_folder=Path(shelf))
+        self._host = HostPeak()
+        nvml = open_nvml(0) if self._may_use_gpu() else ""
+        if isinstance(nvml, Nvml):
+            self._nvml, self._device = nvml, self._stack.enter_context(DevicePeak(nvml))
+        self._subject: Subject = self._stack.enter_context(open_subject(self._case, bundle))
+        return asdict(self._subject.actual(self._image))
+
+    def check(self, reference: str) -> dict[str, Any]:
+        """Run once and compare with the reference, a file of numpy's."""
+        found = likeness(self._subject(self._image), np.load(reference, mmap_mode="r"))
+        self._host.again()  # the comparison is not the case's
+        return found
+
+    def time(self, calls: int) -> dict[str, Any]:
+        """Seconds of one picture, the mean of some calls in a row; joules where they are told."""
+        before = self._nvml.joules() if self._nvml else None
+        began = time.perf_counter()
+        if self._case.lanes > 1:
+            count = FRAMES * self._case.lanes * calls
+            self._subject.stream(self._frames(count))
+        else:
+            count = calls
+            for _ in range(calls):
+                self._subject(self._image)
+        seconds = (time.perf_counter() - began) / count
+        after = self._nvml.joules() if self._nvml else None
+        joules = None if before is None or after is None else (after - before) / count
+        return {"seconds": seconds, "joules": joules}
+
+    def memory(self) -> dict[str, Any]:
+        """Peaks since the case was opened."""
+        if self._device is not None:
+            self._device.look()
+        return {
+            "host": self._host.read(),
+            "host_before": self._host.before,
+            "device": self._device.peak if self._device else None,
+            "device_by": self._device.by if self._device else "",
+            "framework": self._subject.framework_peak(),
+        }
+
+    def stages(self) -> dict[str, Any]:
+        """Seconds of each stage of one picture."""
+        split = self._subject.split(self._image)
+        return {**file_seconds(self._image, self._subject(self._image)), **split} if split else {}
+
+    def reference(self, folder: str, picture: str, out: str) -> dict[str, Any]:
+        """Make the FP32 reference of a picture and store it."""
+        found, how = exact(Bundle.open(Path(folder)), np.load(picture))
+        np.save(out, found)
+        return {"reference": how}
+
+    def rates(self) -> dict[str, Any]:
+        """Matrix-product rates of this machine."""
+        return rates.matrix_rates()
+
+    def memory_check(self) -> dict[str, Any]:
+        """Whether the memory figures are right, on a block of known size."""
+        found: dict[str, Any] = {"host": check_host()}
+        nvml = open_nvml(0)
+        if isinstance(nvml, Nvml):
+            allocate = rates.device_allocator()
+            if allocate is not None:
+                found["device"] = check_device(nvml, allocate)
+        return found
+
+    def close(self) -> dict[str, Any]:
+        """Give everything back."""
+        self._stack.close()
+        return {}
+
+    def _may_use_gpu(self) -> bool:
+        return self._case.subject not in ("onnx", "onnxruntime", "openvino", "ncnn")
+
+    def _frames(self, count: int) -> Iterator[Image]:
+        for _ in range(count):
+            yield self._image
+
+
+def answer(request: Mapping[str, Any], worker: Worker) -> dict[str, Any]:
+    """Do what is asked; an error of any kind is an answer too."""
+    options = {name: value for name, value in request.items() if name != "do"}
+    try:
+        call: Callable[..., dict[str, Any]] = getattr(worker, request["do"])
+        return {"answer": call(**options)}
+    except (MissingExtraError, OptionError) as error:
+        return {"error": str(error), "absent": isinstance(error, MissingExtraError)}
+    except ResharpError as error:
+        return {"error": str(error), "absent": False}
+    except Exception as error:  # a bug or a library's refusal: of this case, not of the run
+        return {"error": f"{type(error).__name__}: {error}", "absent": False}
+
+
+def _die_with_parent() -> None:
+    """Also where it is stopped then, and cannot see that standard input has ended (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, see prctl(2)
+
+
+def main() -> None:
+    """Answer until standard input ends."""
+    _die_with_parent()
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    worker = Worker()
+    for line in sys.stdin:
+        json.dump(answer(json.loads(line), worker), channel)
+        channel.write("\n")
+        channel.flush()
+    worker.close()
+
+
+if __name__ == "__main__":
+    main()

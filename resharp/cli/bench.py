@@ -1,0 +1,251 @@
+"""``resharp bench``: throughput against memory, with parity before every number."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from resharp.cli.showing import say
+from resharp.errors import OptionError, ResharpError
+
+if TYPE_CHECKING:
+    from resharp.bench.capacity import Capacity
+    from resharp.bench.compare import Comparison
+    from resharp.bench.records import Record, Records
+
+FOLDER = Path("resharp-bench")
+"""Where runs are written and looked for, unless told."""
+
+_engines = click.option("--engines", type=click.Path(path_type=Path), help="Folder of the store.")
+_file = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.group()
+def bench() -> None:
+    """Measure how fast each backend is here, and how much memory it takes.
+
+    \b
+    resharp bench run --quick && resharp bench report
+    """
+
+
+@bench.command()
+@click.option("--quick", is_flag=True, help="The suite 'quick': under two minutes on two cores.")
+@click.option("--suite", help="quick, cpu, gpu, ... (default: gpu where there is one, else cpu).")
+@click.option("--models", "-m", multiple=True, help="Exported models, or the suite's stand-ins.")
+@click.option("--backends", "-b", multiple=True, help="onnx,torch, ...; baselines stay.")
+@click.option("--output", "-o", type=_file, help=f"File of records (default: in {FOLDER}/).")
+@_engines
+def run(
+    quick: bool,
+    suite: str | None,
+    models: tuple[str, ...],
+    backends: tuple[str, ...],
+    output: Path | None,
+    engines: Path | None,
+) -> None:
+    """Measure: each case agrees with FP32 first, then takes turns with a baseline."""
+    if quick and suite:
+        raise OptionError("--quick is a suite of its own: leave --suite out")
+    records, path = _measure("quick" if quick else suite, models, backends, output, engines)
+    _summary(records)
+    say(f"records: {path}; plots: resharp bench report {path}")
+    if not records.measured():
+        raise ResharpError("nothing could be measured: the reasons are above")
+
+
+@bench.command()
+@click.argument("old", type=_file)
+@click.argument("new", type=_file)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Loss of speed up to which nothing is a regression (default: 0.1).",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def compare(old: Path, new: Path, threshold: float | None, as_json: bool) -> None:
+    """Say what changed between two runs; exit code 1 if something of resharp's got worse."""
+    from resharp.bench import compare as comparing
+    from resharp.bench.records import read
+
+    limit = comparing.THRESHOLD if threshold is None else threshold
+    found = comparing.compare(read(old), read(new), limit)
+    for warning in found.warnings:
+        say(f"warning: {warning}")
+    if as_json:
+        click.echo(json.dumps(asdict(found) | {"regressed": bool(found.regressions)}, indent=2))
+    else:
+        _changes(found)
+    if found.regressions:
+        names = ", ".join(change.id for change in found.regressions)
+        raise ResharpError(f"worse than {old}: {names}")
+
+
+@bench.command()
+@click.argument("records", type=_file, required=False)
+@click.option(
+    "--output", "-o", type=click.Path(file_okay=False, path_type=Path), help="Folder to write into."
+)
+def report(records: Path | None, output: Path | None) -> None:
+    """Write report.html and PNG plots of a run (default: the latest)."""
+    from resharp.bench.records import newest, read
+    from resharp.bench.report import write_report
+
+    path = records or newest(FOLDER)
+    for written in write_report(read(path), output or path.with_suffix("")):
+        click.echo(written)
+
+
+@bench.command()
+@click.option("--model", "-m", default="resharp-x4", show_default=True)
+@click.option("--memory", required=True, help="8GB, 7.5GiB, ... of the GPU, or of the host.")
+@click.option("--size", default="1920x1080", show_default=True, help="Of the pictures to come.")
+@click.option("--records", type=_file, help="Default: the latest run that has the model.")
+@_engines
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def capacity(
+    model: str,
+    memory: str,
+    size: str,
+    records: Path | None,
+    engines: Path | None,
+    as_json: bool,
+) -> None:
+    """Say what a memory is enough for: largest tile, speed, pictures in an hour.
+
+    From records, or from a short run where there are none.
+    """
+    from resharp.bench.capacity import capacities, parse_memory
+    from resharp.bench.records import read
+
+    wanted, (width, height) = parse_memory(memory), _size(size)
+    if records is not None:
+        found, path = read(records), records
+    else:
+        short = _by_device("capacity-")
+        found, path = _recent(model, short) or _measure(short, (model,), (), None, engines)
+    answers = capacities(found.measured(), model, wanted)
+    if as_json:
+        data = [asdict(a) | {"pictures_per_hour": a.per_hour(height, width)} for a in answers]
+        click.echo(json.dumps({"records": str(path), "answers": data}, indent=2))
+        return
+    click.echo(f"{model}, {memory}, pictures of {width}x{height} (from {path})")
+    for answer in answers:
+        click.echo(_answer(answer, height, width))
+
+
+def _measure(
+    suite: str | None,
+    models: Sequence[str],
+    backends: Sequence[str],
+    output: Path | None,
+    engines: Path | None,
+) -> tuple[Records, Path]:
+    from resharp.bench import cases
+    from resharp.bench.run import Bench
+
+    chosen = cases.load(suite or _by_device(""))
+    picked = cases.choose(chosen, _split(models), _split(backends))
+    path = output or FOLDER / f"run-{datetime.now():%Y%m%d-%H%M%S}.jsonl"
+    return Bench(chosen, picked, path, engines, say).run(), path
+
+
+def _by_device(prefix: str) -> str:
+    from resharp.runtime.devices import has_gpu
+
+    return f"{prefix}{'gpu' if has_gpu() else 'cpu'}"
+
+
+def _recent(model: str, suite: str) -> tuple[Records, Path] | None:
+    """The latest run of the folder that tells how a model's memory grows on the suite's device."""
+    from resharp.bench.capacity import capacities
+    from resharp.bench.records import read
+
+    for path in sorted(FOLDER.glob("run-*.jsonl"), reverse=True):
+        try:
+            found = read(path)
+            answers = capacities(found.measured(), model, 0)
+        except OptionError as error:  # of another version, say, or about other models
+            say(f"skipped: {error}")
+            continue
+        if any(one.line and one.on_gpu == suite.endswith("gpu") for one in answers):
+            return found, path
+    return None
+
+
+def _split(values: Sequence[str]) -> list[str]:
+    return [part.strip() for value in values for part in value.split(",") if part.strip()]
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise OptionError(f"size {text!r} is not a size: 1920x1080, say")
+    return int(width), int(height)
+
+
+def _summary(records: Records) -> None:
+    rows: list[Sequence[str]] = [("case", "parity", "MP/s", "x baseline", "noise", "memory")]
+    rows += [_line(record) for record in (*records.twins(), *records.measured())]
+    _table(rows)
+    for record in records.cases:
+        if record.reason:
+            say(f"{record.case.id}: {record.status}: {record.reason}")
+
+
+def _line(record: Record) -> Sequence[str]:
+    from resharp.bench.capacity import peak
+
+    parity, rates, taken = record.parity, record.rates, peak(record)
+    ratio = f"{record.ratio.median:.3f}" if record.ratio else "1"
+    return (
+        record.case.id + (" (again)" if record.twin else ""),
+        f"{parity.psnr:.1f} dB" if parity else "",
+        f"{rates.input_megapixels:.4g}" if rates else "",
+        ratio,
+        "" if record.noise is None else f"{100 * record.noise:.1f} %",
+        "" if taken is None else f"{taken / 2**20:.0f} MiB",
+    )
+
+
+def _changes(found: Comparison) -> None:
+    rows: list[Sequence[str]] = [("case", "speed, new / old", "noise", "verdict", "")]
+    for change in found.changes:
+        ratio = "" if change.ratio is None else f"{change.ratio:.3f}"
+        noise = "" if change.noise is None else f"{100 * change.noise:.1f} %"
+        rows.append((change.id, ratio, noise, change.verdict, change.note))
+    _table(rows)
+    for which, count in found.only.items():
+        if count:
+            say(f"{count} cases only in the {which} run")
+
+
+def _answer(answer: Capacity, height: int, width: int) -> str:
+    what = f"{answer.subject}, {'GPU' if answer.on_gpu else 'host'} memory"
+    if answer.best is None or answer.best.actual is None:
+        return (
+            f"{what}: does not fit; the least that was measured took {answer.needed / 1e9:.2f} GB"
+        )
+    actual, speed = answer.best.actual, answer.megapixels
+    largest = "unknown (one size measured)" if answer.largest_tile is None else answer.largest_tile
+    options = [f"tile {actual.tile}"]
+    options += [f"threads {answer.threads}"] if answer.threads else []
+    options += [f"batch {actual.batch}"] if actual.batch and actual.batch > 1 else []
+    options += [f"lanes {actual.lanes}"] if actual.lanes and actual.lanes > 1 else []
+    return (
+        f"{what}: largest tile {largest}; fastest measured: {', '.join(options)}, "
+        f"{speed:.3g} MP/s, {answer.per_hour(height, width):.0f} pictures an hour"
+    )
+
+
+def _table(rows: Sequence[Sequence[Any]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())

@@ -1,0 +1,74 @@
+"""``export-engines --tune``: measure a model's settings on this machine and keep the best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import click
+
+from resharp import trt as flavours
+from resharp.engines import Bundle
+from resharp.runtime.devices import has_gpu
+from resharp.runtime.resolve import FACE_TASKS
+
+if TYPE_CHECKING:
+    from resharp.bench.tune import Trial, Tuned
+
+
+def builds(tune: bool, gpu: str | None, flavour: str | None) -> bool:
+    """Whether engines are to be built: always without ``--tune``; with it, where the machine that
+    is tuned can use them, or where the user says for what."""
+    if not tune or gpu is not None or flavour is not None:
+        return True
+    return has_gpu() and bool(flavours.installed())
+
+
+def tune_model(
+    bundle: Bundle, flavour: str | None, memory: int | None, report: Callable[[str], object]
+) -> None:
+    """Tune one model for this machine's GPU, or its CPU, and keep what was found.
+
+    Args:
+        bundle: the model.
+        flavour: of the engines that were built; None: none were.
+        memory: bytes that it may take; None: what is free.
+        report: told what happens.
+
+    Raises:
+        BackendError: it does not run here, or not in that memory.
+        OutputError: the store cannot be written.
+    """
+    if bundle.manifest.task in FACE_TASKS:
+        report(f"{bundle.manifest.name}: restores faces of one size: nothing to tune")
+        return
+    from resharp.bench.tune import Tuner
+    from resharp.engines.tuning import keep
+
+    subject = _subject(flavour)
+    report(f"{bundle.manifest.name}: tuning {subject}")
+    found = Tuner(bundle, subject, memory, report).tune()
+    keep(bundle, found.tuning)
+    for trial in found.front:
+        click.echo(f"front: {_point(trial)}")
+    click.echo(f"{bundle.manifest.name} on {found.tuning.device}: {_kept(found)}")
+
+
+def _subject(flavour: str | None) -> str:
+    if has_gpu():
+        return flavour or "torch"
+    return "onnx" if find_spec("onnxruntime") else "torch"
+
+
+def _point(trial: Trial) -> str:
+    size = "" if trial.peak is None else f"{trial.peak / 2**20:.0f} MiB, "
+    return f"{size}{trial.ratio.median:.3f} times the default's speed: {trial.case.id}"
+
+
+def _kept(found: Tuned) -> str:
+    tuning = found.tuning
+    names = ("tile", "batch", "lanes", "threads")
+    settings = [f"{name} {getattr(tuning, name)}" for name in names if getattr(tuning, name)]
+    gain = "" if tuning.gain is None else f", {tuning.gain:.3f} times as fast"
+    return f"{', '.join(settings) or 'the defaults'}{gain}"

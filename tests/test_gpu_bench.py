@@ -1,0 +1,55 @@
+"""The benchmark suite on an NVIDIA GPU: memory by NVML, and a whole small run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from resharp.bench import cases
+from resharp.bench.environment import open_nvml
+from resharp.bench.memory import Nvml, check_device
+from resharp.bench.rates import device_allocator
+from resharp.bench.records import MEASURED
+from resharp.bench.run import Bench
+from resharp.engines import Bundle
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no NVIDIA GPU"),
+]
+
+
+def test_a_known_allocation_is_measured_within_five_per_cent() -> None:
+    nvml, allocate = open_nvml(0), device_allocator()
+    assert isinstance(nvml, Nvml), nvml
+    assert allocate is not None
+    assert check_device(nvml, allocate)["error"] <= 0.05
+    assert nvml.facts()
+
+
+def test_a_small_run(compact: Bundle, tmp_path: Path) -> None:
+    shutil.copytree(compact.folder, tmp_path / "store" / "compact")
+    subjects = ["upstream", "torch", "torch-eager"]
+    data = {
+        "effort": {"pairs": 3, "most_pairs": 3, "seconds": 1, "limit": 5},
+        "cases": [
+            {"model": "compact", "subject": subjects, "tile": 256, "size": [600, 700]},
+            {"model": "compact", "subject": "torch", "tile": 256, "lanes": 2, "size": [600, 700]},
+        ],
+    }
+    suite = cases.parse("small", data)
+    found = Bench(suite, suite.cases, tmp_path / "run.jsonl", tmp_path / "store").run()
+    assert [record.status for record in found.cases] == [MEASURED] * 5
+    for record in found.measured():
+        assert record.actual is not None
+        assert record.actual.device.startswith("cuda")
+        assert record.memory is not None
+        assert record.memory.device
+        assert record.memory.framework
+        assert record.memory.framework <= record.memory.device * 1.05
+        assert record.rates is not None
+        assert record.rates.matrix_share
+    assert found.run.memory_check["device"]["error"] <= 0.05
