@@ -12,7 +12,7 @@ from resharp.bench.compare import compare
 from resharp.bench.records import ABSENT, Records, read
 
 PNG = b"\x89PNG\r\n\x1a\n"
-WANTED = {"onnx", "torch", "upstream", "onnxruntime"}
+WANTED = {"onnx", "torch", "pytorch", "upstream", "onnxruntime"}
 MAY_BE_ABSENT = {"openvino", "ncnn"}
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 from resharp.errors import OptionError
 
-BASELINES = ("upstream", "onnxruntime", "openvino", "ncnn")
+BASELINES = ("upstream", "onnxruntime", "pytorch", "openvino", "ncnn")
 """Subjects that are not resharp's: what a user knows, to compare with.
 
-``upstream``: PyTorch in the way of Real-ESRGAN's own script. ``onnxruntime``: a bare session.
+``upstream``: PyTorch in the way of Real-ESRGAN's own script. ``onnxruntime`` and ``pytorch``: a
+bare session, and a bare network.
 """
 BACKENDS = ("tensorrt", "tensorrt_rtx", "torch", "torch-eager", "onnx", "onnx-cuda")
 """Subjects of resharp. ``torch`` is on CUDA with CUDA graphs, or on the CPU where there is no GPU;

@@ -1,8 +1,8 @@
 """All cases of one model and size of picture: each agrees first, then takes turns with a baseline.
 
 The first baseline that runs is what ratios are to. It is also measured against itself, in two
-processes: what these differ by is what the machine adds. PyTorch's cases take turns with PyTorch's
-own baseline, since another library slows down differently when the machine does.
+processes: what these differ by is what the machine adds. PyTorch's cases take turns with a bare
+PyTorch network, since another library slows down differently when the machine does.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from resharp.errors import BackendError, MissingExtraError, ResharpError
 from resharp.runtime.devices import has_gpu
 
 ON_GPU = (*trt.FLAVOURS, "torch-eager", "onnx-cuda")
-KIN = {"torch": "upstream", "torch-eager": "upstream"}
+KIN = {"torch": "pytorch"}
 """Baseline of the same library, for subjects that have one."""
 
 
@@ -49,8 +49,6 @@ class Open:
     seat: Seat
     actual: Actual
     parity: Parity
-    ratio: Spread | None = None
-    """To the group's baseline, of one that others take turns with."""
     taken: list[float] = field(default_factory=list)
     """Seconds taken so far, of the group's baseline."""
 
@@ -81,7 +79,7 @@ class Group(AbstractContextManager["Group"]):
         self._cases, self._scene, self._effort, self._bundles = cases, scene, effort, bundles
         self._run, self._add, self._report = run, add, report
         self._stack = ExitStack()
-        self._kin: dict[str, Open] = {}
+        self._kin: dict[str, Record] = {}
         self._base: Open | None = None
         self._refused: set[Case] = set()
         self._noise = 0.0
@@ -161,26 +159,26 @@ class Group(AbstractContextManager["Group"]):
 
     def _case(self, case: Case) -> None:
         self._report(case.id)
-        stays = case.subject in KIN.values() and any(KIN.get(c.subject) for c in self._cases)
-        kin = self._kin.get(KIN.get(case.subject, ""), self._base)
+        kin = self._kin.get(KIN.get(case.subject, ""))
         sittings: list[Turns] = []
         try:
             bundle = self._bundles.for_subject(self._scene.bundle, case, self._cases)
             for number in range(self._effort.sittings):
-                last = number + 1 == self._effort.sittings
                 with ExitStack() as own:
-                    seat = (self._stack if stays and last else own).enter_context(Seat())
-                    opened = self._open(case, seat, bundle)
-                    sittings.append(self._sit(opened, kin))
-                    if last:
+                    partner = self._base
+                    if kin is not None:  # a new process each time, since it is no steadier
+                        partner = self._open(kin.case, own.enter_context(Seat()))
+                    opened = self._open(case, own.enter_context(Seat()), bundle)
+                    sittings.append(self._sit(opened, partner))
+                    if number + 1 == self._effort.sittings:
                         record = self._compared(opened, sittings, kin)
-                        self._add(replace(record, stages=_stages(seat)))
+                        record = replace(record, stages=_stages(opened.seat))
         except ResharpError as error:
             self._refuse(case, error)
             return
-        if stays:
-            opened.seat.rest()
-            self._kin[case.subject] = replace(opened, ratio=record.ratio)
+        self._add(record)
+        if case.subject in KIN.values():
+            self._kin[case.subject] = record
 
     def _open(self, case: Case, seat: Seat, bundle: Bundle | None = None) -> Open:
         """See :func:`open_case`."""
@@ -198,17 +196,19 @@ class Group(AbstractContextManager["Group"]):
             kin.taken.extend(turns.first)
         return turns
 
-    def _compared(self, opened: Open, sittings: Sequence[Turns], kin: Open | None) -> Record:
-        record = self._record(opened, joined(sittings))
-        if kin is None or self._base is None:
+    def _compared(self, opened: Open, sittings: Sequence[Turns], kin: Record | None) -> Record:
+        """The record of a case that took turns with the baseline, or with its kin."""
+        record, base = self._record(opened, joined(sittings)), self._base
+        if base is None:
             return record
         ratio = _ratio(joined(sittings))
         apart = statistics.apart(map(_ratio, sittings))
+        known = None if kin is None else kin.ratio
         return replace(
             record,
-            baseline=self._base.case.subject,
-            ratio=ratio if kin.ratio is None else statistics.chained(ratio, kin.ratio),
-            kin=kin.case.subject,
+            baseline=base.case.subject,
+            ratio=ratio if known is None else statistics.chained(ratio, known),
+            kin=base.case.subject if kin is None else kin.case.subject,
             kin_ratio=ratio,
             noise=max(statistics.own_width(ratio), apart, self._noise),
         )
@@ -268,5 +268,5 @@ def _stages(seat: Seat) -> Stages | None:
 def _order(cases: Sequence[Case]) -> tuple[str, ...]:
     """Which baseline comes first: on a GPU the script that its users know, else the session."""
     if has_gpu() and any(case.subject in ON_GPU for case in cases):
-        return ("upstream", "onnxruntime", "openvino", "ncnn")
-    return ("onnxruntime", "upstream", "openvino", "ncnn")
+        return ("upstream", "pytorch", "onnxruntime", "openvino", "ncnn")
+    return ("onnxruntime", "pytorch", "upstream", "openvino", "ncnn")

@@ -49,10 +49,10 @@ def farthest(ratios: Iterable[Spread]) -> float:
 
 
 def apart(ratios: Iterable[Spread]) -> float:
-    """Relative half distance of the two medians that are farthest from one another: one case in
-    several processes."""
+    """Relative distance of the two medians that are farthest from one another: one case in several
+    processes."""
     logs = [math.log(ratio.median) for ratio in ratios]
-    return math.exp((max(logs) - min(logs)) / 2) - 1
+    return math.exp(max(logs) - min(logs)) - 1
 
 
 def own_width(ratio: Spread) -> float:

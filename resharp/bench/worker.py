@@ -155,6 +155,7 @@ def _die_with_parent() -> None:
 def main() -> None:
     """Answer until standard input ends."""
     _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us, and says what there is
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     worker = Worker()

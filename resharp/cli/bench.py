@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resharp.cli.showing import say
+from resharp.cli.showing import INTERRUPTED, say
 from resharp.errors import OptionError, ResharpError
 
 if TYPE_CHECKING:
@@ -153,7 +153,11 @@ def _measure(
     chosen = cases.load(suite or _by_device(""))
     picked = cases.choose(chosen, _split(models), _split(backends))
     path = output or FOLDER / f"run-{datetime.now():%Y%m%d-%H%M%S}.jsonl"
-    return Bench(chosen, picked, path, engines, say).run(), path
+    try:
+        return Bench(chosen, picked, path, engines, say).run(), path
+    except KeyboardInterrupt:
+        say(f"stopped: what was measured so far is in {path}")
+        raise click.exceptions.Exit(INTERRUPTED) from None
 
 
 def _by_device(prefix: str) -> str:

@@ -31,7 +31,7 @@ def opened(subject: str, bundle: Bundle, **options: object) -> Subject:
 
 
 @pytest.mark.parametrize("kind", ["compact", "rrdb4"])
-@pytest.mark.parametrize("subject", ["onnx", "torch", "upstream", "onnxruntime"])
+@pytest.mark.parametrize("subject", ["onnx", "torch", "upstream", "onnxruntime", "pytorch"])
 def test_every_subject_gives_the_exact_picture(
     tiny: dict[str, Bundle], kind: str, subject: str
 ) -> None:

@@ -57,6 +57,7 @@ LOOKS = {
     "onnx-cuda": Look("#5a8f00", "P"),
     "upstream": Look("#000000", "X"),
     "onnxruntime": Look("#a8457f", "*"),
+    "pytorch": Look("#3c9ad6", "p"),
     "openvino": Look("#6a3d9a", "<"),
     "ncnn": Look("#666666", ">"),
 }

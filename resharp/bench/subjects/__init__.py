@@ -19,7 +19,13 @@ from resharp.engines import Bundle
 
 Image = NDArray[Any]
 
-FILES = {"upstream": "upstream", "onnxruntime": "session", "openvino": "openvino", "ncnn": "ncnn"}
+FILES = {
+    "upstream": "upstream",
+    "onnxruntime": "session",
+    "pytorch": "pytorch",
+    "openvino": "openvino",
+    "ncnn": "ncnn",
+}
 """Module of each baseline; everything else is ``ours``."""
 
 

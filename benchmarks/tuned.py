@@ -1,0 +1,62 @@
+"""``python -m benchmarks.tuned``: what ``export-engines --tune`` chose against the defaults."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import click
+
+from benchmarks.common import json_option, report
+from resharp.bench import statistics
+from resharp.bench.agree import open_case, scene
+from resharp.bench.cases import Case, Effort
+from resharp.bench.pairs import alternate
+from resharp.bench.seat import Seat
+from resharp.runtime import DEFAULT_MODEL, resolve
+from resharp.runtime.devices import device_name
+
+SIZES = ((480, 700), (640, 420), (300, 900))
+"""(height, width): none of them is a picture that the tuning was made on."""
+EFFORT = Effort(pairs=9, most_pairs=31, seconds=15.0, limit=40.0)
+
+
+@click.command()
+@click.option("-m", "--model", default=DEFAULT_MODEL, show_default=True)
+@click.option("--backend", type=click.Choice(["onnx", "torch"]), default="onnx", show_default=True)
+@click.option("--engines", type=click.Path(file_okay=False, path_type=Path))
+@json_option
+def main(model: str, backend: str, engines: Path | None, json_file: Path | None) -> None:
+    """Compare the tuned settings with the defaults on three pictures, pair by pair, on the CPU."""
+    bundle = resolve(model, engines=engines)
+    tuning = bundle.manifest.tuning(backend, device_name("cpu"))
+    if tuning is None:
+        raise click.ClickException(
+            f"{model} is not tuned for {backend} here: export-engines --tune"
+        )
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for height, width in SIZES:
+            shared = scene(bundle, height, width, Path(folder), lambda line: None)
+            default = Case(model=model, subject=backend, height=height, width=width)
+            tuned = Case(
+                model=model,
+                subject=backend,
+                height=height,
+                width=width,
+                tile=tuning.tile or "auto",
+                threads=tuning.threads,
+            )
+            with Seat() as one, Seat() as two:
+                open_case(one, default, shared, bundle)
+                open_case(two, tuned, shared, bundle)
+                turns = alternate(one, two, EFFORT)
+            ratio = statistics.ratios(turns.first, turns.second)
+            interval = f"{ratio.low:.3f}..{ratio.high:.3f}"
+            rows.append((f"{width}x{height}", ratio.median, interval, len(turns.first)))
+    columns = ("picture", "times the default's speed", "interval", "pairs")
+    report(f"{model}, {backend}, {tuning}", columns, rows, {"gain stored": tuning.gain}, json_file)
+
+
+if __name__ == "__main__":
+    main()
