@@ -97,6 +97,8 @@ def _run(item: Measurement) -> Iterator[str]:
         f"Records: `{item.file}`, run {cell(run.run)}. "
         f"Repeat: `resharp bench run --suite {run.suite}`."
     )
+    if run.seconds is None:
+        yield "The run was stopped before its end: further cases of the suite are missing."
     groups = by_model(item.records.measured())
     if not groups:
         yield "No case has figures."

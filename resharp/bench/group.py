@@ -146,7 +146,7 @@ class Group(AbstractContextManager["Group"]):
             for _ in range(self._effort.sittings):
                 with Seat() as seat:
                     twin = self._open(base.case, seat)
-                    sittings.append(self._sit(twin, base))
+                    sittings.append(self._sit(twin, base, self._effort))
                     record = self._record(twin, joined(sittings))
         except ResharpError as error:  # no memory for two, say
             self._report(f"{base.case.id}: could not be measured twice: {error}")
@@ -160,17 +160,19 @@ class Group(AbstractContextManager["Group"]):
     def _case(self, case: Case) -> None:
         self._report(case.id)
         kin = self._kin.get(KIN.get(case.subject, ""))
-        sittings: list[Turns] = []
+        effort, sittings = self._effort, list[Turns]()
+        if case.is_baseline:
+            effort = replace(effort, sittings=1)
         try:
             bundle = self._bundles.for_subject(self._scene.bundle, case, self._cases)
-            for number in range(self._effort.sittings):
+            for number in range(effort.sittings):
                 with ExitStack() as own:
                     partner = self._base
                     if kin is not None:  # a new process each time, since it is no steadier
                         partner = self._open(kin.case, own.enter_context(Seat()))
                     opened = self._open(case, own.enter_context(Seat()), bundle)
-                    sittings.append(self._sit(opened, partner))
-                    if number + 1 == self._effort.sittings:
+                    sittings.append(self._sit(opened, partner, effort))
+                    if number + 1 == effort.sittings:
                         record = self._compared(opened, sittings, kin)
                         record = replace(record, stages=_stages(opened.seat))
         except ResharpError as error:
@@ -185,9 +187,9 @@ class Group(AbstractContextManager["Group"]):
         own = bundle or self._scene.bundle
         return Open(case, seat, *open_case(seat, case, self._scene, own))
 
-    def _sit(self, opened: Open, kin: Open | None) -> Turns:
+    def _sit(self, opened: Open, kin: Open | None, whole: Effort) -> Turns:
         """Time a case in one process: in turns with its kin, or alone where there is none."""
-        effort = self._effort.of_a_sitting()
+        effort = whole.of_a_sitting()
         if kin is None:
             alone = tuple(opened.seat.seconds()[0] for _ in range(effort.pairs))
             return Turns(first=(), second=alone)
