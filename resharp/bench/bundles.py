@@ -60,10 +60,12 @@ class Bundles:
         largest tile and batch that the run asks for.
 
         Raises:
+            MissingExtraError: that TensorRT is not installed.
             BackendError: there are none, and none can be built.
         """
         if case.subject not in trt.FLAVOURS:
             return bundle
+        trt.load(case.subject)
         key = (case.model, case.subject)
         if key not in self._shelves:
             same = [c for c in cases if (c.model, c.subject) == key]

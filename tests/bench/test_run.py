@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from resharp import trt
 from resharp.bench import cases
 from resharp.bench.cases import Suite
 from resharp.bench.records import ABSENT, DROPPED, FAILED, MEASURED, newest, read
@@ -27,6 +28,7 @@ DATA = {
         {"model": "compact", "subject": "onnx", "tile": [64, "auto"], "size": [96, 120]},
         {"model": "compact", "subject": "torch", "tile": "auto", "size": [96, 120]},
         {"model": "compact", "subject": "torch-eager", "tile": "auto", "size": [96, 120]},
+        {"model": "compact", "subject": "tensorrt", "tile": 64, "size": [96, 120]},
         {"model": "nobody", "subject": "onnx", "size": [96, 120]},
     ],
 }
@@ -89,6 +91,10 @@ def test_run_and_report(suite: Suite, store: Path) -> None:
     eager = by_id["compact/torch-eager/120x96/tile-auto"]
     assert eager.status == FAILED
     assert "no backend can run" in eager.reason
+    if "tensorrt" not in trt.installed():
+        engine = by_id["compact/tensorrt/120x96/tile-64"]
+        assert engine.status == ABSENT
+        assert "tensorrt" in engine.reason
     assert "nobody" in by_id["nobody/onnx/120x96/tile-auto"].reason
     assert found.run.seconds
     assert found.run.memory_check["host"]["error"] <= 0.05
@@ -181,7 +187,7 @@ def test_a_planted_regression_is_caught(tmp_path: Path, compact: Bundle) -> None
         "suite = cases.Suite(name='tiny', cases=tuple(made), effort=effort, stand_ins={})\n"
         "run.Bench(suite, made, Path(sys.argv[1])).run()\n"
     )
-    for path, seconds in ((old, "0"), (new, "0.2")):
+    for path, seconds in ((old, "0"), (new, "0.1")):
         places = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
         own = {**os.environ, "PYTHONPATH": places, "SECONDS": seconds}
         subprocess.run([sys.executable, "-c", script, str(path)], env=own, check=True)

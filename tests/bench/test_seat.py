@@ -79,6 +79,11 @@ def test_errors_are_answers(
     absent = answer({**request, "case": {**case, "subject": "openvino"}}, Worker())
     assert absent["absent"]
     assert "pip install 'openvino'" in absent["error"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "torch", None)
+        ours = answer({**request, "case": {**case, "subject": "torch"}}, Worker())
+    assert ours["absent"]
+    assert "resharp[torch]" in ours["error"]
     gone = answer({**request, "case": {**case, "subject": "torch-eager"}}, Worker())
     assert not gone["absent"]
     assert "no backend can run" in gone["error"]

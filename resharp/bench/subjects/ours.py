@@ -25,6 +25,7 @@ class Ours(Subject):
 
     def __init__(self, case: Case, bundle: Bundle) -> None:
         backend, device = _place(case.subject)
+        _require(case.subject)
         self._case = case
         tuning = Tuning(
             backend=backend,
@@ -177,6 +178,21 @@ def _place(subject: str) -> tuple[str, str]:
     if subject == "torch-eager":
         return "torch", "cuda"
     return "torch", "cuda" if has_gpu() else "cpu"
+
+
+def _require(subject: str) -> None:
+    """Say which library is absent, before the chain says that nothing runs.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    if subject in trt.FLAVOURS:
+        trt.load(subject)
+    elif subject.startswith("torch"):
+        require("torch", feature="The torch backend", extra="torch")
+    else:
+        extra = "gpu" if subject == "onnx-cuda" else "cpu"
+        require("onnxruntime", feature="The onnx backend", extra=extra)
 
 
 def open_subject(case: Case, bundle: Bundle) -> Subject:
