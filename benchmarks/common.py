@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resharp import __version__
+from resharp.runtime.devices import device_name
 
 Image = NDArray[Any]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -50,15 +50,8 @@ def quarter(photo: Image) -> Image:
 
 def machine() -> dict[str, str]:
     """What the figures were taken on."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = info.read_text(encoding="utf-8").splitlines()
-        name = next(
-            (x.partition(":")[2].strip() for x in lines if x.startswith("model name")), name
-        )
     return {
-        "cpu": f"{name}, {os.cpu_count()} threads",
+        "cpu": device_name("cpu"),
         "python": platform.python_version(),
         "resharp": __version__,
         "onnxruntime": _version("onnxruntime"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from resharp.bench.records import Record
+from resharp.bench.records import Record, on_gpu, peak
 from resharp.errors import OptionError
 
 STEP = 32
@@ -108,18 +108,6 @@ def capacities(records: Sequence[Record], model: str, memory: int) -> tuple[Capa
         )
     found = [_capacity(group, memory) for group in map(_of_one_size, groups.values())]
     return tuple(sorted(found, key=lambda one: -(one.megapixels or 0.0)))
-
-
-def peak(record: Record) -> int | None:
-    """Peak bytes on the device that the case ran on."""
-    if record.memory is None or record.actual is None:
-        return None
-    return record.memory.device if on_gpu(record) else record.memory.host
-
-
-def on_gpu(record: Record) -> bool:
-    """Whether the case ran on a GPU."""
-    return record.actual is not None and record.actual.device.startswith("cuda")
 
 
 def _of_one_size(group: Sequence[Record]) -> list[Record]:

@@ -281,6 +281,18 @@ def _mapping(part: object) -> Mapping[str, Any]:
     return part
 
 
+def on_gpu(record: Record) -> bool:
+    """Whether the case ran on a GPU."""
+    return record.actual is not None and record.actual.device.startswith("cuda")
+
+
+def peak(record: Record) -> int | None:
+    """Peak bytes on the device that the case ran on; None: not measured."""
+    if record.memory is None or record.actual is None:
+        return None
+    return record.memory.device if on_gpu(record) else record.memory.host
+
+
 def newest(folder: Path) -> Path:
     """The file of the latest run in a folder.
 

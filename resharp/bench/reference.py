@@ -10,16 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resharp.engines import Bundle
+from resharp.engines.reference import FLOOR_DB, PERFECT_DB
 from resharp.errors import MissingExtraError
 from resharp.runtime import Upscaler
 
 Image = NDArray[Any]
 
-IDENTICAL = 200.0
+IDENTICAL = PERFECT_DB
 """PSNR in dB of pictures without a difference."""
 EXACT_FLOOR = 50.0
 """PSNR that an arithmetic of FP32 must reach: it differs by rounding and by tiles alone."""
-HALF_FLOOR = 40.0
+HALF_FLOOR = FLOOR_DB
 """PSNR that FP16 must reach, as engines must."""
 
 

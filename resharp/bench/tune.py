@@ -17,11 +17,11 @@ from pathlib import Path
 from resharp import trt
 from resharp.bench import statistics
 from resharp.bench.agree import Scene, open_case, scene
-from resharp.bench.capacity import Line, fit, peak
+from resharp.bench.capacity import Line, fit
 from resharp.bench.cases import Case, Effort
 from resharp.bench.environment import environment
 from resharp.bench.pairs import alternate
-from resharp.bench.records import MEASURED, Actual, Memory, Record, Spread, front
+from resharp.bench.records import MEASURED, Actual, Memory, Record, Spread, front, peak
 from resharp.bench.seat import Seat
 from resharp.engines import Bundle, Tuning
 from resharp.errors import BackendError, ResharpError

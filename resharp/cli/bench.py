@@ -204,7 +204,7 @@ def _summary(records: Records) -> None:
 
 
 def _line(record: Record) -> Sequence[str]:
-    from resharp.bench.capacity import peak
+    from resharp.bench.records import peak
 
     parity, rates, taken = record.parity, record.rates, peak(record)
     ratio = f"{record.ratio.median:.3f}" if record.ratio else "1"

@@ -8,6 +8,8 @@ from typing import Any
 
 from resharp.bench.cases import SUBJECTS
 from resharp.bench.records import Parity, Record, Spread
+from resharp.bench.records import on_gpu as on_gpu
+from resharp.bench.records import peak as peak
 
 NONE = "-"
 """Stands for what was not measured."""
@@ -146,18 +148,6 @@ def title(record: Record) -> str:
     label = point(record)
     whole = record.case.is_baseline and label == "whole"
     return record.case.subject if whole else f"{record.case.subject} {label}"
-
-
-def on_gpu(record: Record) -> bool:
-    """Whether the network ran on a GPU."""
-    return record.actual is not None and not record.actual.device.lower().startswith("cpu")
-
-
-def peak(record: Record) -> int | None:
-    """Peak bytes where the case ran: on the GPU, otherwise of the process in main memory."""
-    if record.memory is None:
-        return None
-    return record.memory.device if on_gpu(record) else record.memory.host
 
 
 def speed(record: Record) -> float | None:
