@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+START_PATIENCE = 10.0
+"""Seconds to wait for a thread whose start was interrupted: it begins in milliseconds, or never."""
 Call = Callable[[Any], Any]
 """Takes an item and returns what the next stage takes; with a batch, both are lists."""
 
@@ -104,7 +106,7 @@ class Pipeline:
         self._weigh, self._budget, self._weigh_at = weigh, budget, weigh_at
         self._weights: dict[int, int] = {}
         self._error: BaseException | None = None
-        self._alive = 0
+        self._alive = self._begun = 0
         self._reports = [StageReport(source)] + [
             StageReport(stage.name, len(stage.calls)) for stage in stages
         ]
@@ -135,15 +137,17 @@ class Pipeline:
                 self._thread(index, number, self._work, index, call)
                 for number, call in enumerate(stage.calls)
             ]
-        self._alive = len(threads)
+        self._alive, tried = len(threads), 0
         try:
             for thread in threads:
+                tried += 1
                 thread.start()
             while self._wait(interval):
                 if tick is not None:
                     tick(self.report())
         except BaseException as error:
             self._fail(error)
+            self._await_begun(tried)
         _join(threads)
         if self._error is not None:
             raise self._error
@@ -178,7 +182,11 @@ class Pipeline:
         return threading.Thread(target=self._guarded, args=(target, *args), name=name, daemon=True)
 
     def _guarded(self, target: Callable[..., None], *args: Any) -> None:
+        with self._changed:
+            self._begun += 1
+            self._changed.notify_all()
         try:
+            self.check()
             target(*args)
         except Stopped:
             pass
@@ -188,6 +196,15 @@ class Pipeline:
             with self._changed:
                 self._alive -= 1
                 self._changed.notify_all()
+
+    def _await_begun(self, tried: int) -> None:
+        """Wait until the threads whose start was tried have begun, so that they can be joined.
+
+        An interrupt in the midst of :meth:`threading.Thread.start` leaves open whether the thread
+        runs; one that was never made is given up after a while.
+        """
+        with suppress(KeyboardInterrupt), self._changed:
+            self._changed.wait_for(lambda: self._begun >= tried, START_PATIENCE)
 
     def _wait(self, seconds: float) -> bool:
         """Whether there is still work, after a while or when it has ended."""

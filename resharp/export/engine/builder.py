@@ -17,6 +17,9 @@ from resharp import trt as flavours
 from resharp.engines import PORTABLE, Profile, write_whole
 from resharp.errors import BuildError, OutputError
 
+START_PATIENCE = 10.0
+"""Seconds to wait for a thread whose start was interrupted: it begins in milliseconds, or never."""
+
 Report = Callable[[str], None]
 
 
@@ -86,17 +89,26 @@ def in_background(work: Callable[[], bytes], cancel: Cancel, report: Report) -> 
     """
     done: list[bytes] = []
     failed: list[BaseException] = []
+    begun = threading.Event()
     ended = threading.Event()  # a join that was interrupted once no longer waits, before 3.13
 
     def run() -> None:
+        begun.set()
         try:
+            if cancel.asked:
+                raise KeyboardInterrupt
             done.append(work())
         except BaseException as error:
             failed.append(error)
         finally:
             ended.set()
 
-    threading.Thread(target=run, name="resharp-build", daemon=True).start()
+    try:
+        threading.Thread(target=run, name="resharp-build", daemon=True).start()
+    except KeyboardInterrupt:  # in the midst of the start: the thread begins soon, or never
+        cancel.asked = True
+        if not begun.wait(START_PATIENCE):
+            raise
     while not ended.is_set():
         try:
             ended.wait(0.1)
