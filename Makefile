@@ -1,6 +1,8 @@
 # Needs Python 3.10 or newer and make; everything else is installed into .venv.
 PYTHON ?= python3
 VENV ?= .venv
+# Processes that share the tests; each takes about 2 GB.
+JOBS ?= 2
 RUN = $(VENV)/bin/python
 # Real TensorRT bindings, each unpacked in a folder of its own, for tests/trt; never imported by us.
 TENSORRT_BINDINGS = 10.16.1.11 11.4.0.106
@@ -18,7 +20,7 @@ $(RUN) -m pip install --quiet --no-deps --upgrade --target $(VENV)/oracle \
 	spandrel==0.4.2 spandrel_extra_arches==0.2.0 einops
 endef
 
-.PHONY: demo test gpu lint clean
+.PHONY: demo test quick gpu lint clean
 
 # Draw a picture, wear it, restore it: demo/scene_small.jpg becomes demo/scene_restored.png.
 demo: $(VENV)/demo.done
@@ -26,7 +28,11 @@ demo: $(VENV)/demo.done
 	$(RUN) -m resharp upscale demo/scene_small.jpg -o demo/scene_restored.png --overwrite
 
 test: $(VENV)/test.done
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(JOBS) --dist loadfile
+
+# Without the tests that take seconds each.
+quick: $(VENV)/test.done
+	$(RUN) -m pytest -n $(JOBS) --dist loadfile -m "not slow"
 
 # On a machine with an NVIDIA GPU: check all on it, then write the figures to benchmarks/results.
 gpu: $(VENV)/gpu.done

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes: a thread in each, also of their own
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from torch import nn
 
 from resharp.engines import Bundle
@@ -13,7 +19,19 @@ from resharp.export import ExportOptions, export
 from resharp.models.rrdbnet import RRDBNet
 from resharp.models.srvgg import SRVGGNetCompact
 
+# Property tests draw the same examples in every run, and take the time they take; with
+# --hypothesis-profile=explore they draw others.
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("same", settings.get_profile("explore"), derandomize=True)
+settings.load_profile("same")
+
 Kind = str
+
+
+def pytest_collection_finish() -> None:
+    """Take what is there for the whole run (PyTorch, 3000 tests) out of each garbage collection."""
+    gc.collect()
+    gc.freeze()
 
 
 def random_network(kind: Kind) -> nn.Module:

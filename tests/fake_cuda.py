@@ -12,6 +12,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.waiting import LIMIT
+
 SOURCES = Path(__file__).parent / "cuda_driver"
 NOTHING_LIVE = dict.fromkeys(
     ("buffers", "pinned", "streams", "events", "graphs", "contexts", "depth"), 0
@@ -62,7 +64,7 @@ def run(script: str, folder: Path, **settings: str) -> Done:
         text=True,
         env=environment | settings,
         check=False,
-        timeout=120,
+        timeout=LIMIT,
     )
     words = report.read_text().split() if report.exists() else []
     live = {name: int(number) for name, number in (word.split("=") for word in words)}

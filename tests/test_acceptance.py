@@ -16,7 +16,7 @@ from resharp.export import ExportOptions, export
 from resharp.training.validate import clean_input, measure, worn_input
 from tests.shared import ANIMEVIDEO, PHOTOS, needs_animevideo, needs_photos
 
-pytestmark = [pytest.mark.shared, needs_photos]
+pytestmark = [pytest.mark.shared, pytest.mark.slow, needs_photos]
 
 
 @pytest.fixture(scope="module")

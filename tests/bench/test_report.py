@@ -20,6 +20,7 @@ from resharp.bench.report import words, write_report
 from resharp.bench.report.labels import Box, around, place
 from resharp.errors import MissingExtraError
 from tests.bench import kit
+from tests.waiting import LIMIT
 
 VOID = {"meta", "img"}
 NASTY = "model-$x$-<b>&\"'|*_`-한-" + "long-" * 20
@@ -78,6 +79,7 @@ def written(records: Records, folder: Path) -> tuple[Page, tuple[Path, ...]]:
     return page, files
 
 
+@pytest.mark.slow
 def test_a_run_on_a_gpu_has_every_plot_and_every_case(tmp_path: Path) -> None:
     records = kit.gpu(tiles=(128, "whole"), lanes=(1,))
     page, files = written(records, tmp_path / "new" / "folder")
@@ -134,6 +136,7 @@ def test_figures_that_are_missing_are_dashes(tmp_path: Path) -> None:
     assert page.text.count("-") >= 12
 
 
+@pytest.mark.slow
 def test_names_of_any_letters_are_drawn_and_escaped(tmp_path: Path) -> None:
     records = kit.gpu([NASTY, NASTY + "2"], tiles=(128, 256), lanes=(1,), batches=(None,))
     page, files = written(records, tmp_path)
@@ -143,6 +146,7 @@ def test_names_of_any_letters_are_drawn_and_escaped(tmp_path: Path) -> None:
     assert f"{NASTY}, picture of 640x360" in page.text
 
 
+@pytest.mark.slow
 def test_labels_that_find_no_room_are_counted(tmp_path: Path) -> None:
     crowd = [
         replace(kit.record("torch", tile=64 + i, lanes=2), memory=kit.record().memory)
@@ -163,6 +167,7 @@ def test_without_matplotlib_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.processes
 def test_matplotlib_waits_and_pyplot_is_not_touched() -> None:
     code = (
         "import sys, pathlib, tempfile; from resharp.bench.report import write_report\n"
@@ -171,7 +176,7 @@ def test_matplotlib_waits_and_pyplot_is_not_touched() -> None:
         "write_report(kit.single(), pathlib.Path(tempfile.mkdtemp()))\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=LIMIT)
 
 
 def test_labels_cover_no_marker_and_no_label() -> None:
@@ -261,6 +266,7 @@ def test_an_environment_is_rows_of_text() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_many_lines_are_parted_by_lanes_and_slow_subjects_keep_the_line_at_one(
     tmp_path: Path,
 ) -> None:

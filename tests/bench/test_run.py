@@ -19,7 +19,9 @@ from resharp.bench.cases import Suite
 from resharp.bench.records import ABSENT, DROPPED, FAILED, MEASURED, newest, read
 from resharp.bench.run import Bench
 from resharp.engines import Bundle
+from tests.bench.machine import Machine
 from tests.cli.commands import call
+from tests.waiting import LIMIT
 
 DATA = {
     "effort": {"pairs": 3, "most_pairs": 3, "seconds": 0, "limit": 0},
@@ -27,7 +29,7 @@ DATA = {
         {"model": "compact", "subject": ["onnxruntime", "pytorch"], "size": [96, 120]},
         {"model": "compact", "subject": "onnx", "tile": [64, "auto"], "size": [96, 120]},
         {"model": "compact", "subject": "torch", "tile": "auto", "size": [96, 120]},
-        {"model": "compact", "subject": "torch-eager", "tile": "auto", "size": [96, 120]},
+        {"model": "compact", "subject": "onnx-cuda", "tile": "auto", "size": [96, 120]},
         {"model": "compact", "subject": "tensorrt", "tile": 64, "size": [96, 120]},
         {"model": "nobody", "subject": "onnx", "size": [96, 120]},
     ],
@@ -49,6 +51,7 @@ def store(compact: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path / "store"
 
 
+@pytest.mark.slow
 def test_run_and_report(suite: Suite, store: Path) -> None:
     code, text = call("bench", "run", "--quick", "--engines", str(store))
     assert code == 0, text
@@ -88,19 +91,20 @@ def test_run_and_report(suite: Suite, store: Path) -> None:
     assert tiled.actual.windows == 6
     assert tiled.stages is not None
     assert tiled.stages.compute
-    eager = by_id["compact/torch-eager/120x96/tile-auto"]
-    assert eager.status == FAILED
-    assert "no backend can run" in eager.reason
+    refused = by_id["compact/onnx-cuda/120x96/tile-auto"]
+    assert refused.status == FAILED
+    assert "no backend can run" in refused.reason
     if "tensorrt" not in trt.installed():
         engine = by_id["compact/tensorrt/120x96/tile-64"]
         assert engine.status == ABSENT
         assert "tensorrt" in engine.reason
     assert "nobody" in by_id["nobody/onnx/120x96/tile-auto"].reason
     assert found.run.seconds
+    # Of the pages of a process that does nothing else meanwhile: a busy machine adds none.
     assert found.run.memory_check["host"]["error"] <= 0.05
     assert found.run.environment["cpu"]
     assert "the reasons" not in text
-    assert "compact/torch-eager/120x96/tile-auto: failed: " in text
+    assert "compact/onnx-cuda/120x96/tile-auto: failed: " in text
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     code, text = call("bench", "report")
     assert code == 0, text
@@ -111,7 +115,7 @@ def test_run_and_report(suite: Suite, store: Path) -> None:
 
 
 def test_what_disagrees_is_dropped_and_what_is_interrupted_is_kept(
-    compact: Bundle, tmp_path: Path, suite: Suite
+    compact: Bundle, tmp_path: Path, suite: Suite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The graphs are given the weights of another network; the reference reads the true ones."""
     folder = tmp_path / "store" / "compact"
@@ -126,6 +130,8 @@ def test_what_disagrees_is_dropped_and_what_is_interrupted_is_kept(
     data["weights"] = asdict(compact.manifest.weights) | {"name": other.name}
     (folder / "manifest.json").write_text(json.dumps(data))
     out, seen = tmp_path / "run.jsonl", list[str]()
+    machine = Machine({"": 0.1})
+    machine.install(monkeypatch)
 
     def report(line: str) -> None:
         seen.append(line)
@@ -144,79 +150,30 @@ def test_what_disagrees_is_dropped_and_what_is_interrupted_is_kept(
     assert dropped.parity is not None
     assert not dropped.parity.passed
     assert "dB from torch fp32" in dropped.reason
-
-
-PLANT = """
-import importlib.abc, importlib.util, os, sys, time
-sys.modules["torch"] = None  # onnxruntime makes the reference, which is quicker
-
-class Finder(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name != "resharp.runtime.backends.base":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        own = spec.loader.exec_module
-        def load(module):
-            own(module)
-            paste = module.paste
-            def slow(*args):
-                time.sleep(float(os.environ["SECONDS"]))
-                paste(*args)
-            module.paste = slow
-        spec.loader.exec_module = load
-        return spec
-
-sys.meta_path.insert(0, Finder())
-"""
-
-
-def test_a_planted_regression_is_caught(tmp_path: Path, compact: Bundle) -> None:
-    """A sleep in the tile loop, in every process of the run.
-
-    A large one, so that a short run on a busy machine shows it: ``benchmarks/regression.py`` is
-    about 15 %.
-    """
-    (tmp_path / "sitecustomize.py").write_text(PLANT)
-    old, new = tmp_path / "old.jsonl", tmp_path / "new.jsonl"
-    script = (
-        "import sys; from pathlib import Path; from resharp.bench import cases, run\n"
-        "effort = cases.Effort(pairs=3, most_pairs=3, seconds=0, limit=0)\n"
-        "made = [cases.Case(model='resharp-x4', subject=s, height=72, width=80, tile=t)\n"
-        "        for s, t in (('onnxruntime', 'auto'), ('onnx', 64))]\n"
-        "suite = cases.Suite(name='tiny', cases=tuple(made), effort=effort, stand_ins={})\n"
-        "run.Bench(suite, made, Path(sys.argv[1])).run()\n"
-    )
-    for path, seconds in ((old, "0"), (new, "0.1")):
-        places = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-        own = {**os.environ, "PYTHONPATH": places, "SECONDS": seconds}
-        subprocess.run([sys.executable, "-c", script, str(path)], env=own, check=True)
-    code, text = call("bench", "compare", str(old), str(new))
-    assert code == 1, text
-    assert "slower" in text
-    assert call("bench", "compare", str(new), str(old))[0] == 0
+    assert not machine.left_open()
 
 
 def test_without_a_baseline_a_case_is_timed_alone(
-    compact: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['openvino'] = None")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    shutil.copytree(compact.folder, tmp_path / "store" / "compact")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    machine = Machine({"onnx/40x40/tile-auto": 0.25})
+    machine.install(monkeypatch)
     data = {
         "effort": {"pairs": 2, "most_pairs": 2, "seconds": 0, "limit": 0},
         "cases": [{"model": "compact", "subject": ["openvino", "onnx"], "size": [40, 40]}],
     }
     suite = cases.parse("one", data)
-    found = Bench(suite, suite.cases, tmp_path / "run.jsonl", tmp_path / "store").run()
+    found = Bench(suite, suite.cases, tmp_path / "run.jsonl", store).run()
     absent, alone = found.cases
     assert absent.status == ABSENT
     assert "pip install 'openvino'" in absent.reason
     assert alone.status == MEASURED
     assert alone.seconds is not None
-    assert len(alone.seconds.values) == 2
+    assert alone.seconds.values == (0.25, 0.25)
     assert (alone.baseline, alone.ratio, alone.noise) == (None, None, None)
     assert read(tmp_path / "run.jsonl") == found
+    assert not machine.left_open()
 
 
 def test_the_command_refuses_what_is_not_there(store: Path) -> None:
@@ -233,23 +190,57 @@ def test_the_command_refuses_what_is_not_there(store: Path) -> None:
     assert "resharp bench run --quick" in said
 
 
+HELD = """
+import json, sys, threading
+from resharp.bench import cases, seat
+from resharp.cli import main
+
+small = cases.parse("quick", json.loads(sys.argv.pop(1)))
+cases.load = lambda name: small
+ask = seat.Seat.ask
+
+def held(self, do, **options):
+    if do in ("rates", "memory_check"):  # slow, and not what this is about
+        return {}
+    found = ask(self, do, **options)
+    if do == "memory":  # the twin has been measured; the baseline is stopped until its next turn
+        print("held with", self.pid, file=sys.stderr, flush=True)
+        threading.Event().wait()
+    return found
+
+seat.Seat.ask = held
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
-def test_ctrl_c_leaves_whole_records_and_no_process(tmp_path: Path) -> None:
-    script = "from resharp.cli import main; main()"
+@pytest.mark.usefixtures("without_torch")
+def test_ctrl_c_leaves_whole_records_and_no_process(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "run.jsonl"
-    command = [sys.executable, "-c", script, "bench", "run", "--quick", "-o", str(out)]
+    sizes = {"subject": ["onnxruntime", "onnx"], "size": [40, 40]}
+    data = {"effort": DATA["effort"], "cases": [{"model": "compact", **sizes}]}
+    command = [sys.executable, "-c", HELD, json.dumps(data), "bench", "run", "--quick"]
+    command += ["--engines", str(store), "-o", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stderr is not None
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if "the exact result" in line:
-            os.killpg(process.pid, signal.SIGINT)
-            break
-    rest = process.stderr.read()
-    assert process.wait(30) == 130
-    assert f"stopped: what was measured so far is in {out}" in rest
-    assert read(out).run.seconds is None
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
-    process.stderr.close()
+    try:
+        lines = list[str]()
+        while not (lines and lines[-1].startswith("held with")):
+            line = process.stderr.readline()
+            assert line, f"it ended early: {lines}"
+            lines.append(line)
+        os.kill(int(lines[-1].split()[-1]), 0)  # a worker is there
+        os.killpg(process.pid, signal.SIGINT)
+        _, rest = process.communicate(timeout=LIMIT)  # it had written nothing more
+        assert process.returncode == 130
+        assert f"stopped: what was measured so far is in {out}" in rest
+        assert read(out).run.seconds is None
+        with pytest.raises(ProcessLookupError):
+            os.killpg(process.pid, 0)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        process.stderr.close()

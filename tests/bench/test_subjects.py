@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,8 @@ from resharp.bench.subjects import Subject, open_subject, ours
 from resharp.bench.subjects.upstream import FALLBACK_TILE, Upstream
 from resharp.drawing import draw
 from resharp.engines import Bundle
+from resharp.runtime.backends import base
+from tests.bench.machine import Clock
 from tests.conftest import random_network
 
 
@@ -76,16 +80,38 @@ def test_a_case_runs_with_its_own_settings(compact: Bundle) -> None:
         one.stream([picture] * 2)
 
 
-def test_the_stages_of_a_picture_add_up(compact: Bundle) -> None:
-    picture = draw(200, 300)
+def test_the_stages_of_a_picture_add_up(compact: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By made-up times: the network takes 5 s of a tile, cutting one again 1 s, the rest 100 s."""
+    picture, clock = draw(200, 300), Clock()
     with opened("onnx", compact, tile=64) as one:
-        one(picture)
+        assert isinstance(one, ours.Ours)
+        upscaler, backend = one._upscaler, one._upscaler._backend
+        tiles = one.actual(picture).windows
+        assert tiles is not None
+        assert tiles > 4
+        infer, cut, whole = type(backend).infer, base.cut, type(upscaler).__call__
+
+        def slow_infer(*args: Any, **options: Any) -> Any:
+            clock.now += 5
+            return infer(*args, **options)
+
+        def slow_cut(*args: Any) -> Any:
+            clock.now += 1
+            return cut(*args)
+
+        def slow_whole(*args: Any) -> Any:
+            clock.now += 100
+            return whole(*args)
+
+        monkeypatch.setattr(ours, "time", clock)
+        monkeypatch.setattr(ours, "cut", slow_cut)
+        monkeypatch.setattr(type(backend), "infer", slow_infer)
+        monkeypatch.setattr(type(upscaler), "__call__", slow_whole)
         found = one.split(picture)
-        assert found["compute"] > found["upload"] > 0
-        assert found["download"] >= 0
+        assert (found["upload"], found["compute"]) == (tiles, 5 * tiles)
+        assert found["download"] == 100 - tiles
         assert "clock" in found["by"]
         one(picture)  # the clock around the network is gone
-        backend = one._upscaler._backend  # type: ignore[attr-defined]
         assert "infer" not in vars(backend)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import statistics as plain
-import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,7 +19,7 @@ from resharp.bench.pairs import Pair, alternate, choose
 from resharp.bench.quiet import GRAIN, Mark, disturbance, mark
 from resharp.bench.records import Spread
 from resharp.bench.statistics import chained, own_width, ratios, spread, width
-from resharp.runtime.devices import usable_threads
+from tests.bench.machine import Clock
 
 times = st.lists(st.floats(0.001, 100), min_size=1, max_size=40)
 
@@ -65,37 +66,31 @@ def test_widths_and_chains() -> None:
 
 
 class FakeSeat:
-    """Takes turns in no time and notes them."""
+    """Takes turns of made-up times and notes them."""
 
     pid = 0
 
-    def __init__(self, name: str, log: list[str], seconds: float) -> None:
-        self._name, self._log, self._seconds = name, log, seconds
+    def __init__(self, name: str, log: list[str], seconds: float, clock: Clock) -> None:
+        self._name, self._log, self._seconds, self._clock = name, log, seconds, clock
 
     def seconds(self, calls: int = 1) -> tuple[float, float | None]:
         self._log.append(f"{self._name}{calls}")
+        self._clock.now += self._seconds * calls
         return self._seconds, 5.0
 
     def rest(self) -> None:
         self._log.append(f"{self._name} rests")
 
 
-def turns(effort: Effort, **options: float) -> tuple[pairs.Turns, list[str]]:
+def turns(clock: Clock, effort: Effort) -> tuple[pairs.Turns, list[str]]:
+    """Of one that takes 0.5 s and one of 0.01 s, which has eight calls in a turn: 0.58 s a pair."""
     log: list[str] = []
-    first = FakeSeat("a", log, options.get("first", 0.5))
-    second = FakeSeat("b", log, options.get("second", 0.01))
+    first, second = FakeSeat("a", log, 0.5, clock), FakeSeat("b", log, 0.01, clock)
     return alternate(first, second, effort), log  # type: ignore[arg-type]
 
 
-@pytest.fixture
-def calm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pairs, "disturbance", lambda before, after: 0.0)
-    monkeypatch.setattr("resharp.bench.pairs.time.sleep", lambda seconds: None)
-
-
-@pytest.mark.usefixtures("calm")
-def test_neither_always_goes_first_and_each_rests_after_its_turn() -> None:
-    found, log = turns(Effort(pairs=3, most_pairs=3, seconds=0, limit=9))
+def test_neither_always_goes_first_and_each_rests_after_its_turn(clock: Clock) -> None:
+    found, log = turns(clock, Effort(pairs=3, most_pairs=3, seconds=0, limit=9))
     assert log[:4] == ["a1", "a rests", "b1", "b rests"]  # how long a call takes
     assert log[4:] == [  # short ones are repeated
         *("b8", "b rests", "a1", "a rests"),
@@ -106,27 +101,34 @@ def test_neither_always_goes_first_and_each_rests_after_its_turn() -> None:
     assert found.joules == 5.0
 
 
-@pytest.mark.usefixtures("calm")
-def test_pairs_end_at_the_most_or_when_the_time_is_over() -> None:
-    found, _ = turns(Effort(pairs=2, most_pairs=6, seconds=60, limit=60))
+def test_pairs_end_at_the_most_or_when_the_time_is_over(clock: Clock) -> None:
+    found, _ = turns(clock, Effort(pairs=2, most_pairs=6, seconds=60, limit=60))
     assert len(found.first) == 6
-    found, _ = turns(Effort(pairs=2, most_pairs=6, seconds=0, limit=60))
+    found, _ = turns(clock, Effort(pairs=2, most_pairs=6, seconds=0, limit=60))
     assert len(found.first) == 2
+    found, _ = turns(clock, Effort(pairs=2, most_pairs=6, seconds=2, limit=60))
+    assert len(found.first) == 4
+    found, _ = turns(clock, Effort(pairs=2, most_pairs=6, seconds=60, limit=2.5))
+    assert len(found.first) == 5
 
 
-def test_disturbed_pairs_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disturbed_pairs_are_left_out(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     shares = iter([0.0, 0.0] + [0.5, 0.0] + [0.0] * 40)
     monkeypatch.setattr(pairs, "disturbance", lambda before, after: next(shares))
-    monkeypatch.setattr("resharp.bench.pairs.time.sleep", lambda seconds: None)
-    found, _ = turns(Effort(pairs=4, most_pairs=9, seconds=0, limit=60))
+    found, _ = turns(clock, Effort(pairs=4, most_pairs=9, seconds=0, limit=60))
     assert (len(found.first), found.disturbed) == (4, 1)
 
 
-def test_on_a_busy_machine_the_calmest_pairs_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_busy_machine_the_calmest_pairs_count(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pairs, "disturbance", lambda before, after: 0.5)
-    monkeypatch.setattr("resharp.bench.pairs.time.sleep", lambda seconds: None)
-    found, _ = turns(Effort(pairs=3, most_pairs=9, seconds=0, limit=0))
+    found, _ = turns(clock, Effort(pairs=3, most_pairs=9, seconds=0, limit=0))
     assert len(found.first) == 3  # they end at the limit, and something is said all the same
+    began = clock.now
+    found, _ = turns(clock, Effort(pairs=3, most_pairs=9, seconds=0, limit=20))
+    assert len(found.first) > 9  # none is calm, so the most does not end them
+    assert 20 < clock.now - began < 22
 
 
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=20), st.integers(1, 3))
@@ -153,29 +155,89 @@ def test_disturbance_is_what_others_had(monkeypatch: pytest.MonkeyPatch) -> None
     assert disturbance(start, start) == 0
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_another_programs_burst_is_seen() -> None:
-    burn = [sys.executable, "-c", "while True: pass"]
-    others = [subprocess.Popen(burn) for _ in range(usable_threads())]
-    try:
-        time.sleep(0.3)
-        before = mark(time.monotonic(), [])
-        time.sleep(0.5)
-        found = disturbance(before, mark(time.monotonic(), []))
-    finally:
-        for other in others:
-            other.kill()
-            other.wait()
-    assert found > 0.3
+TICK = 100
+"""Of the made-up kernel, in a second."""
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_our_own_work_is_counted_as_ours() -> None:
-    before, began = mark(time.monotonic(), []), time.process_time()
-    while time.process_time() < began + 0.3:
-        pass
-    after = mark(time.monotonic(), [])
+class Kernel:
+    """Processor time in ticks, as Linux counts it."""
+
+    def __init__(self, stat: Path) -> None:
+        self.stat = stat
+        self.own = {os.getpid(): 700, 7: 40}
+        self.columns = dict.fromkeys(
+            ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal"), 1000
+        )
+
+    def marked(self, at: float) -> Mark | None:
+        """What the instrument reads at a moment, where it measures the process 7."""
+        counts = " ".join(map(str, self.columns.values()))
+        self.stat.write_text(f"cpu  {counts} 5 6\ncpu0 {counts} 5 6\nintr 1 2\n")
+        return mark(at, [7])
+
+
+@pytest.fixture
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    """One of a machine with two processors."""
+    made_up = Kernel(tmp_path / "stat")
+    monkeypatch.setattr(quiet, "_STAT", made_up.stat)
+    monkeypatch.setattr(quiet, "_of", lambda pid: made_up.own[pid])
+    monkeypatch.setattr(quiet, "usable_threads", lambda: 2)
+    monkeypatch.setattr("resharp.bench.quiet.os.cpu_count", lambda: 2)
+    monkeypatch.setattr("resharp.bench.quiet.os.sysconf", lambda name: TICK, raising=False)
+    return made_up
+
+
+@pytest.mark.parametrize("column", ["user", "nice", "system", "irq", "softirq", "steal"])
+def test_another_programs_burst_is_seen(kernel: Kernel, column: str) -> None:
+    before = kernel.marked(50.0)
+    kernel.columns[column] += TICK  # in half a second, on two processors
+    assert disturbance(before, kernel.marked(50.5)) == pytest.approx((1 - GRAIN) / 0.5 / 2)
+
+
+@pytest.mark.parametrize("pid", [7, pytest.param(os.getpid(), id="ours")])
+def test_our_own_work_is_counted_as_ours(kernel: Kernel, pid: int) -> None:
+    before = kernel.marked(50.0)
+    kernel.columns["user"] += TICK
+    kernel.own[pid] += TICK
+    after = kernel.marked(50.5)
     assert before is not None
     assert after is not None
-    assert after.own - before.own == pytest.approx(0.3, abs=0.05)
-    assert after.all - before.all >= 0.2
+    assert (after.own - before.own, after.all - before.all) == (1.0, 1.0)
+    assert disturbance(before, after) == 0
+    kernel.columns["system"] += TICK // 4  # what others had meanwhile
+    assert disturbance(before, kernel.marked(50.5)) == pytest.approx((0.25 - GRAIN) / 0.5 / 2)
+
+
+def test_processors_that_wait_are_free(kernel: Kernel) -> None:
+    before = kernel.marked(50.0)
+    kernel.columns["idle"] += TICK
+    kernel.columns["iowait"] += TICK
+    assert disturbance(before, kernel.marked(51.0)) == 0
+
+
+def test_a_count_that_cannot_be_read_disturbs_nobody(kernel: Kernel) -> None:
+    before = kernel.marked(50.0)
+    for text in ("", "cpu 1 2", "cpu one two three four five six seven eight"):
+        kernel.stat.write_text(text)
+        assert mark(51.0, [7]) is None
+    kernel.stat.unlink()
+    assert mark(51.0, [7]) is None
+    assert disturbance(before, None) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_kernel_counts_our_work() -> None:
+    """Bounded on both sides by the clock of this process, which stands while others run."""
+    outside = time.process_time()
+    before, began = mark(0.0, []), time.process_time()
+    while time.process_time() < began + 0.1:
+        pass
+    inside = time.process_time() - began
+    after = mark(1.0, [])
+    outside = time.process_time() - outside
+    assert before is not None
+    assert after is not None
+    grain = 2 / os.sysconf("SC_CLK_TCK")  # user and system time are each rounded down
+    assert inside - grain <= after.own - before.own <= outside + grain
+    assert after.all >= before.all

@@ -111,7 +111,7 @@ def test_what_has_nothing_to_tune(compact: Bundle) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The least that can be measured."""
-    monkeypatch.setattr(tune, "CPU_SIZES", ((200, 260),))
+    monkeypatch.setattr(tune, "CPU_SIZES", ((tune.LEAST_SIDE, tune.LEAST_SIDE),))  # no other one
     monkeypatch.setattr(tune, "CPU_TILES", (128,))
     monkeypatch.setattr(tune, "usable_threads", lambda: 1)
     brief = Effort(pairs=2, most_pairs=2, seconds=0, limit=0)
@@ -121,7 +121,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resharp.cli.tuning.has_gpu", lambda: False)
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick", "without_torch")
 def test_the_command_measures_and_writes_the_manifest(compact: Bundle, tmp_path: Path) -> None:
     store = tmp_path / "store"
     shutil.copytree(compact.folder, store / "compact")

@@ -61,6 +61,7 @@ def rows(output: str) -> list[list[str]]:
     return [line.split() for line in lines[start + 1 :]]
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_without_a_model_the_built_in_one_for_every_kind_of_gpu(home: Path) -> None:
     code, output = call("export-engines", "--flavour", "tensorrt_rtx")
@@ -106,6 +107,7 @@ def stored(name: str) -> list[dict[str, Any]]:
     return next(item["engines"] for item in listed if item["name"] == name)
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_engines_are_listed_verified_pruned_and_removed(home: Path) -> None:
     for precision in ("fp16", "fp32"):
@@ -134,6 +136,7 @@ def test_engines_are_listed_verified_pruned_and_removed(home: Path) -> None:
     assert list((home / "engines/resharp-x4/engines").glob("[!.]*")) == []
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_a_model_that_is_not_exported_yet_is_exported_first_and_old_engines_are_pruned() -> None:
     save_checkpoint(random_network("compact"), Path("net.pth"))
@@ -338,6 +341,7 @@ print(done.output, done.exception)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", ["cuda-python", "pycuda"])
 def test_tensorrt_builds_on_the_gpu_that_was_asked_for(
     provider: str, home: Path, tmp_path: Path

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from click.testing import CliRunner, Result
 from resharp.cli import main
 from resharp.drawing import draw
 from resharp.engines import Bundle
+from tests import held
+from tests.waiting import LIMIT, until
 
 
 @pytest.fixture
@@ -285,27 +286,26 @@ def test_a_full_disk_leaves_nothing(run: Any, tmp_path: Path) -> None:
         subprocess.run(["umount", place], check=True)
 
 
+@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_leaves_whole_files_and_goes_on(
     run: Any, number: signal.Signals, tmp_path: Path
 ) -> None:
     for index in range(40):
-        save(f"in/{index:02}.png", 120, 160, index)
-    command = [sys.executable, "-m", "resharp", "upscale", "in", "-o", "out"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    for _ in range(600):
-        if Path("out").is_dir() and len([p for p in Path("out").iterdir() if p.suffix == ".png"]):
-            break
-        time.sleep(0.02)
+        save(f"in/{index:02}.png", seed=index)
+    command = ["-m", "tests.held", "20", "upscale", "in", "-o", "out"]
+    process = held.start(*command, stderr=subprocess.STDOUT)
+    until(lambda: list(Path("out").glob("*.png")))
     process.send_signal(number)
-    output = process.communicate(timeout=60)[0].decode()
+    output = process.communicate(timeout=LIMIT)[0]
     assert process.returncode != 0
     assert "Traceback" not in output
     done = [path for path in Path("out").iterdir() if not path.name.startswith(".")]
     assert 0 < len(done) < 40
     for path in done:
-        assert shape(str(path)) == (480, 640, 3)
+        assert shape(str(path)) == (48, 64, 3)
     again = CliRunner().invoke(main, ["upscale", "in", "-o", "out", "--backend", "onnx"])
     assert again.exit_code == 0
     assert f"{40 - len(done)} restored, {len(done)} skipped" in again.output

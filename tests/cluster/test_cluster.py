@@ -25,6 +25,9 @@ from resharp.runtime.settings import Settings
 from resharp.runtime.video import VideoOptions, VideoProgress
 from tests.cli.commands import call
 from tests.runtime.video_kit import Spec, make, parts
+from tests.waiting import LIMIT
+
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 ray = pytest.importorskip("ray", reason="needs Ray (pip install 'resharp[ray]')")
 
@@ -37,7 +40,16 @@ def _cluster() -> Iterator[None]:
     """One cluster for all tests: it takes seconds to start."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        _system_config={
+            "worker_register_timeout_seconds": int(LIMIT),  # a busy machine is no fault
+            "memory_monitor_refresh_ms": 0,  # nor are others that fill its memory
+        },
+    )
     yield
     ray.shutdown()
 
@@ -90,7 +102,8 @@ def test_an_interrupted_video_goes_on_here_or_there(tmp_path: Path, recipe: Reci
         pass
 
     def stop(progress: VideoProgress) -> None:
-        if progress.done >= 24:
+        # One machine goes on after the segments that have none missing before them.
+        if progress.done >= 24 and (tmp_path / "out.mp4.resharp" / "000000.mp4").exists():
             raise StopError
 
     target = tmp_path / "out.mp4"
@@ -161,7 +174,7 @@ def test_a_folder_is_the_one_of_a_single_machine_though_a_worker_dies(
 def test_a_worker_that_dies_again_and_again_is_an_error(
     tmp_path: Path, recipe: Recipe, workers: list[int]
 ) -> None:
-    inputs = _pictures(tmp_path / "in", 6)
+    inputs = _pictures(tmp_path / "in", 24)  # more than can be in work before the first is done
     once = ClusterOptions(workers=1, cpus=1, retries=0)
 
     def kill(result: Any) -> None:

@@ -55,6 +55,7 @@ def both(
     return ours.enhance(img, **options), reference.enhance(img, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 @pytest.mark.parametrize("kind", ["gray", "bgr", "bgra"])
 @pytest.mark.parametrize("model", list(SCALES))
@@ -153,6 +154,7 @@ def test_the_input_is_not_changed_and_threads_may_share(
         assert np.array_equal(img, before)
 
 
+@pytest.mark.slow
 def test_the_built_in_weights() -> None:
     bundle = builtin_store().find("resharp-x4")
     file = bundle.path(bundle.manifest.weights)
@@ -160,6 +162,7 @@ def test_the_built_in_weights() -> None:
     check_whole(RealESRGANer(4, "resharp-x4", device="cpu", pre_pad=0), load_network(file))
 
 
+@pytest.mark.slow
 @needs_animevideo
 @pytest.mark.shared
 def test_animevideov3() -> None:
@@ -211,6 +214,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_a_script_changes_one_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "weights").mkdir()
     network = random_network("compact")

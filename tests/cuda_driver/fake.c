@@ -14,7 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 typedef int R;
 typedef uint64_t Ptr;
@@ -285,15 +284,14 @@ R cuEventCreate(void **e, unsigned flags) {
 }
 R cuEventDestroy_v2(void *e) { INSIDE("cuEventDestroy"); return destroy(EVENT, e); }
 R cuEventRecord(void *event, void *stream) {
-    struct timespec now;
+    static double now;  /* made-up milliseconds: one for each event that is recorded */
     INSIDE("cuEventRecord");
     FIND(e, EVENT, event);
     if (stream) {
         FIND(s, STREAM, stream);
         if (s->captor) return OK;
     }
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    e->time = now.tv_sec * 1e3 + now.tv_nsec / 1e6; e->marked = 1; return OK;
+    e->time = now += 1; e->marked = 1; return OK;
 }
 R cuEventSynchronize(void *e) {
     INSIDE("cuEventSynchronize"); return find(EVENT, e) ? OK : BAD_HANDLE;

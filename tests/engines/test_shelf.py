@@ -7,10 +7,7 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,8 @@ from resharp.engines import (
     sha256_of,
 )
 from resharp.errors import BundleError, OutputError
+from tests.held import start
+from tests.waiting import LIMIT, joined
 
 HERE = Here(flavour="tensorrt", version="11.4.0", gpu="NVIDIA L4", capability="8.9", driver="13.1")
 DATA = bytes(random.Random(0).randbytes(4000))
@@ -328,48 +327,42 @@ def test_pruning_takes_only_what_is_proven_useless(
 
 
 KILLED = """
-import sys, time
+import sys
 from pathlib import Path
 from resharp.engines import Shelf
 with Shelf(Path(sys.argv[1])).building("k" * 64) as draft:
     (Path(sys.argv[1]) / f"{draft._stem}.part").write_bytes(b"half an engine")
     (draft.scratch() / "graph.onnx").write_bytes(b"a graph")
     print("writing", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
 
 
+@pytest.mark.processes
 def test_a_killed_build_leaves_no_engine_and_no_lock(place: Shelf, compact: Bundle) -> None:
-    child = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(place.folder)], stdout=subprocess.PIPE, text=True
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline() == "writing\n"
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    child.stdout.close()
+    with start("-c", KILLED, str(place.folder)) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "writing\n"
+        os.kill(child.pid, signal.SIGKILL)
     assert place.engines() == ((), ())
-    began = time.monotonic()
-    with place.building("k" * 64):
+    with place.building("k" * 64, on_wait=lambda: pytest.fail("its lock was left")):
         assert not list(place.folder.glob(".draft-*"))
-    assert time.monotonic() - began < 5
 
 
+@pytest.mark.processes
 def test_two_builders_of_one_key_take_turns(place: Shelf, compact: Bundle) -> None:
-    wanted = recipe(compact)
-    waited, built = [], []
+    wanted, waits = recipe(compact), threading.Event()
+    built = []
 
     def work() -> None:
-        with Shelf(place.folder).building(wanted.key(), lambda: waited.append(1)) as draft:
+        with Shelf(place.folder).building(wanted.key(), waits.set) as draft:
             if place.find(wanted.key()) is None:
-                time.sleep(0.2)
+                assert waits.wait(LIMIT)
                 built.append(draft.commit(engine_of(wanted), DATA, REFERENCE))
 
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    joined(*threads)
     assert len(built) == 1
-    assert waited
     assert place.read(built[0]) == DATA

@@ -5,8 +5,8 @@ import os
 import signal
 import sys
 import threading
-import time
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from resharp.errors import (
     StoreBusyError,
 )
 from tests.engines.test_manifest import MANIFEST
+from tests.waiting import LIMIT, joined
 
 
 def put(store: Store, name: str = "m", content: bytes = b"one") -> Bundle:
@@ -83,26 +84,28 @@ def test_leaving_without_commit_changes_nothing(tmp_path: Path) -> None:
     assert names_in(tmp_path) == {"m", ".locks"}
 
 
-def _hold(folder: Path, ready: str) -> None:
+def _hold(folder: Path, ready: Connection) -> None:
     with Store(folder).writing("m") as draft:
         (draft.folder / "half.onnx").write_bytes(b"x" * 1000)
-        Path(ready).touch()
-        time.sleep(60)
+        ready.send("writing")
+        ready.recv()  # for ever: it is killed, or the test that would ask is gone
 
 
-def _holder(folder: Path, ready: Path) -> multiprocessing.process.BaseProcess:
-    process = multiprocessing.get_context("spawn").Process(target=_hold, args=(folder, str(ready)))
+def _holder(folder: Path) -> tuple[multiprocessing.process.BaseProcess, Connection]:
+    """A process that is in the middle of writing, and the pipe to it, which is to be kept."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_hold, args=(folder, there))
     process.start()
-    for _ in range(600):
-        if ready.exists():
-            return process
-        time.sleep(0.05)
-    raise AssertionError("the holder did not start")
+    assert here.poll(LIMIT)
+    assert here.recv() == "writing"
+    return process, here
 
 
+@pytest.mark.processes
 def test_a_killed_writer_leaves_nothing_under_the_name_and_is_swept(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    process = _holder(store.folder, tmp_path / "ready")
+    process, _pipe = _holder(store.folder)
     assert process.pid is not None
     waited = []
     with (
@@ -112,27 +115,27 @@ def test_a_killed_writer_leaves_nothing_under_the_name_and_is_swept(tmp_path: Pa
         pass
     assert waited == [1]
     os.kill(process.pid, signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
-    process.join()
+    process.join(LIMIT)
     assert store.names() == ()
     assert [n for n in names_in(store.folder) if n.startswith(".draft-m~")]
     put(store)
     assert names_in(store.folder) == {"m", ".locks"}
 
 
+@pytest.mark.processes
 def test_two_writers_take_turns(tmp_path: Path) -> None:
-    store, order = Store(tmp_path), []
+    store, order, waits = Store(tmp_path), list[bytes](), threading.Event()
 
     def write(content: bytes) -> None:
-        with store.writing("m"):
+        with store.writing("m", on_wait=waits.set):
             order.append(content)
-            time.sleep(0.05)
+            assert waits.wait(LIMIT)  # for the other one to stand before the door
             order.append(content)
 
     threads = [threading.Thread(target=write, args=(c,)) for c in (b"a", b"b")]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    joined(*threads)
     assert order[0] == order[1]
     assert order[2] == order[3]
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import time
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -20,7 +18,7 @@ import torch
 from resharp import trt as flavours
 from resharp.engines import Bundle, Engine, Likeness, Profile
 from resharp.errors import BuildError, MissingExtraError, OptionError, ParityError
-from resharp.export import ExportOptions, export, overlap
+from resharp.export import activation, export, overlap
 from resharp.export.engine import NAMED, EngineOptions, Target, build_engines, choose_tile
 from resharp.export.engine import builder as building
 from resharp.export.engine import run as running
@@ -30,7 +28,9 @@ from resharp.models.precision import LARGE, ranges, with_precision
 from resharp.models.rrdbnet import RRDBNet
 from resharp.runtime.resolve import DEFAULT_MODEL, builtin_store
 from tests.conftest import random_network, save_checkpoint
+from tests.held import start
 from tests.shared import ANIMEVIDEO, needs_animevideo
+from tests.waiting import LIMIT, until
 
 pytestmark = pytest.mark.skipif(
     flavours.RTX not in flavours.installed(), reason="TensorRT-RTX is not installed (extra rtx)"
@@ -44,36 +44,38 @@ def on(bundle: Bundle, folder: Path) -> Bundle:
     return replace(bundle, shelf_folder=folder / "engines")
 
 
+@pytest.mark.slow
 def test_the_built_in_model_for_all_kinds_at_once(tmp_path: Path) -> None:
     bundle = on(builtin_store().find(DEFAULT_MODEL), tmp_path)
     built = build_engines(bundle, EVERYWHERE, RTX)
     assert [item.engine.recipe.dtype for item in built] == ["uint8", "float32"]
     for item in built:
-        assert item.engine.seconds < 10
         assert item.engine.recipe.precision == "fp16"
         assert item.engine.graph.psnr >= 60
         assert bundle.shelf.read(item.engine)[:4] == b"vtrt"
 
 
+@pytest.mark.slow
 @needs_animevideo
 def test_the_official_checkpoint(tmp_path: Path) -> None:
     bundle = export(ANIMEVIDEO, engines=tmp_path / "store")
     built = build_engines(bundle, EVERYWHERE, RTX)
-    assert all(item.engine.seconds < 10 and item.engine.graph.psnr >= 60 for item in built)
+    assert all(item.engine.graph.psnr >= 60 for item in built)
 
 
+@pytest.mark.slow
 def test_a_full_rrdbnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overlap, "measure", lambda *_: ((32, 0.0),))  # not the matter: 45 s
+    monkeypatch.setattr(activation, "measure", lambda *_: 1e4)  # nor this: 15 s
     torch.manual_seed(0)
     checkpoint = save_checkpoint(RRDBNet(scale=4), tmp_path / "full.pth")
     bundle = export(checkpoint, engines=tmp_path / "store")
-    began = time.monotonic()
     (built,) = build_engines(bundle, EVERYWHERE, replace(RTX, dtypes=("uint8",)))
-    assert time.monotonic() - began < 60
     assert 30e6 < built.engine.file.size < 50e6
     assert built.engine.graph.levels <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "mixed", "fp32", "bf16"])
 @pytest.mark.parametrize("kind", ["compact", "rrdb4", "rrdb2"])
 def test_every_precision_builds(
@@ -86,6 +88,7 @@ def test_every_precision_builds(
     assert ("sm75" in built.engine.recipe.targets) is (precision != "bf16")
 
 
+@pytest.mark.slow
 def test_done_work_is_skipped_until_something_changes(compact: Bundle, tmp_path: Path) -> None:
     bundle = on(compact, tmp_path)
     first = build_engines(bundle, EVERYWHERE, RTX)
@@ -102,6 +105,7 @@ def test_done_work_is_skipped_until_something_changes(compact: Bundle, tmp_path:
     assert [item.skipped for item in repaired] == [False, True]
 
 
+@pytest.mark.slow
 def test_a_graph_that_fp16_spoils_falls_to_mixed_and_says_so(
     compact: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +131,7 @@ def test_a_graph_that_fp16_spoils_falls_to_mixed_and_says_so(
         build_engines(bundle, EVERYWHERE, replace(RTX, precision="fp16", force=True))
 
 
+@pytest.mark.slow
 def test_the_next_dtype_falls_by_itself(
     compact: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +154,7 @@ def test_the_next_dtype_falls_by_itself(
     assert seen == ["uint8", "float32"]
 
 
+@pytest.mark.slow
 def test_an_engine_that_is_off_on_its_gpu_falls_too(compact: Bundle, tmp_path: Path) -> None:
     def check(bundle: Bundle, engine: Engine) -> Likeness:
         half = engine.recipe.precision == "fp16"
@@ -265,34 +271,62 @@ def test_a_cancelled_build_stops_and_stores_nothing(compact: Bundle, tmp_path: P
         )
 
 
+def test_an_interrupt_while_the_build_is_started_waits_for_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own, cancel, log = threading.Thread.start, building.Cancel(), list[str]()
+
+    def start(thread: threading.Thread) -> None:
+        own(thread)
+        raise KeyboardInterrupt
+
+    def work() -> bytes:
+        log.append("begins")
+        until(lambda: cancel.asked)
+        log.append("ends")
+        return b"engine"
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(KeyboardInterrupt):
+        building.in_background(work, cancel, lambda line: None)
+    assert log in ([], ["begins", "ends"])
+
+
 INTERRUPTED = """
-import sys, threading, time, _thread
+import sys, time
 from pathlib import Path
 from dataclasses import replace
-from functools import partial
-from resharp.export.engine import NAMED, EngineOptions, Target, build_engines
+from resharp.export.engine import NAMED, EngineOptions, Target, build_engines, builder
 from resharp.engines import Bundle
+own, said = builder._monitor, []
+def monitor(trt, report, cancel):
+    made = own(trt, report, cancel)
+    def stay(self, phase, step):  # TensorRT waits for the answer, in the middle of its work
+        if not said:
+            said.append(print("building", flush=True))
+        while not cancel.asked:
+            time.sleep(0.01)
+        return False
+    type(made).step_complete = stay
+    return made
+builder._monitor = monitor
 bundle = replace(Bundle.open(Path(sys.argv[1])), shelf_folder=Path(sys.argv[2]))
-def report(line):
-    if "Building" in line:
-        print("building", flush=True)
-build_engines(bundle, Target(targets=NAMED), EngineOptions(flavour="tensorrt_rtx"), report=report)
+build_engines(bundle, Target(targets=NAMED), EngineOptions(flavour="tensorrt_rtx"))
 """
 
 
+@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_build_leaves_no_engine(
-    tmp_path: Path, number: signal.Signals, large: Bundle
+    tmp_path: Path, number: signal.Signals, compact: Bundle
 ) -> None:
     shelf = tmp_path / "engines"
-    command = [sys.executable, "-c", INTERRUPTED, str(large.folder), str(shelf)]
-    child = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    child = start("-c", INTERRUPTED, str(compact.folder), str(shelf), start_new_session=True)
     assert child.stdout is not None
     assert child.stdout.readline() == "building\n"
     os.kill(child.pid, number)
-    _, errors = child.communicate(timeout=60)
+    _, errors = child.communicate(timeout=LIMIT)
     assert child.returncode == -number  # by the signal, and not by a crash
     if number == signal.SIGINT:
         assert "KeyboardInterrupt" in errors
@@ -309,36 +343,37 @@ from resharp.export.engine import NAMED, EngineOptions, Target, build_engines
 from resharp.engines import Bundle
 bundle = replace(Bundle.open(Path(sys.argv[1])), shelf_folder=Path(sys.argv[2]))
 options = EngineOptions(flavour="tensorrt_rtx", dtypes=("uint8",))
-(built,) = build_engines(bundle, Target(targets=NAMED), options, report=print)
+def report(line):
+    print(line, flush=True)
+    if "Building" in line:
+        sys.stdin.readline()
+(built,) = build_engines(bundle, Target(targets=NAMED), options, report=report)
 print("skipped", built.skipped)
 """
 
 
-def test_two_processes_build_one_engine_once(tmp_path: Path, large: Bundle) -> None:
+@pytest.mark.slow
+@pytest.mark.processes
+def test_two_processes_build_one_engine_once(tmp_path: Path, compact: Bundle) -> None:
     shelf = tmp_path / "engines"
-    command = [sys.executable, "-c", AT_ONCE, str(large.folder), str(shelf)]
-    children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [child.communicate(timeout=200)[0] for child in children]
-    assert [child.returncode for child in children] == [0, 0]
-    assert sorted("skipped True" in text for text in said) == [False, True]
-    waited = next(text for text in said if "skipped True" in text)
-    assert "another process builds" in waited
+    command = ["-c", AT_ONCE, str(compact.folder), str(shelf)]
+    with start(*command) as first:
+        assert first.stdout is not None
+        assert any("Building engine" in line for line in first.stdout)  # and there it stays
+        with start(*command) as second:
+            assert second.stdout is not None
+            assert any("another process builds" in line for line in second.stdout)
+            built = first.communicate("\n", LIMIT)[0]
+            waited = second.communicate(timeout=LIMIT)[0]
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert "skipped False" in built
+    assert "skipped True" in waited
     assert "Building engine" not in waited
-    own = replace(large, shelf_folder=shelf).shelf
+    own = replace(compact, shelf_folder=shelf).shelf
     (engine,), bad = own.engines()
     assert bad == ()
     own.verify(engine)
     assert not list(shelf.glob(".draft-*"))
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """One that takes TensorRT some seconds."""
-    folder = tmp_path_factory.mktemp("large")
-    checkpoint = save_checkpoint(RRDBNet(num_block=8, scale=4), folder / "large.pth")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(overlap, "measure", lambda *_: ((32, 0.0),))  # not the matter: 15 s
-        return export(checkpoint, ExportOptions(), engines=folder / "store")
 
 
 def test_the_tile_follows_the_memory(compact: Bundle) -> None:

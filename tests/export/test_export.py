@@ -57,6 +57,7 @@ def test_a_file_becomes_a_bundle(checkpoint: Path, tmp_path: Path) -> None:
     assert "comparing the graphs with PyTorch" in steps
 
 
+@pytest.mark.slow
 def test_done_work_is_skipped_and_force_redoes_it(checkpoint: Path) -> None:
     steps: list[str] = []
     first = export(checkpoint)
@@ -68,6 +69,7 @@ def test_done_work_is_skipped_and_force_redoes_it(checkpoint: Path) -> None:
     assert (first.folder / "manifest.json").stat().st_mtime_ns > stamp
 
 
+@pytest.mark.slow
 def test_damage_and_new_weights_are_exported_again(checkpoint: Path) -> None:
     first = export(checkpoint)
     weights = first.path(first.manifest.weights)
@@ -133,6 +135,7 @@ def twins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("twins")
 def test_denoise_blends_the_twins(tmp_path: Path) -> None:
     picture = draw(24, 24).astype(np.float32) / 255
@@ -152,6 +155,7 @@ def test_denoise_blends_the_twins(tmp_path: Path) -> None:
     assert np.abs(results[0.25] - results[1.0]).max() > 0.001
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("twins")
 def test_a_checkpoint_that_was_replaced_is_exported_again(tmp_path: Path) -> None:
     first = export("realesr-general-x4v3")
@@ -213,6 +217,7 @@ def test_a_file_does_not_take_a_name_that_means_something_else(checkpoint: Path)
         export(unnamed)
 
 
+@pytest.mark.slow
 def test_an_open_upscaler_survives_a_new_export(checkpoint: Path) -> None:
     with Upscaler(export(checkpoint), backend="onnx") as upscaler:
         network = random_network("compact")
@@ -224,6 +229,7 @@ def test_an_open_upscaler_survives_a_new_export(checkpoint: Path) -> None:
         assert upscaler(draw(8, 8).astype(np.uint16) * 257).shape == (16, 16, 3)
 
 
+@pytest.mark.slow
 def test_an_activation_that_weights_do_not_tell(tmp_path: Path) -> None:
     from resharp.models import SRVGGNetCompact
 

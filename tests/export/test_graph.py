@@ -17,6 +17,7 @@ from resharp.export.infer import Infer, in_onnxruntime, in_torch
 from tests.conftest import random_network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("kind", ["compact", "rrdb4", "rrdb2"])
 def test_both_exporters_compute_what_torch_computes(
@@ -35,6 +36,7 @@ def test_both_exporters_compute_what_torch_computes(
     assert figures.float_max_abs < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_the_cast_touches_the_bytes_directly(exporter: str, tmp_path: Path) -> None:
     """TensorRT refuses a graph whose uint8 input meets anything but a Cast."""

@@ -31,6 +31,8 @@ from resharp.weights import Entry, find
 from tests.conftest import save_checkpoint
 from tests.models.face_nets import needs_rtx
 
+pytestmark = pytest.mark.slow
+
 NAME, TWIN = "realesr-general-x4v3", "realesr-general-wdn-x4v3"
 
 

@@ -20,6 +20,8 @@ from tests import oracle
 from tests.models import face_nets
 from tests.models.face_nets import SIDE, faces, needs_rtx, shaken
 
+pytestmark = pytest.mark.slow
+
 SMALL: dict[str, Any] = {
     "img_size": SIDE,
     "nf": 32,

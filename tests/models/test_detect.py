@@ -61,6 +61,7 @@ def test_community_numbers_are_those_of_the_old_sequential() -> None:
     assert detect(one)[1]["scale"] == 1
 
 
+@pytest.mark.slow
 @given(
     scale=st.sampled_from((1, 2, 4, 8)),
     unshuffle=st.sampled_from((1, 2, 4)),
@@ -192,12 +193,14 @@ def test_a_srvgg_with_an_odd_last_convolution_is_refused() -> None:
         detect(state)
 
 
+@pytest.mark.slow
 def test_a_remnant_names_its_nearest() -> None:
     state = {name: t for name, t in rrdbnet().state_dict().items() if "rdb" not in name}
     with pytest.raises(UnknownArchitectureError, match=r"nearest is RRDBNet.*missing: body\.0"):
         detect(state)
 
 
+@pytest.mark.slow
 def test_a_stranger_is_told_what_there_is() -> None:
     state = {"layers.0.attn.qkv.weight": torch.zeros(3, 3)}
     with pytest.raises(UnknownArchitectureError, match=r"no network here.*qkv") as caught:

@@ -44,6 +44,8 @@ from resharp.trt import RTX
 from tests import oracle
 from tests.models.face_nets import needs_rtx, shaken
 
+pytestmark = pytest.mark.slow
+
 MAIN = "spandrel.architectures"
 NETS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "SPAN": (

@@ -158,6 +158,7 @@ def test_styles_of_any_magnitude_survive_half_precision(magnitude: float, demodu
     assert float((between.double() - expected).abs().max() / expected.std()) < 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("magnitude", [1e-3, 1.0, 3000.0])
 def test_a_whole_network_survives_half_precision(magnitude: float) -> None:
     network = tiny(out_size=64)
@@ -245,6 +246,7 @@ def test_an_engine_has_the_one_size(bundle: Bundle) -> None:
         choose_tile(bundle.manifest, 1 << 30, 64)
 
 
+@pytest.mark.slow
 @needs_rtx
 @pytest.mark.parametrize("precision", ["fp16", "mixed"])
 def test_tensorrt_builds(bundle: Bundle, precision: str) -> None:

@@ -152,6 +152,7 @@ def test_safetensors_of_strangers_are_read_too(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path / "misnamed.pth").scale == 4
 
 
+@pytest.mark.slow
 def test_equal_checkpoints_give_equal_bytes(tmp_path: Path) -> None:
     """In two processes as well: the order of a hash table may differ between them."""
     first = checkpoint(srvgg(), tmp_path)

@@ -153,7 +153,7 @@ def test_events(run: Run) -> None:
             second.wait(plain)
             end.record(second)
             end.synchronize()
-            assert 0 <= end.elapsed_since(start) < 1000
+            assert end.elapsed_since(start) == 2  # the fake driver counts one for each event
             refused(plain.elapsed_since, start)
             free(first, second, start, end, plain)
         """)

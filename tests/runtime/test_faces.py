@@ -404,6 +404,7 @@ def test_faces_partly_or_wholly_outside(x: float, y: float) -> None:
         assert (out[80, 195:] == 255).all()  # up to the border itself
 
 
+@pytest.mark.slow
 def test_a_hundred_faces_go_in_batches_and_report_progress() -> None:
     sizes: list[int] = []
     calls: list[tuple[int, int]] = []
@@ -766,6 +767,7 @@ def test_the_faces_of_photos_are_found(yunet: YuNet, name: str) -> None:
         assert abs(np.rad2deg(np.arctan2(there[1, 0], there[0, 0]))) < 35
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @needs_faces
 @pytest.mark.parametrize("degrees", [30, 45, 90, 135, 180, 270, 330])
@@ -780,6 +782,7 @@ def test_turned_faces_are_found_with_their_landmarks(yunet: YuNet, degrees: int)
             assert nearest(moved, found) < 0.15
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @needs_faces
 @pytest.mark.parametrize("scale", [0.2, 0.5, 3, 5])
@@ -813,6 +816,7 @@ def test_depths_and_gray_find_the_same(yunet: YuNet, dtype: str) -> None:
     assert nearest(face, yunet(as_dtype(gray, dtype))) < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @needs_faces
 def test_a_crowd_of_a_hundred(yunet: YuNet) -> None:
@@ -823,6 +827,7 @@ def test_a_crowd_of_a_hundred(yunet: YuNet) -> None:
     assert restored.count == 100
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @needs_faces
 @pytest.mark.parametrize("scale", [1, 2])

@@ -20,12 +20,18 @@ from resharp.engines import Bundle
 from resharp.errors import ImageError, OptionError, OutputError
 from resharp.runtime.files import write_whole
 from resharp.runtime.folders import Report, Result, restore_folder
+from resharp.runtime.folders.arrivals import Watch
 from resharp.runtime.folders.claims import Claims
+from resharp.runtime.folders.jobs import Target
 from resharp.runtime.folders.journal import SPARE, Entry, Journal
-from resharp.runtime.folders.line import WRITERS
-from resharp.runtime.folders.work import write_out
+from resharp.runtime.folders.line import READERS, WRITERS
+from resharp.runtime.folders.run import FolderRun
+from resharp.runtime.folders.work import read_in, restore, write_out
 from resharp.runtime.recipe import Recipe, Restorer
 from resharp.runtime.settings import Settings
+from tests.waiting import LIMIT, joined, until
+
+pytestmark = pytest.mark.processes
 
 JOURNAL = ".resharp/journal.jsonl"
 LEFT = {"journal.jsonl", "gate.lock"}
@@ -252,27 +258,41 @@ def test_names_of_all_kinds(recipe: Recipe) -> None:
 
 
 class Fakes:
-    """Counts what restorers are given, and can fail."""
+    """Counts what restorers are given, once as many images wait as may, and can fail."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, fills: int) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fills: int, total: int) -> None:
         self.batches: list[int] = []
+        self.read = self.taken = 0
+        self.ahead, self.total = READERS + fills, total  # in hand, and in the queue
         self.at_once = self.most = 0
         self.bad: int | None = None
         self.lock = threading.Lock()
         monkeypatch.setattr(Restorer, "batch", lambda own, h, w: 1 if w == 99 else fills)
         monkeypatch.setattr(Restorer, "many", lambda own, images: self.many(images))
+        monkeypatch.setattr("resharp.runtime.folders.line.read_in", self.read_in)
+        monkeypatch.setattr("resharp.runtime.folders.line.restore", self.restore)
+
+    def read_in(self, work: Any) -> Any:
+        done = read_in(work)
+        with self.lock:
+            self.read += 1
+        return done
+
+    def restore(self, works: Any, *others: Any) -> Any:
+        self.taken += len(works)
+        until(lambda: self.read - self.taken >= self.ahead or self.read == self.total)
+        return restore(works, *others)
 
     def many(self, images: list[Any]) -> list[Any]:
         assert len({image.shape for image in images}) == 1
         if any(image.mean() == self.bad for image in images):
             raise ImageError("bad")
         self.batches.append(len(images))
-        time.sleep(0.02)  # so that more come in meanwhile
         return [np.repeat(np.repeat(image, 2, 0), 2, 1) for image in images]
 
 
 def test_pictures_of_a_size_share_a_run(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    fakes = Fakes(monkeypatch, fills=4)
+    fakes = Fakes(monkeypatch, fills=4, total=27)
     several(24)
     for n in range(3):
         save(f"in/y{n}.png", 9, 99)  # which nothing is gained by
@@ -290,7 +310,7 @@ def test_pictures_of_a_size_share_a_run(recipe: Recipe, monkeypatch: pytest.Monk
 def test_one_bad_picture_of_a_batch_is_one_failure(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fakes = Fakes(monkeypatch, fills=8)
+    fakes = Fakes(monkeypatch, fills=8, total=8)
     fakes.bad = 7
     several(8)
     for n in (2, 5):
@@ -426,23 +446,51 @@ def test_a_claim_is_one_runs(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "locks").iterdir()] == ["gate.lock"]
 
 
-def test_overwriting_runs_at_once_do_each_picture_once(recipe: Recipe) -> None:
+def test_overwriting_runs_at_once_do_each_picture_once(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     several(20)
     restore_folder("in", "out", recipe=recipe)
     reports: list[Report] = []
-    barrier = threading.Barrier(2)
+    barrier, own = threading.Barrier(2), FolderRun._open
+
+    def begin(run: FolderRun, todo: Any) -> None:
+        barrier.wait(LIMIT)  # both know what there was before either of them
+        own(run, todo)
+
+    monkeypatch.setattr(FolderRun, "_open", begin)
 
     def run() -> None:
-        barrier.wait()
         reports.append(restore_folder("in", "out", recipe=recipe, overwrite=True))
 
     threads = [threading.Thread(target=run) for _ in range(2)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    joined(*threads)
     assert sum(report.count("failed") for report in reports) == 0
-    assert 20 <= sum(report.count("restored") for report in reports) <= 22
+    assert sum(report.count("restored") for report in reports) == 20
+
+
+def test_a_file_that_grows_is_taken_when_it_has_ended() -> None:
+    Path("in").mkdir()
+    watch = Watch(["in"], Target(output=Path("out")))
+
+    def arrived() -> list[str]:
+        return [job.source.name for job in watch.poll()]
+
+    data = save("whole.png").read_bytes()
+    growing = Path("in/a.png")
+    growing.touch()
+    assert [arrived(), arrived()] == [[], []]  # its bytes are still to come
+    for size in range(100, len(data), len(data) // 8):  # at each look it is another
+        growing.write_bytes(data[:size])
+        assert arrived() == []
+    growing.write_bytes(data)
+    assert [arrived(), arrived(), arrived()] == [[], ["a.png"], []]
+    os.utime(growing, ns=(5, 5))
+    assert [arrived(), arrived(), arrived()] == [[], ["a.png"], []]
+    growing.unlink()
+    assert arrived() == []
 
 
 def test_a_watch_ends_when_it_is_told(recipe: Recipe) -> None:
@@ -458,8 +506,8 @@ def test_a_watch_ends_when_it_is_told(recipe: Recipe) -> None:
     )
     watch.start()
     try:
-        save("in/a.png")
-        assert done.wait(20)
+        save("a.png").rename("in/a.png")  # at once, and not half of it first
+        assert done.wait(LIMIT)
     finally:
         stop.set()
         watch.join()

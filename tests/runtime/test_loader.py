@@ -13,6 +13,7 @@ from resharp.drawing import draw
 from resharp.engines import Bundle
 from resharp.errors import BackendError, ImageError, OptionError, UnknownModelError
 from tests.runtime.test_faces import add_fidelity
+from tests.waiting import LIMIT
 
 PICTURE = draw(20, 28)
 
@@ -114,6 +115,7 @@ def test_bad_calls(loader: Loader, compact: Bundle) -> None:
     assert loader.process_image(PICTURE).shape == (40, 56, 3)  # still of use
 
 
+@pytest.mark.processes
 def test_opening_one_model_does_not_stop_the_others(
     loader: Loader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,7 +123,7 @@ def test_opening_one_model_does_not_stop_the_others(
     go, real = threading.Event(), Settings.open
 
     def slow(settings: Settings) -> Upscaler:
-        assert go.wait(60)
+        assert go.wait(LIMIT)
         return real(settings)
 
     monkeypatch.setattr(Settings, "open", slow)

@@ -17,6 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resharp.runtime.stages import Pipeline, Stage, Stopped
+from tests.waiting import Watched, until
+
+pytestmark = pytest.mark.processes
 
 
 @pytest.fixture(autouse=True)
@@ -61,24 +64,26 @@ def test_all_items_come_through_once_and_in_order(
 
 
 def test_a_slow_sink_holds_the_source_back() -> None:
-    read, written, worst = 0, 0, 0
+    # three wait in each queue; one is in the source's hand, one in work and one being written
+    read, written, worst, most = 0, 0, 0, 3 + 3 + 3
 
     def source() -> Iterator[int]:
-        nonlocal read
+        nonlocal read, worst
         for number in range(60):
             read += 1
+            worst = max(worst, read - written)
             yield number
 
     def write(item: int) -> None:
-        nonlocal written, worst
-        time.sleep(0.002)
+        nonlocal written
+        until(lambda: read - written >= min(most, 60 - written), "the source runs ahead")
+        if item == 0:
+            time.sleep(0.05)  # a source that is not held back would run on
         written += 1
-        worst = max(worst, read - written)
 
     work = Stage(name="work", calls=[lambda item: item])
     Pipeline([work, Stage(name="write", calls=[write])], depth=3).run(source())
-    # three wait in each queue; one is in the source's hand, one in work and one being written
-    assert 3 <= worst <= 3 + 3 + 3
+    assert worst == most
 
 
 def test_the_budget_bounds_what_is_in_work() -> None:
@@ -105,18 +110,25 @@ def test_the_budget_bounds_what_is_in_work() -> None:
 
 
 def test_batches_hold_only_what_is_alike() -> None:
-    seen = []
+    names = ["a1", "a2", "b1", *(f"a{n}" for n in range(3, 8))]
+    seen, given, taken = list[list[str]](), 0, 0
+
+    def source() -> Iterator[str]:
+        nonlocal given
+        for name in names:
+            given += 1
+            yield name
 
     def work(items: list[str]) -> list[str]:
-        time.sleep(0.01)  # so that the queue fills
+        nonlocal taken
+        taken += len(items)
+        until(lambda: given - taken > 4 or given == len(names), "the queue is full")
         seen.append(items)
         return items
 
     stage = Stage(name="work", calls=[work], batch=4, alike=lambda a, b: a[0] == b[0])
-    Pipeline([stage]).run(["a1", "a2", "b1", "a3", "a4", "a5", "a6", "a7"])
-    assert [item for group in seen for item in group] == ["a1", "a2", "b1"] + [
-        f"a{n}" for n in range(3, 8)
-    ]
+    Pipeline([stage]).run(source())
+    assert [item for group in seen for item in group] == names
     assert all(len({item[0] for item in group}) == 1 for group in seen)
     assert max(map(len, seen)) == 4
 
@@ -140,7 +152,9 @@ def test_the_first_error_stops_all_and_is_the_one_reported(place: str) -> None:
         return item
 
     def write(item: int) -> None:
-        time.sleep(0.001)
+        while item == 20:  # the first tick comes when it comes
+            time.sleep(0.001)
+            pipeline.check()
         if place == "write" and item == 5:
             raise KeyError("write")
 
@@ -176,7 +190,12 @@ def test_long_work_can_ask_whether_to_go_on() -> None:
 
 
 def test_the_report_tells_who_waits_for_whom(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, begun = 0.0, 0
+    clock, begun, changed = 0.0, 0, Watched()
+
+    def idle() -> bool:
+        """Whether the source and the work have run as far ahead as they may, and stand still."""
+        alive = {thread.name for thread in threading.enumerate()}
+        return {"resharp-read-0", "resharp-work-0"} & alive <= changed.waiting
 
     def source() -> Iterator[int]:
         nonlocal begun
@@ -186,22 +205,45 @@ def test_the_report_tells_who_waits_for_whom(monkeypatch: pytest.MonkeyPatch) ->
 
     def write(item: int) -> None:
         nonlocal clock
-        while begun < min(30, item + 5):  # everything before it has run as far ahead as it may
-            time.sleep(0.001)
-        time.sleep(0.01)
+        until(lambda: begun >= min(30, item + 5) and idle())
         clock += 1.0
 
-    # only the writer's seconds count, so that a busy machine adds none
+    # made-up seconds, which pass only while all others wait
     monkeypatch.setattr("resharp.runtime.stages.time.perf_counter", lambda: clock)
     stages = [
         Stage(name="work", calls=[lambda item: item]),
         Stage(name="write", calls=[write]),
     ]
-    read, work, last = Pipeline(stages, depth=1).run(source())
+    pipeline = Pipeline(stages, depth=1)
+    pipeline._changed = changed
+    read, work, last = pipeline.run(source())
     assert (last.busy, last.starved) == (30.0, 0.0)
     assert read.blocked > 15
     assert work.blocked > 15
     assert read.busy + work.busy + work.starved < 15
+
+
+def test_an_interrupt_while_threads_are_started_leaves_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It comes after the system made the thread, and before Python knows of it."""
+    own, seen = threading.Thread.start, list[int]()
+    timers = list[threading.Timer]()
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name != "resharp-work-1":
+            own(thread)
+            return
+        timers.append(threading.Timer(0.05, own, (thread,)))
+        own(timers[0])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    work = Stage(name="work", calls=[lambda item: item, seen.append])
+    with pytest.raises(KeyboardInterrupt):
+        Pipeline([work]).run(iter(range(9)))
+    assert seen == []  # the late one has done nothing
+    timers[0].join()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
@@ -213,9 +255,12 @@ def test_an_interrupt_ends_it_and_leaves_no_thread() -> None:
         def work(item):
             if item == 3:
                 print("working", flush=True)
-            time.sleep(0.02)
+            while item >= 3:
+                time.sleep(0.001)
+                pipeline.check()
         try:
-            Pipeline([Stage(name="work", calls=[work] * 2)]).run(range(9999))
+            pipeline = Pipeline([Stage(name="work", calls=[work] * 2)])
+            pipeline.run(range(9999))
         except KeyboardInterrupt:
             print("left", [t.name for t in threading.enumerate() if t.name != "MainThread"])
         """

@@ -13,6 +13,7 @@ from resharp import trt
 from resharp.export.engine import NAMED, EngineOptions, Target, build_engines
 from resharp.runtime.resolve import resolve
 from tests import fake_cuda
+from tests.waiting import LIMIT
 
 needs_rtx = pytest.mark.skipif(
     trt.RTX not in trt.installed(), reason="TensorRT-RTX is not installed (extra rtx)"
@@ -93,7 +94,7 @@ def run(script: str, *arguments: Path, **environment: str) -> str:
         text=True,
         env=os.environ | environment,
         check=False,
-        timeout=120,
+        timeout=LIMIT,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -111,6 +112,7 @@ def test_without_a_driver(store: Path) -> None:
     assert "CudaError no NVIDIA driver" in run(DESERIALISE, store)
 
 
+@pytest.mark.slow
 @needs_rtx
 @pytest.mark.parametrize(
     ("environment", "reason"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from resharp.runtime.plan import plan
 from resharp.runtime.tensorrt import contexts, job, rooms
 from resharp.runtime.tensorrt.lane import AHEAD
 from tests.runtime.tensorrt_kit import SCALE, Array, Kit, expected, machine, picture
+from tests.waiting import Watched, joined, until
 
 FIDELITY = (ExtraInput(name="fidelity", default=0.5),)
 
@@ -209,6 +209,7 @@ def test_a_chunk_is_not_waited_for_with_those_behind_it(kit: Kit) -> None:
     assert len(waiting) > 6
 
 
+@pytest.mark.processes
 def test_two_runs_at_once(kit: Kit) -> None:
     image = picture(300, 200)  # many tiles: no run takes both lanes
     with kit.open() as backend:
@@ -216,8 +217,7 @@ def test_two_runs_at_once(kit: Kit) -> None:
         def advance(count: int) -> None:
             thread = threading.Thread(target=backend.run, args=(image, tiles_of(image)))
             thread.start()
-            thread.join(20)
-            assert not thread.is_alive()
+            joined(thread)
 
         backend.run(image, tiles_of(image), advance)
 
@@ -475,7 +475,7 @@ def test_a_refused_run_says_what_tensorrt_logged(kit: Kit) -> None:
         backend.infer(picture(16, 16)[None])
 
 
-def within(seconds: float, work: Callable[[], object]) -> None:
+def in_time(work: Callable[[], object]) -> None:
     """Run in a thread that must end."""
     failed: list[BaseException] = []
 
@@ -487,8 +487,7 @@ def within(seconds: float, work: Callable[[], object]) -> None:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(seconds)
-    assert not thread.is_alive(), "it hangs"
+    joined(thread)
     if failed:
         raise failed[0]
 
@@ -500,6 +499,7 @@ def with_bad_float_engine(kit: Kit) -> None:
     kit.add(dtype="float32", spoil="nan")
 
 
+@pytest.mark.processes
 def test_restoring_in_a_callback_never_waits_for_itself(kit: Kit) -> None:
     image = picture(120, 60)
     errors: list[str] = []
@@ -515,22 +515,22 @@ def test_restoring_in_a_callback_never_waits_for_itself(kit: Kit) -> None:
         return advance
 
     with kit.open() as backend:
-        within(30, lambda: backend.run(image, tiles_of(image), deeper(0)))
+        in_time(lambda: backend.run(image, tiles_of(image), deeper(0)))
     assert errors
     assert all("all lanes are in use" in text for text in errors)
 
 
+@pytest.mark.processes
 def test_an_engine_rejected_within_a_callback(kit: Kit) -> None:
     """Its contexts go from all lanes, that of the callback's own run too."""
     with_bad_float_engine(kit)
     image, deep = picture(120, 60), picture(20, 20, dtype="float32")
     said: list[str | None] = []
     with kit.open() as backend:
-        within(
-            30,
+        in_time(
             lambda: backend.run(
                 image, tiles_of(image), lambda count: said.append(backend.lacks("float32"))
-            ),
+            )
         )
         with pytest.raises(BackendError, match="no float32 engine"):
             backend.infer(deep[None])
@@ -538,20 +538,21 @@ def test_an_engine_rejected_within_a_callback(kit: Kit) -> None:
     assert all("no float32 engine" in str(text) for text in said)
 
 
+@pytest.mark.processes
 def test_closing_in_a_callback_while_another_thread_opens_an_engine(kit: Kit) -> None:
     with_bad_float_engine(kit)
     image, backend = picture(120, 60), kit.open()
+    changed = backend._runner._pool._changed = Watched()
     opening = threading.Thread(target=backend.lacks, args=("float32",), daemon=True)
 
     def close(count: int) -> None:
         if not opening.ident:
             opening.start()
-            time.sleep(0.3)  # it waits for this run's lane now
+            until(lambda: opening.name in changed.waiting, "it waits for this run's lane")
             backend.close()
 
-    within(30, lambda: backend.run(image, tiles_of(image), close))
-    opening.join(10)
-    assert not opening.is_alive()
+    in_time(lambda: backend.run(image, tiles_of(image), close))
+    joined(opening)
 
 
 def test_a_closed_upscaler_restores_nothing(kit: Kit) -> None:
@@ -562,23 +563,23 @@ def test_a_closed_upscaler_restores_nothing(kit: Kit) -> None:
             upscaler(picture(20, 20, dtype=dtype))
 
 
+@pytest.mark.processes
 def test_closing_waits_for_runs_and_refuses_new_ones(kit: Kit) -> None:
     backend, image = kit.open(), picture(200, 100)
     began, results = threading.Event(), []
 
     def slow(count: int) -> None:
         began.set()
-        closing.wait(0.05)
+        until(lambda: backend._runner._closed)  # whoever closes now waits for this run
 
     def work() -> None:
         results.append(backend.run(image, tiles_of(image), slow))
 
-    closing = threading.Event()
     thread = threading.Thread(target=work)
     thread.start()
     began.wait()
     backend.close()
-    thread.join()
+    joined(thread)
     backend.close()
     np.testing.assert_array_equal(results[0], expected(image))
     for call in (

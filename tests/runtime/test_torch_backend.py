@@ -31,6 +31,7 @@ from resharp.runtime.backends.torch_lanes import (
 )
 from resharp.runtime.lanes import LanePool
 from resharp.runtime.plan import Tile, plan
+from tests.waiting import LIMIT, joined
 
 SCALE = 2
 
@@ -189,6 +190,7 @@ def test_more_threads_than_lanes_wait_and_none_shares() -> None:
         assert again is first  # given back last, since the inner one came back before it
 
 
+@pytest.mark.processes
 def test_closing_waits_for_a_run_and_turns_away_who_waits() -> None:
     lane = Late()
     pool, inside, told = LanePool([lane], "torch"), threading.Event(), list[str]()
@@ -197,7 +199,7 @@ def test_closing_waits_for_a_run_and_turns_away_who_waits() -> None:
     def work() -> None:
         with pool.take():
             inside.set()
-            go_on.wait(10)
+            go_on.wait(LIMIT)
             assert not lane.closed
         told.append("run")
 
@@ -208,20 +210,20 @@ def test_closing_waits_for_a_run_and_turns_away_who_waits() -> None:
 
     threads = [threading.Thread(target=work)]
     threads[0].start()
-    assert inside.wait(10)
+    assert inside.wait(LIMIT)
     threads += [threading.Thread(target=late), threading.Thread(target=pool.close)]
     for thread in threads[1:]:
         thread.start()
-    threads[1].join(10)
+    joined(threads[1])
     assert told == ["late"]
     assert threads[2].is_alive()
     go_on.set()
-    for thread in threads:
-        thread.join(10)
+    joined(*threads)
     assert (told, lane.closed) == (["late", "run"], 1)
     pool.close()
 
 
+@pytest.mark.processes
 def test_closing_from_within_a_run_does_not_wait_for_itself() -> None:
     lane = Late()
     pool = LanePool([lane], "torch")

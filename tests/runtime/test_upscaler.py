@@ -75,6 +75,7 @@ def test_torch_and_onnx_agree(tiny: dict[str, Bundle], kind: str, dtype: str) ->
             assert levels(one(picture), two(picture)) <= 1
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(
     height=st.integers(1, 70),

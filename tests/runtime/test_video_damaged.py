@@ -17,7 +17,9 @@ from resharp.errors import OptionError, OutputError, ResharpError, VideoError
 from resharp.runtime.files import write
 from resharp.runtime.recipe import Recipe
 from resharp.runtime.video import VideoOptions, VideoReport, restore_video
+from resharp.runtime.video.workspace import JOURNAL
 from tests.runtime.video_kit import Enlarged, Spec, av, draw, make, parts
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 
@@ -223,14 +225,18 @@ def test_a_journal_that_cannot_be_written_stops_all(
         restore(clip, tmp_path / "out.mp4")
 
 
+@pytest.mark.processes
 def test_what_stops_a_run_is_what_is_reported(tmp_path: Path) -> None:
+    clip, target = make(tmp_path / "in.mp4"), tmp_path / "out.mp4"
+    journal = tmp_path / "out.mp4.resharp" / JOURNAL
+
     class Broken(Enlarged):
         def __call__(self, image: Any, progress: Any = None) -> Any:
             if self.count == 15:
+                until(lambda: '"index": 0' in journal.read_text())
                 raise ResharpError("the network is gone")
             return super().__call__(image, progress)
 
-    clip, target = make(tmp_path / "in.mp4"), tmp_path / "out.mp4"
     with pytest.raises(ResharpError, match="the network is gone"):
         restore_video(clip, target, Broken(2), options=VideoOptions(segment=5))  # type: ignore[arg-type]
     assert restore(clip, target, segment=5).resumed_at >= 5

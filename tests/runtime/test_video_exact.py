@@ -81,6 +81,7 @@ def restore(source: Path, target: Path, scale: int = 2, **options: Any) -> Video
     return restore_video(source, target, Enlarged(scale), options=VideoOptions(**options))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(EXACT))
 def test_all_is_kept(tmp_path: Path, name: str) -> None:
     ending, spec = EXACT[name]

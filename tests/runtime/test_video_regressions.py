@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from resharp.runtime.settings import Settings
 from resharp.runtime.video import VideoOptions, VideoReport, restore_video
 from resharp.runtime.video.clip import _rate
 from resharp.runtime.video.color import Color, Converter, pixel_format
-from tests.runtime.video_kit import Enlarged, Spec, av, draw, make, number_in, parts
+from tests.runtime.video_kit import LATE, Enlarged, Spec, av, draw, make, number_in, parts
 
 
 def restore(source: Path, target: Path, overwrite: bool = False, **options: Any) -> VideoReport:
@@ -61,6 +62,7 @@ def test_a_folder_that_exists_is_not_a_result(
     assert Path("004.png").exists()
 
 
+@pytest.mark.processes
 def test_frames_of_an_interrupted_sequence_are_looked_at(tmp_path: Path) -> None:
     clip = make(tmp_path / "in.mp4", Spec(frames=30))
     target = tmp_path / "out" / "%03d.png"
@@ -72,9 +74,9 @@ def test_frames_of_an_interrupted_sequence_are_looked_at(tmp_path: Path) -> None
         if progress.done >= 12:
             raise StopError
 
-    slow: Any = Enlarged(2, delay=0.03)
+    held: Any = Enlarged(2, hold=12 + LATE)
     with pytest.raises(StopError):
-        restore_video(clip, target, slow, options=VideoOptions(segment=5), tick=stop)
+        restore_video(clip, target, held, options=VideoOptions(segment=5), tick=stop)
     (tmp_path / "out" / "003.png").unlink()
     (tmp_path / "out" / "008.png").write_bytes(b"x")
     report = restore(clip, target, segment=5)
@@ -115,16 +117,20 @@ def test_slow_pictures_with_longer_sound_are_not_cut_off(tmp_path: Path) -> None
         assert restore(clip, tmp_path / f"{name}.mkv").frames == 3
 
 
+@pytest.mark.processes
 def test_matroska_tells_its_rate(tmp_path: Path) -> None:
     clip = make(tmp_path / "in.mp4", Spec(frames=48))
     report = restore(clip, tmp_path / "out.mkv")
     with av.open(str(report.target)) as made:
         assert made.streams.video[0].average_rate == 24
-    totals: list[int] = []
-    recipe: Any = Enlarged(2, delay=0.02)
-    restore_video(
-        report.target, tmp_path / "two.mkv", recipe, tick=lambda p: totals.append(p.total)
-    )
+    totals, told = list[int](), threading.Event()
+    recipe: Any = Enlarged(2, hold=10, release=told)
+
+    def tick(progress: Any) -> None:
+        totals.append(progress.total)
+        told.set()
+
+    restore_video(report.target, tmp_path / "two.mkv", recipe, tick=tick)
     assert set(totals) == {48}
 
 

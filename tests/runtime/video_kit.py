@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -20,6 +21,10 @@ Image = NDArray[Any]
 WIDTH, HEIGHT = 128, 96
 BITS = 8
 CELL = 16
+LATE = 8
+"""More calls than can be in work at once. Calls are held as they come, and the first that is held
+may be of an earlier frame than the last that is not: for N frames in order, let N + LATE through.
+"""
 PATCHES = ((40, 60, 200), (200, 120, 30), (128, 128, 128), (30, 180, 90))
 """Flat colours, blue, green, red."""
 LUMA = {1: (0.2126, 0.0722), 6: (0.299, 0.114), 9: (0.2627, 0.0593)}
@@ -276,16 +281,27 @@ def _facts(stream: Any, frames: Sequence[Any]) -> dict[str, Any]:
 
 
 class Enlarged:
-    """Stands for a recipe: each pixel four or more times, at once, and counts what it did."""
+    """Stands for a recipe: each pixel four or more times, at once, and counts what it did.
+
+    Args:
+        scale: output size over input size.
+        hold: images after which each call waits, until ``release`` is set or the run stops; None:
+            no call waits.
+        release: lets the calls that wait go on; None: they wait for the run to stop.
+    """
 
     upscaler = network = None
     key, tile, place, description, threads = "enlarged", None, "numpy on cpu", "enlarged", 1
     aligned = False
 
-    def __init__(self, scale: int = 2, *, delay: float = 0.0) -> None:
+    def __init__(
+        self, scale: int = 2, *, hold: int | None = None, release: threading.Event | None = None
+    ) -> None:
         from resharp.runtime.settings import Settings
 
-        self.scale, self.delay, self.count = float(scale), delay, 0
+        self.scale, self.count = float(scale), 0
+        self._hold, self._release = hold, release or threading.Event()
+        self._lock = threading.Lock()
         self.settings, self.recipe = Settings(), self
 
     def open(self) -> Enlarged:
@@ -298,11 +314,11 @@ class Enlarged:
         return 1
 
     def __call__(self, image: Image, progress: Any = None) -> tuple[Image, None]:
-        import time
-
-        self.count += 1
-        if self.delay:
-            time.sleep(self.delay)
+        with self._lock:
+            self.count += 1
+            held = self._hold is not None and self.count > self._hold
+        while held and not self._release.wait(0.001):
+            progress(0, 1)
         if progress is not None:
             progress(1, 1)
         times = round(self.scale)

@@ -290,6 +290,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     outcomes.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flavour", "name"), table(__name__))
 def test_case(flavour: str, name: str, scratch: Path) -> None:
     wrong = outcomes(__name__, flavour, scratch)[name]

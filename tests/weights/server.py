@@ -8,6 +8,8 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.waiting import LIMIT
+
 Answer = Callable[["Handler", bytes], None]
 
 
@@ -97,7 +99,7 @@ def redirect(url: str) -> Answer:
 
 def hang(handler: Handler, body: bytes) -> None:
     """Accept, and say nothing until the gate opens."""
-    handler.server.gate.wait(20)
+    handler.server.gate.wait(LIMIT)
 
 
 def half_then_gate(handler: Handler, body: bytes) -> None:
@@ -105,5 +107,5 @@ def half_then_gate(handler: Handler, body: bytes) -> None:
     handler.head(Content_Length=len(body))
     handler.wfile.write(body[: len(body) // 2])
     handler.wfile.flush()
-    handler.server.gate.wait(20)
+    handler.server.gate.wait(LIMIT)
     handler.wfile.write(body[len(body) // 2 :])

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import resharp
 from resharp.weights import Entry, fetch
+from tests import held
+from tests.waiting import LIMIT, until
 from tests.weights.conftest import BODY, left, tiny
 from tests.weights.server import Server, half_then_gate
 
-ROOT = Path(resharp.__file__).parents[1]
+pytestmark = pytest.mark.processes
+
 SCRIPT = """
 import json, logging, sys
 from resharp.weights import Entry, fetch
@@ -34,22 +33,7 @@ except Exception as error:
 
 
 def start(entry: Entry, folder: Path, limit: int = 0) -> subprocess.Popen[str]:
-    arguments = [json.dumps(entry.to_json()), str(folder), str(limit)]
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path},
-    )
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.01)
+    return held.start("-c", SCRIPT, json.dumps(entry.to_json()), str(folder), str(limit))
 
 
 def test_second_process_waits_and_does_not_download(
@@ -57,13 +41,13 @@ def test_second_process_waits_and_does_not_download(
 ) -> None:
     server.plans["tiny.pth"] = [half_then_gate]
     with start(entry, tmp_path) as first:
-        wait_for(lambda: server.gets)
+        until(lambda: server.gets)
         with start(entry, tmp_path) as second:
             assert second.stdout is not None
             assert "waiting for another process" in second.stdout.readline()
             server.gate.set()
-            out = second.communicate(timeout=15)
-        assert first.wait(15) == 0
+            out = second.communicate(timeout=LIMIT)
+        assert first.wait(LIMIT) == 0
     assert second.returncode == 0, out
     assert server.gets == ["/tiny.pth"]
     assert left(tmp_path) == ["tiny.pth"]
@@ -76,7 +60,7 @@ def test_killed_download_leaves_nothing_that_stays(
     server.plans["tiny.pth"] = [half_then_gate]
     part = tmp_path / ".incoming" / "tiny.pth.part"
     with start(entry, tmp_path) as process:
-        wait_for(lambda: part.exists() and part.stat().st_size)
+        until(lambda: part.exists() and part.stat().st_size)
         process.kill()
     server.gate.set()
     assert left(tmp_path) == [".incoming/tiny.pth.part"]
@@ -92,20 +76,20 @@ def test_sweep_spares_a_running_download(server: Server, entry: Entry, tmp_path:
     server.plans["tiny.pth"] = [half_then_gate]
     part = tmp_path / ".incoming" / "tiny.pth.part"
     with start(entry, tmp_path) as process:
-        wait_for(lambda: part.exists() and part.stat().st_size)
+        until(lambda: part.exists() and part.stat().st_size)
         server.files["other.pth"] = BODY
         other = tiny(server.url, name="other", file="other.pth", urls=(f"{server.url}/other.pth",))
         fetch(other, tmp_path)
         assert part.exists()
         server.gate.set()
-        assert process.wait(15) == 0
+        assert process.wait(LIMIT) == 0
     assert left(tmp_path) == ["other.pth", "tiny.pth"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no RLIMIT_FSIZE on Windows")
 def test_no_room_for_the_file(entry: Entry, tmp_path: Path) -> None:
     with start(entry, tmp_path, limit=len(BODY) // 2) as process:
-        _, errors = process.communicate(timeout=15)
+        _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 1
     assert errors.startswith("OutputError: cannot write to the folder of weights")
     assert "File too large" in errors

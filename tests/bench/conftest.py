@@ -1,0 +1,30 @@
+"""What tests of the instrument share: made-up time, and worker processes without PyTorch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from resharp.bench import pairs
+from tests.bench.machine import Clock
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time that pairs see. Nobody disturbs them, whatever else the machine does."""
+    made_up = Clock()
+    monkeypatch.setattr(pairs, "time", made_up)
+    monkeypatch.setattr(pairs, "mark", lambda at, pids: None)
+    return made_up
+
+
+@pytest.fixture
+def without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Child processes find no PyTorch, whose import takes longer than the rest of a tiny run."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text("import sys; sys.modules['torch'] = None\n")
+    places = filter(None, [str(folder), os.environ.get("PYTHONPATH")])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(places))
