@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes: a thread in each, also of their own
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a script
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # or children would ignore it too
 
 import pytest
 import torch
