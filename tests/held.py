@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import LIMIT
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -33,14 +35,37 @@ def released() -> threading.Event:
     return event
 
 
-def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+class Child(subprocess.Popen[str]):
+    """Is killed when its test fails, and after :data:`LIMIT` seconds: no reader waits for ever."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._limit = threading.Timer(LIMIT, self.kill)
+        self._limit.daemon = True
+        self._limit.start()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """See :meth:`subprocess.Popen.wait`."""
+        code = super().wait(timeout)
+        self._limit.cancel()
+        if self._limit is not threading.current_thread():
+            self._limit.join()
+        return code
+
+    def __exit__(self, kind: Any, *error: Any) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, *error)
+
+
+def start(*arguments: str, **options: Any) -> Child:
     """Start Python, able to import the tests from anywhere, with pipes for its three streams."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     pipe = subprocess.PIPE
     streams = {"stdin": pipe, "stdout": pipe, "stderr": pipe}
     command = [sys.executable, *arguments]
     environment = {**os.environ, "PYTHONPATH": path}
-    return subprocess.Popen(command, text=True, env=environment, **{**streams, **options})
+    return Child(command, text=True, env=environment, **{**streams, **options})
 
 
 def main(count: int, arguments: Sequence[str]) -> None:

@@ -146,6 +146,7 @@ class Pipeline:
                 if tick is not None:
                     tick(self.report())
         except BaseException as error:
+            self._let_go()
             self._fail(error)
             self._await_begun(tried)
         _join(threads)
@@ -196,6 +197,12 @@ class Pipeline:
             with self._changed:
                 self._alive -= 1
                 self._changed.notify_all()
+
+    def _let_go(self) -> None:
+        """Give the lock back that an interrupt came with, if it came just as it was taken."""
+        with suppress(RuntimeError):  # it is not ours, as nearly always
+            while True:
+                self._changed.release()
 
     def _await_begun(self, tried: int) -> None:
         """Wait until the threads whose start was tried have begun, so that they can be joined.

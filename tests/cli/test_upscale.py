@@ -296,10 +296,10 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(
     for index in range(40):
         save(f"in/{index:02}.png", seed=index)
     command = ["-m", "tests.held", "20", "upscale", "in", "-o", "out"]
-    process = held.start(*command, stderr=subprocess.STDOUT)
-    until(lambda: list(Path("out").glob("*.png")))
-    process.send_signal(number)
-    output = process.communicate(timeout=LIMIT)[0]
+    with held.start(*command, stderr=subprocess.STDOUT) as process:
+        until(lambda: list(Path("out").glob("*.png")), alive=process)
+        process.send_signal(number)
+        output = process.communicate(timeout=LIMIT)[0]
     assert process.returncode != 0
     assert "Traceback" not in output
     done = [path for path in Path("out").iterdir() if not path.name.startswith(".")]

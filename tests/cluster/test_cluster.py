@@ -47,7 +47,9 @@ def _cluster() -> Iterator[None]:
         logging_level="ERROR",
         _system_config={
             "worker_register_timeout_seconds": int(LIMIT),  # a busy machine is no fault
-            "memory_monitor_refresh_ms": 0,  # nor are others that fill its memory
+            "health_check_failure_threshold": 100,
+            "worker_niceness": 0,  # by itself Ray lets all others go first
+            "memory_monitor_refresh_ms": 0,  # others that fill the memory are no fault either
         },
     )
     yield

@@ -95,7 +95,7 @@ def _holder(folder: Path) -> tuple[multiprocessing.process.BaseProcess, Connecti
     """A process that is in the middle of writing, and the pipe to it, which is to be kept."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_hold, args=(folder, there))
+    process = context.Process(target=_hold, args=(folder, there), daemon=True)
     process.start()
     assert here.poll(LIMIT)
     assert here.recv() == "writing"

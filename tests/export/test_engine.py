@@ -278,6 +278,7 @@ def test_an_interrupt_while_the_build_is_started_waits_for_its_end(
 
     def start(thread: threading.Thread) -> None:
         own(thread)
+        until(lambda: log)
         raise KeyboardInterrupt
 
     def work() -> bytes:
@@ -289,7 +290,7 @@ def test_an_interrupt_while_the_build_is_started_waits_for_its_end(
     monkeypatch.setattr(threading.Thread, "start", start)
     with pytest.raises(KeyboardInterrupt):
         building.in_background(work, cancel, lambda line: None)
-    assert log in ([], ["begins", "ends"])
+    assert log == ["begins", "ends"]
 
 
 INTERRUPTED = """
@@ -322,11 +323,12 @@ def test_an_interrupted_build_leaves_no_engine(
     tmp_path: Path, number: signal.Signals, compact: Bundle
 ) -> None:
     shelf = tmp_path / "engines"
-    child = start("-c", INTERRUPTED, str(compact.folder), str(shelf), start_new_session=True)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "building\n"
-    os.kill(child.pid, number)
-    _, errors = child.communicate(timeout=LIMIT)
+    script = ["-c", INTERRUPTED, str(compact.folder), str(shelf)]
+    with start(*script, start_new_session=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "building\n"
+        os.kill(child.pid, number)
+        _, errors = child.communicate(timeout=LIMIT)
     assert child.returncode == -number  # by the signal, and not by a crash
     if number == signal.SIGINT:
         assert "KeyboardInterrupt" in errors

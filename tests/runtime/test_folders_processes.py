@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ pytestmark = [
 ]
 
 COUNT = 40
-Start = Callable[..., "subprocess.Popen[str]"]
+Start = Callable[..., held.Child]
 
 
 @pytest.fixture
@@ -36,9 +35,9 @@ def start(compact: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     With ``hold``, it waits after so many images, until it is killed or interrupted.
     """
     monkeypatch.chdir(tmp_path)
-    processes: list[subprocess.Popen[str]] = []
+    processes: list[held.Child] = []
 
-    def call(*args: str, hold: int | None = None) -> subprocess.Popen[str]:
+    def call(*args: str, hold: int | None = None) -> held.Child:
         command = ["upscale", *args, "-m", str(compact.folder), "--backend", "onnx"]
         module = ["resharp"] if hold is None else ["tests.held", str(hold)]
         processes.append(held.start("-m", *module, *command))
@@ -94,7 +93,12 @@ def locks() -> list[str]:
 @pytest.mark.slow
 def test_two_at_once_do_every_picture_once(start: Start) -> None:
     save(COUNT)
-    both = [start("in", "-o", "out", "--json") for _ in range(2)]
+    both = [start("in", "-o", "out", "--json", hold=1) for _ in range(2)]
+    until(lambda: recorded() == 2)  # one each: both are at work
+    for process in both:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
     reports = [json.loads(process.communicate(timeout=LIMIT)[0]) for process in both]
     assert [process.returncode for process in both] == [0, 0]
     status = Counter(
@@ -112,9 +116,9 @@ def test_two_at_once_do_every_picture_once(start: Start) -> None:
 def test_if_one_of_two_is_killed_the_other_does_it_all(start: Start) -> None:
     save(COUNT)
     victim = start("in", "-o", "out", hold=2)
-    until(lambda: recorded() == 2)
+    until(lambda: recorded() == 2, alive=victim)
     other = start("in", "-o", "out", "--json")
-    until(lambda: recorded() >= 5)  # what the victim has claimed stays undone
+    until(lambda: recorded() >= 5, alive=other)  # what the victim has claimed stays undone
     assert len(list(Path("out/.resharp/locks").glob("run-*"))) == 2
     victim.send_signal(signal.SIGKILL)
     victim.communicate(timeout=LIMIT)
@@ -136,7 +140,7 @@ def test_a_watched_folder(start: Start, number: signal.Signals) -> None:
     assert cv2.imwrite("whole.png", draw(20, 30))
     data = Path("whole.png").read_bytes()
     arrives("a.png", data)
-    until(lambda: os.path.exists("out/a.png"))
+    until(lambda: os.path.exists("out/a.png"), alive=watch)
     arrives("cut.png", data[:100])
     assert watch.stderr.readline() == "restored: in/a.png\n"
     assert watch.stderr.readline().startswith("failed: in/cut.png: in/cut.png is a damaged PNG")
@@ -158,7 +162,7 @@ def test_a_watched_folder(start: Start, number: signal.Signals) -> None:
 def test_ctrl_c_gives_everything_back(start: Start) -> None:
     save(COUNT)
     process = start("in", "-o", "out", "--workers", "2", hold=10)
-    until(lambda: recorded() >= 2)
+    until(lambda: recorded() >= 2, alive=process)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 130

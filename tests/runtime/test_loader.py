@@ -120,9 +120,10 @@ def test_opening_one_model_does_not_stop_the_others(
     loader: Loader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loader.process_image(PICTURE)
-    go, real = threading.Event(), Settings.open
+    go, inside, real = threading.Event(), threading.Event(), Settings.open
 
     def slow(settings: Settings) -> Upscaler:
+        inside.set()
         assert go.wait(LIMIT)
         return real(settings)
 
@@ -134,9 +135,12 @@ def test_opening_one_model_does_not_stop_the_others(
     ]
     for thread in threads:
         thread.start()
-    loader.process_image(PICTURE)  # would wait for ever behind the one that is opened
-    assert loader.loaded
-    go.set()
+    try:
+        assert inside.wait(LIMIT)
+        loader.process_image(PICTURE)  # would wait for ever behind the one that is opened
+        assert loader.loaded
+    finally:
+        go.set()
     for thread in threads:
         thread.join()
     assert len(results) == 2

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import textwrap
 import threading
 import time
@@ -17,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resharp.runtime.stages import Pipeline, Stage, Stopped
-from tests.waiting import Watched, until
+from tests.held import start
+from tests.waiting import LIMIT, Watched, joined, until
 
 pytestmark = pytest.mark.processes
 
@@ -158,8 +157,8 @@ def test_the_first_error_stops_all_and_is_the_one_reported(place: str) -> None:
         if place == "write" and item == 5:
             raise KeyError("write")
 
-    def tick(report: object) -> None:
-        if place == "tick":
+    def tick(report: Any) -> None:
+        if place == "tick" and report[-1].items:  # all have begun; the writer waits at item 20
             raise KeyError("tick")
 
     stages = [Stage(name="work", calls=[work] * 2), Stage(name="write", calls=[write])]
@@ -181,7 +180,7 @@ def test_long_work_can_ask_whether_to_go_on() -> None:
             while True:
                 time.sleep(0.001)
                 pipeline.check()
-        started.wait()
+        assert started.wait(LIMIT)
         raise KeyError("second")
 
     pipeline = Pipeline([Stage(name="work", calls=[work, work])])
@@ -223,27 +222,65 @@ def test_the_report_tells_who_waits_for_whom(monkeypatch: pytest.MonkeyPatch) ->
     assert read.busy + work.busy + work.starved < 15
 
 
+def test_an_interrupt_that_comes_as_the_lock_is_taken_ends_it() -> None:
+    ticked, raised = threading.Event(), list[BaseException]()
+
+    class Interrupted(threading.Condition):
+        def __enter__(self) -> bool:
+            entered = super().__enter__()
+            if ticked.is_set() and threading.current_thread() is runner:
+                ticked.clear()
+                raise KeyboardInterrupt
+            return entered
+
+    def work(item: int) -> None:
+        time.sleep(0.001)
+        pipeline.check()
+
+    def run() -> None:
+        try:
+            pipeline.run(iter(int, 1), lambda report: ticked.set(), interval=0.01)
+        except KeyboardInterrupt as error:
+            raised.append(error)
+
+    pipeline = Pipeline([Stage(name="work", calls=[work] * 2)])
+    pipeline._changed = Interrupted()
+    runner = threading.Thread(target=run, daemon=True)
+    runner.start()
+    joined(runner)
+    assert len(raised) == 1
+
+
 def test_an_interrupt_while_threads_are_started_leaves_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It comes after the system made the thread, and before Python knows of it."""
     own, seen = threading.Thread.start, list[int]()
-    timers = list[threading.Timer]()
+    late = list[threading.Thread]()
+    pipeline = Pipeline([Stage(name="work", calls=[lambda item: item, seen.append])])
+
+    def begin() -> None:
+        until(lambda: pipeline._error is not None)
+        time.sleep(0.05)  # for a pipeline that does not wait to be through
+        own(late[0])
 
     def start(thread: threading.Thread) -> None:
         if thread.name != "resharp-work-1":
             own(thread)
             return
-        timers.append(threading.Timer(0.05, own, (thread,)))
-        own(timers[0])
+        late.append(thread)
+        own(beginning)
         raise KeyboardInterrupt
 
+    beginning = threading.Thread(target=begin)
+    monkeypatch.setattr("resharp.runtime.stages.START_PATIENCE", LIMIT)
     monkeypatch.setattr(threading.Thread, "start", start)
-    work = Stage(name="work", calls=[lambda item: item, seen.append])
     with pytest.raises(KeyboardInterrupt):
-        Pipeline([work]).run(iter(range(9)))
-    assert seen == []  # the late one has done nothing
-    timers[0].join()
+        pipeline.run(iter(range(9)))
+    assert late[0].ident is not None
+    assert not late[0].is_alive()
+    assert seen == []  # it has done nothing
+    joined(beginning)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
@@ -265,9 +302,7 @@ def test_an_interrupt_ends_it_and_leaves_no_thread() -> None:
             print("left", [t.name for t in threading.enumerate() if t.name != "MainThread"])
         """
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
-    ) as process:
+    with start("-c", script) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "working\n"
         process.send_signal(signal.SIGINT)

@@ -26,7 +26,7 @@ from resharp.runtime.plan import plan
 from resharp.runtime.tensorrt import contexts, job, rooms
 from resharp.runtime.tensorrt.lane import AHEAD
 from tests.runtime.tensorrt_kit import SCALE, Array, Kit, expected, machine, picture
-from tests.waiting import Watched, joined, until
+from tests.waiting import LIMIT, Watched, joined, until
 
 FIDELITY = (ExtraInput(name="fidelity", default=0.5),)
 
@@ -577,7 +577,7 @@ def test_closing_waits_for_runs_and_refuses_new_ones(kit: Kit) -> None:
 
     thread = threading.Thread(target=work)
     thread.start()
-    began.wait()
+    assert began.wait(LIMIT)
     backend.close()
     joined(thread)
     backend.close()

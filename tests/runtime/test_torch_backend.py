@@ -214,10 +214,12 @@ def test_closing_waits_for_a_run_and_turns_away_who_waits() -> None:
     threads += [threading.Thread(target=late), threading.Thread(target=pool.close)]
     for thread in threads[1:]:
         thread.start()
-    joined(threads[1])
-    assert told == ["late"]
-    assert threads[2].is_alive()
-    go_on.set()
+    try:
+        joined(threads[1])
+        assert told == ["late"]
+        assert threads[2].is_alive()
+    finally:
+        go_on.set()
     joined(*threads)
     assert (told, lane.closed) == (["late", "run"], 1)
     pool.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -26,14 +25,17 @@ if limit:
     import resource
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:
-    print(fetch(Entry.from_json(json.loads(sys.argv[1])), sys.argv[2]), flush=True)
+    entry = Entry.from_json(json.loads(sys.argv[1]))
+    print(fetch(entry, sys.argv[2], timeout=float(sys.argv[4])), flush=True)
 except Exception as error:
     sys.exit(f"{type(error).__name__}: {error}")
 """
 
 
-def start(entry: Entry, folder: Path, limit: int = 0) -> subprocess.Popen[str]:
-    return held.start("-c", SCRIPT, json.dumps(entry.to_json()), str(folder), str(limit))
+def start(entry: Entry, folder: Path, limit: int = 0) -> held.Child:
+    return held.start(
+        "-c", SCRIPT, json.dumps(entry.to_json()), str(folder), str(limit), str(LIMIT)
+    )
 
 
 def test_second_process_waits_and_does_not_download(
@@ -41,7 +43,7 @@ def test_second_process_waits_and_does_not_download(
 ) -> None:
     server.plans["tiny.pth"] = [half_then_gate]
     with start(entry, tmp_path) as first:
-        until(lambda: server.gets)
+        until(lambda: server.gets, alive=first)
         with start(entry, tmp_path) as second:
             assert second.stdout is not None
             assert "waiting for another process" in second.stdout.readline()
@@ -60,15 +62,15 @@ def test_killed_download_leaves_nothing_that_stays(
     server.plans["tiny.pth"] = [half_then_gate]
     part = tmp_path / ".incoming" / "tiny.pth.part"
     with start(entry, tmp_path) as process:
-        until(lambda: part.exists() and part.stat().st_size)
+        until(lambda: part.exists() and part.stat().st_size, alive=process)
         process.kill()
     server.gate.set()
     assert left(tmp_path) == [".incoming/tiny.pth.part"]
     server.files["other.pth"] = BODY
     other = tiny(server.url, name="other", file="other.pth", urls=(f"{server.url}/other.pth",))
-    fetch(other, tmp_path)
+    fetch(other, tmp_path, timeout=LIMIT)
     assert left(tmp_path) == ["other.pth"]
-    assert fetch(entry, tmp_path).read_bytes() == BODY
+    assert fetch(entry, tmp_path, timeout=LIMIT).read_bytes() == BODY
     assert left(tmp_path) == ["other.pth", "tiny.pth"]
 
 
@@ -76,10 +78,10 @@ def test_sweep_spares_a_running_download(server: Server, entry: Entry, tmp_path:
     server.plans["tiny.pth"] = [half_then_gate]
     part = tmp_path / ".incoming" / "tiny.pth.part"
     with start(entry, tmp_path) as process:
-        until(lambda: part.exists() and part.stat().st_size)
+        until(lambda: part.exists() and part.stat().st_size, alive=process)
         server.files["other.pth"] = BODY
         other = tiny(server.url, name="other", file="other.pth", urls=(f"{server.url}/other.pth",))
-        fetch(other, tmp_path)
+        fetch(other, tmp_path, timeout=LIMIT)
         assert part.exists()
         server.gate.set()
         assert process.wait(LIMIT) == 0

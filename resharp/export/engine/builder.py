@@ -109,9 +109,11 @@ def in_background(work: Callable[[], bytes], cancel: Cancel, report: Report) -> 
         cancel.asked = True
         if not begun.wait(START_PATIENCE):
             raise
-    while not ended.is_set():
+    while True:
         try:
-            ended.wait(0.1)
+            while not ended.wait(0.1):
+                pass
+            break
         except KeyboardInterrupt:
             cancel.asked = True
             report("stopping: TensorRT can do so only between its steps")
