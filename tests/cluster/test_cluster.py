@@ -25,7 +25,7 @@ from resharp.runtime.settings import Settings
 from resharp.runtime.video import VideoOptions, VideoProgress
 from tests.cli.commands import call
 from tests.runtime.video_kit import Spec, make, parts
-from tests.waiting import LIMIT
+from tests.waiting import LIMIT, until
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
@@ -35,23 +35,41 @@ OPTIONS = VideoOptions(segment=8, encoder_threads=2)
 TWO = ClusterOptions(workers=2, cpus=1)
 
 
+_get_node = ray._private.services.get_node
+
+
+def _patient(*where: Any) -> Any:
+    """Wait for Ray's own processes, to which Ray gives 30 seconds."""
+    found: list[Any] = []
+
+    def there() -> bool:
+        with suppress(RuntimeError):
+            found.append(_get_node(*where))
+        return bool(found)
+
+    until(there, "Ray starts")
+    return found[0]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _cluster() -> Iterator[None]:
     """One cluster for all tests: it takes seconds to start."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        _system_config={
-            "worker_register_timeout_seconds": int(LIMIT),  # a busy machine is no fault
-            "health_check_failure_threshold": 100,
-            "worker_niceness": 0,  # by itself Ray lets all others go first
-            "memory_monitor_refresh_ms": 0,  # others that fill the memory are no fault either
-        },
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ray._private.services.get_node", _patient)
+        ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            _system_config={
+                "worker_register_timeout_seconds": int(LIMIT),  # a busy machine is no fault
+                "health_check_failure_threshold": 100,
+                "worker_niceness": 0,  # by itself Ray lets all others go first
+                "memory_monitor_refresh_ms": 0,  # others that fill the memory are no fault either
+            },
+        )
     yield
     ray.shutdown()
 
