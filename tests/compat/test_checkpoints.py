@@ -19,6 +19,8 @@ from resharp.weights import Entry
 from tests.compat.reference import Reference, farthest, picture
 from tests.conftest import random_network, save_checkpoint
 
+pytestmark = pytest.mark.slow
+
 HASH = "0" * 64
 
 

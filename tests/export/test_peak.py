@@ -22,6 +22,8 @@ from resharp.runtime.backends import BackendOptions
 from resharp.runtime.backends.torch import TorchBackend
 from tests.conftest import random_network, save_checkpoint
 
+pytestmark = pytest.mark.slow
+
 needs_rtx = pytest.mark.skipif(
     flavours.RTX not in flavours.installed(), reason="TensorRT-RTX is not installed (extra rtx)"
 )

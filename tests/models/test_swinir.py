@@ -33,6 +33,8 @@ from resharp.weights.entry import Entry
 from tests.conftest import save_checkpoint
 from tests.oracle import load, needs_oracle
 
+pytestmark = pytest.mark.slow
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "classical x2": {"upscale": 2, "upsampler": "pixelshuffle"},
     "classical x3": {"upscale": 3, "upsampler": "pixelshuffle"},
@@ -111,7 +113,6 @@ def quiet() -> Iterator[None]:
         yield
 
 
-@pytest.mark.slow
 @needs_oracle
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_computes_what_spandrel_computes(variant: str) -> None:
@@ -175,7 +176,6 @@ def of_row(entry: Entry) -> dict[str, Any]:
     }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("entry", ROWS.values(), ids=lambda entry: entry.name)
 def test_every_row_of_the_catalogue_is_told_from_its_weights(entry: Entry) -> None:
     assert entry.exports
@@ -231,7 +231,6 @@ def test_files_come_back(tmp_path: Path, variant: str, form: str) -> None:
         assert torch.equal(build(found)(picture), network(picture))
 
 
-@pytest.mark.slow
 @given(
     channels=st.sampled_from((1, 3)),
     layers=st.lists(st.tuples(st.integers(1, 3), st.sampled_from((1, 2, 3, 6))), min_size=1),
@@ -337,7 +336,6 @@ def test_keeps_its_input_and_trains() -> None:
         assert float(one.grad.abs().sum()) > 0, name
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_passes_the_gate(
     variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -367,7 +365,6 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
     return made
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["classical x2", "gray jpeg"])
 def test_tiled_equals_untiled_at_the_measured_overlap(
     bundles: dict[str, Bundle], variant: str
@@ -425,7 +422,6 @@ def test_gray_weights_take_gray_pictures_and_refuse_colours(bundles: dict[str, B
         assert upscaler(gray).shape == (40, 60)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(
     flavours.RTX not in flavours.installed(), reason="TensorRT-RTX is not installed (extra rtx)"
 )
