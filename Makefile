@@ -1,7 +1,7 @@
 # Needs Python 3.10 or newer and make; everything else is installed into .venv.
 PYTHON ?= python3
 VENV ?= .venv
-# Processes that share the tests; each takes about 2 GB.
+# Processes that share the tests; each takes up to 1.5 GB.
 JOBS ?= 2
 RUN = $(VENV)/bin/python
 # Real TensorRT bindings, each unpacked in a folder of its own, for tests/trt; never imported by us.
