@@ -23,12 +23,38 @@ FLAVOURS = (TENSORRT, RTX)
 """In the order in which they are preferred."""
 _MODULES = {TENSORRT: ("tensorrt",), RTX: ("tensorrt_rtx", "tensorrt_rtx_bindings")}
 _EXTRAS = {TENSORRT: "gpu", RTX: "rtx"}
+RTX_NAMED = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+"""Compute capabilities that TensorRT-RTX 1.7 can be told to build for."""
 _NOISE = ("catchCudaError",)  # follows almost every error and says nothing of its own
 
 
 def installed() -> tuple[str, ...]:
     """Flavours whose package is here, whether or not it can be imported."""
     return tuple(f for f in FLAVOURS if _module(f) is not None)
+
+
+def rtx_refusal(gpu: str, capability: str) -> str | None:
+    """Why TensorRT-RTX runs no engine at all on a GPU, and what does; None if it runs some.
+
+    TensorRT-RTX 1.7 knows :data:`RTX_NAMED` and what is later than all of them. It refuses every
+    engine, portable ones and those built on the GPU itself too, on 8.7, 9.0 (H100, H200), 10.x
+    (B200) and 11.x.
+
+    Args:
+        gpu: its name.
+        capability: its compute capability, ``8.9``.
+    """
+    if capability in RTX_NAMED or _numbers(capability) > _numbers(RTX_NAMED[-1]):
+        return None
+    known = _numbers(capability) >= _numbers(RTX_NAMED[0])
+    other = "use TensorRT (pip install 'resharp[gpu]') or torch" if known else "use torch"
+    return f"TensorRT-RTX has no engines for {gpu} (compute capability {capability}): {other}"
+
+
+def rtx_portable(capability: str) -> bool:
+    """Whether an engine of TensorRT-RTX for no named GPU runs there: from 8.0 on, where
+    :func:`rtx_refusal` has no objection."""
+    return rtx_refusal("", capability) is None and _numbers(capability) >= (8, 0)
 
 
 def load(flavour: str) -> ModuleType:
@@ -57,11 +83,22 @@ def pick(flavour: str | None = None) -> str:
         return flavour
     here = installed()
     if not here:
-        raise MissingExtraError(
-            "no TensorRT is installed: pip install 'resharp[gpu]' for TensorRT, which builds on "
-            "the GPU itself, or pip install 'resharp[rtx]' for TensorRT-RTX, which builds anywhere"
-        )
+        raise absent()
     return here[0]
+
+
+def absent(capability: str | None = None) -> MissingExtraError:
+    """The error for a machine without TensorRT.
+
+    Args:
+        capability: of its GPU, so that nothing is recommended that refuses it.
+    """
+    text = "no TensorRT is installed: pip install 'resharp[gpu]' for TensorRT, which builds on the "
+    if capability is not None and rtx_refusal("", capability):
+        return MissingExtraError(f"{text}GPU itself")
+    return MissingExtraError(
+        f"{text}GPU itself, or pip install 'resharp[rtx]' for TensorRT-RTX, which builds anywhere"
+    )
 
 
 def logger(trt: Any) -> Any:
@@ -108,6 +145,10 @@ def _make_logger(trt: Any) -> Any:
             return "; ".join(dict.fromkeys(lines)) or "it gave no reason"
 
     return Logger()
+
+
+def _numbers(capability: str) -> tuple[int, ...]:
+    return tuple(map(int, capability.split(".")))
 
 
 def _module(flavour: str) -> str | None:

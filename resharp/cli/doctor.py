@@ -13,11 +13,11 @@ from typing import Any
 import click
 import numpy as np
 
-from resharp import __version__
+from resharp import __version__, trt
 from resharp.paths import engines_folder, weights_folder
 from resharp.runtime.backends import Backend, BackendOptions, driver
 from resharp.runtime.chain import Link, candidates, probe
-from resharp.runtime.devices import CudaError, device_name, driver_version, gpus
+from resharp.runtime.devices import CudaError, Gpu, device_name, driver_version, gpus
 from resharp.runtime.memory import available_memory
 from resharp.runtime.resolve import DEFAULT_MODEL, resolve
 
@@ -117,12 +117,18 @@ def _gpus() -> list[str]:
     try:
         found = [
             f"{gpu.name}, compute capability {gpu.capability}, {gpu.memory / 2**30:.0f} GiB, "
-            f"driver for CUDA {driver_version()}"
+            f"driver for CUDA {driver_version()}; {_engines(gpu)}"
             for gpu in gpus()
         ]
     except CudaError as error:
         return [str(error)]
     return found or ["the NVIDIA driver shows none"]
+
+
+def _engines(gpu: Gpu) -> str:
+    """Which TensorRT has engines for a GPU."""
+    refusal = trt.rtx_refusal(gpu.name, gpu.capability)
+    return refusal or "TensorRT and TensorRT-RTX have engines for it"
 
 
 def _folder(folder: Path) -> str:

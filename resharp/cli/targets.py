@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from resharp.engines import CURRENT, PORTABLE, target_name
 from resharp.errors import BackendError, OptionError
 from resharp.runtime.devices import CudaError, Gpu, driver_version, gpus
-from resharp.trt import RTX
+from resharp.trt import RTX, RTX_NAMED, rtx_refusal
 
 if TYPE_CHECKING:
     from resharp.export.engine import Target
+
+log = logging.getLogger(__name__)
 
 
 def choose_targets(asked: str | None, flavour: str) -> list[Target]:
     """What to build for.
 
     TensorRT builds for GPUs of this machine alone (``0``, ``1``, ``all``; the first unless told).
-    TensorRT-RTX needs none: unless told, one engine serves every kind that it can name; a GPU that
-    it cannot name gets a portable one.
+    TensorRT-RTX needs none: unless told, one engine serves every kind that it can name; a later GPU
+    gets a portable one. GPUs that it refuses are left out with a warning, as long as others remain.
 
     Args:
         asked: ``None``, ``all``, numbers of GPUs, names like ``sm86,sm89``, or ``current``:
@@ -27,7 +31,8 @@ def choose_targets(asked: str | None, flavour: str) -> list[Target]:
         flavour: of TensorRT.
 
     Raises:
-        OptionError: the choice makes no sense for the flavour.
+        OptionError: the choice makes no sense for the flavour, or TensorRT-RTX refuses every GPU
+            that is here or was chosen.
         BackendError: TensorRT, and no usable GPU or driver.
     """
     here, reason = _here()
@@ -46,34 +51,46 @@ def _ahead(asked: str | None, here: tuple[Gpu, ...], reason: str) -> list[Target
     from resharp.export.engine import NAMED
 
     if asked is None:
-        others = dict.fromkeys(map(_rtx_name, here))
-        further = [name for name in others if name is not None and name not in NAMED]
+        others = dict.fromkeys(map(_rtx_name, _served(here)))
+        further = [name for name in others if name not in NAMED]
         return [_ahead_for(NAMED, here), *(_ahead_for((name,), here) for name in further)]
-    if asked == CURRENT and here:
-        return [replace(_own(here[0]), targets=(CURRENT,))]
     if asked in ("all", CURRENT):
         if not here:
             raise OptionError(
                 f"--gpu {asked} is for the GPUs of this machine, and there is none ({reason}): "
                 "name kinds instead, --gpu sm86,sm89"
             )
-        chosen = _distinct(here)
+        if asked == CURRENT:
+            return [replace(_own(_served(here[:1])[0]), targets=(CURRENT,))]
+        chosen = _served(_distinct(here))
     elif any(part.strip().isdecimal() for part in asked.split(",")):
         if not here:
             raise OptionError(f"there is no GPU {asked} here ({reason}): name kinds, --gpu sm86")
         chosen = _numbered(asked, here)
+        for gpu in chosen:
+            _served([gpu])
     else:
         parts = {part.strip().lower() for part in asked.split(",")} - {""}
         if not parts:
             raise OptionError(f"--gpu {asked!r} names no GPU")
         return [_ahead_for(tuple(sorted(parts, key=_by_number)), here)]
-    names = dict.fromkeys(map(_rtx_name, chosen))
-    if None in names:
-        raise OptionError(
-            f"TensorRT-RTX has no engines for {', '.join(gpu.name for gpu in chosen)}: it begins "
-            "at compute capability 7.5"
-        )
-    return [_ahead_for((str(name),), here) for name in names]
+    return [_ahead_for((name,), here) for name in dict.fromkeys(map(_rtx_name, chosen))]
+
+
+def _served(found: Sequence[Gpu]) -> list[Gpu]:
+    """Those that TensorRT-RTX has engines for; the others are told.
+
+    Raises:
+        OptionError: there are GPUs, and it has engines for none of them.
+    """
+    refusals = {gpu: rtx_refusal(gpu.name, gpu.capability) for gpu in found}
+    served = [gpu for gpu, refusal in refusals.items() if refusal is None]
+    told = list(dict.fromkeys(filter(None, refusals.values())))
+    if told and not served:
+        raise OptionError("; ".join([*told, "to build for other GPUs, name them: --gpu sm86,sm89"]))
+    for refusal in told:
+        log.warning("%s", refusal)
+    return served
 
 
 def _by_number(name: str) -> tuple[int, str]:
@@ -85,7 +102,8 @@ def _ahead_for(names: tuple[str, ...], here: tuple[Gpu, ...]) -> Target:
     """An engine for kinds of GPU; those of them that are here say how large its tile may be."""
     from resharp.export.engine import Target
 
-    able = [gpu for gpu in here if _rtx_name(gpu) in names]
+    able = [gpu for gpu in here if not rtx_refusal(gpu.name, gpu.capability)]
+    able = [gpu for gpu in able if _rtx_name(gpu) in names]
     if not able:
         return Target(targets=names)
     return Target(targets=names, index=able[0].index, memory=min(gpu.memory for gpu in able))
@@ -135,11 +153,6 @@ def _numbered(asked: str, here: tuple[Gpu, ...]) -> list[Gpu]:
         raise OptionError(f"--gpu {asked}: this machine has {names}") from error
 
 
-def _rtx_name(gpu: Gpu) -> str | None:
-    """What TensorRT-RTX calls such a GPU; None where it has nothing for it."""
-    from resharp.export.engine.target import NAMEABLE
-
-    name = target_name(gpu.capability)
-    if name in NAMEABLE:
-        return name
-    return PORTABLE if float(gpu.capability) >= 8 else None
+def _rtx_name(gpu: Gpu) -> str:
+    """What TensorRT-RTX calls a GPU that it does not refuse."""
+    return target_name(gpu.capability) if gpu.capability in RTX_NAMED else PORTABLE

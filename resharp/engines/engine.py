@@ -14,13 +14,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from resharp import trt
 from resharp.engines.manifest import File, Manifest, known_fields
 from resharp.errors import BundleError, DamagedError
 
 ENGINE_SCHEMA = 1
 """Version of the sidecar's layout; any other is refused."""
 PORTABLE = "portable"
-"""Target of a TensorRT-RTX engine for no named GPU: compute capability 8.0 and later."""
+"""Target of a TensorRT-RTX engine for no named GPU: see :func:`resharp.trt.rtx_portable`."""
 CURRENT = "current"
 """Target of a TensorRT-RTX engine that was built on the very GPU that it is for."""
 
@@ -177,6 +178,8 @@ def mismatch(recipe: Recipe, manifest: Manifest, here: Here) -> str | None:
         return "made from an older export of the model"
     if (recipe.flavour, recipe.version) != (here.flavour, here.version):
         return f"made by {recipe.flavour} {recipe.version}, here is {here.flavour} {here.version}"
+    if recipe.targets and (refusal := trt.rtx_refusal(here.gpu, here.capability)):
+        return refusal
     if recipe.targets and CURRENT not in recipe.targets:
         return _untargeted(recipe.targets, here)
     if (recipe.gpu, recipe.capability) != (here.gpu, here.capability):
@@ -188,8 +191,7 @@ def mismatch(recipe: Recipe, manifest: Manifest, here: Here) -> str | None:
 
 def _untargeted(targets: tuple[str, ...], here: Here) -> str | None:
     name = target_name(here.capability)
-    late = tuple(map(int, here.capability.split("."))) >= (8, 0)
-    if name in targets or (PORTABLE in targets and late):
+    if name in targets or (PORTABLE in targets and trt.rtx_portable(here.capability)):
         return None
     return f"made for {', '.join(targets)}, here is {here.gpu} ({name})"
 

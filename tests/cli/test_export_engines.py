@@ -28,11 +28,12 @@ needs_rtx = pytest.mark.skipif(
     trt.RTX not in trt.installed(), reason="TensorRT-RTX is not installed (extra rtx)"
 )
 QUICK = ("--gpu", "sm86", "--dtype", "uint8", "--flavour", "tensorrt_rtx")
-L4, L4_TOO, H100, T4 = (
+L4, L4_TOO, H100, T4, LATER = (
     Gpu(0, "NVIDIA L4", "8.9", 24 << 30),
     Gpu(1, "NVIDIA L4", "8.9", 24 << 30),
     Gpu(2, "NVIDIA H100 80GB HBM3", "9.0", 80 << 30),
     Gpu(3, "Tesla T4", "7.5", 16 << 30),
+    Gpu(2, "a later GPU", "13.0", 80 << 30),
 )
 
 
@@ -48,8 +49,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def machine(monkeypatch: pytest.MonkeyPatch) -> list[Gpu]:
     """GPUs of a machine that has none; add some."""
     here: list[Gpu] = []
-    monkeypatch.setattr("resharp.cli.targets.gpus", lambda: tuple(here))
-    monkeypatch.setattr("resharp.cli.targets.driver_version", lambda: "13.0")
+    for module in ("cli.targets", "cli.doctor", "runtime.chain", "runtime.backends.tensorrt"):
+        monkeypatch.setattr(f"resharp.{module}.gpus", lambda: tuple(here))
+        monkeypatch.setattr(f"resharp.{module}.driver_version", lambda: "13.0", raising=False)
     return here
 
 
@@ -263,7 +265,7 @@ def test_targets_of_tensorrt_rtx(machine: list[Gpu]) -> None:
     assert names(None) == [(every, None)]
     machine += [L4, L4_TOO]
     assert names(None) == [(every, 0)]
-    machine.append(H100)
+    machine.append(LATER)
     assert names(None) == [(every, 0), ("portable", 2)]
     assert [t.memory >> 30 for t in choose_targets(None, trt.RTX)] == [24, 80]
     assert [t.memory >> 30 for t in choose_targets("sm120", trt.RTX)] == [8]
@@ -284,6 +286,44 @@ def test_targets_of_tensorrt_rtx(machine: list[Gpu]) -> None:
     machine[:] = [L4, L4_TOO, H100]
     with pytest.raises(OptionError, match="this machine has 0 NVIDIA L4, 1 NVIDIA L4, 2 NVIDIA H"):
         names("5")
+
+
+def test_tensorrt_rtx_is_not_offered_for_a_gpu_that_it_refuses(
+    machine: list[Gpu], caplog: pytest.LogCaptureFixture
+) -> None:
+    told = r"no engines for NVIDIA H100 80GB HBM3 \(compute capability 9.0\): use TensorRT "
+    machine.append(H100)
+    for asked in (None, "0", "all", "current"):
+        with pytest.raises(OptionError, match=f"{told}.* or torch.*--gpu sm86,sm89"):
+            names(asked)
+    assert names("sm86") == [("sm86", None)]
+    machine.append(L4)
+    assert names(None) == [("+".join(NAMED), 0)]
+    assert names("all") == [("sm89", 0)]
+    assert "no engines for NVIDIA H100" in caplog.text
+    with pytest.raises(OptionError, match=told):
+        names("0,1")
+
+
+def test_export_engines_and_doctor_tell_the_owner_of_an_h100(
+    machine: list[Gpu], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.append(H100)
+    loaded: list[str] = []
+    monkeypatch.setattr(trt, "installed", lambda: (trt.RTX,))
+    monkeypatch.setattr(trt, "load", loaded.append)
+    code, output = call("export-engines")
+    assert code == 1
+    told = "TensorRT-RTX has no engines for NVIDIA H100 80GB HBM3 (compute capability 9.0)"
+    assert told in output
+    code, output = call("doctor")
+    assert f"tensorrt on cuda: skipped ({told}: use TensorRT" in output
+    assert f"driver for CUDA 13.0; {told}" in output
+    assert loaded == []
+    monkeypatch.setattr(trt, "installed", lambda: ())
+    output = call("doctor")[1]
+    assert "pip install 'resharp[gpu]'" in output
+    assert "resharp[rtx]" not in output
 
 
 def test_targets_of_tensorrt(machine: list[Gpu], monkeypatch: pytest.MonkeyPatch) -> None:

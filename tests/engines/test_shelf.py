@@ -119,9 +119,11 @@ def test_a_foreign_engine_says_why(
     [
         (("sm86", "sm89"), "8.9", True),
         (("sm86", "sm89"), "9.0", False),
-        (("portable",), "9.0", True),
-        (("portable",), "7.5", False),
         (("sm120",), "12.0", True),
+        (("portable",), "7.5", False),
+        *((("portable",), one, True) for one in ("8.0", "8.6", "8.9", "12.0", "12.1", "12.2")),
+        (("portable",), "13.0", True),
+        *((("portable",), one, False) for one in ("8.7", "9.0", "10.0", "10.3", "11.0")),
     ],
 )
 def test_targets_of_an_engine_built_ahead(
@@ -132,6 +134,19 @@ def test_targets_of_an_engine_built_ahead(
     )
     here = replace(HERE, flavour="tensorrt_rtx", version="1.7.1.116", capability=capability)
     assert (mismatch(rtx, compact.manifest, here) is None) is fits
+
+
+@pytest.mark.parametrize("capability", ["7.0", "8.7", "9.0", "10.0", "10.3", "11.0"])
+@pytest.mark.parametrize("target", ["portable", "current"])
+def test_no_engine_of_rtx_is_for_a_gpu_that_it_refuses(
+    compact: Bundle, target: str, capability: str
+) -> None:
+    here = replace(HERE, flavour="tensorrt_rtx", version="1.7.1.116", capability=capability)
+    built = {"gpu": here.gpu, "capability": capability} if target == "current" else {"gpu": ""}
+    made = recipe(compact, flavour="tensorrt_rtx", version=here.version, targets=(target,), **built)
+    reason = mismatch(made, compact.manifest, here)
+    assert reason is not None
+    assert f"TensorRT-RTX has no engines for {here.gpu} (compute capability {capability})" in reason
 
 
 def test_an_engine_built_by_rtx_on_its_gpu_is_for_no_other(compact: Bundle) -> None:

@@ -10,7 +10,7 @@ from resharp.errors import OptionError
 NAMED = ("sm75", "sm80", "sm86", "sm89", "sm120")
 """What a TensorRT-RTX engine is built for unless it is told: one engine for all is as small."""
 NAMEABLE = (*NAMED, "sm121")
-"""What TensorRT-RTX 1.7 can be told. Hopper (sm90) is not among them."""
+"""What TensorRT-RTX 1.7 can be told."""
 LARGEST = 4096
 TILES = (1024, 768, 512, 384, 256, 192, 128)
 UNKNOWN_MEMORY = 8 << 30
@@ -37,7 +37,7 @@ class Target:
         if unknown:
             raise OptionError(
                 f"TensorRT-RTX cannot build for {', '.join(sorted(unknown))}; it knows "
-                f"{', '.join(NAMEABLE)}, '{PORTABLE}' for compute capability 8.0 and later, and "
+                f"{', '.join(NAMEABLE)}, '{PORTABLE}' for sm80, sm86, sm89, sm120 and later, and "
                 f"'{CURRENT}' for the GPU that is here"
             )
         alone = {PORTABLE, CURRENT} & set(self.targets)

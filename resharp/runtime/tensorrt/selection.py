@@ -25,13 +25,17 @@ class Candidate:
 
 
 def surroundings(gpu: Gpu, driver: str) -> tuple[Here, ...]:
-    """The machine, once for each flavour of TensorRT that can be imported.
+    """The machine, once for each flavour of TensorRT that can be imported and serves the GPU.
 
     Raises:
-        MissingExtraError: none can.
+        MissingExtraError: none can be imported.
+        BackendError: the only one here is TensorRT-RTX, and it has no engines for the GPU.
     """
     found, errors = [], []
+    refusal = flavours.rtx_refusal(gpu.name, gpu.capability)
     for flavour in flavours.installed():
+        if flavour == flavours.RTX and refusal:  # said before its libraries are loaded
+            continue
         try:
             version = str(flavours.load(flavour).__version__)
         except MissingExtraError as error:
@@ -49,7 +53,9 @@ def surroundings(gpu: Gpu, driver: str) -> tuple[Here, ...]:
     if not found:
         if errors:
             raise MissingExtraError("; ".join(errors))
-        flavours.pick()  # says how to install one
+        if flavours.installed() and refusal:
+            raise BackendError(refusal)
+        raise flavours.absent(gpu.capability)
     return tuple(found)
 
 
