@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from importlib import metadata
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes: a thread in each, also of their own
@@ -72,3 +73,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[Kind, Bundle]:
 def compact(tiny: dict[Kind, Bundle]) -> Bundle:
     """The smallest of them."""
     return tiny["compact"]
+
+
+@pytest.fixture
+def bare_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """resharp is only on the path: it has no metadata that tells its version."""
+    find = metadata.Distribution.from_name
+
+    def absent(name: str) -> metadata.Distribution:
+        if name == "resharp":
+            raise metadata.PackageNotFoundError(name)
+        return find(name)
+
+    monkeypatch.setattr(metadata.Distribution, "from_name", absent)

@@ -12,7 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 from torch import nn
 
-from resharp import models
+from resharp import __version__, models
 from resharp.engines import (
     Bundle,
     Draft,
@@ -262,7 +262,7 @@ def _versions(exporter: str) -> dict[str, str]:
     made = {package: version(package) for package in PACKAGES}
     return {
         **made,
-        "resharp": version("resharp"),
+        "resharp": __version__,
         "exporter": exporter,
         "opset": str(OPSET),
         "layout": str(LAYOUT),

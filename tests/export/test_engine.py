@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from resharp import __version__
 from resharp import trt as flavours
 from resharp.engines import Bundle, Engine, Likeness, Profile
 from resharp.errors import BuildError, MissingExtraError, OptionError, ParityError
@@ -86,6 +87,13 @@ def test_every_precision_builds(
     (built,) = build_engines(bundle, EVERYWHERE, options)
     assert built.engine.recipe.precision == precision
     assert ("sm75" in built.engine.recipe.targets) is (precision != "bf16")
+
+
+@pytest.mark.usefixtures("bare_checkout")
+def test_a_bare_checkout_builds(compact: Bundle, tmp_path: Path) -> None:
+    options = replace(RTX, dtypes=("uint8",))
+    (built,) = build_engines(on(compact, tmp_path), Target(targets=("sm86",)), options)
+    assert built.engine.versions["resharp"] == __version__
 
 
 @pytest.mark.slow

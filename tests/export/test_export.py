@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from resharp import Upscaler
+from resharp import Upscaler, __version__
 from resharp.drawing import draw
 from resharp.engines import Bundle, Store
 from resharp.errors import (
@@ -253,3 +253,9 @@ def test_weights_that_give_nan_are_blamed_on_the_weights(tmp_path: Path) -> None
             parameter.mul_(1e12)
     with pytest.raises(ParityError, match="in PyTorch itself"):
         export(save_checkpoint(network, tmp_path / "wild.pth"))
+
+
+@pytest.mark.usefixtures("bare_checkout")
+def test_a_bare_checkout_exports(checkpoint: Path, tmp_path: Path) -> None:
+    bundle = export(checkpoint, engines=tmp_path)
+    assert bundle.manifest.versions["resharp"] == __version__

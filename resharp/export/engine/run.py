@@ -12,6 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from resharp import __version__
 from resharp import trt as flavours
 from resharp.engines import Bundle, Engine, File, Likeness, Manifest, Profile, Recipe, sha256_of
 from resharp.engines.reference import FLOOR_DB, Reference, reference_file
@@ -294,8 +295,8 @@ class _Work:
         return f"{model} {recipe.dtype} {recipe.precision} for {self._target.label}"
 
     def _versions(self) -> dict[str, str]:
-        packages = ("resharp", "torch", "onnx", "onnxruntime")
-        return {package: version(package) for package in packages}
+        packages = ("torch", "onnx", "onnxruntime")
+        return {"resharp": __version__, **{package: version(package) for package in packages}}
 
 
 def first_precision(manifest: Manifest) -> str:
