@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import threading
 from collections import deque
 from types import ModuleType
 from typing import Any
@@ -106,7 +107,9 @@ def logger(trt: Any) -> Any:
     last warnings where there is none.
 
     TensorRT raises almost nothing: it returns None, False or -1 and says why in its log. A process
-    has one logger for each flavour, since TensorRT goes on writing to the first it was given.
+    has one logger for each flavour, since TensorRT goes on writing to the first it was given; so
+    the lines are kept apart by thread, and ``errors()`` gives those of calls of its own thread, and
+    of threads that are TensorRT's own.
     """
     if id(trt) not in _loggers:
         _loggers[id(trt)] = (trt, _make_logger(trt))
@@ -118,31 +121,55 @@ def logger(trt: Any) -> Any:
 _loggers: dict[int, tuple[Any, Any]] = {}
 
 
+class _Lines:
+    """What TensorRT logged in a thread."""
+
+    def __init__(self) -> None:
+        self.errors: deque[str] = deque(maxlen=100)
+        self.warnings: deque[str] = deque(maxlen=5)
+
+    def clear(self) -> None:
+        """Forget it."""
+        self.errors.clear()
+        self.warnings.clear()
+
+
 def _make_logger(trt: Any) -> Any:
     severity = trt.ILogger.Severity
 
     class Logger(trt.ILogger):  # type: ignore[misc]  # the class is known only at run time
         def __init__(self) -> None:
             super().__init__()
-            self._lines: deque[str] = deque(maxlen=100)
-            self._warnings: deque[str] = deque(maxlen=5)
+            self._local = threading.local()
+            self._others = _Lines()
 
         def log(self, level: Any, message: str) -> None:
             if level in (severity.ERROR, severity.INTERNAL_ERROR):
                 if not any(mark in message for mark in _NOISE):
-                    self._lines.append(message)
+                    self._lines().errors.append(message)
             elif level == severity.WARNING:
-                self._warnings.append(message)
+                self._lines().warnings.append(message)
                 log.info("TensorRT: %s", message)
             else:
                 log.debug("TensorRT: %s", message)
 
         def errors(self) -> str:
+            kept = (self._lines(), self._others)
             # TensorRT says as a warning that CUDA did not start, and then fails without a word.
-            lines = list(self._lines or self._warnings)
-            self._lines.clear()
-            self._warnings.clear()
-            return "; ".join(dict.fromkeys(lines)) or "it gave no reason"
+            errors = [line for lines in kept for line in lines.errors]
+            warnings = [line for lines in kept for line in lines.warnings]
+            for lines in kept:
+                lines.clear()
+            return "; ".join(dict.fromkeys(errors or warnings)) or "it gave no reason"
+
+        def _lines(self) -> _Lines:
+            me = threading.get_ident()
+            if all(thread.ident != me for thread in threading.enumerate()):
+                return self._others  # no thread of Python's
+            if not hasattr(self._local, "lines"):
+                self._local.lines = _Lines()
+            found: _Lines = self._local.lines
+            return found
 
     return Logger()
 

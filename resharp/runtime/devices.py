@@ -15,10 +15,27 @@ from typing import Any
 
 from resharp.errors import BackendError, OutOfMemoryError, ResharpError
 
+LOST = "CUDA refuses everything in this process from now on: start a new one, and report this"
+"""What follows from an error that CUDA calls sticky."""
 _HINTS = {
     "CUDA_ERROR_NO_DEVICE": "it shows no GPU: see nvidia-smi, and CUDA_VISIBLE_DEVICES",
     "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": "it was updated under a running system: restart that",
     "CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE": "too new for this GPU: update the driver",
+    **dict.fromkeys(
+        (
+            "CUDA_ERROR_ILLEGAL_ADDRESS",
+            "CUDA_ERROR_LAUNCH_TIMEOUT",
+            "CUDA_ERROR_ASSERT",
+            "CUDA_ERROR_HARDWARE_STACK_ERROR",
+            "CUDA_ERROR_ILLEGAL_INSTRUCTION",
+            "CUDA_ERROR_MISALIGNED_ADDRESS",
+            "CUDA_ERROR_INVALID_ADDRESS_SPACE",
+            "CUDA_ERROR_INVALID_PC",
+            "CUDA_ERROR_LAUNCH_FAILED",
+            "CUDA_ERROR_ECC_UNCORRECTABLE",
+        ),
+        LOST,
+    ),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, IntFlag
 from types import ModuleType
@@ -37,6 +38,7 @@ DataType = Enum("DataType", ["UINT8", "FLOAT", "HALF"])
 TensorIOMode = Enum("TensorIOMode", ["INPUT", "OUTPUT"])
 AllocationStrategy = Enum("AllocationStrategy", ["STATIC", "USER_MANAGED"])
 CudaGraphStrategy = Enum("CudaGraphStrategy", ["DISABLED", "WHOLE_GRAPH_CAPTURE"])
+Specialization = Enum("Specialization", ["LAZY", "EAGER", "NONE"])
 EngineValidity = Enum("EngineValidity", ["VALID", "SUBOPTIMAL", "INVALID"])
 
 
@@ -73,10 +75,22 @@ class Trt:
     loads: list[dict[str, Any]] = field(default_factory=list)
     caches: list[bytes] = field(default_factory=list)
     contexts: int = 0
-    fails: bool = False
-    """Whether execution is refused."""
+    says: str = ""
+    """What it logs as it refuses to run; empty: it runs."""
     greedy: bool = False
     """Whether one picture takes more activation memory than several."""
+    untold: bool = False
+    """Whether it says 0 where it is asked for the activation memory of a shape."""
+    captured: int = 0
+    """TensorRT-RTX: runs that it captured as a graph."""
+    replayed: int = 0
+    """TensorRT-RTX: runs that were such a graph."""
+    order: list[str] = field(default_factory=list)
+    """``config`` and ``cache`` as they were let go."""
+    making: int = 0
+    """Execution contexts that are being made now."""
+    on_context: Callable[[], object] = lambda: None
+    """Called while an execution context is made."""
 
     def module(self) -> Any:
         made: Any = ModuleType("fake_trt")
@@ -86,6 +100,7 @@ class Trt:
         made.DataType, made.TensorIOMode = DataType, TensorIOMode
         made.ExecutionContextAllocationStrategy = AllocationStrategy
         made.CudaGraphStrategy = CudaGraphStrategy
+        made.DynamicShapesKernelSpecializationStrategy = Specialization
         made.EngineValidity = EngineValidity
         made.EngineInvalidityDiagnostics = EngineInvalidityDiagnostics
         return made
@@ -106,7 +121,8 @@ def engine_bytes(
         dtype: in and out.
         scale: of the model.
         profile: smallest, tile, batch.
-        spoil: ``nan``, ``black``, ``noise``, ``refuse``, ``tensors`` or ``shape``: what is wrong.
+        spoil: ``nan``, ``black``, ``noise``, ``refuse``, ``tensors`` or ``shape``: what is wrong;
+            ``large``: noise where a side is the profile's largest.
         mark: makes it differ from others.
         extra: further inputs, with which the result is multiplied.
     """
@@ -170,14 +186,28 @@ class FakeEngine:
         self.fake.provider.inside()
         assert config.strategy == AllocationStrategy["USER_MANAGED"]
         assert (config.cuda_graph_strategy is not None) == self.fake.rtx
+        assert not self.fake.making, "two contexts of an engine are made at once"
+        self.fake.making += 1
+        self.fake.on_context()
+        self.fake.making -= 1
         self.fake.contexts += 1
-        return Context(self)
+        eager = config.specialization == Specialization["EAGER"]
+        return Context(self, eager=eager or not self.fake.rtx)
 
 
 class Config:
     def __init__(self, fake: Trt) -> None:
         self.fake, self.strategy = fake, None
         self.cuda_graph_strategy: Any = None
+        self.dynamic_shapes_kernel_specialization_strategy: Any = Specialization["LAZY"]
+        self.cache: Any = None
+
+    @property
+    def specialization(self) -> Any:
+        return self.dynamic_shapes_kernel_specialization_strategy
+
+    def __del__(self) -> None:
+        self.fake.order.append("config")
 
     def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
         self.strategy = strategy
@@ -186,12 +216,15 @@ class Config:
         return Cache(self.fake)
 
     def set_runtime_cache(self, cache: Any) -> None:
-        self.cache = cache
+        self.cache = weakref.ref(cache)  # as C++ does: nothing keeps it alive
 
 
 class Cache:
     def __init__(self, fake: Trt) -> None:
         self.fake = fake
+
+    def __del__(self) -> None:
+        self.fake.order.append("cache")
 
     def deserialize(self, data: bytes) -> bool:
         self.fake.caches.append(data)
@@ -204,8 +237,11 @@ class Cache:
 class Context:
     """Checks that it is not used from two threads at once, and that its memory is enough."""
 
-    def __init__(self, engine: FakeEngine) -> None:
-        self.engine, self.fake = engine, engine.fake
+    def __init__(self, engine: FakeEngine, *, eager: bool = True) -> None:
+        self.engine, self.fake, self.eager = engine, engine.fake, eager
+        self.known: set[tuple[int, ...]] = set()
+        self.key: Any = None
+        self.seen, self.held = 0, (0, 0)
         self.using = threading.Lock()
         self.shape: tuple[int, ...] | None = None
         self.addresses: dict[str, int] = {}
@@ -230,6 +266,8 @@ class Context:
     def update_device_memory_size_for_shapes(self) -> int:
         assert self.shape is not None
         n, h, w, _ = self.shape
+        if self.fake.untold:
+            return 0
         return n * h * w * 20 + (100_000 if n == 1 and self.fake.greedy else 0)
 
     def set_device_memory(self, address: int, size: int) -> None:
@@ -244,26 +282,52 @@ class Context:
         provider.inside()
         assert self.using.acquire(blocking=False), "one context in two threads"
         try:
-            if self.fake.fails:
-                self.engine.logger.log(Severity.ERROR, "Cuda Runtime (misaligned address)")
+            if self.fake.says:
+                self.engine.logger.log(Severity.ERROR, self.fake.says)
                 return False
             shape, ends, memory = self.shape, dict(self.addresses), self.memory
             assert shape is not None
             need = self.update_device_memory_size_for_shapes()
             assert memory[1] >= need
+            if self.fake.rtx:
+                self.replay(shape, ends, memory)
+            first = not self.eager and shape not in self.known
+            self.known.add(shape)
             me = weakref.ref(self)
 
             def work() -> None:
                 context = me()
                 assert context is not None, "the context went before its work was done"
-                context.compute(shape, ends, memory[0], need)
+                context.compute(shape, ends, memory[0], need, fallback=first)
 
             queue(provider.streams[handle], work)
             return True
         finally:
             self.using.release()
 
-    def compute(self, shape: tuple[int, ...], ends: dict[str, int], memory: int, need: int) -> None:
+    def replay(self, shape: tuple[int, ...], ends: dict[str, int], memory: tuple[int, int]) -> None:
+        """TensorRT-RTX's own graph: captured in the second run of a key that does not hold the
+        activation memory, replayed from the third on, forgotten at another key."""
+        key = (shape, tuple(ends.items()))
+        if key != self.key:
+            self.key, self.seen = key, 0
+        self.seen += 1
+        if self.seen == 2:
+            self.fake.captured += 1
+            self.held = memory
+        elif self.seen > 2:
+            self.fake.replayed += 1
+            assert self.held == memory, "a graph is replayed on memory that moved"
+
+    def compute(
+        self,
+        shape: tuple[int, ...],
+        ends: dict[str, int],
+        memory: int,
+        need: int,
+        *,
+        fallback: bool = False,
+    ) -> None:
         provider, facts = self.fake.provider, self.engine.facts
         dtype = np.dtype(facts["dtype"])
         data = provider.at(ends["image"], int(np.prod(shape)) * dtype.itemsize)
@@ -271,7 +335,12 @@ class Context:
         out = network(data.view(dtype).reshape(shape), facts["scale"])
         for name in facts["extra"]:
             out = (out * provider.at(ends[name], 4).view(np.float32)[0]).astype(dtype)
-        out = _spoiled(out, facts["spoil"])
+        spoil = facts["spoil"]
+        if spoil == "large":
+            spoil = "noise" if max(shape[1:3]) == facts["profile"][1] else ""
+        out = _spoiled(out, spoil)
+        if fallback:  # other kernels, other rounding
+            out = out + (1 if out.dtype == np.uint8 else np.float32(1 / 255))
         provider.write(ends["restored"], np.ascontiguousarray(out).reshape(-1).view(np.uint8))
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resharp.errors import OutOfMemoryError
-from resharp.runtime.cuda import Buffer, Event, Graph, Pinned, Provider, Stream
+from resharp.runtime.cuda import CAPTURING, Buffer, Event, Graph, Pinned, Provider, Stream
 from resharp.runtime.devices import CudaError
 
 Array = NDArray[Any]
@@ -39,11 +39,13 @@ class HostProvider(Provider):
     Args:
         limit: bytes of the device.
         captures: whether graphs can be captured.
+        accidents: captures from now on that somebody else spoils.
         pins: whether there is page-locked memory. Copies to and from other memory are done at once.
     """
 
     limit: int = 1 << 30
     captures: bool = True
+    accidents: int = 0
     pins: bool = True
     name: str = "host"
     index: int = 0
@@ -53,6 +55,8 @@ class HostProvider(Provider):
     streams: dict[int, HostStream] = field(default_factory=dict)
     used: int = 0
     launches: int = 0
+    unguarded: int = 0
+    """Captures during which somebody else may wait for the whole device."""
     opened: int = 1
     closed: int = 0
 
@@ -136,6 +140,7 @@ class HostProvider(Provider):
         if not self.captures:
             raise CudaError("cuStreamBeginCapture: not permitted")
         assert stream.recording is None
+        self.unguarded += not CAPTURING.locked()
         stream.recording = []
 
     def end_capture(self, stream: Stream) -> Graph:
@@ -143,6 +148,9 @@ class HostProvider(Provider):
         assert isinstance(stream, HostStream)
         assert stream.recording is not None
         recorded, stream.recording = stream.recording, None
+        if self.accidents:
+            self.accidents -= 1
+            raise CudaError("cuStreamEndCapture: CUDA_ERROR_STREAM_CAPTURE_INVALIDATED")
         return HostGraph(self, recorded)
 
     def close(self) -> None:

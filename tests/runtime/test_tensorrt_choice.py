@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import random
+import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,17 +18,20 @@ import numpy as np
 import pytest
 
 from resharp import Upscaler
+from resharp import trt as flavours
 from resharp.engines import Bundle, Engine, Likeness
 from resharp.engines.reference import likeness
 from resharp.errors import BackendError, MissingExtraError
 from resharp.runtime.backends import BackendOptions
 from resharp.runtime.backends import tensorrt as backend_module
 from resharp.runtime.backends.tensorrt import probe
-from resharp.runtime.devices import CudaError, gpus
+from resharp.runtime.devices import LOST, CudaError, gpus, refusal
 from resharp.runtime.tensorrt import check_engine
+from resharp.runtime.tensorrt.cache import KernelCache
 from tests.runtime import fake_trt
 from tests.runtime.fake_trt import EngineValidity
 from tests.runtime.tensorrt_kit import OPTIONS, Kit, expected, machine, picture
+from tests.waiting import joined, until
 
 
 @pytest.fixture
@@ -281,11 +287,80 @@ def test_rtx_validity_comes_before_loading(rtx: Kit) -> None:
         assert "suboptimal on this GPU" in backend.note
 
 
+def test_an_engine_that_spoils_whole_tiles_alone_is_passed_over(kit: Kit) -> None:
+    wide = (16, 96, 4)  # the reference is of 40x56
+    bad, good = kit.add(spoil="large", profile=wide), kit.add("mixed", profile=wide)
+    backend = kit.open()
+    with backend:
+        assert f"rejected: tensorrt engine {bad.key[:12]}" in backend.note
+        assert backend._models["uint8"].key == good.key
+    record = kit.bundle.shelf.parity(bad, kit.here)
+    assert record is not None
+    assert not record.passed
+    assert record.psnr < 20
+
+
+def test_without_room_for_a_whole_tile_the_reference_alone_is_the_proof(
+    kit: Kit, caplog: pytest.LogCaptureFixture
+) -> None:
+    kit.add(profile=(16, 512, 1))
+    kit.provider.limit = 3 << 20
+    with caplog.at_level("INFO"), kit.open() as backend:
+        image = picture(48, 48)
+        np.testing.assert_array_equal(backend.infer(image[None])[0], expected(image))
+    assert "proven on its reference alone" in caplog.text
+
+
+def test_rtx_lets_go_of_its_configuration_before_the_cache_in_it(rtx: Kit) -> None:
+    rtx.add(targets=("sm89",), gpu="", capability="", driver="")
+    with rtx.open() as backend:
+        backend.infer(picture(16, 16)[None])
+    assert rtx.fake.order == ["config", "cache"]
+
+
+def test_two_gpus_of_one_compute_capability_have_kernels_of_their_own(rtx: Kit) -> None:
+    engine = rtx.add(targets=("sm89",), gpu="", capability="", driver="")
+    config = fake_trt.Config(rtx.fake)
+    places = {
+        KernelCache(config, rtx.bundle.shelf, engine, replace(rtx.here, gpu=gpu))._path
+        for gpu in ("NVIDIA GeForce RTX 4080", "NVIDIA GeForce RTX 4090")
+    }
+    assert len(places) == 2
+
+
+def test_after_an_error_that_sticks_it_says_that_cuda_is_lost(kit: Kit) -> None:
+    kit.add()
+    assert LOST in str(refusal("cuStreamSynchronize", "CUDA_ERROR_ILLEGAL_ADDRESS"))
+    assert LOST not in str(refusal("cuMemAlloc", "CUDA_ERROR_OUT_OF_MEMORY"))
+    with kit.open() as backend:
+        kit.fake.says = "Cuda Runtime (an illegal memory access was encountered)"
+        with pytest.raises(BackendError, match=re.escape(f"{kit.fake.says} ({LOST})")):
+            backend.infer(picture(16, 16)[None])
+
+
+def test_what_tensorrt_logs_is_kept_apart_by_thread(kit: Kit) -> None:
+    log, said = flavours.logger(kit.fake.module()), list[str]()
+
+    def say(line: str) -> None:
+        log.log(fake_trt.Severity.ERROR, line)
+        said.append(line)
+
+    lane = threading.Thread(target=say, args=("out of memory",))  # another lane's
+    lane.start()
+    joined(lane)
+    assert log.errors() == "it gave no reason"
+    _thread.start_new_thread(say, ("of a thread of TensorRT's own",))
+    until(lambda: len(said) == 2, "the line")
+    say("its own")
+    assert log.errors() == "its own; of a thread of TensorRT's own"
+    assert log.errors() == "it gave no reason"
+
+
 def test_rtx_keeps_its_compiled_kernels(rtx: Kit) -> None:
     engine = rtx.add(targets=("sm89",), gpu="", capability="", driver="")
     with rtx.open():
         caches = list(rtx.bundle.shelf.folder.glob(f"{engine.key}.cache-*"))
-        assert [path.name for path in caches] == [f"{engine.key}.cache-sm89-13.0"]
+        assert [path.name for path in caches] == [f"{engine.key}.cache-sm89-13.0-nvidia-l4"]
     assert rtx.fake.caches == []
     backend = rtx.open()
     with backend:

@@ -92,6 +92,8 @@ class Bridge:
         made = instance(self._real, self._real.IRuntimeConfig)
         if self._fake.rtx:
             steer(made, cuda_graph_strategy=self._real.CudaGraphStrategy.DISABLED)
+            lazy = self._real.DynamicShapesKernelSpecializationStrategy.LAZY
+            steer(made, dynamic_shapes_kernel_specialization_strategy=lazy)
             answer(made.create_runtime_cache, self._cache)
         return made
 
@@ -105,14 +107,16 @@ class Bridge:
         config.set_execution_context_allocation_strategy.assert_called_once_with(
             self._real.ExecutionContextAllocationStrategy.USER_MANAGED
         )
-        graphs = None
+        graphs, special = None, fake_trt.Specialization["LAZY"]
         if self._fake.rtx:
+            chosen = config.dynamic_shapes_kernel_specialization_strategy
+            special = fake_trt.Specialization[chosen.name]
             assert config.cuda_graph_strategy == self._real.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
             config.set_runtime_cache.assert_called_once()
             graphs = fake_trt.CudaGraphStrategy["WHOLE_GRAPH_CAPTURE"]
         strategy = fake_trt.AllocationStrategy["USER_MANAGED"]
         behind = engine.create_execution_context(
-            SimpleNamespace(strategy=strategy, cuda_graph_strategy=graphs)
+            SimpleNamespace(strategy=strategy, cuda_graph_strategy=graphs, specialization=special)
         )
         made = instance(self._real, self._real.IExecutionContext)
         for name in (

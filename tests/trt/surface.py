@@ -11,7 +11,8 @@ from collections.abc import Iterable
 Table = dict[str, tuple[str, ...]]
 
 COMMON: Table = {
-    # Building. BuilderFlag is absent on purpose: precision is in the graph, for all flavours.
+    # Building. BuilderFlag has no members here on purpose: precision is in the graph.
+    "BuilderFlag": (),
     "Builder": (
         "create_network",
         "create_builder_config",
@@ -25,6 +26,7 @@ COMMON: Table = {
     "INetworkDefinition": ("num_layers", "num_inputs", "num_outputs", "get_input", "get_output"),
     "ITensor": ("name", "shape", "dtype"),
     "IBuilderConfig": (
+        "set_flag",
         "add_optimization_profile",
         "progress_monitor",
         "builder_optimization_level",
@@ -77,6 +79,7 @@ ONLY: dict[str, Table] = {
     # To be used behind a question for the flavour.
     "rtx": {
         "IBuilderConfig": ("num_compute_capabilities", "set_compute_capability"),
+        "BuilderFlag": ("REQUIRE_USER_ALLOCATION",),
         "ComputeCapability": ("CURRENT", "SM75", "SM80", "SM86", "SM89", "SM120", "SM121"),
         "Runtime": ("get_engine_validity",),
         "EngineValidity": ("VALID", "SUBOPTIMAL", "INVALID"),

@@ -252,6 +252,15 @@ def targets_are_left_open(at: Stand) -> None:
 
 
 @on(RTX)
+def all_memory_comes_from_the_user(at: Stand) -> None:
+    made = Build(at)
+    made()
+    assert not made.config.set_flag.called
+    made(user_allocation=True)
+    made.config.set_flag.assert_called_once_with(at.real.BuilderFlag.REQUIRE_USER_ALLOCATION)
+
+
+@on(RTX)
 def targets_are_refused(at: Stand) -> None:
     made = Build(at)
     made.refuse(made.config.set_compute_capability, False, "too old")

@@ -39,6 +39,7 @@ def build(
     targets: Sequence[str] = (),
     level: int | None = None,
     timing_cache: Path | None = None,
+    user_allocation: bool = False,
     report: Report = lambda line: None,
     cancel: Cancel | None = None,
 ) -> bytes:
@@ -52,6 +53,8 @@ def build(
         targets: TensorRT-RTX: ``sm86``, ..., ``portable``, or ``current``, the current GPU, which
             TensorRT always builds for.
         level: builder optimisation level 0..5; None is TensorRT's own.
+        user_allocation: TensorRT-RTX: the engine takes all its memory from whoever runs it, and
+            none by itself in the midst of a run, which no CUDA graph could hold.
         timing_cache: TensorRT: measured kernels of earlier builds, read and written.
         report: told each phase.
         cancel: asked between TensorRT's steps.
@@ -66,6 +69,8 @@ def build(
     config = builder.create_builder_config()
     cancel = cancel or Cancel()
     config.progress_monitor = _monitor(trt, report, cancel)
+    if user_allocation:
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     if level is not None:
         config.builder_optimization_level = level
     _target(trt, config, targets, log)

@@ -28,6 +28,8 @@ SMALLEST = 16
 LADDER = ("fp16", "mixed", "fp32")
 """What is tried in turn where no precision is asked for, from where the manifest says."""
 DTYPES = ("uint8", "float32")
+USER_ALLOCATION = "user_allocation"
+"""Option of a recipe of TensorRT-RTX: see :func:`build`."""
 _OLD = "sm75"  # Turing has no bfloat16
 _NO_PRODUCT = "FP32 GEMM is not supported"
 
@@ -219,6 +221,9 @@ class _Work:
             if not targets:
                 raise OptionError(f"{_OLD} (Turing) has no bf16: use --precision fp16 or mixed")
             self._report(f"{_OLD} (Turing) has no bf16: building for {', '.join(targets)}")
+        options: dict[str, Any] = {"level": self._options.level, "typing": TYPING}
+        if self._flavour == flavours.RTX:
+            options[USER_ALLOCATION] = True
         return Recipe(
             graph=manifest.graphs[dtype].sha256,
             weights=manifest.weights.sha256,
@@ -231,7 +236,7 @@ class _Work:
             capability=target.capability,
             driver=target.driver,
             profile=self._profile,
-            options={"level": self._options.level, "typing": TYPING},
+            options=options,
         )
 
     def _make(
@@ -259,6 +264,7 @@ class _Work:
                     targets=recipe.targets,
                     level=self._options.level,
                     timing_cache=self._timing_cache(recipe),
+                    user_allocation=bool(recipe.options.get(USER_ALLOCATION)),
                     report=lambda line: self._report(f"{name}: {line}"),
                     cancel=cancel,
                 )

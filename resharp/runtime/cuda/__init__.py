@@ -6,11 +6,12 @@ import logging
 import os
 
 from resharp.errors import MissingExtraError, OptionError
+from resharp.runtime.cuda.graphs import CAPTURING
 from resharp.runtime.cuda.provider import Buffer, Event, Graph, Pinned, Provider, Stream
 from resharp.runtime.cuda.pycuda import PycudaProvider
 from resharp.runtime.cuda.python import PythonProvider
 
-__all__ = ["Buffer", "Event", "Graph", "Pinned", "Provider", "Stream", "open_provider"]
+__all__ = ["CAPTURING", "Buffer", "Event", "Graph", "Pinned", "Provider", "Stream", "open_provider"]
 
 logger = logging.getLogger(__name__)
 

@@ -7,12 +7,17 @@ too: one way instead of two.
 from __future__ import annotations
 
 import ctypes
+import threading
 
 from resharp.runtime.cuda.provider import Graph, Stream
 from resharp.runtime.devices import Driver
 
+CAPTURING = threading.Lock()
+"""Held by whoever captures, and by whoever waits for the whole device: CUDA refuses such a wait
+while any stream of the device is being captured, in every mode, and spoils the capture too."""
 THREAD_LOCAL = 1
-"""Capture mode: what other threads do meanwhile neither breaks the capture nor is refused."""
+"""Capture mode: what other threads allocate or copy meanwhile neither breaks the capture nor is
+refused. A wait for the whole device is: see :data:`CAPTURING`."""
 
 
 def begin_capture(driver: Driver, stream: Stream) -> None:

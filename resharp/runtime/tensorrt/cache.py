@@ -26,7 +26,9 @@ class KernelCache:
     """
 
     def __init__(self, config: Any, shelf: Shelf, engine: Engine, here: Here) -> None:
-        place = f"{target_name(here.capability)}-{here.driver}"
+        # Kernels are for one model of GPU: two of one compute capability would take turns with it.
+        kind = "".join(c if c.isalnum() else "-" for c in here.gpu.lower())
+        place = f"{target_name(here.capability)}-{here.driver}-{kind}"
         self._path = shelf.folder / f"{engine.key}.cache-{place}"
         self._cache: Any = config.create_runtime_cache()
         self._size = self._load()

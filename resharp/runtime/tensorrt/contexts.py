@@ -1,9 +1,11 @@
 """Execution contexts of one engine on one lane, and their CUDA graphs.
 
 A context is not thread safe and works on one shape at a time. One of them roams over all shapes. A
-shape that comes again and again gets a context of its own with its work captured as a graph, since
-a graph is valid only as long as nothing is changed in the context that it was captured from. All
-share the lane's activation memory: their work is queued in one stream.
+shape that comes again and again gets a context of its own, since a graph is valid only as long as
+nothing is changed in the context that it was captured from. TensorRT's work is captured here;
+TensorRT-RTX captures by itself, one graph for each context, and forgets it at another shape. All
+share the lane's activation memory: their work is queued in one stream. A context with a graph goes
+when that memory moves.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ import logging
 from collections import Counter, OrderedDict
 from typing import Any
 
-from resharp.errors import ResharpError
-from resharp.runtime.cuda import Graph, Provider, Stream
+from resharp.errors import OutOfMemoryError, ResharpError
+from resharp.runtime.cuda import CAPTURING, Graph, Provider, Stream
 from resharp.runtime.tensorrt.loading import Model
 from resharp.runtime.tensorrt.rooms import Room
 
@@ -27,9 +29,11 @@ Places = tuple[int, int, int, int, int]
 APART = 256
 """Bytes between two numbers: TensorRT wants its tensors' addresses aligned so."""
 GRAPHS = 4
-"""Shapes that keep a graph, on each lane."""
+"""Shapes that keep a context of their own, on each lane."""
 WORTH = 3
-"""Runs of one shape after which a graph is worth capturing."""
+"""Runs of one shape after which a context of its own is worth making."""
+ACCIDENTS = 2
+"""Captures that fail in a row before a lane goes on without graphs."""
 COUNTED = 256
 """Shapes whose runs are counted."""
 
@@ -58,9 +62,9 @@ class Contexts:
         self._model, self._provider, self._stream = model, provider, stream
         self._activations, self._scale, self._numbers = activations, scale, numbers
         self._roaming = _Context(self)
-        self._fixed: OrderedDict[Shape, _Captured] = OrderedDict()
+        self._fixed: OrderedDict[Shape, _Fixed] = OrderedDict()
         self._runs: Counter[Shape] = Counter()
-        self._capture = not model.own_graphs
+        self._graphs, self._accidents = True, 0
         self._ends = (0, 0)
 
     def prepare(self, shape: Shape, source: int, target: int) -> None:
@@ -80,23 +84,23 @@ class Contexts:
             BackendError: TensorRT refused.
         """
         self._drop_stale()
-        captured = self._fixed.get(shape)
-        if captured is not None:
+        fixed = self._fixed.get(shape)
+        if fixed is not None:
             self._fixed.move_to_end(shape)
-            captured.graph.launch(self._stream)
+            fixed.run(self._stream)
         elif not self._worth(shape) or not self._fix(shape):
             self._roaming.fit(shape)
             self._roaming.execute()
 
     def free(self) -> None:
         """Let go of all; the stream must be idle."""
-        for captured in self._fixed.values():
-            captured.graph.free()
+        for fixed in self._fixed.values():
+            fixed.free()
         self._fixed.clear()
         self._roaming.raw = None
 
     def _worth(self, shape: Shape) -> bool:
-        if not self._capture:
+        if not self._graphs:
             return False
         if len(self._runs) > COUNTED:
             self._runs.clear()
@@ -104,17 +108,21 @@ class Contexts:
         return self._runs[shape] >= WORTH
 
     def _fix(self, shape: Shape) -> bool:
-        """Run the batch in a context of its own, and capture that for the next ones."""
+        """Run the batch in a context of its own, and keep that for the next ones."""
         try:
             context = _Context(self)
             context.fit(shape)
             context.execute()  # TensorRT sets itself up for a shape in its first run
-        except ResharpError as error:
-            self._give_up(error)
+        except OutOfMemoryError as error:  # there may be room again another time
+            log.info("no room for a context of its own: %s", str(error))
+            self._runs[shape] = 0
             return False
-        graph = self._record(context)
-        if graph is not None:
-            self._fixed[shape] = _Captured(context, graph, self.places)
+        except ResharpError as error:
+            self._fail(error)
+            return False
+        graph = None if self._model.own_graphs else self._record(context)
+        if graph is not None or self._model.own_graphs:
+            self._fixed[shape] = _Fixed(context, graph, self.places)
             if len(self._fixed) > GRAPHS:
                 self._drop(next(iter(self._fixed)))
         else:
@@ -124,21 +132,26 @@ class Contexts:
     def _record(self, context: _Context) -> Graph | None:
         graph = None
         try:
-            self._provider.begin_capture(self._stream)
-            try:
-                context.execute()
-            finally:  # the stream must leave its capture whatever happened
-                graph = self._provider.end_capture(self._stream)
+            with CAPTURING:
+                self._provider.begin_capture(self._stream)
+                try:
+                    context.execute()
+                finally:  # the stream must leave its capture whatever happened
+                    graph = self._provider.end_capture(self._stream)
         except ResharpError as error:
             if graph is not None:
                 graph.free()
-            self._give_up(error)
+            self._fail(error)
             return None
+        self._accidents = 0
         return graph
 
-    def _give_up(self, error: Exception) -> None:
-        self._capture = False
-        log.info("going on without CUDA graphs: %s", str(error))  # not its frames
+    def _fail(self, error: Exception) -> None:
+        """One accident, another's wait for the whole device say, does not end graphs for good."""
+        self._accidents += 1
+        self._graphs = self._accidents < ACCIDENTS
+        then = "trying again" if self._graphs else "going on without CUDA graphs"
+        log.info("%s: %s", then, str(error))  # not its frames
 
     @property
     def places(self) -> Places:
@@ -147,20 +160,33 @@ class Contexts:
         return (*self._ends, room.address, room.size, self._numbers.address)
 
     def _drop_stale(self) -> None:
-        """Graphs hold addresses: they go with them."""
+        """Graphs hold addresses, TensorRT-RTX's too: they go with them."""
         for shape in [s for s, one in self._fixed.items() if one.places != self.places]:
             self._drop(shape)
 
     def _drop(self, shape: Shape) -> None:
         self._stream.synchronize()
-        self._fixed.pop(shape).graph.free()
+        self._fixed.pop(shape).free()
 
 
-class _Captured:
-    """A graph, with the context that it needs alive."""
+class _Fixed:
+    """The context of one shape, and its graph, which needs it alive; None: TensorRT-RTX has one."""
 
-    def __init__(self, context: _Context, graph: Graph, places: Places) -> None:
+    def __init__(self, context: _Context, graph: Graph | None, places: Places) -> None:
         self.context, self.graph, self.places = context, graph, places
+
+    def run(self, stream: Stream) -> None:
+        """Queue it."""
+        if self.graph is None:
+            self.context.execute()
+        else:
+            self.graph.launch(stream)
+
+    def free(self) -> None:
+        """Let go of both; nothing of them may be queued."""
+        if self.graph is not None:
+            self.graph.free()
+        self.context.raw = None
 
 
 class _Context:
@@ -171,17 +197,21 @@ class _Context:
         self.raw: Any = owner._model.create_context()
         self._shape: Shape | None = None
         self._places: Places | None = None
+        self._memory: tuple[int, int] | None = None
 
     def fit(self, shape: Shape) -> None:
         """Tell it shape and addresses, where they changed."""
+        owner = self._owner
         if shape != self._shape:
             self._reshape(shape)
-        owner = self._owner
+        if owner._model.own_graphs and self._memory not in (None, owner.places[2:4]):
+            self._renew(shape)
         places = owner.places
         if places == self._places:
             return
         source, target, memory, size, numbers = places
         self.raw.set_device_memory(memory, size)
+        self._memory = memory, size
         ends = {owner._model.source: source, owner._model.target: target}
         ends |= {name: numbers + i * APART for i, name in enumerate(owner._model.extra)}
         for name, address in ends.items():
@@ -195,6 +225,14 @@ class _Context:
         if not self.raw.execute_async_v3(owner._stream.handle):
             raise owner._model.error("TensorRT could not run it")
 
+    def _renew(self, shape: Shape) -> None:
+        """Begin anew: TensorRT-RTX's graph knows inputs and outputs by their address, but would be
+        replayed on activation memory that is gone."""
+        owner = self._owner
+        owner._stream.synchronize()  # its work may still be queued
+        self.raw = owner._model.create_context()
+        self._reshape(shape)
+
     def _reshape(self, shape: Shape) -> None:
         owner, model = self._owner, self._owner._model
         self._shape = self._places = None
@@ -205,9 +243,8 @@ class _Context:
         found = tuple(self.raw.get_tensor_shape(model.target))
         if found != wanted:
             raise model.error(f"it gives {found}, not {wanted}")
-        size = int(self.raw.update_device_memory_size_for_shapes())
-        if size == 0 and model.activation_bytes() > 0:  # as its header says
-            raise model.error("TensorRT could not say how much memory it needs")
+        # 0 stands for an error, and for a shape that needs none: enough for any shape is right.
+        size = int(self.raw.update_device_memory_size_for_shapes()) or model.activation_bytes()
         if size > owner._activations.size or not owner._activations.address:
             owner._stream.synchronize()  # what is queued still uses it
             owner._activations.grow(size)

@@ -5,16 +5,20 @@ TensorRT raises almost nothing: it returns None or False and writes its reason t
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
 from resharp import trt as flavours
 from resharp.engines import Engine, Profile, Shelf
 from resharp.errors import BackendError, OutOfMemoryError
+from resharp.runtime.devices import LOST
 from resharp.runtime.tensorrt.cache import KernelCache
 from resharp.runtime.tensorrt.selection import Candidate
 
 _NO_MEMORY = ("out of memory", "outofmemory", "memoryallocation", "memory_allocation")
+_BROKEN = ("illegal memory access", "illegaladdress", "launch failure", "launchfailure")
+"""How TensorRT's log names errors after which CUDA refuses everything."""
 
 
 class Model:
@@ -37,6 +41,7 @@ class Model:
         """What TensorRT said of it without refusing it."""
         self.extra = tuple(extra)
         self._name, self._log = str(candidate), flavours.logger(trt)
+        self._making = threading.Lock()
         data = shelf.read(self.engine)
         self._runtime: Any = None
         self._handle: Any = None
@@ -75,9 +80,10 @@ class Model:
             OutOfMemoryError: the device has no room for it.
             BackendError: TensorRT refused.
         """
-        context = self._handle.create_execution_context(self._config)
-        if context is None:
-            raise self.error("TensorRT made no execution context")
+        with self._making:  # TensorRT promises that they run at once, not that they are made so
+            context = self._handle.create_execution_context(self._config)
+            if context is None:
+                raise self.error("TensorRT made no execution context")
         return context
 
     def activation_bytes(self) -> int:
@@ -85,15 +91,17 @@ class Model:
         return self._activations
 
     def error(self, what: str) -> BackendError | OutOfMemoryError:
-        """An exception with the lines that TensorRT logged."""
+        """An exception with the lines that TensorRT logged in this thread."""
         reason = self._log.errors()
         full = any(mark in reason.lower() for mark in _NO_MEMORY)
-        return (OutOfMemoryError if full else BackendError)(f"{self._name}: {what}: {reason}")
+        broken = any(mark in reason.lower() for mark in _BROKEN)
+        hint = f" ({LOST})" if broken else ""
+        return (OutOfMemoryError if full else BackendError)(f"{self._name}: {what}: {reason}{hint}")
 
     def free(self) -> None:
         """Let go of TensorRT's objects, what was made last first. Its contexts must be gone."""
+        self._config = None  # holds a reference to the cache, in C++
         self.cache = None
-        self._config = None
         self._handle = None
         self._runtime = None
 
@@ -153,5 +161,10 @@ class Model:
         )
         if self.own_graphs:
             config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            # Left to itself, it runs other kernels at first and swaps them while pictures go by:
+            # what was proven would not be what is used, and a picture not the same twice.
+            config.dynamic_shapes_kernel_specialization_strategy = (
+                trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            )
             self.cache = KernelCache(config, shelf, candidate.engine, candidate.here)
         return config
