@@ -77,6 +77,6 @@ def open_case(seat: Seat, case: Case, scene: Scene, bundle: Bundle) -> tuple[Act
     if not passed:
         raise DroppedError(parity)
     for _ in range(2):  # the second may record graphs
-        seat.seconds()
+        seat.ask("warm")
     seat.rest()
     return actual, parity

@@ -18,6 +18,9 @@ INTERVAL = 0.002
 """Seconds between two looks at the GPU's memory."""
 CHECKED = 256 << 20
 """Bytes that the self-check allocates."""
+BY_PROCESS = "nvml, process"
+BY_DEVICE = "nvml, device in its own turns"
+"""How a peak on the GPU was taken: of the process, or of everybody while only this case worked."""
 _STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")
 
@@ -135,41 +138,48 @@ class Nvml:
 
 
 class DevicePeak:
-    """The most memory on a GPU while this is open, looked at from a thread of its own.
+    """The most memory on a GPU in a case's own turns, looked at from a thread of its own.
 
-    ``by`` says whether it is this process's, or all that the device holds beyond what it held when
-    this was made. A context manager.
+    A context manager that is entered for each turn. Between two turns nothing looks: there is no
+    thread while time is taken, and what other cases hold meanwhile does not count.
     """
 
     def __init__(self, nvml: Nvml) -> None:
         self._nvml = nvml
         self._base = nvml.device()
-        self.peak, self.by = 0, ""
+        self.peak = 0
+        """Bytes."""
+        self.by = ""
+        """:data:`BY_PROCESS`; or :data:`BY_DEVICE`, all that the device held beyond what it held
+        when this was made, where NVML has never shown this process. Empty before the first
+        look."""
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="resharp-nvml", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> DevicePeak:
+        self._end.clear()
+        self._thread = threading.Thread(target=self._watch, name="resharp-nvml", daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
+        assert self._thread is not None
         self._end.set()
         self._thread.join()
-        self.look()
+        self._look()
 
-    def look(self) -> None:
-        """Take the figure now."""
+    def _look(self) -> None:
         mine = self._nvml.process()
-        if mine is not None and not self.by.endswith("device"):
-            self.by, self.peak = "nvml, process", max(self.peak, mine)
-        elif mine is None:
-            if self.by != "nvml, device":
-                self.by, self.peak = "nvml, device", 0
-            self.peak = max(self.peak, self._nvml.device() - self._base)
+        if mine is not None:
+            # NVML shows a process only once it has a context, which comes after the first looks.
+            before = self.peak if self.by == BY_PROCESS else 0
+            self.by, self.peak = BY_PROCESS, max(before, mine)
+        elif self.by != BY_PROCESS:
+            self.by, self.peak = BY_DEVICE, max(self.peak, self._nvml.device() - self._base)
 
     def _watch(self) -> None:
         while not self._end.wait(INTERVAL):
-            self.look()
+            self._look()
 
 
 def check_host() -> dict[str, float]:

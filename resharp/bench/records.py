@@ -63,9 +63,11 @@ class Memory:
     host_before: int | None = None
     """Resident bytes before the case was opened: the interpreter and numpy."""
     device: int | None = None
-    """Peak bytes of the process on the GPU, by NVML."""
+    """Peak bytes on the GPU by NVML, while the case was opened, checked and warmed up."""
     device_by: str = ""
-    """How: ``nvml, process`` or, where NVML does not tell processes apart, ``nvml, device``."""
+    """How: ``nvml, process``; or, where NVML does not tell processes apart, ``nvml, device in its
+    own turns``: all that the GPU held beyond what it held before the case was opened. (Older
+    records have ``nvml, device``, which may hold other cases' memory.)"""
     framework: int | None = None
     """Peak bytes that the framework's own allocator held on the GPU."""
 

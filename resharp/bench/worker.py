@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -56,36 +56,37 @@ class Worker:
         self._host = HostPeak()
         nvml = open_nvml(0) if self._may_use_gpu() else ""
         if isinstance(nvml, Nvml):
-            self._nvml, self._device = nvml, self._stack.enter_context(DevicePeak(nvml))
-        self._subject: Subject = self._stack.enter_context(open_subject(self._case, bundle))
+            self._nvml, self._device = nvml, DevicePeak(nvml)
+        with self._watched():
+            self._subject: Subject = self._stack.enter_context(open_subject(self._case, bundle))
         return asdict(self._subject.actual(self._image))
 
     def check(self, reference: str) -> dict[str, Any]:
         """Run once and compare with the reference, a file of numpy's."""
-        found = likeness(self._subject(self._image), np.load(reference, mmap_mode="r"))
+        with self._watched():
+            image = self._subject(self._image)
+        found = likeness(image, np.load(reference, mmap_mode="r"))
         self._host.again()  # the comparison is not the case's
         return found
+
+    def warm(self) -> dict[str, Any]:
+        """Run what a turn of one call runs, while the peak of the GPU's memory is taken."""
+        with self._watched():
+            self._run(1)
+        return {}
 
     def time(self, calls: int) -> dict[str, Any]:
         """Seconds of one picture, the mean of some calls in a row; joules where they are told."""
         before = self._nvml.joules() if self._nvml else None
         began = time.perf_counter()
-        if self._case.lanes > 1:
-            count = FRAMES * self._case.lanes * calls
-            self._subject.stream(self._frames(count))
-        else:
-            count = calls
-            for _ in range(calls):
-                self._subject(self._image)
+        count = self._run(calls)
         seconds = (time.perf_counter() - began) / count
         after = self._nvml.joules() if self._nvml else None
         joules = None if before is None or after is None else (after - before) / count
         return {"seconds": seconds, "joules": joules}
 
     def memory(self) -> dict[str, Any]:
-        """Peaks since the case was opened."""
-        if self._device is not None:
-            self._device.look()
+        """Peaks since the case was opened; of the GPU by NVML, in the turns that are not timed."""
         return {
             "host": self._host.read(),
             "host_before": self._host.before,
@@ -126,6 +127,20 @@ class Worker:
 
     def _may_use_gpu(self) -> bool:
         return self._case.subject not in ("onnx", "onnxruntime", "openvino", "ncnn")
+
+    def _watched(self) -> AbstractContextManager[object]:
+        """A turn that the peak on the GPU comes from."""
+        return self._device or nullcontext()
+
+    def _run(self, calls: int) -> int:
+        """Run the picture; a stream of them with lanes. Returns how many pictures it were."""
+        if self._case.lanes > 1:
+            count = FRAMES * self._case.lanes * calls
+            self._subject.stream(self._frames(count))
+            return count
+        for _ in range(calls):
+            self._subject(self._image)
+        return calls
 
     def _frames(self, count: int) -> Iterator[Image]:
         for _ in range(count):

@@ -1,14 +1,24 @@
-"""What tests of the instrument share: made-up time, and worker processes without PyTorch."""
+"""What tests of the instrument share: made-up time and GPUs, and workers without PyTorch."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from resharp.bench import pairs
+from tests.bench.card import FakeNvml
 from tests.bench.machine import Clock
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
+    """A GPU as NVML shows it."""
+    fake = FakeNvml()
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    return fake
 
 
 @pytest.fixture

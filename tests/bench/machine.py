@@ -118,10 +118,10 @@ class MadeUpSeat(Seat):
         self.asked.append(do)
         if do == "open":
             self._case = Case(**options["case"])
-        if do == "time":
+        if do in ("warm", "time"):
             assert self._case is not None
-            seconds = self._machine.take(self._case, options["calls"], self._pace)
-            return {"seconds": seconds, "joules": None}
+            seconds = self._machine.take(self._case, options.get("calls", 1), self._pace)
+            return {"seconds": seconds, "joules": None} if do == "time" else {}
         if do in MADE_UP:
             return MADE_UP[do]
         found = answer({"do": do, **options}, self._worker)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from resharp.bench import memory
-from resharp.bench.memory import DevicePeak, Nvml, check_device
+from resharp.bench.memory import BY_DEVICE, BY_PROCESS, DevicePeak, Nvml, check_device
 from resharp.errors import MissingExtraError
-from tests.waiting import LIMIT, until
+from tests.bench.card import FakeNvml, nvml, watchers
+from tests.waiting import LIMIT
 
 SCRIPT = """
 import json, sys
@@ -53,81 +51,6 @@ def test_the_self_check_agrees() -> None:
     assert found["error"] <= 0.05
 
 
-class Error(Exception):
-    """As NVML's own."""
-
-
-class FakeNvml:
-    """NVIDIA's library with one GPU, whose memory the test sets."""
-
-    NVMLError = Error
-    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
-
-    def __init__(self) -> None:
-        self.mine: int | None = 0
-        self.used = 1000
-        self.blind = False
-        self.answers = 0
-        """How often it has answered how much memory is in use."""
-
-    def looked_at(self) -> None:
-        """Wait until the memory as it is now has been asked for: the first answer may be older."""
-        enough = self.answers + 2
-        until(lambda: self.answers >= enough, "the memory is looked at")
-
-    def nvmlInit(self) -> None:  # noqa: N802
-        pass
-
-    def nvmlDeviceGetHandleByPciBusId(self, bus: bytes) -> str:  # noqa: N802
-        if bus != b"0000:01:00.0":
-            raise Error("Not Found")
-        return "handle"
-
-    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[Any]:  # noqa: N802
-        if self.blind:
-            raise Error("Not Supported")
-        found = [
-            SimpleNamespace(pid=1, usedGpuMemory=9999),
-            SimpleNamespace(pid=os.getpid(), usedGpuMemory=self.mine),
-        ]
-        self.answers += 1
-        return found
-
-    def nvmlDeviceGetMemoryInfo(self, handle: str) -> Any:  # noqa: N802
-        found = SimpleNamespace(used=self.used)
-        self.answers += 1
-        return found
-
-    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:  # noqa: N802
-        return 4500
-
-    def nvmlDeviceGetClockInfo(self, handle: str, kind: int) -> int:  # noqa: N802
-        return 1000 * kind
-
-    def nvmlDeviceGetMaxClockInfo(self, handle: str, kind: int) -> int:  # noqa: N802
-        raise Error("Not Supported")
-
-    def nvmlDeviceGetEnforcedPowerLimit(self, handle: str) -> int:  # noqa: N802
-        return 350_000
-
-    def nvmlDeviceGetTemperature(self, handle: str, kind: int) -> int:  # noqa: N802
-        return 40
-
-    def nvmlSystemGetDriverVersion(self) -> bytes:  # noqa: N802
-        return b"580.1"
-
-
-@pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
-    fake = FakeNvml()
-    monkeypatch.setitem(sys.modules, "pynvml", fake)
-    return fake
-
-
-def nvml() -> Nvml:
-    return Nvml("0000:01:00.0")
-
-
 def test_facts_leave_out_what_a_gpu_does_not_tell(card: FakeNvml) -> None:
     assert nvml().facts() == {
         "sm clock (MHz)": 1000,
@@ -145,7 +68,43 @@ def test_a_peak_between_two_looks_of_ours_is_seen(card: FakeNvml) -> None:
         card.mine = 500
         card.looked_at()
         card.mine = 100
-    assert (peak.peak, peak.by) == (500, "nvml, process")
+    assert (peak.peak, peak.by) == (500, BY_PROCESS)
+
+
+@pytest.mark.processes
+def test_a_process_counts_from_when_it_is_first_seen(card: FakeNvml) -> None:
+    """The first looks come before the process has a context on the GPU."""
+    card.mine, card.used = None, 1000
+    with DevicePeak(nvml()) as peak:
+        card.used = 1900  # somebody else's
+        card.looked_at()
+        card.mine = 500
+        card.looked_at()
+        card.mine, card.used = None, 8000  # a look that misses it
+        card.looked_at()
+    assert (peak.peak, peak.by) == (500, BY_PROCESS)
+    with peak:
+        card.mine = 400
+        card.looked_at()
+    assert peak.peak == 500
+    with peak:
+        card.mine = 600
+    assert peak.peak == 600
+
+
+@pytest.mark.processes
+def test_nothing_counts_between_two_turns(card: FakeNvml) -> None:
+    card.blind = True
+    peak = DevicePeak(nvml())
+    with peak:
+        card.used = 1300
+        card.looked_at()
+    card.used = 9000  # another case's turn
+    assert not watchers()
+    card.used = 1200
+    with peak:
+        card.looked_at()
+    assert (peak.peak, peak.by) == (300, BY_DEVICE)
 
 
 @pytest.mark.processes
@@ -155,19 +114,22 @@ def test_where_processes_are_not_told_apart_the_device_counts(card: FakeNvml) ->
         card.used = 1700
         card.looked_at()
         card.used = 1200
-    assert (peak.peak, peak.by) == (700, "nvml, device")
+    assert (peak.peak, peak.by) == (700, BY_DEVICE)
 
 
 def test_windows_that_hides_the_figure_of_a_process_counts_the_device(card: FakeNvml) -> None:
     card.mine = None
     with DevicePeak(nvml()) as peak:
         card.used = 1300
-    assert (peak.peak, peak.by) == (300, "nvml, device")
+    assert (peak.peak, peak.by) == (300, BY_DEVICE)
 
 
-@pytest.mark.parametrize("blind", [False, True])
-def test_the_self_check_on_a_gpu(card: FakeNvml, blind: bool) -> None:
-    card.blind = blind
+@pytest.mark.parametrize(
+    ("blind", "mine"),
+    [(False, 0), (True, 0), pytest.param(False, None, id="seen only with the block")],
+)
+def test_the_self_check_on_a_gpu(card: FakeNvml, blind: bool, mine: int | None) -> None:
+    card.blind, card.mine = blind, mine
 
     def allocate(size: int) -> object:
         card.mine = (card.mine or 0) + size + 1024

@@ -155,6 +155,7 @@ def test_each_sitting_has_processes_of_its_own(
     assert len(machine.made) == once + SITTINGS * (1 + 1 + 1 + 2)  # twin, onnx, onnx, torch and kin
     opened = [seat.asked for seat in machine.made if "open" in seat.asked]
     for asked in opened:  # it agrees before it is timed, and rests after each turn
-        assert asked[:4] == ["open", "check", "time", "time"]
-        assert all(next_ == "rest" for one, next_ in itertools.pairwise(asked[3:]) if one == "time")
+        assert asked[:4] == ["open", "check", "warm", "warm"]
+        assert asked[4] == "rest"
+        assert all(next_ == "rest" for one, next_ in itertools.pairwise(asked) if one == "time")
     assert not machine.left_open()

@@ -156,7 +156,8 @@ def _caption(records: Sequence[Record], left_out: int) -> str:
     devices = {r.memory.device_by for r in records if words.on_gpu(r) and r.memory}
     if any("device" in by for by in devices):
         parts.append(
-            "The memory is that of the whole GPU: its driver does not tell processes apart."
+            "The memory is what the whole GPU held beyond what it held before the case: its driver "
+            "does not tell processes apart."
         )
     if left_out:
         parts.append(f"{left_out} labels had no room; the table of cases has all.")
