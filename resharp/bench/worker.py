@@ -48,6 +48,7 @@ class Worker:
         self, case: Mapping[str, Any], folder: str, shelf: str | None, picture: str
     ) -> dict[str, Any]:
         """Open the case; the picture is a file of numpy's."""
+        processors = _affinity()
         self._case = Case(**case)
         self._image: Image = np.load(picture)
         bundle = Bundle.open(Path(folder))
@@ -59,7 +60,12 @@ class Worker:
             self._nvml, self._device = nvml, DevicePeak(nvml)
         with self._watched():
             self._subject: Subject = self._stack.enter_context(open_subject(self._case, bundle))
-        return asdict(self._subject.actual(self._image))
+        actual = self._subject.actual(self._image)
+        if processors and actual.device.startswith("cuda"):
+            # OMP_PROC_BIND has bound this thread to one processor as PyTorch was imported, and the
+            # threads of lanes would inherit that.
+            os.sched_setaffinity(0, processors)
+        return asdict(actual)
 
     def check(self, reference: str) -> dict[str, Any]:
         """Run once and compare with the reference, a file of numpy's."""
@@ -145,6 +151,11 @@ class Worker:
     def _frames(self, count: int) -> Iterator[Image]:
         for _ in range(count):
             yield self._image
+
+
+def _affinity() -> set[int]:
+    """Processors that this thread may run on; empty where the system does not tell."""
+    return set(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else set()
 
 
 def answer(request: Mapping[str, Any], worker: Worker) -> dict[str, Any]:

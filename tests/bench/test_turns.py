@@ -5,6 +5,8 @@ The worker runs in this process; its subject, the GPU and the affinity are stand
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -147,3 +149,41 @@ def test_what_another_case_holds_is_not_the_baselines(
     assert case.memory()["device"] == 3000  # what the baseline held before is not the case's
     case.close()
     baseline.close()
+
+
+@pytest.fixture
+def processors(monkeypatch: pytest.MonkeyPatch) -> dict[int, set[int]]:
+    """Those of each thread that was given some, by its id; the others may run on all four."""
+    of: dict[int, set[int]] = {}
+
+    def get(pid: int) -> set[int]:
+        return of.get(pid or threading.get_ident(), {0, 1, 2, 3})
+
+    def put(pid: int, allowed: Iterable[int]) -> None:
+        of[pid or threading.get_ident()] = set(allowed)
+
+    monkeypatch.setattr(os, "sched_getaffinity", get, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", put, raising=False)
+    return of
+
+
+@pytest.mark.parametrize(
+    ("device", "left"), [("cuda", {0, 1, 2, 3}), ("cuda:1", {0, 1, 2, 3}), ("cpu", {2})]
+)
+def test_a_case_on_a_gpu_gets_its_processors_back(
+    bench: Open, processors: dict[int, set[int]], device: str, left: set[int]
+) -> None:
+    """As with OMP_PROC_BIND, where importing PyTorch binds the thread that does it."""
+    worker, _ = bench(lambda: os.sched_setaffinity(0, {2}), device)
+    assert processors == {threading.get_ident(): left}
+    worker.close()
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_a_system_without_affinity_has_none_to_give_back(
+    bench: Open, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    for name in ("sched_getaffinity", "sched_setaffinity"):
+        monkeypatch.delattr(os, name, raising=False)
+    worker, _ = bench(device=device)
+    worker.close()
