@@ -221,7 +221,7 @@ class Group(AbstractContextManager["Group"]):
             run=self._run.run,
             case=opened.case,
             status=MEASURED,
-            actual=opened.actual,
+            actual=replace(opened.actual, **opened.seat.ask("note")),
             parity=opened.parity,
             seconds=taken,
             rates=self._rates(opened, taken.median, turns.joules),

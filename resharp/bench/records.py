@@ -124,7 +124,7 @@ class Actual:
     batch: int | None = None
     lanes: int | None = None
     note: str = ""
-    """What the backend says of itself."""
+    """What the backend says of itself after the case was timed, such as why it has no graphs."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,6 +101,10 @@ class Worker:
             "framework": self._subject.framework_peak(),
         }
 
+    def note(self) -> dict[str, Any]:
+        """What the backend says of itself by now: in its first runs CUDA graphs may have failed."""
+        return {"note": self._subject.actual(self._image).note}
+
     def stages(self) -> dict[str, Any]:
         """Seconds of each stage of one picture."""
         split = self._subject.split(self._image)

@@ -18,6 +18,8 @@ from resharp.bench import cases
 from resharp.bench.cases import Suite
 from resharp.bench.records import ABSENT, DROPPED, FAILED, MEASURED, newest, read
 from resharp.bench.run import Bench
+from resharp.bench.subjects import Image
+from resharp.bench.subjects.ours import Ours
 from resharp.engines import Bundle
 from tests.bench.machine import Machine
 from tests.cli.commands import call
@@ -174,6 +176,30 @@ def test_without_a_baseline_a_case_is_timed_alone(
     assert (alone.baseline, alone.ratio, alone.noise) == (None, None, None)
     assert read(tmp_path / "run.jsonl") == found
     assert not machine.left_open()
+
+
+def test_a_record_tells_what_a_backend_learned_in_its_first_runs(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where CUDA graphs fail, which are recorded when a shape comes again."""
+    run = Ours.__call__
+
+    def failing(self: Ours, image: Image) -> Image:
+        self._upscaler._backend.note = "without CUDA graphs (a synchronization)"
+        return run(self, image)
+
+    monkeypatch.setattr(Ours, "__call__", failing)
+    machine = Machine({"": 0.25})
+    machine.install(monkeypatch)
+    data = {
+        "effort": {"pairs": 2, "most_pairs": 2, "seconds": 0, "limit": 0},
+        "cases": [{"model": "compact", "subject": ["onnxruntime", "onnx"], "size": [40, 40]}],
+    }
+    suite = cases.parse("one", data)
+    found = Bench(suite, suite.cases, tmp_path / "run.jsonl", store).run()
+    notes = {record.case.subject: record.actual.note for record in found.cases if record.actual}
+    assert notes == {"onnxruntime": "", "onnx": "without CUDA graphs (a synchronization)"}
+    assert read(tmp_path / "run.jsonl") == found
 
 
 def test_the_command_refuses_what_is_not_there(store: Path) -> None:

@@ -38,7 +38,7 @@ class Subject(AbstractContextManager["Subject"], ABC):
 
     @abstractmethod
     def actual(self, image: Image) -> Actual:
-        """How it runs a picture of that size."""
+        """How it runs a picture of that size, with what has come to be known of it by now."""
 
     def stream(self, images: Iterable[Image]) -> None:
         """Run several, as many at once as the case says."""
