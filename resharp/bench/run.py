@@ -59,11 +59,12 @@ class Bench:
 
         Raises:
             OutputError: the records cannot be written.
+            OptionError: an environment variable makes no sense, before anything is written.
         """
         began = time.monotonic()
-        self._report("looking at the machine")
-        self._note(environment=environment())
         with Seat() as seat:
+            self._report("looking at the machine")
+            self._note(environment=environment())
             self._note(matrix_rate=seat.ask("rates"), memory_check=seat.ask("memory_check"))
         with tempfile.TemporaryDirectory(prefix="resharp-bench-") as folder:
             bundles = Bundles(Path(folder), self._suite.stand_ins, self._engines, self._report)

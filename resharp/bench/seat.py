@@ -17,10 +17,11 @@ from typing import Any
 
 from resharp.bench.cases import Case
 from resharp.engines import Bundle
-from resharp.errors import BackendError, MissingExtraError
+from resharp.errors import BackendError, MissingExtraError, OptionError
 
+VARIABLE = "RESHARP_BENCH_PATIENCE"
 PATIENCE = 600.0
-"""Seconds that one request may take."""
+"""Seconds that one request may take, unless :data:`VARIABLE` says otherwise."""
 _TAIL = 400
 _STEADY = {
     "OMP_PROC_BIND": "true",
@@ -33,10 +34,33 @@ when they are freed and takes them again page by page, which cost PyTorch 1.1 to
 _CAN_STOP = hasattr(signal, "SIGSTOP")
 
 
+def patience() -> float:
+    """Seconds that one request may take: ``RESHARP_BENCH_PATIENCE``, else :data:`PATIENCE`.
+
+    Raises:
+        OptionError: the variable is not a number of seconds.
+    """
+    text = os.environ.get(VARIABLE)
+    if not text:
+        return PATIENCE
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= threading.TIMEOUT_MAX:
+        raise OptionError(f"{VARIABLE} must be a number of seconds above 0, got {text!r}")
+    return seconds
+
+
 class Seat(AbstractContextManager["Seat"]):
-    """A worker process. A context manager: leaving it ends the process."""
+    """A worker process. A context manager: leaving it ends the process.
+
+    Raises:
+        OptionError: see :func:`patience`.
+    """
 
     def __init__(self) -> None:
+        self._patience = patience()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
         self._resting = False
         self._process = subprocess.Popen(
@@ -85,7 +109,7 @@ class Seat(AbstractContextManager["Seat"]):
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        limit = threading.Timer(PATIENCE, self._process.kill)
+        limit = threading.Timer(self._patience, self._process.kill)
         limit.start()
         try:
             self._wake()

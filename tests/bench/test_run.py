@@ -216,6 +216,19 @@ def test_the_command_refuses_what_is_not_there(store: Path) -> None:
     assert "resharp bench run --quick" in said
 
 
+def test_a_variable_that_makes_no_sense_ends_a_run_before_it_begins(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESHARP_BENCH_PATIENCE", "soon")
+    case = {"model": "nobody", "subject": "onnx", "size": [96, 120]}
+    nobody = cases.parse("quick", {"effort": DATA["effort"], "cases": [case]})
+    monkeypatch.setattr(cases, "load", lambda name: nobody)
+    code, said = call("bench", "run", "--quick", "-o", str(tmp_path / "run.jsonl"))
+    assert code == 1
+    assert "RESHARP_BENCH_PATIENCE must be a number of seconds above 0, got 'soon'" in said
+    assert not (tmp_path / "run.jsonl").exists()
+
+
 HELD = """
 import json, sys, threading
 from resharp.bench import cases, seat

@@ -5,24 +5,26 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from resharp.bench import seat as seats
 from resharp.bench import worker as module
 from resharp.bench.cases import Case
 from resharp.bench.records import Actual
-from resharp.bench.seat import Seat
+from resharp.bench.seat import PATIENCE, VARIABLE, Seat, patience
 from resharp.bench.subjects import Image, Subject
 from resharp.bench.worker import FRAMES, Worker, answer
 from resharp.drawing import draw
 from resharp.engines import Bundle
-from resharp.errors import BackendError, MissingExtraError
+from resharp.errors import BackendError, MissingExtraError, OptionError
 from tests.bench.machine import Clock
-from tests.waiting import until
+from tests.waiting import LIMIT, until
 
 CASE = Case(model="compact", subject="onnx", height=40, width=50, tile=32)
 
@@ -103,6 +105,44 @@ def test_the_death_of_a_process_is_said(seat: Seat, compact: Bundle, picture: Pa
     os.kill(seat.pid, signal.SIGKILL)
     with pytest.raises(BackendError, match=r"its process ended \(-9\) at 'time'"):
         seat.seconds()
+
+
+class Timers:
+    """Stands in for the module ``threading``: notes the limits of requests, and ends nothing."""
+
+    TIMEOUT_MAX = threading.TIMEOUT_MAX
+
+    def __init__(self) -> None:
+        self.limits = list[float]()
+
+    def Timer(self, seconds: float, end: Callable[[], object]) -> threading.Timer:  # noqa: N802
+        self.limits.append(seconds)
+        return threading.Timer(LIMIT, end)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(("text", "limit"), [(None, PATIENCE), ("", PATIENCE), ("2.5", 2.5)])
+def test_the_limit_of_a_request_is_the_environments(
+    text: str | None, limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timers = Timers()
+    monkeypatch.setattr(seats, "threading", timers)
+    if text is None:
+        monkeypatch.delenv(VARIABLE, raising=False)
+    else:
+        monkeypatch.setenv(VARIABLE, text)
+    with Seat() as one:
+        assert one.ask("close") == {}
+    assert timers.limits == [limit]
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf", "1e300"])
+def test_a_limit_that_makes_no_sense_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, text)
+    with pytest.raises(OptionError, match=f"{VARIABLE} must be a number of seconds.*{text!r}"):
+        patience()
+    with pytest.raises(OptionError, match=VARIABLE):
+        Seat()
 
 
 @pytest.mark.processes
