@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import shutil
 import subprocess
@@ -21,6 +22,8 @@ PACKAGES = (
     *("ncnn", "tensorrt", "tensorrt-rtx", "tensorrt-rtx-cu13-libs", "cuda-python", "cuda-bindings"),
     *("pycuda", "nvidia-ml-py"),
 )
+COMMIT = "RESHARP_COMMIT"
+"""Environment variable that names the commit where there is no git repository."""
 
 
 def environment() -> dict[str, Any]:
@@ -77,15 +80,15 @@ def pci_bus(index: int) -> str:
 
 
 def commit() -> str:
-    """Of the source tree that resharp was imported from, marked if changed; empty if there is
-    none."""
+    """Of the source tree that resharp was imported from, marked if changed. Where git knows of
+    none, what ``RESHARP_COMMIT`` says; empty if that is not set either."""
     folder = Path(resharp.__file__).parent.parent
     git = shutil.which("git")
-    if git is None or not (folder / ".git").exists():
-        return ""
-    name = _git(git, folder, "rev-parse", "HEAD")
+    name = _git(git, folder, "rev-parse", "HEAD") if git and (folder / ".git").exists() else ""
+    if not git or not name:
+        return os.environ.get(COMMIT, "").strip()
     changed = _git(git, folder, "status", "--porcelain", "--", "resharp")
-    return f"{name[:12]}{'-changed' if changed else ''}" if name else ""
+    return f"{name[:12]}{'-changed' if changed else ''}"
 
 
 def _git(git: str, folder: Path, *args: str) -> str:
