@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from resharp.errors import OptionError
@@ -25,7 +26,11 @@ SUBJECTS = (*BACKENDS, *BASELINES)
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One thing to measure."""
+    """One thing to measure.
+
+    Raises:
+        OptionError: a value makes no sense.
+    """
 
     model: str
     """A model's name, or that of a stand-in (:data:`STAND_INS`)."""
@@ -48,6 +53,17 @@ class Case:
     def __post_init__(self) -> None:
         if self.subject not in SUBJECTS:
             raise OptionError(f"{self.subject!r} is not one of {', '.join(SUBJECTS)}")
+        if not isinstance(self.model, str):
+            raise OptionError(f"model must be a name, got {self.model!r}")
+        if self.precision not in ("auto", "fp32"):
+            raise OptionError(f"precision must be auto or fp32, got {self.precision!r}")
+        if self.tile not in ("auto", "whole") and not _is_count(self.tile):
+            raise OptionError(f"tile must be a number of pixels, auto or whole, got {self.tile!r}")
+        for name in ("height", "width", "lanes", "batch", "threads"):
+            value = getattr(self, name)
+            optional = value is None and name in ("batch", "threads")
+            if not optional and not _is_count(value):
+                raise OptionError(f"{name} must be at least 1, got {value!r}")
 
     @property
     def is_baseline(self) -> bool:
@@ -72,7 +88,11 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """How long to measure."""
+    """How long to measure.
+
+    Raises:
+        OptionError: a value makes no sense.
+    """
 
     pairs: int
     """Pairs of a case and its baseline that nobody disturbed, at least."""
@@ -85,6 +105,16 @@ class Effort:
     sittings: int = 1
     """Processes that a case is measured in, one after another: what the memory and the threads of
     a process happen to be makes a difference of its own. They share the rest of the effort."""
+
+    def __post_init__(self) -> None:
+        for name in ("pairs", "most_pairs", "sittings"):
+            if not _is_count(getattr(self, name)):
+                raise OptionError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        for name in ("seconds", "limit"):
+            if not getattr(self, name) >= 0:
+                raise OptionError(f"{name} must not be negative, got {getattr(self, name)!r}")
+        if self.most_pairs < self.pairs:
+            raise OptionError(f"most_pairs ({self.most_pairs}) is less than pairs ({self.pairs})")
 
     def of_a_sitting(self) -> Effort:
         """The effort for one of the processes."""
@@ -117,15 +147,28 @@ def names() -> tuple[str, ...]:
 
 
 def load(name: str) -> Suite:
-    """Read one of the suites.
+    """Read a suite: one that comes with resharp, or a file ending in ``.json``, named by its stem.
 
     Raises:
-        OptionError: there is none of that name.
+        OptionError: there is none of that name, or the file cannot be read or holds no suite.
     """
+    if name.endswith(".json"):
+        return _from_file(Path(name))
     if name not in names():
-        raise OptionError(f"no suite {name!r}: there are {', '.join(names())}")
+        raise OptionError(
+            f"no suite {name!r}: there are {', '.join(names())}, or give a file that ends in .json"
+        )
     text = (resources.files("resharp.bench") / "suites" / f"{name}.json").read_text("utf-8")
     return parse(name, json.loads(text))
+
+
+def _from_file(path: Path) -> Suite:
+    try:
+        return parse(path.stem, json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise OptionError(f"suite {path} cannot be read: {error.strerror or error}") from error
+    except (OptionError, UnicodeError, json.JSONDecodeError) as error:
+        raise OptionError(f"{path} is not a suite: {error}") from error
 
 
 def parse(name: str, data: Mapping[str, Any]) -> Suite:
@@ -133,16 +176,27 @@ def parse(name: str, data: Mapping[str, Any]) -> Suite:
 
     Each item of ``data["cases"]`` is a product: a value is one value or a list of them; ``size`` is
     ``[height, width]`` or a list of such.
+
+    Raises:
+        OptionError: it is not laid out like that, or a value makes no sense.
     """
+    if not isinstance(data, Mapping):
+        raise OptionError("it is not an object of cases, effort and stand_ins")
     found: dict[Case, None] = {}
-    for item in data["cases"]:
-        found.update(dict.fromkeys(_product(item)))
-    return Suite(
-        name=name,
-        cases=tuple(found),
-        effort=Effort(**data["effort"]),
-        stand_ins=data.get("stand_ins", {}),
-    )
+    try:
+        for item in data["cases"]:
+            found.update(dict.fromkeys(_product(item)))
+        effort = Effort(**data["effort"])
+        stand_ins = {key: {**one} for key, one in data.get("stand_ins", {}).items()}
+    except KeyError as error:
+        raise OptionError(f"{error} is missing") from error
+    except OptionError:
+        raise
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise OptionError(str(error)) from error
+    if not found:
+        raise OptionError("it has no cases")
+    return Suite(name=name, cases=tuple(found), effort=effort, stand_ins=stand_ins)
 
 
 def choose(
@@ -181,9 +235,15 @@ def _renamed(case: Case, model: str) -> Case:
 def _product(item: Mapping[str, Any]) -> list[Case]:
     axes = {key: value if isinstance(value, list) else [value] for key, value in item.items()}
     size = axes.pop("size")
-    sizes = size if isinstance(size[0], list) else [size]
+    sizes = size if size and isinstance(size[0], list) else [size]
+    if any(not isinstance(one, list) or len(one) != 2 for one in sizes):
+        raise OptionError(f"size must be [height, width] or a list of such, got {item['size']!r}")
     return [
         Case(height=height, width=width, **dict(zip(axes, values, strict=True)))
         for height, width in sizes
         for values in itertools.product(*axes.values())
     ]
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

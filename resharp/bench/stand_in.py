@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resharp.engines import Bundle
+from resharp.errors import OptionError
 from resharp.optional import require
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def make(name: str, data: Mapping[str, Any], folder: Path) -> Bundle:
 
     Raises:
         MissingExtraError: the extra ``export`` is not installed.
+        OptionError: there is no such architecture, or it has no such parameters or layer.
         ResharpError: see :func:`resharp.export.export`.
     """
     for module in ("torch", "onnx", "onnxruntime", "safetensors"):
@@ -43,10 +45,18 @@ def make(name: str, data: Mapping[str, Any], folder: Path) -> Bundle:
     from resharp.export import ExportOptions, export
 
     torch.manual_seed(SEED)
-    architecture = next(a for a in models.ARCHITECTURES if a.name == data["architecture"])
-    network = architecture.build(**data["parameters"]).eval()
-    if "last" in data:
-        _settle(network, data["last"])
+    known = {one.name: one for one in models.ARCHITECTURES}
+    chosen = data.get("architecture")
+    if chosen not in known:
+        raise OptionError(
+            f"stand-in {name}: architecture must be one of {', '.join(known)}, got {chosen!r}"
+        )
+    try:
+        network = known[chosen].build(**data.get("parameters", {})).eval()
+        if "last" in data:
+            _settle(network, data["last"])
+    except (AttributeError, TypeError) as error:
+        raise OptionError(f"stand-in {name}: {error}") from error
     checkpoint = folder / f"{name}.pth"
     torch.save({"params": network.state_dict()}, checkpoint)
     return export(checkpoint, ExportOptions(name=name, offline=True), engines=folder / "store")

@@ -37,7 +37,10 @@ def bench() -> None:
 
 @bench.command()
 @click.option("--quick", is_flag=True, help="The suite 'quick': under two minutes on two cores.")
-@click.option("--suite", help="quick, cpu, gpu, ... (default: gpu where there is one, else cpu).")
+@click.option(
+    "--suite",
+    help="quick, cpu, gpu, ..., or a .json file (default: gpu where there is one, else cpu).",
+)
 @click.option("--models", "-m", multiple=True, help="Exported models, or the suite's stand-ins.")
 @click.option("--backends", "-b", multiple=True, help="onnx,torch, ...; baselines stay.")
 @click.option("--output", "-o", type=_file, help=f"File of records (default: in {FOLDER}/).")

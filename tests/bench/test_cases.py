@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +12,7 @@ import pytest
 from resharp.bench.cases import BASELINES, SUBJECTS, Case, Suite, choose, load, names, parse
 from resharp.errors import OptionError
 
-EFFORT = {"pairs": 3, "most_pairs": 5, "seconds": 1.0, "limit": 2.0}
+EFFORT: dict[str, Any] = {"pairs": 3, "most_pairs": 5, "seconds": 1.0, "limit": 2.0}
 
 
 def suite(*cases: dict[str, Any], **more: Any) -> Suite:
@@ -109,3 +112,88 @@ def test_a_suite_that_comes_along_is_sound(name: str) -> None:
 def test_a_suite_that_is_not_there_is_refused() -> None:
     with pytest.raises(OptionError, match="no suite 'none'"):
         load("none")
+    with pytest.raises(OptionError, match=r"give a file that ends in \.json"):
+        load("none")
+
+
+ITEM: dict[str, Any] = {"model": "a", "subject": ["onnx", "torch"], "tile": 64, "size": [4, 8]}
+
+
+def written(folder: Path, data: object) -> str:
+    path = folder / "mine.v2.json"
+    path.write_text(data if isinstance(data, str) else json.dumps(data), encoding="utf-8")
+    return str(path)
+
+
+def changed(part: str, key: str, value: object) -> dict[str, Any]:
+    """The data of a suite with another value in its effort or in its only case."""
+    effort = {**EFFORT, key: value} if part == "effort" else EFFORT
+    return {"effort": effort, "cases": [{**ITEM, key: value} if part == "cases" else ITEM]}
+
+
+def test_a_file_is_a_suite_named_by_its_stem(tmp_path: Path) -> None:
+    data = {"effort": EFFORT, "cases": [ITEM], "stand_ins": {"a": {"architecture": "RRDBNet"}}}
+    found = load(written(tmp_path, data))
+    assert found == parse("mine.v2", data)
+    assert [case.subject for case in found.cases] == ["onnx", "torch"]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("{", "Expecting property name"),
+        ([ITEM], "it is not an object of cases, effort"),
+        ({"cases": [ITEM]}, "'effort' is missing"),
+        ({"effort": EFFORT}, "'cases' is missing"),
+        ({"effort": EFFORT, "cases": []}, "it has no cases"),
+        ({"effort": EFFORT, "cases": [3]}, "'int' object"),
+        ({"effort": EFFORT, "cases": [ITEM], "stand_ins": [1]}, "'list' object"),
+        ({"effort": EFFORT, "cases": [ITEM], "stand_ins": {"a": 1}}, "'int' object"),
+        ({"effort": {"pairs": 3}, "cases": [ITEM]}, "most_pairs"),
+        *(
+            (changed("effort", key, value), message)
+            for key, value, message in (
+                ("pairs", 0, "pairs must be at least 1, got 0"),
+                ("most_pairs", 1, r"most_pairs \(1\) is less than pairs \(3\)"),
+                ("sittings", 1.5, "sittings must be at least 1, got 1.5"),
+                ("limit", -1, "limit must not be negative, got -1"),
+                ("limit", "long", "'str'"),
+                ("pause", 1, "'pause'"),
+            )
+        ),
+        *(
+            (changed("cases", key, value), message)
+            for key, value, message in (
+                ("size", 4, r"size must be \[height, width\] or a list of such, got 4"),
+                ("size", [], r"size must be .*, got \[\]"),
+                ("size", [[4, 8], [4]], r"size must be .*, got \[\[4, 8\], \[4\]\]"),
+                ("size", [4, 0], "width must be at least 1, got 0"),
+                ("size", ["4", 8], "height must be at least 1, got '4'"),
+                ("model", 1, "model must be a name, got 1"),
+                ("subject", "caffe", "'caffe' is not one of"),
+                ("precision", "int8", "precision must be auto or fp32, got 'int8'"),
+                ("tile", "large", "tile must be a number of pixels, auto or whole, got 'large'"),
+                ("lanes", True, "lanes must be at least 1, got True"),
+                ("batch", 0, "batch must be at least 1, got 0"),
+                ("colour", 1, "'colour'"),
+            )
+        ),
+    ],
+)
+def test_a_file_that_is_no_suite_is_refused(data: object, message: str, tmp_path: Path) -> None:
+    name = written(tmp_path, data)
+    with pytest.raises(OptionError, match=rf"{re.escape(name)} is not a suite: .*{message}"):
+        load(name)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_bytes(b"\xff{}")
+    with pytest.raises(OptionError, match=r"mine\.json is not a suite: .*decode"):
+        load(str(tmp_path / "mine.json"))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent.json", tmp_path / "folder.json"):
+        (tmp_path / "folder.json").mkdir(exist_ok=True)
+        with pytest.raises(OptionError, match=f"suite {re.escape(str(path))} cannot be read: "):
+            load(str(path))

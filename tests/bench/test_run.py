@@ -202,9 +202,25 @@ def test_a_record_tells_what_a_backend_learned_in_its_first_runs(
     assert read(tmp_path / "run.jsonl") == found
 
 
+def test_the_command_runs_a_suite_of_a_file(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Machine({"": 0.25}).install(monkeypatch)
+    case = {"model": "compact", "subject": "onnx", "size": [40, 40]}
+    Path("small.json").write_text(json.dumps({"effort": DATA["effort"], "cases": [case]}))
+    out = tmp_path / "run.jsonl"
+    options = ["--suite", "small.json", "--engines", str(store), "-o", str(out)]
+    code, text = call("bench", "run", *options)
+    assert code == 0, text
+    found = read(out)
+    assert found.run.suite == "small"
+    assert [record.case.id for record in found.measured()] == ["compact/onnx/40x40/tile-auto"]
+
+
 def test_the_command_refuses_what_is_not_there(store: Path) -> None:
     for options, text in (
         (["--suite", "huge"], "no suite 'huge'"),
+        (["--suite", "huge.json"], "suite huge.json cannot be read: No such file"),
         (["--quick", "--suite", "cpu"], "leave --suite out"),
         (["--quick", "--backends", "cuda"], "'cuda' is not in the suite"),
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ import torch
 from resharp import models
 from resharp.bench.cases import Case
 from resharp.bench.reference import exact, likeness
-from resharp.bench.stand_in import SPREAD, _settle
+from resharp.bench.stand_in import SPREAD, _settle, make
 from resharp.bench.subjects import Subject, open_subject, ours
 from resharp.bench.subjects.upstream import FALLBACK_TILE, Upstream
 from resharp.drawing import draw
 from resharp.engines import Bundle
+from resharp.errors import OptionError
 from resharp.runtime.backends import base
 from tests.bench.machine import Clock
 from tests.conftest import random_network
@@ -156,6 +158,25 @@ def test_a_stand_in_fills_the_picture() -> None:
     result = models.ByteImage(network).eval()(torch.from_numpy(draw(40, 40))[None])
     assert abs(float(result.float().std()) / 255 - SPREAD) < 0.08
     assert 60 < result.float().mean() < 200
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({}, "stand-in odd: architecture must be one of RRDBNet, .*, got None"),
+        ({"architecture": "VGG"}, "architecture must be one of RRDBNet, .*, got 'VGG'"),
+        ({"architecture": "RRDBNet", "parameters": {"blocks": 1}}, "stand-in odd: .*'blocks'"),
+        (
+            {"architecture": "RRDBNet", "parameters": {"num_block": 1}, "last": "end"},
+            "stand-in odd: .*end",
+        ),
+    ],
+)
+def test_a_stand_in_that_cannot_be_is_refused(
+    data: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        make("odd", data, tmp_path)
 
 
 def test_likeness_sees_what_is_off() -> None:
