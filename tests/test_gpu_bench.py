@@ -10,7 +10,7 @@ import torch
 
 from resharp.bench import cases
 from resharp.bench.environment import open_nvml
-from resharp.bench.memory import Nvml, check_device
+from resharp.bench.memory import BY_DEVICE, BY_PROCESS, Nvml, check_device
 from resharp.bench.rates import device_allocator
 from resharp.bench.records import MEASURED
 from resharp.bench.run import Bench
@@ -32,22 +32,23 @@ def test_a_known_allocation_is_measured_within_five_per_cent() -> None:
 
 def test_a_small_run(compact: Bundle, tmp_path: Path) -> None:
     shutil.copytree(compact.folder, tmp_path / "store" / "compact")
-    subjects = ["upstream", "torch", "torch-eager"]
     data = {
-        "effort": {"pairs": 3, "most_pairs": 3, "seconds": 1, "limit": 5},
+        "effort": {"pairs": 2, "most_pairs": 2, "seconds": 0, "limit": 0},
         "cases": [
-            {"model": "compact", "subject": subjects, "tile": 256, "size": [600, 700]},
-            {"model": "compact", "subject": "torch", "tile": 256, "lanes": 2, "size": [600, 700]},
+            {"model": "compact", "subject": "upstream", "size": [300, 350]},
+            {"model": "compact", "subject": "torch", "tile": 128, "lanes": 2, "size": [300, 350]},
         ],
     }
     suite = cases.parse("small", data)
     found = Bench(suite, suite.cases, tmp_path / "run.jsonl", tmp_path / "store").run()
-    assert [record.status for record in found.cases] == [MEASURED] * 5
+    assert [record.status for record in found.cases] == [MEASURED] * 3  # the baseline twice
     for record in found.measured():
         assert record.actual is not None
         assert record.actual.device.startswith("cuda")
+        assert "without CUDA graphs" not in record.actual.note
         assert record.memory is not None
         assert record.memory.device
+        assert record.memory.device_by in (BY_PROCESS, BY_DEVICE)
         assert record.memory.framework
         assert record.memory.framework <= record.memory.device * 1.05
         assert record.rates is not None
