@@ -140,7 +140,9 @@ class Run:
         path = self.folder / "last.pt"
         if not path.exists():
             return False
-        state: Mapping[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+        # On the CPU, where Adam counts its steps: on a GPU each would be waited for. The tensors go
+        # to where the parameters are by themselves.
+        state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
+import re
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,13 +19,13 @@ import torch
 
 from resharp import Upscaler
 from resharp.drawing import draw
-from resharp.engines import Bundle
+from resharp.engines import Bundle, Tuning
 from resharp.errors import BackendError, OutOfMemoryError
-from resharp.runtime.backends import BackendOptions
+from resharp.runtime.backends import BackendOptions, base
 from resharp.runtime.backends.base import Image
-from resharp.runtime.backends.torch import TorchBackend
-from resharp.runtime.backends.torch_cuda import CudaLane, cut
-from resharp.runtime.backends.torch_kept import REMEMBERED, PinnedResults, Recordings
+from resharp.runtime.backends.torch import TorchBackend, _memory_errors, _tf32
+from resharp.runtime.backends.torch_cuda import CudaLane, cut, release_cache
+from resharp.runtime.backends.torch_kept import PAUSE, REMEMBERED, PinnedResults, Recordings
 from resharp.runtime.backends.torch_lanes import (
     IN_FLIGHT,
     Lane,
@@ -240,13 +245,19 @@ def test_closing_from_within_a_run_does_not_wait_for_itself() -> None:
 class Recorder:
     def __init__(self, limit: int = 3) -> None:
         self.made: list[Any] = []
-        self.pools, self.settled, self.told = 0, 0, list[str]()
+        self.pools, self.settled, self.told, self.tries = 0, 0, list[str](), 0
         self.error: Exception | None = None
         self.kept: Recordings[Any, str] = Recordings(
-            self.record, make_pool=self.pool, settle=self.settle, tell=self.told.append, limit=limit
+            self.record,
+            make_pool=self.pool,
+            settle=self.settle,
+            tell=self.told.append,
+            passing=lambda error: isinstance(error, MemoryError),
+            limit=limit,
         )
 
     def record(self, key: Any, pool: Any) -> str:
+        self.tries += 1
         if self.error:
             raise self.error
         self.made.append(key)
@@ -296,13 +307,37 @@ def test_many_shapes_begin_a_new_pool_now_and_then() -> None:
     assert recorder.kept.get(100) is None  # forgotten: memory of uses has an end too
 
 
-def test_a_failed_recording_ends_recording_and_tells_once() -> None:
+def test_two_failures_in_a_row_end_recording_and_are_told_once() -> None:
     recorder = Recorder()
     recorder.use("a", "a")
     recorder.error = RuntimeError("operation not permitted when stream is capturing")
-    recorder.use("b", "b", "c", "c", "a", "a")
-    assert recorder.kept.get("a") is None
+    recorder.use("b", "b")
+    recorder.error = None
+    recorder.use("b", "b")
+    assert recorder.kept.get("b") is not None  # one accident is no end
+    recorder.error = RuntimeError("operation not permitted when stream is capturing")
+    recorder.use("c", "c", "d", "d")
     assert recorder.told == ["RuntimeError: operation not permitted when stream is capturing"]
+    recorder.error = None
+    recorder.use("c", "c", "c", "a")
+    assert recorder.kept.get("c") is None
+    assert recorder.kept.get("a") is not None  # what was recorded is as good as before
+
+
+def test_where_memory_ran_out_recording_is_tried_again_ever_more_seldom() -> None:
+    recorder = Recorder()
+    recorder.error = MemoryError("out of memory")
+    recorder.use(*["a"] * 1000)
+    assert recorder.tries <= 10
+    assert recorder.told == ["MemoryError: out of memory; tried again later"]
+    recorder.error = None
+    recorder.use(*["a"] * 2000)
+    assert recorder.kept.get("a") is not None
+    recorder.error = MemoryError("out of memory")
+    recorder.use("b", "b")
+    recorder.error = None
+    recorder.use(*["b"] * (PAUSE + 2))  # it had worked in between: the first pause again
+    assert recorder.kept.get("b") is not None
 
 
 def test_dropping_forgets_and_goes_on_with_a_new_pool() -> None:
@@ -441,22 +476,216 @@ def test_the_lane_of_cuda_computes_what_the_cpu_does(
     assert not backend.note
 
 
-def test_a_lane_whose_capture_fails_goes_on_without(
+def test_a_lane_without_room_for_a_graph_goes_on_without_and_tries_again(
     backend: TorchBackend, cuda_lane: CudaLane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*args: object, **kw: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("torch.cuda.graph", refuse)
     picture, tiles = draw(60, 60), plan(60, 60, 64, 10)
     expected = backend.run(picture, tiles)
     monkeypatch.setattr(backend, "_lanes", LanePool([cuda_lane], "torch"))
-    for _ in range(3):
-        np.testing.assert_array_equal(backend.run(picture, tiles), expected)
-    assert "without CUDA graphs (OutOfMemoryError: CUDA out of memory)" in backend.note
+
+    def run(times: int) -> int:
+        for _ in range(times):
+            np.testing.assert_array_equal(backend.run(picture, tiles), expected)
+        return len(cuda_lane.graphs._kept)
+
+    with monkeypatch.context() as full:
+        full.setattr("torch.cuda.graph", refuse)
+        assert run(3) == 0
+    assert "without CUDA graphs (OutOfMemoryError: CUDA out of memory" in backend.note
+    assert run(PAUSE + 2) == 1
     backend.close()
+    assert not cuda_lane._modules  # the pool outlives this, and the weights must not
     with pytest.raises(BackendError, match="closed"):
         backend.run(picture, tiles)
+
+
+class Allocator:
+    """PyTorch's up to 2.11: a capture that CUDA refuses to end stays under way."""
+
+    def __init__(self) -> None:
+        self.underway, self.holders, self.spoilt = list[object](), Counter[object](), 0
+
+    @contextlib.contextmanager
+    def graph(self, graph: object, *, pool: object, **options: object) -> Iterator[None]:
+        self.empty_cache()
+        self.underway.append(pool)
+        self.holders[pool] += 1
+        try:
+            yield
+        finally:
+            if self.spoilt:
+                self.spoilt -= 1
+                raise RuntimeError("CUDA error: failed due to a previous error in capture")
+            self.end(0, pool)
+
+    def empty_cache(self) -> None:
+        if self.underway:
+            raise RuntimeError("captures_underway.empty() INTERNAL ASSERT FAILED")
+
+    def end(self, device: int, pool: object) -> None:
+        if pool not in self.underway:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        self.underway.remove(pool)
+
+    def release(self, device: int, pool: object) -> None:
+        self.holders[pool] -= 1
+
+
+@pytest.fixture
+def allocator(cuda_lane: CudaLane, monkeypatch: pytest.MonkeyPatch) -> Allocator:
+    made = Allocator()
+    pools = itertools.count(1)
+    monkeypatch.setattr("torch.cuda.graph", made.graph)
+    monkeypatch.setattr("torch.cuda.empty_cache", made.empty_cache)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", made.end, raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_releasePool", made.release, raising=False)
+    monkeypatch.setattr(cuda_lane.graphs, "_make_pool", lambda: (0, next(pools)))
+    return made
+
+
+def test_a_spoilt_capture_leaves_the_allocator_sound(
+    backend: TorchBackend,
+    cuda_lane: CudaLane,
+    allocator: Allocator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    picture, tiles = draw(60, 60), plan(60, 60, 64, 10)
+    expected = backend.run(picture, tiles)
+    monkeypatch.setattr(backend, "_lanes", LanePool([cuda_lane], "torch"))
+    allocator.spoilt = 1
+    for _ in range(2):
+        np.testing.assert_array_equal(backend.run(picture, tiles), expected)
+    assert allocator.underway == []
+    assert not +allocator.holders
+    cuda_lane.relieve()  # as after memory ran out
+    for _ in range(3):
+        np.testing.assert_array_equal(backend.run(picture, tiles), expected)
+    assert len(cuda_lane.graphs._kept) == 1  # the next capture works
+    assert not backend.note
+
+
+def test_a_capture_of_somebody_else_that_never_ends_costs_memory_and_no_picture(
+    allocator: Allocator, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allocator.underway.append("another library's")
+    release_cache()
+    assert "PyTorch keeps its unused memory" in caplog.text
+
+    def fail() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr("torch.cuda.empty_cache", fail)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        release_cache()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "FIND was unable to find an engine to execute this computation",
+        "GET was unable to find an engine to execute this computation",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_memory_that_runs_out_within_a_library_is_memory(said: str) -> None:
+    relieved: list[bool] = []
+    with (
+        pytest.raises(OutOfMemoryError, match=re.escape(said)),
+        _memory_errors(lambda: relieved.append(True)),
+    ):
+        raise RuntimeError(said)
+    assert relieved
+    with pytest.raises(RuntimeError, match="size mismatch"), _memory_errors():
+        raise RuntimeError("size mismatch")
+
+
+def test_opening_waits_for_its_own_stream_once_the_lanes_are_there(
+    backend: TorchBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    class Own:
+        def synchronize(self) -> None:
+            done.append("stream")
+
+    def everything(device: object = None) -> None:
+        done.append("the whole device")
+
+    def lane(*args: object) -> FakeStream:
+        done.append("lane")
+        return FakeStream()
+
+    monkeypatch.setattr("torch.cuda.synchronize", everything)
+    monkeypatch.setattr("torch.cuda.current_stream", lambda device: Own())
+    monkeypatch.setattr("resharp.runtime.backends.torch.CudaLane", lane)
+    backend._make_lanes()
+    assert done == ["lane", "lane", "stream"]
+
+
+@pytest.mark.parametrize(
+    ("foreign", "graphs", "recorded"),
+    [(False, None, True), (False, False, False), (True, None, False), (True, True, True)],
+)
+def test_a_foreign_network_is_not_recorded_unless_that_is_asked_for(
+    backend: TorchBackend, foreign: bool, graphs: bool | None, recorded: bool
+) -> None:
+    backend._foreign = foreign
+    tuning = Tuning(backend="torch", device="here", graphs=graphs)
+    backend.options = replace(backend.options, tuning=tuning)
+    assert backend._graphs() is recorded
+    assert ("without CUDA graphs" in backend.note) is (foreign and graphs is None)
+
+
+@pytest.mark.parametrize(
+    ("capability", "set_to", "rounds"),
+    [((7, 5), "tf32", False), ((9, 0), "tf32", True), ((9, 0), "ieee", False)],
+)
+def test_whether_fp32_is_tf32(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], set_to: str, rounds: bool
+) -> None:
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda index: capability)
+    conv = SimpleNamespace(fp32_precision=set_to)
+    monkeypatch.setattr(torch.backends.cudnn, "conv", conv, raising=False)
+    assert _tf32(0) is rounds
+
+
+def test_what_graphs_hold_is_not_free(
+    backend: TorchBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def segment(device: int, pool: tuple[int, int], total: int, allocated: int) -> dict[str, Any]:
+        sizes = {"total_size": total, "allocated_size": allocated}
+        return {"device": device, "segment_pool_id": pool, **sizes}
+
+    segments = [
+        segment(0, (0, 0), 100, 30),
+        segment(0, (0, 7), 1000, 10),  # a graph's
+        segment(1, (0, 0), 5000, 0),
+    ]
+    options = replace(backend.options, device="cuda")
+    monkeypatch.setattr(backend, "options", options)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (10_000, 20_000))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda device: 1100)
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda device: 40)
+    monkeypatch.setattr("torch.cuda.memory_snapshot", lambda: segments)
+    assert backend.free_memory() == 10_070
+
+
+def test_a_tile_that_hangs_over_is_cut_without_a_copy_from_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    picture, tile = draw(20, 30), Tile(4, 10, 40, 50, 0, 0, 0, 0)
+    source, wanted = torch.from_numpy(picture), base.cut(picture, tile)
+
+    def refuse(array: object) -> None:
+        raise AssertionError("a copy that the host waits for")
+
+    monkeypatch.setattr("torch.from_numpy", refuse)
+    np.testing.assert_array_equal(cut(source, tile).numpy(), wanted)
 
 
 def test_closed(compact: Bundle) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -114,6 +115,24 @@ def test_a_resumed_run_is_the_run_that_never_stopped(photos: Path, tmp_path: Pat
     log = [json.loads(x) for x in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log] == [3, 6]
     load_network(tmp_path / "whole" / "average.pth")
+
+
+def test_a_run_is_resumed_from_the_host(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adam counts its steps there; on a GPU each would be waited for."""
+    Run(tmp_path, recipe(2), photos, photos).run(every=1)
+    places, load = [], torch.load
+
+    def told(path: Path, **options: Any) -> Any:
+        places.append(str(options["map_location"]))
+        return load(path, **{**options, "map_location": "cpu"})
+
+    monkeypatch.setattr("torch.load", told)
+    second = Run(tmp_path, recipe(2), photos, photos)
+    second.device = "cuda"  # it is not asked for anything else
+    assert second.resume()
+    assert places == ["cpu"]
 
 
 def test_training_learns(photos: Path, tmp_path: Path) -> None:

@@ -69,11 +69,6 @@ class BackendOptions:
         return (self.tuning.lanes if self.tuning else None) or usual
 
     @property
-    def graphs(self) -> bool:
-        """Whether torch records CUDA graphs."""
-        return self.tuning is None or self.tuning.graphs is not False
-
-    @property
     def on_cuda(self) -> bool:
         """Whether the device is a GPU."""
         return self.device.startswith("cuda")

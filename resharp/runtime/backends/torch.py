@@ -26,7 +26,12 @@ from resharp.runtime.backends.base import (
     core_rows,
     open_guard,
 )
-from resharp.runtime.backends.torch_cuda import CudaLane, page_locked, release_cache
+from resharp.runtime.backends.torch_cuda import (
+    CudaLane,
+    is_memory_error,
+    page_locked,
+    release_cache,
+)
 from resharp.runtime.backends.torch_kept import PinnedResults
 from resharp.runtime.backends.torch_lanes import run_batch, run_tiles
 from resharp.runtime.lanes import LanePool
@@ -44,6 +49,14 @@ PINNED_BYTES = 1 << 30
 """Page-locked memory that results may hold."""
 HALF_FLOOR_DB = 40.0
 """PSNR of fp16 against fp32 under which fp16 is not used."""
+_TF32 = (
+    "fp32 with TF32 convolutions, as PyTorch is set (torch.backends.cudnn.allow_tf32 = False, "
+    "before this is opened, ends that)"
+)
+_STRANGE = (
+    "without CUDA graphs, which a network of this architecture may not stand (a tuning with "
+    "graphs=True tries)"
+)
 _MIXED = "mixed, since the manifest says that activations are large for fp16"
 
 
@@ -70,19 +83,24 @@ class TorchBackend(Backend):
         import torch
 
         from resharp import models
+        from resharp.models import foreign
 
         if options.threads is not None:
             self.note = "threads has no effect: torch.set_num_threads sets them for the process"
         checkpoint = models.read_checkpoint(bundle.path(bundle.manifest.weights))
         self._device = torch.device("cuda", options.index) if options.on_cuda else "cpu"
         facts = self._facts = checkpoint.facts
+        self._foreign = foreign.is_foreign(checkpoint.architecture)
         network = models.build(checkpoint).to(self._device)
         for one in network.parameters():
             if one.ndim == 4:  # .to() insists on it for weights of five axes too
                 one.data = one.data.contiguous(memory_format=torch.channels_last)
         self._modules: dict[torch.dtype, torch.nn.Module] = {}
+        exact = network
         if self._precision() != "fp32":
             network = self._halved(network, self._precision())
+        if options.on_cuda and network is exact and _tf32(options.index):
+            self._add_note(_TF32)
         self._modules = {
             torch.uint8: models.for_pictures(network, facts, "uint8"),
             torch.float32: models.for_pictures(network, facts, "float32"),
@@ -157,16 +175,13 @@ class TorchBackend(Backend):
         import torch
 
         free, _ = torch.cuda.mem_get_info(self._device)
-        cached = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(
-            self._device
-        )
-        return int(free + cached)
+        return int(free + _cached(self.options.index))
 
     def close(self) -> None:
         """See :meth:`Backend.close`; waits for the runs under way."""
         if self._lanes is not None:
             self._lanes.close()
-        self._modules = {}
+        self._modules.clear()  # the lanes have the same dict, and outlive this
         if self.options.on_cuda:
             release_cache()
 
@@ -183,31 +198,47 @@ class TorchBackend(Backend):
         """On the CPU."""
         import torch
 
-        modules = self._modules  # close() may replace it meanwhile
-        open_guard(bool(modules), self.name)
         own = np.ascontiguousarray(batch)
         with torch.inference_mode(), _memory_errors():
             tensor = torch.from_numpy(own if own.flags.writeable else own.copy())
+            module = self._modules.get(tensor.dtype)  # close() may empty it meanwhile
+            open_guard(module is not None, self.name)
+            assert module is not None
             extra = (torch.tensor([number]) for number in numbers)
-            return np.asarray(modules[tensor.dtype](tensor, *extra).numpy())
+            return np.asarray(module(tensor, *extra).numpy())
 
     def _make_lanes(self) -> LanePool[CudaLane]:
         import torch
 
         device = torch.device("cuda", self.options.index)
-        torch.cuda.synchronize(device)  # the weights came on another stream than the lanes'
-        count = len(self.manifest.extra)
+        count, graphs = len(self.manifest.extra), self._graphs()
         lanes = [
-            CudaLane(device, self._modules, self._no_graphs, count, self.options.graphs)
+            CudaLane(device, self._modules, self._no_graphs, count, graphs)
             for _ in range(self.options.lanes(LANES))
         ]
+        # The weights came on another stream than the lanes'. Not a wait for the whole device, which
+        # CUDA refuses, and spoils with, while any thread captures.
+        torch.cuda.current_stream(device).synchronize()
         return LanePool(lanes, self.name)
+
+    def _graphs(self) -> bool:
+        """Whether lanes record CUDA graphs: unless the tuning says not to, and of networks that are
+        not ours only where it says to, since these may wait for the GPU in their forward, which no
+        capture survives."""
+        tuning = self.options.tuning
+        asked = None if tuning is None else tuning.graphs
+        if asked is None and self._foreign:
+            self._add_note(_STRANGE)
+        return not self._foreign if asked is None else asked
 
     def _no_graphs(self, reason: str) -> None:
         """A lane could not record: it works without, a little slower."""
         log.warning("no CUDA graphs with %s: %s", self.manifest.name, reason)
         if "without CUDA graphs" not in self.note:
-            self.note += f"{'; ' if self.note else ''}without CUDA graphs ({reason})"
+            self._add_note(f"without CUDA graphs ({reason})")
+
+    def _add_note(self, text: str) -> None:
+        self.note += f"{'; ' if self.note else ''}{text}"
 
     def _halved(self, network: torch.nn.Module, precision: str = "fp16") -> torch.nn.Module:
         """The network in fp16 or mixed, or in fp32 if that spoils a picture with this network and
@@ -226,9 +257,10 @@ class TorchBackend(Backend):
             exact = models.for_pictures(network, facts, "float32")(*given)
             try:
                 found = models.for_pictures(half, facts, "float32")(*given)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as failure:  # spandrel's networks may mix the two
+            except RuntimeError as failure:
+                if is_memory_error(failure):
+                    raise
+                # spandrel's networks may mix the two
                 self.note = f"fp32, since fp16 fails: {failure}".splitlines()[0]
                 return network
             error = (found - exact).double().square().mean()
@@ -249,6 +281,32 @@ def _test_picture(side: int) -> Image:
     return np.clip(planes + noise, 0, 1).astype(np.float32)[None]
 
 
+def _cached(index: int) -> int:
+    """Bytes that PyTorch's allocator holds of a GPU and nobody uses; not those in the pools of CUDA
+    graphs, which are to be had for nothing else."""
+    import torch
+
+    try:
+        segments = torch.cuda.memory_snapshot()  # type: ignore[no-untyped-call]
+    except RuntimeError:  # another allocator, which tells less
+        return 0
+    return sum(
+        segment["total_size"] - segment["allocated_size"]
+        for segment in segments
+        if segment["device"] == index and segment["segment_pool_id"] == (0, 0)
+    )
+
+
+def _tf32(index: int) -> bool:
+    """Whether cuDNN may round what goes into a float32 convolution to 10 bits of mantissa."""
+    import torch
+
+    if torch.cuda.get_device_capability(index) < (8, 0):
+        return False
+    precision = getattr(getattr(torch.backends.cudnn, "conv", None), "fp32_precision", None)
+    return bool(torch.backends.cudnn.allow_tf32 if precision is None else precision == "tf32")
+
+
 def _pinned(size: int) -> Image | None:
     host = page_locked(size)
     return np.asarray(host.numpy()) if host.is_pinned() else None
@@ -257,13 +315,10 @@ def _pinned(size: int) -> Image | None:
 @contextlib.contextmanager
 def _memory_errors(relieve: Callable[[], None] | None = None) -> Iterator[None]:
     """Turn torch's out-of-memory errors into ours, giving back what the failed run held."""
-    import torch
-
     try:
         yield
     except RuntimeError as error:
-        known = ("DefaultCPUAllocator", "CUDA error: out of memory")
-        if not (isinstance(error, torch.OutOfMemoryError) or any(k in str(error) for k in known)):
+        if not is_memory_error(error):
             raise
         if relieve is not None:
             traceback.clear_frames(error.__traceback__)  # they hold the run's tensors

@@ -8,17 +8,18 @@ holds its tensor until the copy's event has passed, so nothing is freed under it
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resharp.runtime.backends.base import Image, reflected
+from resharp.runtime.backends.base import Image
 from resharp.runtime.backends.torch_kept import Recordings
 from resharp.runtime.backends.torch_lanes import IN_FLIGHT
+from resharp.runtime.cuda import CAPTURING
 from resharp.runtime.plan import Tile
 
 if TYPE_CHECKING:
@@ -27,8 +28,17 @@ if TYPE_CHECKING:
 Shape = tuple[int, int, int, Any]
 """Pictures, rows, columns, dtype."""
 
-CAPTURING = threading.Lock()
-"""Held where a device-wide wait would spoil another thread's capture, or one's own is under way."""
+log = logging.getLogger(__name__)
+
+_MEMORY = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    # cuDNN found no room for its workspace, and PyTorch tried every plan it has.
+    "unable to find an engine to execute this computation",
+    "STATUS_ALLOC_FAILED",  # of cuDNN and cuBLAS
+    "DEVICE_ALLOCATION_FAILED",
+)
+"""In errors of PyTorch that mean out of memory and are no OutOfMemoryError."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,11 @@ class CudaLane:
         self._compute: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._copy: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self.graphs: Recordings[Shape, Graph] = Recordings(
-            self._record, make_pool=torch.cuda.graph_pool_handle, settle=self.settle, tell=tell
+            self._record,
+            make_pool=torch.cuda.graph_pool_handle,
+            settle=self.settle,
+            tell=tell,
+            passing=is_memory_error,
         )
         self._staging: dict[int, torch.Tensor] = {}
         self._turn = 0
@@ -192,10 +206,15 @@ class CudaLane:
             module(given, *self._extra)
             graph = torch.cuda.CUDAGraph()
             # Not "global": other lanes go on copying and allocating meanwhile.
-            with torch.cuda.graph(
+            capture = torch.cuda.graph(
                 graph, pool=pool, stream=self._compute, capture_error_mode="thread_local"
-            ):
-                result = module(given, *self._extra)
+            )
+            try:
+                with capture:
+                    result = module(given, *self._extra)
+            except BaseException:
+                end_allocation(self._device, pool)
+                raise
         return Graph(graph, given, result)
 
     def _staged(self, slot: int, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
@@ -222,18 +241,55 @@ def release_cache() -> None:
     import torch
 
     with CAPTURING:
-        torch.cuda.empty_cache()
+        try:
+            torch.cuda.empty_cache()
+        except RuntimeError as error:
+            if "captures_underway" not in str(error):
+                raise
+            # Somebody else's capture, that PyTorch before 2.12 could not end: it keeps the memory.
+            log.warning("PyTorch keeps its unused memory: %s", str(error).splitlines()[0])
+
+
+def end_allocation(device: torch.device, pool: Any) -> None:
+    """End what a spoilt capture leaves under way in PyTorch's allocator.
+
+    Up to 2.11, PyTorch does not where CUDA refuses to end the capture (pytorch#180395): from then
+    on ``empty_cache`` fails in the process, and with it every later capture.
+    """
+    import torch
+
+    end = getattr(torch._C, "_cuda_endAllocateToPool", None)
+    release = getattr(torch._C, "_cuda_releasePool", None)
+    if end is None or release is None:
+        return
+    try:
+        end(device.index, pool)
+    except RuntimeError:  # it has ended, as it should
+        return
+    release(device.index, pool)
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Whether an error of PyTorch, or of a library under it, means that memory ran out."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(mark in str(error) for mark in _MEMORY)
 
 
 def cut(source: torch.Tensor, tile: Tile) -> torch.Tensor:
     """A tile's window of a tensor ``[h, w, 3]``, as base's ``cut`` makes it of an array."""
     window = source[tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
-    if window.shape[:2] == (tile.height, tile.width):
-        return window
+    for axis, wanted in enumerate((tile.height, tile.width)):
+        if window.shape[axis] != wanted:
+            window = window.index_select(axis, _reflected(window.shape[axis], wanted, source))
+    return window
+
+
+def _reflected(size: int, wanted: int, near: torch.Tensor) -> torch.Tensor:
+    """As base's ``reflected``, made where ``near`` is: a copy from the host would be waited for."""
     import torch
 
-    rows, columns = (
-        torch.from_numpy(reflected(size, wanted)).to(source.device)
-        for size, wanted in zip(window.shape[:2], (tile.height, tile.width), strict=True)
-    )
-    return window[rows][:, columns]
+    index = torch.arange(wanted, device=near.device)
+    return torch.minimum(index, 2 * (size - 1) - index).clamp(min=0)

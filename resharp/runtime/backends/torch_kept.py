@@ -19,6 +19,10 @@ from resharp.runtime.backends.base import Image
 
 REMEMBERED = 64
 """Shapes whose first use is remembered."""
+ACCIDENTS = 2
+"""Recordings that fail in a row, but for want of memory, before there are no more."""
+PAUSE = 8
+"""Uses that pass before recording is tried again where memory ran out; doubled each time."""
 
 Key = TypeVar("Key", bound=Hashable)
 Recorded = TypeVar("Recorded")
@@ -34,7 +38,8 @@ class Recordings(Generic[Key, Recorded]):
         record: records for a key, in a pool.
         make_pool: gives a new pool.
         settle: called before a recording is let go, which may still be running.
-        tell: told once why there will be no more recordings, if recording failed.
+        tell: told why recording failed: that memory ran out, once, and why it is at an end.
+        passing: whether an error is one of memory, which another time may be enough.
         limit: recordings at a time.
     """
 
@@ -45,14 +50,17 @@ class Recordings(Generic[Key, Recorded]):
         make_pool: Callable[[], Any],
         settle: Callable[[], None],
         tell: Callable[[str], None],
+        passing: Callable[[Exception], bool],
         limit: int = 4,
     ) -> None:
         self._record, self._make_pool = record, make_pool
         self._settle, self._tell, self._limit = settle, tell, limit
+        self._passing = passing
         self._kept: OrderedDict[Key, Recorded] = OrderedDict()
         self._seen: OrderedDict[Key, None] = OrderedDict()
         self._pool: Any = None
-        self._made, self._failed = 0, False
+        self._made, self._accidents = 0, 0
+        self._pauses, self._pause = 0, 0
 
     def get(self, key: Key) -> Recorded | None:
         """The recording; None where there is none, so that it has to be done anew."""
@@ -60,10 +68,12 @@ class Recordings(Generic[Key, Recorded]):
 
     def prepare(self, key: Key) -> None:
         """Count a use, and record if it is the second. Never raises what recording raises."""
-        if self._failed:
-            return
         if key in self._kept:
             self._kept.move_to_end(key)
+        elif self._accidents >= ACCIDENTS:
+            return
+        elif self._pause:
+            self._pause -= 1
         elif key not in self._seen:
             self._seen[key] = None
             if len(self._seen) > REMEMBERED:
@@ -72,9 +82,22 @@ class Recordings(Generic[Key, Recorded]):
             try:
                 self._add(key)
             except Exception as error:  # out of memory, or an operation that no graph can hold
-                self._failed = True
-                self.drop()
-                self._tell(f"{type(error).__name__}: {error}")
+                self._seen.pop(key, None)
+                self._note_failure(error)
+            else:
+                self._accidents = self._pauses = 0
+
+    def _note_failure(self, error: Exception) -> None:
+        said = f"{type(error).__name__}: {error}"
+        if self._passing(error):
+            self._pause = PAUSE << min(self._pauses, 10)
+            self._pauses += 1
+            if self._pauses == 1:
+                self._tell(f"{said}; tried again later")
+            return
+        self._accidents += 1
+        if self._accidents == ACCIDENTS:
+            self._tell(said)
 
     def drop(self) -> None:
         """Forget everything."""
