@@ -105,14 +105,20 @@ def open_first(
                 # Libraries raise RuntimeError for a GPU that is full, too old or broken.
                 link = Link(name, where, False, str(error) or type(error).__name__)
             else:
-                notes = filter(None, [opened.note, str(options.tuning or "")])
-                return opened, (*links, Link(name, where, True, "; ".join(notes)))
+                return opened, (*links, link_of(opened))
         log.info("%s", link)
         links.append(link)
     raise BackendError(
         f"no backend can run {bundle.manifest.name!r} here:\n"
         + "\n".join(f"  {link}" for link in links)
     )
+
+
+def link_of(backend: Backend) -> Link:
+    """The link of an open backend, with what is known of it by now: no graphs, say."""
+    options = backend.options
+    notes = filter(None, [backend.note, str(options.tuning or "")])
+    return Link(backend.name, options.device, True, "; ".join(notes))
 
 
 def _tuning(

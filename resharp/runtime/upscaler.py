@@ -21,7 +21,7 @@ from resharp.errors import OptionError, OutOfMemoryError
 from resharp.runtime.alpha import bleed
 from resharp.runtime.backends import Backend
 from resharp.runtime.backends.base import cut, stack
-from resharp.runtime.chain import Link, open_first
+from resharp.runtime.chain import Link, link_of, open_first
 from resharp.runtime.image import Layout, check_gray, from_network, layout_of, to_network
 from resharp.runtime.pipeline import (
     Pass,
@@ -167,13 +167,19 @@ class Upscaler:
         """The chain up to the backend in use, each skipped link with its reason.
 
         Where 16-bit and float pictures need another backend, its links follow when the first such
-        picture has come.
+        picture has come. A backend may learn something in its first runs: that CUDA graphs have no
+        room, say.
         """
-        return self._links
+        opened = [one for one in (self._backend, self._deep) if one is not None]
+        now = {(one.name, one.options.device): link_of(one) for one in opened}
+        return tuple(
+            now.get((link.backend, link.device), link) if link.works else link
+            for link in self._links
+        )
 
     def explain(self) -> str:
         """The chain as text, a line each."""
-        return "\n".join(str(link) for link in self._links)
+        return "\n".join(str(link) for link in self.links)
 
     def __call__(self, image: Image, *, progress: Progress | None = None) -> Image:
         """Restore one picture.

@@ -688,6 +688,14 @@ def test_a_tile_that_hangs_over_is_cut_without_a_copy_from_the_host(
     np.testing.assert_array_equal(cut(source, tile).numpy(), wanted)
 
 
+def test_what_a_backend_learns_in_its_runs_is_explained(compact: Bundle) -> None:
+    with Upscaler(compact, backend="torch", device="cpu") as upscaler:
+        assert upscaler.explain() == "torch on cpu: works"
+        assert isinstance(upscaler._backend, TorchBackend)
+        upscaler._backend._no_graphs("RuntimeError: no")
+        assert upscaler.explain() == "torch on cpu: works (without CUDA graphs (RuntimeError: no))"
+
+
 def test_closed(compact: Bundle) -> None:
     upscaler = Upscaler(compact, backend="torch", device="cpu")
     upscaler.close()

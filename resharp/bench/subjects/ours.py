@@ -34,7 +34,6 @@ class Ours(Subject):
             lanes=case.lanes,
             graphs=False if case.subject == "torch-eager" else None,
         )
-        self._tuning = tuning if device == "cuda" else None
         self._upscaler = Upscaler(
             bundle,
             backend=backend,
@@ -42,7 +41,7 @@ class Ours(Subject):
             tile=case.tile,
             threads=case.threads,
             precision=case.precision,
-            tuning=self._tuning,
+            tuning=tuning if device == "cuda" else None,
         )
 
     def __call__(self, image: Image) -> Image:
@@ -59,8 +58,6 @@ class Ours(Subject):
         backend = self._upscaler._backend
         tiling = choose_tiling(backend, self._upscaler._tile)
         tiles = plan_for(backend, image.shape[0], image.shape[1], tiling.size)
-        # The backend's note as it is now: a link's is of before the graphs were recorded.
-        notes = filter(None, [backend.note, str(self._tuning or "")])
         return Actual(
             backend=self._upscaler.backend,
             device=self._upscaler.device,
@@ -69,7 +66,7 @@ class Ours(Subject):
             pixels=tiles[0].height * tiles[0].width * min(tiling.batch, len(tiles)),
             batch=tiling.batch,
             lanes=self._upscaler.workers,
-            note="; ".join(notes),
+            note=self._upscaler.links[-1].reason,
         )
 
     def framework_peak(self) -> int | None:
