@@ -16,7 +16,6 @@ from resharp.cli.export_engines import checker, current_gpu
 from resharp.cli.targets import choose_targets
 from resharp.drawing import draw
 from resharp.engines import Bundle
-from resharp.errors import ResharpError
 from resharp.export.engine import EngineOptions, build_engines
 from resharp.runtime.backends.torch import TorchBackend
 from resharp.runtime.cuda import open_provider
@@ -37,21 +36,16 @@ def engined(tiny: dict[str, Bundle], tmp_path_factory: pytest.TempPathFactory) -
     """The tiny models with engines for this GPU, checked on it."""
     if not trt.installed():
         pytest.skip("no TensorRT is installed")
-    flavour, answers = trt.pick(), []
-    for asked in ("0", "current") if flavour == trt.RTX else ("0",):
-        folder = tmp_path_factory.mktemp("engines")
-        own = {kind: replace(b, shelf_folder=folder / kind) for kind, b in tiny.items()}
-        try:
-            (target,) = choose_targets(asked, flavour)
-            for bundle in own.values():
-                options = EngineOptions(flavour=flavour, tile=256)
-                current = partial(current_gpu, target.index if target.gpu else None)
-                build_engines(bundle, target, options, check=checker(0), current=current)
-        except ResharpError as error:
-            answers.append(f"--gpu {asked}: {error}")
-        else:
-            return own
-    pytest.skip(f"{flavour} refuses {gpus()[0].name}: {'; '.join(answers)}")
+    flavour, folder = trt.pick(), tmp_path_factory.mktemp("engines")
+    if flavour == trt.RTX and (reason := trt.rtx_refusal(gpus()[0].name, gpus()[0].capability)):
+        pytest.skip(reason)
+    own = {kind: replace(b, shelf_folder=folder / kind) for kind, b in tiny.items()}
+    (target,) = choose_targets("0", flavour)
+    for bundle in own.values():
+        options = EngineOptions(flavour=flavour, tile=256)
+        current = partial(current_gpu, target.index if target.gpu else None)
+        build_engines(bundle, target, options, check=checker(0), current=current)
+    return own
 
 
 @pytest.fixture(params=["torch", "tensorrt+cuda-python", "tensorrt+pycuda"])
@@ -285,6 +279,7 @@ def test_after_the_memory_ran_out_the_next_picture_is_right(fast: Fast) -> None:
             large = upscaler(draw(1200, 1300))
         finally:
             del hog
+            torch.cuda.empty_cache()
         assert large.shape == (4800, 5200, 3)
         assert levels(upscaler(picture), expected) <= 1
 
@@ -297,3 +292,112 @@ def test_results_kept_by_the_caller_are_his(fast: Fast) -> None:
             upscaler(draw(200, 200, seed=50 + i))
     for one, copy in zip(kept, copies, strict=True):
         np.testing.assert_array_equal(one, copy)
+
+
+def test_two_models_are_opened_and_run_at_once(tiny: dict[str, Bundle]) -> None:
+    picture, wrong, notes = draw(300, 400), list[str](), list[str]()
+    kinds = ("compact", "rrdb4", "rrdb2")
+    expected = {}
+    for kind in kinds:
+        with Upscaler(tiny[kind], backend="torch", device="cuda", tile=160) as upscaler:
+            expected[kind] = upscaler(picture)
+
+    def work(kind: str) -> None:
+        for _ in range(4):  # each opens, records and closes while the others do
+            with Upscaler(tiny[kind], backend="torch", device="cuda", tile=160) as upscaler:
+                for _ in range(4):
+                    if levels(upscaler(picture), expected[kind]) > 1:
+                        wrong.append(kind)
+                notes.append(upscaler.explain())
+
+    threads = [threading.Thread(target=work, args=(kind,)) for kind in kinds]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert len(notes) == 4 * len(kinds)
+    assert not any("without CUDA graphs" in note for note in notes)
+
+
+def test_a_network_that_waits_for_the_gpu_spoils_nothing_but_its_graphs(
+    tiny: dict[str, Bundle],
+) -> None:
+    class Waiting(torch.nn.Module):
+        def __init__(self, inner: torch.nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.inner(x)
+            found.sum().item()
+            return found
+
+    picture = draw(100, 120)
+    with Upscaler(tiny["compact"], backend="torch", device="cuda") as upscaler:
+        expected = upscaler(picture)
+    with Upscaler(tiny["compact"], backend="torch", device="cuda") as upscaler:
+        backend = upscaler._backend
+        assert isinstance(backend, TorchBackend)
+        for dtype, module in list(backend._modules.items()):
+            backend._modules[dtype] = Waiting(module)
+        for _ in range(12):
+            assert levels(upscaler(picture), expected) <= 1
+        assert "without CUDA graphs" in upscaler.explain()
+        torch.cuda.empty_cache()  # raises where the allocator believes in a capture
+    with Upscaler(tiny["compact"], backend="torch", device="cuda") as upscaler:
+        for _ in range(3):
+            assert levels(upscaler(picture), expected) <= 1
+        assert recorded(upscaler) == 1
+        assert "without CUDA graphs" not in upscaler.explain()
+
+
+def test_closing_gives_the_memory_back(tiny: dict[str, Bundle]) -> None:
+    before = torch.cuda.memory_allocated()
+    upscaler = Upscaler(tiny["rrdb4"], backend="torch", device="cuda")
+    for _ in range(3):
+        upscaler(draw(200, 200))
+    held = torch.cuda.memory_allocated() - before
+    upscaler.close()
+    assert 0 <= torch.cuda.memory_allocated() - before < held / 10
+    upscaler.close()
+
+
+def test_many_at_once_are_each_alone(fast: Fast) -> None:
+    pictures = [draw(64, 48, seed=i) for i in range(9)]
+    with fast("rrdb2") as upscaler:
+        alone = [upscaler(picture) for picture in pictures]
+        for _ in range(3):
+            for found, one in zip(upscaler.restore_many(pictures), alone, strict=True):
+                assert levels(found, one) <= 1
+
+
+def test_fp32_is_nearer_than_fp16_and_says_where_it_rounds(tiny: dict[str, Bundle]) -> None:
+    picture = draw(200, 300) / np.float32(255)
+    with Upscaler(tiny["rrdb4"], backend="onnx", device="cpu") as exact:
+        wanted = exact(picture)
+    fp32 = partial(Upscaler, tiny["rrdb4"], backend="torch", device="cuda", precision="fp32")
+    with fp32() as upscaler:
+        assert psnr(upscaler(picture), wanted) >= 45
+        rounds = torch.cuda.get_device_capability() >= (8, 0)
+        assert ("TF32" in upscaler.explain()) is rounds
+    was = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        with fp32() as upscaler:
+            assert psnr(upscaler(picture), wanted) >= 80
+            assert "TF32" not in upscaler.explain()
+    finally:
+        torch.backends.cudnn.allow_tf32 = was
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one GPU")
+def test_the_second_gpu(tiny: dict[str, Bundle]) -> None:
+    picture = draw(200, 300)
+    with (
+        Upscaler(tiny["compact"], backend="torch", device="cuda:1") as upscaler,
+        Upscaler(tiny["compact"], backend="onnx", device="cpu") as exact,
+    ):
+        assert upscaler.device == "cuda:1"
+        assert psnr(upscaler(picture), exact(picture)) >= FLOOR_DB
+        assert torch.cuda.memory_allocated(1) > 0
