@@ -13,7 +13,7 @@ import click
 
 from resharp import trt as flavours
 from resharp.cli.export import Steps, pixels
-from resharp.cli.targets import choose_targets
+from resharp.cli.targets import check_gpus, choose_targets
 from resharp.cli.tuning import builds, tune_model
 from resharp.engines import PRECISIONS, Bundle, Engine, Likeness, Store
 from resharp.errors import NotExportedError, OptionError, ResharpError
@@ -89,6 +89,7 @@ def command(
     work = _Work(tune=tune, budget=budget)
     if builds(tune, gpu, flavour):
         work.flavour = flavours.pick(flavour)
+        check_gpus(gpu, work.flavour)
         for module in ("torch", "onnx", "onnxruntime", "safetensors"):
             require(module, feature="Building engines", extra="export")
         from resharp.export.engine import EngineOptions

@@ -77,8 +77,26 @@ def _ahead(asked: str | None, here: tuple[Gpu, ...], reason: str) -> list[Target
     return [_ahead_for((name,), here) for name in dict.fromkeys(map(_rtx_name, chosen))]
 
 
+def check_gpus(asked: str | None, flavour: str) -> None:
+    """Say at once where there is nothing to build for; :func:`choose_targets` loads PyTorch.
+
+    Raises:
+        OptionError: TensorRT-RTX refuses every GPU of this machine, and no other is named.
+    """
+    if flavour == RTX and asked in (None, "all", CURRENT):
+        _sorted(_here()[0])
+
+
 def _served(found: Sequence[Gpu]) -> list[Gpu]:
-    """Those that TensorRT-RTX has engines for; the others are told.
+    """Those that TensorRT-RTX has engines for; the others are told."""
+    served, told = _sorted(found)
+    for refusal in told:
+        log.warning("%s", refusal)
+    return served
+
+
+def _sorted(found: Sequence[Gpu]) -> tuple[list[Gpu], list[str]]:
+    """Those that TensorRT-RTX has engines for, and why it has none for the others.
 
     Raises:
         OptionError: there are GPUs, and it has engines for none of them.
@@ -88,9 +106,7 @@ def _served(found: Sequence[Gpu]) -> list[Gpu]:
     told = list(dict.fromkeys(filter(None, refusals.values())))
     if told and not served:
         raise OptionError("; ".join([*told, "to build for other GPUs, name them: --gpu sm86,sm89"]))
-    for refusal in told:
-        log.warning("%s", refusal)
-    return served
+    return served, told
 
 
 def _by_number(name: str) -> tuple[int, str]:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -312,10 +313,12 @@ def test_export_engines_and_doctor_tell_the_owner_of_an_h100(
     loaded: list[str] = []
     monkeypatch.setattr(trt, "installed", lambda: (trt.RTX,))
     monkeypatch.setattr(trt, "load", loaded.append)
+    monkeypatch.setattr(import_module("resharp.cli.export_engines"), "require", loaded.append)
     code, output = call("export-engines")
     assert code == 1
     told = "TensorRT-RTX has no engines for NVIDIA H100 80GB HBM3 (compute capability 9.0)"
     assert told in output
+    assert loaded == []  # at once, without PyTorch
     code, output = call("doctor")
     assert f"tensorrt on cuda: skipped ({told}: use TensorRT" in output
     assert f"driver for CUDA 13.0; {told}" in output
