@@ -121,7 +121,8 @@ def test_without_a_driver(store: Path) -> None:
         ({"FAKE_CUDA_INIT": "803"}, "answered cuInit"),
         ({"FAKE_CUDA_INIT": "999"}, "CUDA_ERROR_UNKNOWN"),
         ({"FAKE_CUDA_DEVICES": "0"}, "shows 0 GPUs"),
-        ({"FAKE_CUDA_CC": "6.1"}, "made for sm75"),
+        ({"FAKE_CUDA_CC": "6.1"}, "(compute capability 6.1): use torch"),
+        ({"FAKE_CUDA_CC": "9.0"}, "(compute capability 9.0): use TensorRT"),
     ],
 )
 def test_a_driver_without_a_device_it_can_use(
