@@ -94,6 +94,11 @@ def absent(capability: str | None = None) -> MissingExtraError:
     Args:
         capability: of its GPU, so that nothing is recommended that refuses it.
     """
+    if capability is not None and _numbers(capability) < _numbers(RTX_NAMED[0]):
+        return MissingExtraError(
+            f"no TensorRT is installed, and none has engines for compute capability {capability}: "
+            "use torch"
+        )
     text = "no TensorRT is installed: pip install 'resharp[gpu]' for TensorRT, which builds on the "
     if capability is not None and rtx_refusal("", capability):
         return MissingExtraError(f"{text}GPU itself")
@@ -164,8 +169,10 @@ def _make_logger(trt: Any) -> Any:
 
         def _lines(self) -> _Lines:
             me = threading.get_ident()
-            if all(thread.ident != me for thread in threading.enumerate()):
-                return self._others  # no thread of Python's
+            dummy = threading._DummyThread  # what logging makes of a thread that is not Python's
+            mine = (t for t in threading.enumerate() if not isinstance(t, dummy))
+            if all(thread.ident != me for thread in mine):
+                return self._others
             if not hasattr(self._local, "lines"):
                 self._local.lines = _Lines()
             found: _Lines = self._local.lines

@@ -345,6 +345,7 @@ def test_a_network_that_waits_for_the_gpu_spoils_nothing_but_its_graphs(
             assert levels(upscaler(picture), expected) <= 1
         assert "without CUDA graphs" in upscaler.explain()
         torch.cuda.empty_cache()  # raises where the allocator believes in a capture
+        torch.rand(1, device="cuda")  # as the generator of random numbers does
     with Upscaler(tiny["compact"], backend="torch", device="cuda") as upscaler:
         for _ in range(3):
             assert levels(upscaler(picture), expected) <= 1

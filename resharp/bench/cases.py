@@ -111,8 +111,9 @@ class Effort:
             if not _is_count(getattr(self, name)):
                 raise OptionError(f"{name} must be at least 1, got {getattr(self, name)!r}")
         for name in ("seconds", "limit"):
-            if not getattr(self, name) >= 0:
-                raise OptionError(f"{name} must not be negative, got {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+                raise OptionError(f"{name} must be a number, not negative, got {value!r}")
         if self.most_pairs < self.pairs:
             raise OptionError(f"most_pairs ({self.most_pairs}) is less than pairs ({self.pairs})")
 

@@ -143,7 +143,7 @@ class Worker:
         return self._device or nullcontext()
 
     def _run(self, calls: int) -> int:
-        """Run the picture; a stream of them with lanes. Returns how many pictures it were."""
+        """Run the picture; a stream of them with lanes. Returns how many pictures that took."""
         if self._case.lanes > 1:
             count = FRAMES * self._case.lanes * calls
             self._subject.stream(self._frames(count))

@@ -128,7 +128,7 @@ def _gpus() -> list[str]:
 def _engines(gpu: Gpu) -> str:
     """Which TensorRT has engines for a GPU."""
     refusal = trt.rtx_refusal(gpu.name, gpu.capability)
-    return refusal or "TensorRT and TensorRT-RTX have engines for it"
+    return refusal or "TensorRT and TensorRT-RTX can build engines for it"
 
 
 def _folder(folder: Path) -> str:

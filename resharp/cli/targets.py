@@ -23,7 +23,8 @@ def choose_targets(asked: str | None, flavour: str) -> list[Target]:
 
     TensorRT builds for GPUs of this machine alone (``0``, ``1``, ``all``; the first unless told).
     TensorRT-RTX needs none: unless told, one engine serves every kind that it can name; a later GPU
-    gets a portable one. GPUs that it refuses are left out with a warning, as long as others remain.
+    gets a portable one. GPUs that it refuses are left out with a warning, as long as others remain
+    and their numbers were not given.
 
     Args:
         asked: ``None``, ``all``, numbers of GPUs, names like ``sm86,sm89``, or ``current``:
@@ -81,10 +82,18 @@ def check_gpus(asked: str | None, flavour: str) -> None:
     """Say at once where there is nothing to build for; :func:`choose_targets` loads PyTorch.
 
     Raises:
-        OptionError: TensorRT-RTX refuses every GPU of this machine, and no other is named.
+        OptionError: TensorRT-RTX refuses every GPU that is asked for.
     """
-    if flavour == RTX and asked in (None, "all", CURRENT):
-        _sorted(_here()[0])
+    here = _here()[0]
+    if flavour != RTX or not here:
+        return
+    if asked in (None, "all"):
+        _sorted(here)
+    elif asked == CURRENT:
+        _sorted(here[:1])
+    elif any(part.strip().isdecimal() for part in asked.split(",")):
+        for gpu in _numbered(asked, here):
+            _sorted([gpu])
 
 
 def _served(found: Sequence[Gpu]) -> list[Gpu]:

@@ -96,7 +96,7 @@ class Tuning:
     threads: int | None = None
     """CPU threads of one run."""
     graphs: bool | None = None
-    """Whether torch records CUDA graphs; None: of resharp's own architectures."""
+    """Whether torch records CUDA graphs; None: only of resharp's own architectures."""
     bytes_per_pixel: float | None = None
     """Working memory per input pixel of a batch, in all lanes together."""
     memory: int | None = None

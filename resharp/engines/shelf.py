@@ -23,6 +23,8 @@ from resharp.errors import BundleError, DamagedError, OutputError
 SUFFIX = ".engine"
 _PARITY = ".parity.json"
 _DRAFT = ".draft-"
+PROOF = 2
+"""Raised when more is proven of an engine than before, so that old records are proven again."""
 _FORGOTTEN = 24 * 3600.0
 """Seconds after which a draft has no writer any more."""
 _COMMITS = "commits"
@@ -184,6 +186,7 @@ class Shelf:
         record: Any = self._records(engine).get(_place(here))
         try:
             same = record.pop("engine") == engine.file.sha256  # the bytes, not only the key
+            same = record.pop("proof") == PROOF and same
             found = Likeness(**record)
             known = same and isinstance(found.passed, bool) and found.psnr + found.levels >= 0
         except (TypeError, KeyError, AttributeError):  # none, or a damaged one
@@ -192,7 +195,7 @@ class Shelf:
 
     def record(self, engine: Engine, here: Here, likeness: Likeness) -> bool:
         """Note what the first run gave; False where the folder cannot be written."""
-        own = {**asdict(likeness), "engine": engine.file.sha256}
+        own = {**asdict(likeness), "engine": engine.file.sha256, "proof": PROOF}
         records = self._records(engine) | {_place(here): own}
         try:
             write_whole(self._parity(engine), json.dumps(records, indent=2).encode() + b"\n")

@@ -15,7 +15,7 @@ from typing import Any
 
 from resharp.errors import BackendError, OutOfMemoryError, ResharpError
 
-LOST = "CUDA refuses everything in this process from now on: start a new one, and report this"
+LOST = "CUDA refuses everything in this process from now on: restart it, and report this"
 """What follows from an error that CUDA calls sticky."""
 _HINTS = {
     "CUDA_ERROR_NO_DEVICE": "it shows no GPU: see nvidia-smi, and CUDA_VISIBLE_DEVICES",

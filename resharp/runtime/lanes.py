@@ -43,6 +43,11 @@ class LanePool(Generic[LaneT]):
         self._holders: list[tuple[int, LaneT | None]] = []  # a thread for each lane that is out
         self._changed = threading.Condition()
 
+    @property
+    def lanes(self) -> tuple[LaneT, ...]:
+        """All of them, also those that are out: to look at."""
+        return self._all
+
     @contextlib.contextmanager
     def take(self) -> Iterator[LaneT]:
         """A lane for one run: the one given back last, whose memory and recordings fit best.

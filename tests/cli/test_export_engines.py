@@ -314,10 +314,11 @@ def test_export_engines_and_doctor_tell_the_owner_of_an_h100(
     monkeypatch.setattr(trt, "installed", lambda: (trt.RTX,))
     monkeypatch.setattr(trt, "load", loaded.append)
     monkeypatch.setattr(import_module("resharp.cli.export_engines"), "require", loaded.append)
-    code, output = call("export-engines")
-    assert code == 1
     told = "TensorRT-RTX has no engines for NVIDIA H100 80GB HBM3 (compute capability 9.0)"
-    assert told in output
+    for arguments in ((), ("--gpu", "0"), ("--gpu", "all"), ("--gpu", "current")):
+        code, output = call("export-engines", *arguments)
+        assert code == 1
+        assert told in output
     assert loaded == []  # at once, without PyTorch
     code, output = call("doctor")
     assert f"tensorrt on cuda: skipped ({told}: use TensorRT" in output
@@ -327,6 +328,9 @@ def test_export_engines_and_doctor_tell_the_owner_of_an_h100(
     output = call("doctor")[1]
     assert "pip install 'resharp[gpu]'" in output
     assert "resharp[rtx]" not in output
+    machine[:] = [Gpu(0, "Tesla V100", "7.0", 1 << 34)]
+    output = call("doctor")[1]
+    assert "none has engines for compute capability 7.0: use torch" in output
 
 
 def test_targets_of_tensorrt(machine: list[Gpu], monkeypatch: pytest.MonkeyPatch) -> None:

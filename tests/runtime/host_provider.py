@@ -40,12 +40,14 @@ class HostProvider(Provider):
         limit: bytes of the device.
         captures: whether graphs can be captured.
         accidents: captures from now on that somebody else spoils.
+        full: captures from now on for which there is no memory.
         pins: whether there is page-locked memory. Copies to and from other memory are done at once.
     """
 
     limit: int = 1 << 30
     captures: bool = True
     accidents: int = 0
+    full: int = 0
     pins: bool = True
     name: str = "host"
     index: int = 0
@@ -148,6 +150,9 @@ class HostProvider(Provider):
         assert isinstance(stream, HostStream)
         assert stream.recording is not None
         recorded, stream.recording = stream.recording, None
+        if self.full:
+            self.full -= 1
+            raise OutOfMemoryError("cuGraphInstantiate: CUDA_ERROR_OUT_OF_MEMORY")
         if self.accidents:
             self.accidents -= 1
             raise CudaError("cuStreamEndCapture: CUDA_ERROR_STREAM_CAPTURE_INVALIDATED")

@@ -300,15 +300,42 @@ def test_an_engine_that_spoils_whole_tiles_alone_is_passed_over(kit: Kit) -> Non
     assert record.psnr < 20
 
 
-def test_without_room_for_a_whole_tile_the_reference_alone_is_the_proof(
+def test_without_room_for_a_whole_tile_the_reference_alone_is_the_proof_for_now(
     kit: Kit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kit.add(profile=(16, 512, 1))
-    kit.provider.limit = 3 << 20
+    engine = kit.add(profile=(16, 512, 1))
+    limit, kit.provider.limit = kit.provider.limit, 3 << 20
     with caplog.at_level("INFO"), kit.open() as backend:
         image = picture(48, 48)
         np.testing.assert_array_equal(backend.infer(image[None])[0], expected(image))
-    assert "proven on its reference alone" in caplog.text
+    assert "proven on its reference alone for now" in caplog.text
+    assert kit.bundle.shelf.parity(engine, kit.here) is None
+    kit.provider.limit = limit
+    with kit.open():
+        pass
+    assert kit.bundle.shelf.parity(engine, kit.here) is not None
+
+
+def test_a_network_that_looks_at_the_whole_picture_is_proven_on_the_reference(kit: Kit) -> None:
+    """Its whole tile is no longer the reference's picture to it."""
+    kit.add(spoil="large", profile=(16, 96, 4))
+    curve = ((4, 9.0), (64, 3.0))
+    kit.bundle = replace(kit.bundle, manifest=replace(kit.bundle.manifest, overlap_curve=curve))
+    with kit.open() as backend:
+        assert "rejected" not in backend.note
+
+
+def test_a_proof_of_an_earlier_release_is_made_again(kit: Kit) -> None:
+    bad, good = kit.add(spoil="large", profile=(16, 96, 4)), kit.add("mixed", profile=(16, 96, 4))
+    kit.bundle.shelf.record(bad, kit.here, Likeness(psnr=60.0, levels=1, passed=True))
+    path = kit.bundle.shelf.folder / f"{bad.key}.parity.json"
+    records = json.loads(path.read_text())
+    for record in records.values():
+        del record["proof"]  # of its small reference alone
+    path.write_text(json.dumps(records))
+    backend = kit.open()
+    with backend:
+        assert backend._models["uint8"].key == good.key
 
 
 def test_rtx_lets_go_of_its_configuration_before_the_cache_in_it(rtx: Kit) -> None:
@@ -338,10 +365,15 @@ def test_after_an_error_that_sticks_it_says_that_cuda_is_lost(kit: Kit) -> None:
             backend.infer(picture(16, 16)[None])
 
 
-def test_what_tensorrt_logs_is_kept_apart_by_thread(kit: Kit) -> None:
+@pytest.mark.parametrize("level", ["WARNING", "DEBUG"])  # logging knows the threads that it met
+def test_what_tensorrt_logs_is_kept_apart_by_thread(
+    kit: Kit, caplog: pytest.LogCaptureFixture, level: str
+) -> None:
+    caplog.set_level(level)
     log, said = flavours.logger(kit.fake.module()), list[str]()
 
     def say(line: str) -> None:
+        log.log(fake_trt.Severity.INFO, "before it")
         log.log(fake_trt.Severity.ERROR, line)
         said.append(line)
 

@@ -359,6 +359,40 @@ def test_one_spoilt_capture_is_not_the_end_of_graphs(kit: Kit) -> None:
         assert run(4) == before  # that many in a row are no accident
 
 
+def test_no_room_for_a_graph_today_is_no_reason_tomorrow(kit: Kit) -> None:
+    image = picture(48, 48)
+    with kit.open() as backend:
+        kit.provider.full = 3
+        for _ in range(30):
+            np.testing.assert_array_equal(backend.run(image, tiles_of(image)), expected(image))
+        assert kit.provider.full == 0
+        assert kit.provider.launches > 0
+
+
+def test_accidents_far_apart_do_not_add_up(rtx: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    rtx_engine(rtx)
+
+    def refuse(model: Model) -> Any:
+        raise BackendError("TensorRT made no execution context")
+
+    with rtx.open() as backend:
+        for side in (48, 40, 32):
+            image = picture(side, side)
+            for _ in range(2):
+                backend.run(image, tiles_of(image))
+            with monkeypatch.context() as once:
+                once.setattr(Model, "create_context", refuse)
+                backend.run(image, tiles_of(image))
+            before = rtx.fake.replayed
+            for _ in range(6):
+                found = backend.run(image, tiles_of(image))
+                np.testing.assert_array_equal(found, expected(image))
+            other = picture(24, 24)  # or the roaming context would replay that shape as well
+            backend.run(other, tiles_of(other))
+            backend.run(image, tiles_of(image))
+            assert rtx.fake.replayed > before + 4
+
+
 def test_nobody_waits_for_the_whole_device_during_a_capture(kit: Kit) -> None:
     image = picture(48, 48)
     with kit.open() as backend:

@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from resharp import Upscaler
+from resharp import Upscaler, models
 from resharp.drawing import draw
 from resharp.engines import Bundle, Tuning
 from resharp.errors import BackendError, OutOfMemoryError
@@ -34,6 +35,7 @@ from resharp.runtime.backends.torch_lanes import (
     run_batch,
     run_tiles,
 )
+from resharp.runtime.cuda import CAPTURING
 from resharp.runtime.lanes import LanePool
 from resharp.runtime.plan import Tile, plan
 from tests.waiting import LIMIT, joined
@@ -314,7 +316,7 @@ def test_two_failures_in_a_row_end_recording_and_are_told_once() -> None:
     recorder.use("b", "b")
     recorder.error = None
     recorder.use("b", "b")
-    assert recorder.kept.get("b") is not None  # one accident is no end
+    assert recorder.kept.get("b") == "b in 2"  # one accident is no end, but that of its pool
     recorder.error = RuntimeError("operation not permitted when stream is capturing")
     recorder.use("c", "c", "d", "d")
     assert recorder.told == ["RuntimeError: operation not permitted when stream is capturing"]
@@ -333,6 +335,7 @@ def test_where_memory_ran_out_recording_is_tried_again_ever_more_seldom() -> Non
     recorder.error = None
     recorder.use(*["a"] * 2000)
     assert recorder.kept.get("a") is not None
+    assert recorder.told[1:] == [""]  # they work again
     recorder.error = MemoryError("out of memory")
     recorder.use("b", "b")
     recorder.error = None
@@ -401,9 +404,16 @@ def test_memory_errors_relieve_the_lane_and_become_ours(
 
 
 def test_a_lane_without_graphs_is_noted(backend: TorchBackend) -> None:
-    backend._no_graphs("RuntimeError: no")
-    backend._no_graphs("RuntimeError: the other lane's")
-    assert backend.note == "without CUDA graphs (RuntimeError: no)"
+    backend._add_note("fp32")
+    backend._no_graphs(0, "RuntimeError: no")
+    backend._no_graphs(1, "RuntimeError: no")
+    assert backend.note == "fp32; without CUDA graphs (RuntimeError: no)"
+    backend._no_graphs(1, "OutOfMemoryError: full; tried again later")
+    assert backend.note.endswith("(RuntimeError: no and OutOfMemoryError: full; tried again later)")
+    backend._no_graphs(1, "")
+    assert backend.note == "fp32; without CUDA graphs (RuntimeError: no)"
+    backend._no_graphs(0, "")
+    assert backend.note == "fp32"
 
 
 class FakeStream:
@@ -444,7 +454,7 @@ def cuda_lane(backend: TorchBackend, monkeypatch: pytest.MonkeyPatch) -> CudaLan
     monkeypatch.setattr("torch.Tensor.is_pinned", lambda self: False)
     modules, lane = (
         backend._modules,
-        CudaLane(torch.device("cpu"), backend._modules, backend._no_graphs),
+        CudaLane(torch.device("cpu"), backend._modules, partial(backend._no_graphs, 0)),
     )
 
     def replay(self: FakeGraph) -> None:
@@ -496,6 +506,7 @@ def test_a_lane_without_room_for_a_graph_goes_on_without_and_tries_again(
         assert run(3) == 0
     assert "without CUDA graphs (OutOfMemoryError: CUDA out of memory" in backend.note
     assert run(PAUSE + 2) == 1
+    assert not backend.note
     backend.close()
     assert not cuda_lane._modules  # the pool outlives this, and the weights must not
     with pytest.raises(BackendError, match="closed"):
@@ -503,16 +514,23 @@ def test_a_lane_without_room_for_a_graph_goes_on_without_and_tries_again(
 
 
 class Allocator:
-    """PyTorch's up to 2.11: a capture that CUDA refuses to end stays under way."""
+    """PyTorch's up to 2.11: a capture that CUDA refuses to end stays under way, in the allocators
+    of the device and of page-locked memory, and for the generator of random numbers."""
 
     def __init__(self) -> None:
-        self.underway, self.holders, self.spoilt = list[object](), Counter[object](), 0
+        self.underway, self.locked, self.random = list[object](), set[object](), True
+        self.holders, self.spoilt = Counter[object](), 0
 
     @contextlib.contextmanager
     def graph(self, graph: object, *, pool: object, **options: object) -> Iterator[None]:
+        assert CAPTURING.locked(), "others may wait for the whole device meanwhile"
         self.empty_cache()
+        if pool in self.locked:
+            raise RuntimeError("beginAllocateToPool: already recording to mempool_id")
         self.underway.append(pool)
+        self.locked.add(pool)
         self.holders[pool] += 1
+        self.random = False
         try:
             yield
         finally:
@@ -520,8 +538,11 @@ class Allocator:
                 self.spoilt -= 1
                 raise RuntimeError("CUDA error: failed due to a previous error in capture")
             self.end(0, pool)
+            self.locked.remove(pool)
+            self.random = True
 
     def empty_cache(self) -> None:
+        assert CAPTURING.locked(), "another thread's capture may be under way"
         if self.underway:
             raise RuntimeError("captures_underway.empty() INTERNAL ASSERT FAILED")
 
@@ -543,6 +564,7 @@ def allocator(cuda_lane: CudaLane, monkeypatch: pytest.MonkeyPatch) -> Allocator
     monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", made.end, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_releasePool", made.release, raising=False)
     monkeypatch.setattr(cuda_lane.graphs, "_make_pool", lambda: (0, next(pools)))
+    monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: (0, next(pools)))
     return made
 
 
@@ -559,12 +581,13 @@ def test_a_spoilt_capture_leaves_the_allocator_sound(
     for _ in range(2):
         np.testing.assert_array_equal(backend.run(picture, tiles), expected)
     assert allocator.underway == []
-    assert not +allocator.holders
-    cuda_lane.relieve()  # as after memory ran out
+    assert allocator.random
+    assert allocator.holders[(0, 1)] == 0
     for _ in range(3):
         np.testing.assert_array_equal(backend.run(picture, tiles), expected)
     assert len(cuda_lane.graphs._kept) == 1  # the next capture works
     assert not backend.note
+    cuda_lane.relieve()  # as after memory ran out
 
 
 def test_a_capture_of_somebody_else_that_never_ends_costs_memory_and_no_picture(
@@ -585,8 +608,6 @@ def test_a_capture_of_somebody_else_that_never_ends_costs_memory_and_no_picture(
 @pytest.mark.parametrize(
     "said",
     [
-        "FIND was unable to find an engine to execute this computation",
-        "GET was unable to find an engine to execute this computation",
         "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
         "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
@@ -602,6 +623,57 @@ def test_memory_that_runs_out_within_a_library_is_memory(said: str) -> None:
     assert relieved
     with pytest.raises(RuntimeError, match="size mismatch"), _memory_errors():
         raise RuntimeError("size mismatch")
+
+
+@pytest.mark.parametrize("said", ["FIND", "GET"])
+def test_where_a_full_card_leaves_cudnn_no_plan_that_is_memory(
+    monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    text = f"{said} was unable to find an engine to execute this computation"
+    device = torch.device("cuda", 1)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda on: (100, 1000) if on == device else None)
+    with pytest.raises(OutOfMemoryError, match=text), _memory_errors(device=device):
+        raise RuntimeError(text)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda on: (900, 1000))
+    with pytest.raises(RuntimeError, match=text), _memory_errors(device=device):
+        raise RuntimeError(text)  # cuDNN has nothing for this GPU
+
+
+@pytest.mark.parametrize(
+    ("said", "falls_back"),
+    [
+        ("GET was unable to find an engine to execute this computation", True),
+        ("CUDNN_STATUS_ALLOC_FAILED", False),
+    ],
+)
+def test_a_gpu_without_fp16_falls_to_fp32_and_a_full_one_does_not(
+    backend: TorchBackend,
+    compact: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    said: str,
+    falls_back: bool,
+) -> None:
+    checkpoint = models.read_checkpoint(compact.path(compact.manifest.weights))
+    network, calls = models.build(checkpoint), list[int]()
+    for_pictures = models.for_pictures
+
+    def second_fails(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            return for_pictures(*args)
+
+        def fail(*given: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError(said)
+
+        return fail
+
+    monkeypatch.setattr(models, "for_pictures", second_fails)
+    if falls_back:
+        assert backend._halved(network) is network
+        assert backend.note.startswith("fp32, since fp16 fails")
+    else:
+        with pytest.raises(RuntimeError, match=said):
+            backend._halved(network)
 
 
 def test_opening_waits_for_its_own_stream_once_the_lanes_are_there(
@@ -664,15 +736,28 @@ def test_what_graphs_hold_is_not_free(
     segments = [
         segment(0, (0, 0), 100, 30),
         segment(0, (0, 7), 1000, 10),  # a graph's
-        segment(1, (0, 0), 5000, 0),
+        segment(1, (0, 7), 5000, 0),
     ]
-    options = replace(backend.options, device="cuda")
-    monkeypatch.setattr(backend, "options", options)
+    asked: list[int] = []
+
+    def snapshot() -> list[dict[str, Any]]:
+        asked.append(1)
+        return segments
+
+    lane = SimpleNamespace(graphs=SimpleNamespace(changes=0))
+    monkeypatch.setattr(backend, "options", replace(backend.options, device="cuda"))
+    monkeypatch.setattr(backend, "_lanes", SimpleNamespace(lanes=[lane], close=lambda: None))
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (10_000, 20_000))
     monkeypatch.setattr("torch.cuda.memory_reserved", lambda device: 1100)
     monkeypatch.setattr("torch.cuda.memory_allocated", lambda device: 40)
-    monkeypatch.setattr("torch.cuda.memory_snapshot", lambda: segments)
-    assert backend.free_memory() == 10_070
+    monkeypatch.setattr("torch.cuda.memory_snapshot", snapshot)
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: None)
+    assert backend.free_memory() == 11_060
+    assert asked == []  # it takes long, and nothing was recorded
+    lane.graphs.changes = 1
+    for _ in range(3):
+        assert backend.free_memory() == 10_070
+    assert asked == [1]
 
 
 def test_a_tile_that_hangs_over_is_cut_without_a_copy_from_the_host(
@@ -692,7 +777,7 @@ def test_what_a_backend_learns_in_its_runs_is_explained(compact: Bundle) -> None
     with Upscaler(compact, backend="torch", device="cpu") as upscaler:
         assert upscaler.explain() == "torch on cpu: works"
         assert isinstance(upscaler._backend, TorchBackend)
-        upscaler._backend._no_graphs("RuntimeError: no")
+        upscaler._backend._no_graphs(0, "RuntimeError: no")
         assert upscaler.explain() == "torch on cpu: works (without CUDA graphs (RuntimeError: no))"
 
 

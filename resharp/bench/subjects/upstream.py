@@ -51,10 +51,12 @@ class Upstream(Subject):
         """As the script, falling back to tiles, for good, where the whole picture does not fit."""
         import torch
 
+        from resharp.runtime.backends.torch_cuda import is_memory_error
+
         try:
             return self._enhance(image)
-        except torch.OutOfMemoryError:
-            if self.tile == FALLBACK_TILE:
+        except RuntimeError as error:
+            if self.tile == FALLBACK_TILE or not is_memory_error(error):
                 raise
         torch.cuda.empty_cache()
         self.tile = FALLBACK_TILE

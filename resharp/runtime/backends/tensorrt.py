@@ -245,8 +245,9 @@ class TensorrtBackend(Backend):
             model = Model(shelf, candidate, [one.name for one in self.manifest.extra])
         try:
             if known is None:
-                known = measure(self._runner, model, self._bundle)
-                shelf.record(engine, candidate.here, known)
+                known, whole = measure(self._runner, model, self._bundle)
+                if whole or not known.passed:
+                    shelf.record(engine, candidate.here, known)
             if not known.passed:
                 raise _unlike(candidate, known)
         except BaseException:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,7 +56,7 @@ _TF32 = (
     "before this is opened, ends that)"
 )
 _STRANGE = (
-    "without CUDA graphs, which a network of this architecture may not stand (a tuning with "
+    "without CUDA graphs, which a network of this architecture may not support (a tuning with "
     "graphs=True tries)"
 )
 _MIXED = "mixed, since the manifest says that activations are large for fp16"
@@ -95,6 +97,11 @@ class TorchBackend(Backend):
         for one in network.parameters():
             if one.ndim == 4:  # .to() insists on it for weights of five axes too
                 one.data = one.data.contiguous(memory_format=torch.channels_last)
+        self._gpu: torch.device | None = None
+        self._without: dict[int, str] = {}
+        """Why lanes record no graphs, by their number."""
+        self._noting = threading.Lock()
+        self._in_pools = (-1, 0)
         self._modules: dict[torch.dtype, torch.nn.Module] = {}
         exact = network
         if self._precision() != "fp32":
@@ -116,7 +123,7 @@ class TorchBackend(Backend):
         count, height, width, _ = batch.shape
         scale = self.manifest.scale
         out = np.empty((count, height * scale, width * scale, 3), batch.dtype)
-        with self._lanes.take() as lane, _memory_errors(lane.relieve):
+        with self._lanes.take() as lane, _memory_errors(lane.relieve, self._gpu):
             run_batch(lane, batch, out, numbers)
         return out
 
@@ -136,7 +143,7 @@ class TorchBackend(Backend):
         if out is None:
             shape = ((end - start) * scale, image.shape[1] * scale, 3)
             out = self.allocate(shape, image.dtype)
-        with self._lanes.take() as lane, _memory_errors(lane.relieve):
+        with self._lanes.take() as lane, _memory_errors(lane.relieve, self._gpu):
             numbers = self.manifest.extra_values()
             run_tiles(
                 lane,
@@ -175,7 +182,18 @@ class TorchBackend(Backend):
         import torch
 
         free, _ = torch.cuda.mem_get_info(self._device)
-        return int(free + _cached(self.options.index))
+        reserved = torch.cuda.memory_reserved(self._device)
+        cached = reserved - torch.cuda.memory_allocated(self._device)
+        return int(free + max(cached - self._held_by_graphs(), 0))
+
+    def _held_by_graphs(self) -> int:
+        """Bytes that PyTorch's allocator counts as unused and that are to be had for nothing else:
+        in the pools of the lanes' graphs. Asked for anew when these changed, since it is slow."""
+        lanes = () if self._lanes is None else self._lanes.lanes
+        changes = sum(lane.graphs.changes for lane in lanes)
+        if self._in_pools[0] != changes:
+            self._in_pools = (changes, _unused_in_pools(self.options.index) if changes else 0)
+        return self._in_pools[1]
 
     def close(self) -> None:
         """See :meth:`Backend.close`; waits for the runs under way."""
@@ -210,11 +228,11 @@ class TorchBackend(Backend):
     def _make_lanes(self) -> LanePool[CudaLane]:
         import torch
 
-        device = torch.device("cuda", self.options.index)
+        device = self._gpu = torch.device("cuda", self.options.index)
         count, graphs = len(self.manifest.extra), self._graphs()
         lanes = [
-            CudaLane(device, self._modules, self._no_graphs, count, graphs)
-            for _ in range(self.options.lanes(LANES))
+            CudaLane(device, self._modules, partial(self._no_graphs, number), count, graphs)
+            for number in range(self.options.lanes(LANES))
         ]
         # The weights came on another stream than the lanes'. Not a wait for the whole device, which
         # CUDA refuses, and spoils with, while any thread captures.
@@ -231,11 +249,22 @@ class TorchBackend(Backend):
             self._add_note(_STRANGE)
         return not self._foreign if asked is None else asked
 
-    def _no_graphs(self, reason: str) -> None:
-        """A lane could not record: it works without, a little slower."""
-        log.warning("no CUDA graphs with %s: %s", self.manifest.name, reason)
-        if "without CUDA graphs" not in self.note:
-            self._add_note(f"without CUDA graphs ({reason})")
+    def _no_graphs(self, lane: int, reason: str) -> None:
+        """A lane could not record, and works without, a little slower; empty: it can again."""
+        if reason and lane not in self._without:
+            log.warning("no CUDA graphs with %s: %s", self.manifest.name, reason)
+        with self._noting:
+            said = self._said_of_graphs()
+            self._without.pop(lane, None)
+            if reason:
+                self._without[lane] = reason
+            self.note = self.note.removesuffix(said).removesuffix("; ")
+            if self._without:
+                self._add_note(self._said_of_graphs())
+
+    def _said_of_graphs(self) -> str:
+        reasons = " and ".join(dict.fromkeys(self._without.values()))
+        return f"without CUDA graphs ({reasons})" if reasons else ""
 
     def _add_note(self, text: str) -> None:
         self.note += f"{'; ' if self.note else ''}{text}"
@@ -281,9 +310,8 @@ def _test_picture(side: int) -> Image:
     return np.clip(planes + noise, 0, 1).astype(np.float32)[None]
 
 
-def _cached(index: int) -> int:
-    """Bytes that PyTorch's allocator holds of a GPU and nobody uses; not those in the pools of CUDA
-    graphs, which are to be had for nothing else."""
+def _unused_in_pools(index: int) -> int:
+    """Bytes of a GPU that are unused in pools of CUDA graphs."""
     import torch
 
     try:
@@ -293,7 +321,7 @@ def _cached(index: int) -> int:
     return sum(
         segment["total_size"] - segment["allocated_size"]
         for segment in segments
-        if segment["device"] == index and segment["segment_pool_id"] == (0, 0)
+        if segment["device"] == index and segment["segment_pool_id"] != (0, 0)
     )
 
 
@@ -301,7 +329,7 @@ def _tf32(index: int) -> bool:
     """Whether cuDNN may round what goes into a float32 convolution to 10 bits of mantissa."""
     import torch
 
-    if torch.cuda.get_device_capability(index) < (8, 0):
+    if torch.version.hip or torch.cuda.get_device_capability(index) < (8, 0):
         return False
     precision = getattr(getattr(torch.backends.cudnn, "conv", None), "fp32_precision", None)
     return bool(torch.backends.cudnn.allow_tf32 if precision is None else precision == "tf32")
@@ -313,12 +341,14 @@ def _pinned(size: int) -> Image | None:
 
 
 @contextlib.contextmanager
-def _memory_errors(relieve: Callable[[], None] | None = None) -> Iterator[None]:
+def _memory_errors(
+    relieve: Callable[[], None] | None = None, device: torch.device | None = None
+) -> Iterator[None]:
     """Turn torch's out-of-memory errors into ours, giving back what the failed run held."""
     try:
         yield
     except RuntimeError as error:
-        if not is_memory_error(error):
+        if not is_memory_error(error, device):
             raise
         if relieve is not None:
             traceback.clear_frames(error.__traceback__)  # they hold the run's tensors

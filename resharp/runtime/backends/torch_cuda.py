@@ -33,12 +33,14 @@ log = logging.getLogger(__name__)
 _MEMORY = (
     "DefaultCPUAllocator",
     "CUDA error: out of memory",
-    # cuDNN found no room for its workspace, and PyTorch tried every plan it has.
-    "unable to find an engine to execute this computation",
     "STATUS_ALLOC_FAILED",  # of cuDNN and cuBLAS
     "DEVICE_ALLOCATION_FAILED",
 )
 """In errors of PyTorch that mean out of memory and are no OutOfMemoryError."""
+_NO_PLAN = "unable to find an engine to execute this computation"
+"""What PyTorch says where cuDNN had no room for any plan's workspace, or has no plan at all."""
+_SPOILT: list[object] = []
+"""Graphs whose capture CUDA refused to end: PyTorch 2.11 still points to them."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class CudaLane:
             make_pool=torch.cuda.graph_pool_handle,
             settle=self.settle,
             tell=tell,
-            passing=is_memory_error,
+            passing=lambda error: is_memory_error(error, device),
         )
         self._staging: dict[int, torch.Tensor] = {}
         self._turn = 0
@@ -213,9 +215,28 @@ class CudaLane:
                 with capture:
                     result = module(given, *self._extra)
             except BaseException:
-                end_allocation(self._device, pool)
+                if end_allocation(self._device, pool):
+                    _SPOILT.append(graph)
+                    self._capture_anything(given)
                 raise
         return Graph(graph, given, result)
+
+    def _capture_anything(self, given: torch.Tensor) -> None:
+        """After a capture that could not be ended, PyTorch's generator of random numbers believes
+        in it, and refuses to work outside of one; the end of another capture puts that right."""
+        import torch
+
+        pool = torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(
+                graph, pool=pool, stream=self._compute, capture_error_mode="thread_local"
+            ):
+                given.zero_()
+        except RuntimeError as error:
+            log.warning("PyTorch did not recover from a spoilt CUDA graph: %s", str(error))
+            if end_allocation(self._device, pool):
+                _SPOILT.append(graph)
 
     def _staged(self, slot: int, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """Page-locked memory of this lane, kept from run to run."""
@@ -250,32 +271,45 @@ def release_cache() -> None:
             log.warning("PyTorch keeps its unused memory: %s", str(error).splitlines()[0])
 
 
-def end_allocation(device: torch.device, pool: Any) -> None:
-    """End what a spoilt capture leaves under way in PyTorch's allocator.
+def end_allocation(device: torch.device, pool: Any) -> bool:
+    """End what a spoilt capture leaves under way in PyTorch's allocator; whether it left it.
 
     Up to 2.11, PyTorch does not where CUDA refuses to end the capture (pytorch#180395): from then
-    on ``empty_cache`` fails in the process, and with it every later capture.
+    on ``empty_cache`` fails in the process, and with it every later capture. The pool must not be
+    used again, since the allocator of page-locked memory goes on believing in it.
     """
     import torch
 
     end = getattr(torch._C, "_cuda_endAllocateToPool", None)
     release = getattr(torch._C, "_cuda_releasePool", None)
     if end is None or release is None:
-        return
+        return False
     try:
         end(device.index, pool)
     except RuntimeError:  # it has ended, as it should
-        return
+        return False
     release(device.index, pool)
+    return True
 
 
-def is_memory_error(error: BaseException) -> bool:
-    """Whether an error of PyTorch, or of a library under it, means that memory ran out."""
+def is_memory_error(error: BaseException, device: torch.device | None = None) -> bool:
+    """Whether an error of PyTorch, or of a library under it, means that memory ran out.
+
+    Args:
+        error: what was raised.
+        device: the GPU it is of: where most of its memory is taken, that cuDNN finds no way to
+            compute means the same. None: it is not taken for that.
+    """
     import torch
 
     if isinstance(error, torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(mark in str(error) for mark in _MEMORY)
+    if not isinstance(error, RuntimeError):
+        return False
+    if device is not None and _NO_PLAN in str(error):
+        free, total = torch.cuda.mem_get_info(device)
+        return free < total / 2
+    return any(mark in str(error) for mark in _MEMORY)
 
 
 def cut(source: torch.Tensor, tile: Tile) -> torch.Tensor:

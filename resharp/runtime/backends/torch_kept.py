@@ -38,7 +38,7 @@ class Recordings(Generic[Key, Recorded]):
         record: records for a key, in a pool.
         make_pool: gives a new pool.
         settle: called before a recording is let go, which may still be running.
-        tell: told why recording failed: that memory ran out, once, and why it is at an end.
+        tell: told why there are no recordings; empty: there are again.
         passing: whether an error is one of memory, which another time may be enough.
         limit: recordings at a time.
     """
@@ -59,6 +59,8 @@ class Recordings(Generic[Key, Recorded]):
         self._kept: OrderedDict[Key, Recorded] = OrderedDict()
         self._seen: OrderedDict[Key, None] = OrderedDict()
         self._pool: Any = None
+        self.changes = 0
+        """Raised whenever something was recorded, or let go."""
         self._made, self._accidents = 0, 0
         self._pauses, self._pause = 0, 0
 
@@ -83,8 +85,11 @@ class Recordings(Generic[Key, Recorded]):
                 self._add(key)
             except Exception as error:  # out of memory, or an operation that no graph can hold
                 self._seen.pop(key, None)
+                self._pool = None  # the failed one may be unusable
                 self._note_failure(error)
             else:
+                if self._pauses:
+                    self._tell("")
                 self._accidents = self._pauses = 0
 
     def _note_failure(self, error: Exception) -> None:
@@ -101,6 +106,7 @@ class Recordings(Generic[Key, Recorded]):
 
     def drop(self) -> None:
         """Forget everything."""
+        self.changes += 1
         if self._kept:
             self._settle()
         self._kept.clear()
@@ -117,6 +123,7 @@ class Recordings(Generic[Key, Recorded]):
         if self._pool is None:
             self._pool = self._make_pool()
         self._made += 1
+        self.changes += 1
         self._kept[key] = self._record(key, self._pool)
 
 

@@ -109,27 +109,24 @@ class Contexts:
 
     def _fix(self, shape: Shape) -> bool:
         """Run the batch in a context of its own, and keep that for the next ones."""
+        context = None
         try:
             context = _Context(self)
             context.fit(shape)
             context.execute()  # TensorRT sets itself up for a shape in its first run
-        except OutOfMemoryError as error:  # there may be room again another time
-            log.info("no room for a context of its own: %s", str(error))
-            self._runs[shape] = 0
-            return False
+            graph = None if self._model.own_graphs else self._record(context)
         except ResharpError as error:
-            self._fail(error)
-            return False
-        graph = None if self._model.own_graphs else self._record(context)
-        if graph is not None or self._model.own_graphs:
-            self._fixed[shape] = _Fixed(context, graph, self.places)
-            if len(self._fixed) > GRAPHS:
-                self._drop(next(iter(self._fixed)))
-        else:
-            self._stream.synchronize()  # the context goes, and its work is still queued
+            self._fail(shape, error)
+            if context is not None:
+                self._stream.synchronize()  # it goes, and its work may be queued
+            return context is not None and context.ran
+        self._accidents = 0
+        self._fixed[shape] = _Fixed(context, graph, self.places)
+        if len(self._fixed) > GRAPHS:
+            self._drop(next(iter(self._fixed)))
         return True
 
-    def _record(self, context: _Context) -> Graph | None:
+    def _record(self, context: _Context) -> Graph:
         graph = None
         try:
             with CAPTURING:
@@ -138,20 +135,23 @@ class Contexts:
                     context.execute()
                 finally:  # the stream must leave its capture whatever happened
                     graph = self._provider.end_capture(self._stream)
-        except ResharpError as error:
+        except ResharpError:
             if graph is not None:
                 graph.free()
-            self._fail(error)
-            return None
-        self._accidents = 0
+            raise
         return graph
 
-    def _fail(self, error: Exception) -> None:
-        """One accident, another's wait for the whole device say, does not end graphs for good."""
-        self._accidents += 1
-        self._graphs = self._accidents < ACCIDENTS
-        then = "trying again" if self._graphs else "going on without CUDA graphs"
-        log.info("%s: %s", then, str(error))  # not its frames
+    def _fail(self, shape: Shape, error: ResharpError) -> None:
+        """One accident, another's wait for the whole device say, does not end graphs for good, and
+        there may be memory again another time."""
+        if isinstance(error, OutOfMemoryError):
+            self._runs[shape] = 0
+            then = "tried again later"
+        else:
+            self._accidents += 1
+            self._graphs = self._accidents < ACCIDENTS
+            then = "trying again" if self._graphs else "going on without CUDA graphs"
+        log.info("a CUDA graph could not be made (%s): %s", then, str(error))  # not its frames
 
     @property
     def places(self) -> Places:
@@ -198,6 +198,8 @@ class _Context:
         self._shape: Shape | None = None
         self._places: Places | None = None
         self._memory: tuple[int, int] | None = None
+        self.ran = False
+        """Whether a run of it was ever queued."""
 
     def fit(self, shape: Shape) -> None:
         """Tell it shape and addresses, where they changed."""
@@ -224,6 +226,7 @@ class _Context:
         owner = self._owner
         if not self.raw.execute_async_v3(owner._stream.handle):
             raise owner._model.error("TensorRT could not run it")
+        self.ran = True
 
     def _renew(self, shape: Shape) -> None:
         """Begin anew: TensorRT-RTX's graph knows inputs and outputs by their address, but would be

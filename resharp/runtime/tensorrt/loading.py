@@ -17,7 +17,10 @@ from resharp.runtime.tensorrt.cache import KernelCache
 from resharp.runtime.tensorrt.selection import Candidate
 
 _NO_MEMORY = ("out of memory", "outofmemory", "memoryallocation", "memory_allocation")
-_BROKEN = ("illegal memory access", "illegaladdress", "launch failure", "launchfailure")
+_BROKEN = (
+    *("illegal memory access", "illegaladdress", "launch failure", "launchfailure"),
+    *("misaligned address", "misalignedaddress", "device-side assert", "illegal instruction"),
+)
 """How TensorRT's log names errors after which CUDA refuses everything."""
 
 
