@@ -7,7 +7,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from benchmarks import gpu
+from benchmarks.gpu import bars
 from resharp.bench import cases
 from resharp.bench.records import Record, Records, Spread, Stages
 from tests.bench.kit import record, run
@@ -32,7 +32,7 @@ def made(speed: float, *, over: float, model: str = RRDBNET, share: float = 0.5)
 
 def told(*found: Record) -> list[str]:
     records = Records(replace(run(), matrix_rate={"cuda fp16": RATE}), found)
-    return [str(bar) for bar in gpu.bars(records)]
+    return [str(bar) for bar in bars.bars(records)]
 
 
 def test_promises_that_are_kept_and_missed() -> None:
@@ -62,18 +62,18 @@ def test_what_was_not_measured_is_said() -> None:
 
 def test_the_promises_are_about_the_suites_models() -> None:
     models = {case.model for case in cases.load("gpu").cases}
-    assert set(gpu.AHEAD) <= models
-    assert set(gpu.LEAST_SHARE) <= models
+    assert set(bars.AHEAD) <= models
+    assert set(bars.LEAST_SHARE) <= models
 
 
 def test_a_run_without_a_gpu_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     Records(run(), (record("onnx", gpu=False),)).write(path)
-    done = CliRunner().invoke(gpu.main, [str(path)])
+    done = CliRunner().invoke(bars.main, [str(path)])
     assert done.exit_code == 1
     assert "resharp bench run --suite gpu" in done.output
     Records(run(), (made(2.0, over=1.0),)).write(path)
-    done = CliRunner().invoke(gpu.main, [str(path), "--json", str(tmp_path / "bars.json")])
+    done = CliRunner().invoke(bars.main, [str(path), "--json", str(tmp_path / "bars.json")])
     assert done.exit_code == 0
     assert "times upstream: met" in done.output
     assert (tmp_path / "bars.json").is_file()

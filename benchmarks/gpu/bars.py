@@ -1,4 +1,4 @@
-"""``python -m benchmarks.gpu RECORDS``: what is promised on a GPU, and whether a run keeps it.
+"""``python -m benchmarks.gpu.bars RECORDS``: what is promised on a GPU, and whether a run keeps it.
 
 The run is that of ``resharp bench run --suite gpu``. ``make gpu`` does both.
 """

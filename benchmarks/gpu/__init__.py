@@ -1,0 +1,1 @@
+"""Measurements and checks on an NVIDIA GPU."""
