@@ -36,7 +36,7 @@ quick: $(VENV)/test.done
 
 # On a machine with an NVIDIA GPU: check all on it, then write the figures to benchmarks/results.
 gpu: $(VENV)/gpu.done
-	PYTHON=$(abspath $(RUN)) .ci/gpu benchmarks/results
+	PYTHON=$(abspath $(RUN)) .ci/gpu benchmarks/results --full --minutes 30
 
 lint: $(VENV)/dev.done
 	$(RUN) -m ruff check .

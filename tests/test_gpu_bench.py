@@ -22,6 +22,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.alone
 def test_a_known_allocation_is_measured_within_five_per_cent() -> None:
     nvml, allocate = open_nvml(0), device_allocator()
     assert isinstance(nvml, Nvml), nvml
@@ -30,6 +31,7 @@ def test_a_known_allocation_is_measured_within_five_per_cent() -> None:
     assert nvml.facts()
 
 
+@pytest.mark.slow
 def test_a_small_run(compact: Bundle, tmp_path: Path) -> None:
     shutil.copytree(compact.folder, tmp_path / "store" / "compact")
     data = {
