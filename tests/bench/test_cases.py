@@ -156,8 +156,8 @@ def test_a_file_is_a_suite_named_by_its_stem(tmp_path: Path) -> None:
                 ("pairs", 0, "pairs must be at least 1, got 0"),
                 ("most_pairs", 1, r"most_pairs \(1\) is less than pairs \(3\)"),
                 ("sittings", 1.5, "sittings must be at least 1, got 1.5"),
-                ("limit", -1, "limit must not be negative, got -1"),
-                ("limit", "long", "'str'"),
+                ("limit", -1, "limit must be a number, not negative, got -1"),
+                ("limit", "long", "limit must be a number, not negative, got 'long'"),
                 ("pause", 1, "'pause'"),
             )
         ),
