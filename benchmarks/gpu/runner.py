@@ -167,6 +167,7 @@ class Runner:
             log = self._scratch / f"{stage.name}.txt"
         self._line(stage, event="start", bound=stage.bound)
         self._write_log(f"\n== {stage.name}\n")
+        began = self._clock()  # before the process is there: it may be quicker than this one
         with log.open("ab") as file:
             offset = file.tell()
             try:
@@ -185,7 +186,7 @@ class Runner:
                 return None
         self._hold(f"+{process.pid}")
         running = _Running(stage, process, log)
-        running.offset, running.start = offset, self._clock()
+        running.offset, running.start = offset, began
         running.end = min(running.start + stage.bound, self._deadline)
         return running
 
