@@ -417,6 +417,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fake_cuda.build(tmp_path_factory.mktemp("driver"))
 
 
+@pytest.mark.slow
 def test_a_full_run_asks_the_driver_for_the_card(
     driver: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,6 +89,7 @@ def test_every_precision_builds(
     assert ("sm75" in built.engine.recipe.targets) is (precision != "bf16")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("bare_checkout")
 def test_a_bare_checkout_builds(compact: Bundle, tmp_path: Path) -> None:
     options = replace(RTX, dtypes=("uint8",))
