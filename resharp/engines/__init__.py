@@ -9,6 +9,7 @@ from resharp.engines.engine import (
     Likeness,
     Profile,
     Recipe,
+    file_part,
     mismatch,
     target_name,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "Twin",
     "check_name",
     "describe_file",
+    "file_part",
     "mismatch",
     "parse",
     "sha256_of",

@@ -199,3 +199,8 @@ def _untargeted(targets: tuple[str, ...], here: Here) -> str | None:
 def target_name(capability: str) -> str:
     """``8.9`` as ``sm89``."""
     return "sm" + capability.replace(".", "")
+
+
+def file_part(name: str) -> str:
+    """The name of a GPU, or of anything, as a part of a file's name."""
+    return "".join(c if c.isalnum() else "-" for c in name.lower())

@@ -16,7 +16,7 @@ import pytest
 from resharp import trt
 from resharp.bench import cases
 from resharp.bench.cases import Suite
-from resharp.bench.records import ABSENT, DROPPED, FAILED, MEASURED, newest, read
+from resharp.bench.records import ABSENT, DROPPED, FAILED, MEASURED, Records, newest, read
 from resharp.bench.run import Bench
 from resharp.bench.subjects import Image
 from resharp.bench.subjects.ours import Ours
@@ -155,18 +155,23 @@ def test_what_disagrees_is_dropped_and_what_is_interrupted_is_kept(
     assert not machine.left_open()
 
 
+def run_of(store: Path, folder: Path, *subjects: str) -> Records:
+    """A short run of subjects, recorded in the folder."""
+    data = {
+        "effort": {"pairs": 2, "most_pairs": 2, "seconds": 0, "limit": 0},
+        "cases": [{"model": "compact", "subject": [*subjects], "size": [40, 40]}],
+    }
+    suite = cases.parse("one", data)
+    return Bench(suite, suite.cases, folder / "run.jsonl", store).run()
+
+
 def test_without_a_baseline_a_case_is_timed_alone(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     machine = Machine({"onnx/40x40/tile-auto": 0.25})
     machine.install(monkeypatch)
-    data = {
-        "effort": {"pairs": 2, "most_pairs": 2, "seconds": 0, "limit": 0},
-        "cases": [{"model": "compact", "subject": ["openvino", "onnx"], "size": [40, 40]}],
-    }
-    suite = cases.parse("one", data)
-    found = Bench(suite, suite.cases, tmp_path / "run.jsonl", store).run()
+    found = run_of(store, tmp_path, "openvino", "onnx")
     absent, alone = found.cases
     assert absent.status == ABSENT
     assert "pip install 'openvino'" in absent.reason
@@ -191,12 +196,7 @@ def test_a_record_tells_what_a_backend_learned_in_its_first_runs(
     monkeypatch.setattr(Ours, "__call__", failing)
     machine = Machine({"": 0.25})
     machine.install(monkeypatch)
-    data = {
-        "effort": {"pairs": 2, "most_pairs": 2, "seconds": 0, "limit": 0},
-        "cases": [{"model": "compact", "subject": ["onnxruntime", "onnx"], "size": [40, 40]}],
-    }
-    suite = cases.parse("one", data)
-    found = Bench(suite, suite.cases, tmp_path / "run.jsonl", store).run()
+    found = run_of(store, tmp_path, "onnxruntime", "onnx")
     notes = {record.case.subject: record.actual.note for record in found.cases if record.actual}
     assert notes == {"onnxruntime": "", "onnx": "without CUDA graphs (a synchronization)"}
     assert read(tmp_path / "run.jsonl") == found

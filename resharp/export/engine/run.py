@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 
 from resharp import __version__
 from resharp import trt as flavours
-from resharp.engines import Bundle, Engine, File, Likeness, Manifest, Profile, Recipe, sha256_of
+from resharp.engines import (
+    Bundle,
+    Engine,
+    File,
+    Likeness,
+    Manifest,
+    Profile,
+    Recipe,
+    file_part,
+    sha256_of,
+)
 from resharp.engines.reference import FLOOR_DB, Reference, reference_file
 from resharp.errors import BuildError, OptionError, ParityError
 from resharp.export.engine.builder import Cancel, Report, build, in_background
@@ -293,7 +303,7 @@ class _Work:
     def _timing_cache(self, recipe: Recipe) -> Path | None:
         if self._flavour != flavours.TENSORRT:
             return None  # TensorRT-RTX measures nothing at build time
-        kind = "".join(c if c.isalnum() else "-" for c in f"{recipe.gpu}-{recipe.version}".lower())
+        kind = file_part(f"{recipe.gpu}-{recipe.version}")
         return self._bundle.shelf.folder / f"timing-{kind}.cache"
 
     def _name(self, recipe: Recipe) -> str:

@@ -206,37 +206,41 @@ class CudaLane:
             given = torch.zeros((count, height, width, 3), dtype=dtype, device=self._device)
             # cuDNN's handles belong to a thread, and none may be made within a capture.
             module(given, *self._extra)
-            graph = torch.cuda.CUDAGraph()
-            # Not "global": other lanes go on copying and allocating meanwhile.
-            capture = torch.cuda.graph(
-                graph, pool=pool, stream=self._compute, capture_error_mode="thread_local"
-            )
-            try:
-                with capture:
-                    result = module(given, *self._extra)
-            except BaseException:
-                if end_allocation(self._device, pool):
-                    _SPOILT.append(graph)
-                    self._capture_anything(given)
-                raise
+            graph, result = self._capture(lambda: module(given, *self._extra), pool)
         return Graph(graph, given, result)
 
-    def _capture_anything(self, given: torch.Tensor) -> None:
+    def _capture(
+        self, work: Callable[[], torch.Tensor], pool: Any, recover: bool = True
+    ) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+        """What ``work`` queues as a graph, and what it gives. Under :data:`CAPTURING`."""
+        import torch
+
+        graph = torch.cuda.CUDAGraph()
+        # Not "global": other lanes go on copying and allocating meanwhile.
+        capture = torch.cuda.graph(
+            graph, pool=pool, stream=self._compute, capture_error_mode="thread_local"
+        )
+        try:
+            with capture:
+                result = work()
+        except BaseException:
+            if end_allocation(self._device, pool):
+                _SPOILT.append(graph)
+                if recover:
+                    self._recover()
+            raise
+        return graph, result
+
+    def _recover(self) -> None:
         """After a capture that could not be ended, PyTorch's generator of random numbers believes
         in it, and refuses to work outside of one; the end of another capture puts that right."""
         import torch
 
-        pool = torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
+        anything = torch.zeros(1, device=self._device)
         try:
-            with torch.cuda.graph(
-                graph, pool=pool, stream=self._compute, capture_error_mode="thread_local"
-            ):
-                given.zero_()
+            self._capture(anything.zero_, torch.cuda.graph_pool_handle(), recover=False)
         except RuntimeError as error:
             log.warning("PyTorch did not recover from a spoilt CUDA graph: %s", str(error))
-            if end_allocation(self._device, pool):
-                _SPOILT.append(graph)
 
     def _staged(self, slot: int, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """Page-locked memory of this lane, kept from run to run."""

@@ -6,7 +6,7 @@ import logging
 import threading
 from typing import Any
 
-from resharp.engines import Engine, Here, Shelf, target_name, write_whole
+from resharp.engines import Engine, Here, Shelf, file_part, target_name, write_whole
 from resharp.errors import OutputError
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,7 @@ class KernelCache:
 
     def __init__(self, config: Any, shelf: Shelf, engine: Engine, here: Here) -> None:
         # Kernels are for one model of GPU: two of one compute capability would take turns with it.
-        kind = "".join(c if c.isalnum() else "-" for c in here.gpu.lower())
-        place = f"{target_name(here.capability)}-{here.driver}-{kind}"
+        place = f"{target_name(here.capability)}-{here.driver}-{file_part(here.gpu)}"
         self._path = shelf.folder / f"{engine.key}.cache-{place}"
         self._cache: Any = config.create_runtime_cache()
         self._size = self._load()
