@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resharp import __version__
-from resharp.runtime.devices import device_name
+from resharp.gpu.devices import device_name
 
 Image = NDArray[Any]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")

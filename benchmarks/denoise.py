@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.common import json_option, report
-from resharp import models, trt
+from resharp import models
 from resharp.engines import Source, Store
 from resharp.engines.blend import blended
 from resharp.export import ExportOptions
 from resharp.export.engine import NAMED, EngineOptions, Target, build_engines
 from resharp.export.run import export_origin
 from resharp.export.sources import Origin, Part
+from resharp.gpu import tensorrt as trt
 
 SIDE = 256
 ROUNDS = 7

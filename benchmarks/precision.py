@@ -13,10 +13,10 @@ import click
 import numpy as np
 
 from benchmarks.common import json_option, load, photos_argument, quarter, report
-from resharp.export.engine.typed import typed_graph
+from resharp.export.engine.typed_graph import typed_graph
 from resharp.models.precision import PRECISIONS
 from resharp.runtime import DEFAULT_MODEL
-from resharp.runtime.resolve import resolve
+from resharp.runtime.bundle_lookup import resolve
 
 
 @click.command()

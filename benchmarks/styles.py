@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from benchmarks.common import json_option, load, photos_argument, report
 from benchmarks.truth import faces
 from resharp.models import GFPGANv1Clean, find, planes
-from resharp.models.gfpgan import ModulatedConv2d
+from resharp.models.archs.gfpgan import ModulatedConv2d
 from resharp.models.precision import with_precision
 
 MAGNITUDES = (1e-3, 0.03, 1.0, 30.0, 300.0, 3000.0)

@@ -25,14 +25,14 @@ from benchmarks.common import json_option, load, photos_argument, quarter, repor
 from benchmarks.exports import SIZES
 from resharp import models
 from resharp.errors import ResharpError
-from resharp.export.engine.typed import typed_checkpoint
+from resharp.export.engine.typed_graph import typed_checkpoint
 from resharp.export.infer import Array
-from resharp.export.peak import example
+from resharp.export.measure.peak import example
+from resharp.faces.alignment import SIDE, cut, to_crop
+from resharp.faces.detection import YuNet
 from resharp.models.precision import LARGE, choose_precision, peak
 from resharp.runtime import DEFAULT_MODEL
-from resharp.runtime.faces.alignment import SIDE, cut, to_crop
-from resharp.runtime.faces.detection import YuNet
-from resharp.runtime.resolve import builtin_store
+from resharp.runtime.bundle_lookup import builtin_store
 
 CROP = 96
 """Side of the middle of each photo, at a quarter of its size."""

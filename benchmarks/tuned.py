@@ -13,8 +13,8 @@ from resharp.bench.agree import open_case, scene
 from resharp.bench.cases import Case, Effort
 from resharp.bench.pairs import alternate
 from resharp.bench.seat import Seat
+from resharp.gpu.devices import device_name
 from resharp.runtime import DEFAULT_MODEL, resolve
-from resharp.runtime.devices import device_name
 
 SIZES = ((480, 700), (640, 420), (300, 900))
 """(height, width): none of them is a picture that the tuning was made on."""

@@ -18,13 +18,13 @@ import numpy as np
 
 from benchmarks.common import Image, json_option, report
 from resharp import Recipe, Settings, Upscaler, VideoOptions, restore_video
+from resharp.gpu.devices import usable_threads
 from resharp.runtime import DEFAULT_MODEL
-from resharp.runtime.devices import usable_threads
-from resharp.runtime.video import VideoReport
-from resharp.runtime.video.clip import Clip, probe
-from resharp.runtime.video.color import Converter
-from resharp.runtime.video.encoding import Encoder, choose_encoder
-from resharp.runtime.video.library import pyav
+from resharp.video import VideoReport
+from resharp.video.clip import Clip, probe
+from resharp.video.color import Converter
+from resharp.video.encoding import VideoEncoder, choose_encoder
+from resharp.video.pyav import pyav
 
 RATE = 24
 SCALE = 4
@@ -226,7 +226,7 @@ def _plain(path: Path) -> Iterator[Any]:
         yield _stamped(made, frame)
 
 
-def _exact(path: Path, clip: Clip, encoder: Encoder) -> Iterator[Any]:
+def _exact(path: Path, clip: Clip, encoder: VideoEncoder) -> Iterator[Any]:
     """The same with resharp's flags."""
     converter = Converter()
     for frame in _frames(path):
@@ -264,7 +264,7 @@ def _times(path: Path) -> list[Fraction]:
         return sorted(Fraction(packet.pts * packet.time_base) for packet in packets)
 
 
-def _encode(frames: Iterator[Any], encoder: Encoder, target: Path) -> None:
+def _encode(frames: Iterator[Any], encoder: VideoEncoder, target: Path) -> None:
     with pyav().open(str(target), "w") as out:
         stream: Any = out.add_stream(encoder.name, rate=encoder.rate, options=dict(encoder.options))
         stream.width, stream.height = encoder.width, encoder.height

@@ -11,8 +11,8 @@ import click
 import numpy as np
 
 from benchmarks.common import Image, json_option, report
-from resharp.runtime.video.color import FULL, LIMITED, Color, Converter, pixel_format
-from resharp.runtime.video.library import pyav
+from resharp.video.color import FULL, LIMITED, Color, Converter, pixel_format
+from resharp.video.pyav import pyav
 
 SIDE = 16
 """Of a patch, in pixels; only its middle is looked at, where chroma is flat too."""

@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from resharp.runtime.faces import Face, FaceRestorer
-from resharp.runtime.files import read
+from resharp.faces import Face, FaceRestorer
+from resharp.images import read
 
 Image = NDArray[Any]
 

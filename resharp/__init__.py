@@ -16,14 +16,14 @@ from resharp.errors import ResharpError
 from resharp.runtime import Upscaler
 
 if TYPE_CHECKING:
+    from resharp.faces import FaceRestorer
     from resharp.runtime.ensemble import Ensemble
-    from resharp.runtime.faces import FaceRestorer
     from resharp.runtime.folders import restore_folder
-    from resharp.runtime.info import model_info
     from resharp.runtime.loader import Loader
+    from resharp.runtime.model_info import model_info
     from resharp.runtime.recipe import Recipe
     from resharp.runtime.settings import Settings
-    from resharp.runtime.video import VideoOptions, restore_video
+    from resharp.video import VideoOptions, restore_video
 
 __version__ = "0.1.0"
 __all__ = [
@@ -42,23 +42,23 @@ __all__ = [
 ]
 
 _LATE = {
-    "Ensemble": "ensemble",
+    "Ensemble": "runtime.ensemble",
     "FaceRestorer": "faces",
-    "Loader": "loader",
-    "Settings": "settings",
-    "Recipe": "recipe",
+    "Loader": "runtime.loader",
+    "Settings": "runtime.settings",
+    "Recipe": "runtime.recipe",
     "VideoOptions": "video",
-    "model_info": "info",
-    "restore_folder": "folders",
+    "model_info": "runtime.model_info",
+    "restore_folder": "runtime.folders",
     "restore_video": "video",
 }
-"""Imported at their first use, so that ``import resharp`` is quick: name and module of runtime."""
+"""Imported at their first use, so that ``import resharp`` is quick: name and module."""
 
 
 def __getattr__(name: str) -> object:
     if name not in _LATE:
         raise AttributeError(f"module 'resharp' has no attribute {name!r}")
-    found: object = getattr(import_module(f"resharp.runtime.{_LATE[name]}"), name)
+    found: object = getattr(import_module(f"resharp.{_LATE[name]}"), name)
     globals()[name] = found
     return found
 

@@ -20,8 +20,8 @@ from torch import nn
 
 from resharp.engines import Bundle
 from resharp.export import ExportOptions, export
-from resharp.models.rrdbnet import RRDBNet
-from resharp.models.srvgg import SRVGGNetCompact
+from resharp.models.archs.rrdbnet import RRDBNet
+from resharp.models.archs.srvgg import SRVGGNetCompact
 
 # Property tests draw the same examples in every run, and take the time they take; with
 # --hypothesis-profile=explore they draw others.

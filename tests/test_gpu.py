@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from resharp import Upscaler, trt
+from resharp import Upscaler
 from resharp.cli.export_engines import checker, current_gpu
 from resharp.cli.targets import choose_targets
 from resharp.drawing import draw
 from resharp.engines import Bundle
 from resharp.export.engine import EngineOptions, build_engines
-from resharp.runtime.backends.torch import TorchBackend
-from resharp.runtime.cuda import open_provider
-from resharp.runtime.devices import CudaError, cuda_free_memory, gpus
-from resharp.runtime.image import Image
+from resharp.gpu import tensorrt as trt
+from resharp.gpu.cuda import open_provider
+from resharp.gpu.devices import CudaError, cuda_free_memory, gpus
+from resharp.runtime.backends.torch.backend import TorchBackend
+from resharp.runtime.imaging.layout import Image
 
 pytestmark = [
     pytest.mark.gpu,
@@ -39,7 +40,7 @@ def engined(tiny: dict[str, Bundle], tmp_path_factory: pytest.TempPathFactory) -
     flavour, folder = trt.pick(), tmp_path_factory.mktemp("engines")
     if flavour == trt.RTX and (reason := trt.rtx_refusal(gpus()[0].name, gpus()[0].capability)):
         pytest.skip(reason)
-    own = {kind: replace(b, shelf_folder=folder / kind) for kind, b in tiny.items()}
+    own = {kind: replace(b, engine_store_folder=folder / kind) for kind, b in tiny.items()}
     (target,) = choose_targets("0", flavour)
     for bundle in own.values():
         options = EngineOptions(flavour=flavour, tile=256)

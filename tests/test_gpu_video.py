@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from resharp import Recipe, Settings, VideoOptions, restore_folder, restore_video
-from resharp.runtime.files import read
-from resharp.runtime.video import VideoProgress
-from tests.runtime.video_kit import Spec, av, draw, make, parts
+from resharp.images import read
+from resharp.video import VideoProgress
+from tests.video.kit import Spec, av, draw, make, parts
 
 pytestmark = [
     pytest.mark.gpu,

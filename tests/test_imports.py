@@ -15,20 +15,24 @@ import resharp
 
 PACKAGE = Path(resharp.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
-SHARED = {"drawing", "errors", "optional", "paths", "trt", "__init__"}
+SHARED = {"drawing", "errors", "optional", "paths", "__init__"}
 
 MAY_IMPORT = {
+    "gpu": set(),
     "weights": set(),
     "models": set(),
-    "engines": set(),
-    "export": {"models", "weights", "engines"},
-    "runtime": {"engines", "weights"},
-    "training": {"models", "weights", "engines", "export", "runtime"},
-    "compat": {"weights", "models", "engines", "export", "runtime"},
-    "cluster": {"engines", "runtime"},
-    "bench": {"models", "engines", "export", "runtime"},
+    "images": set(),
+    "engines": {"gpu"},
+    "export": {"models", "weights", "engines", "gpu"},
+    "runtime": {"engines", "weights", "gpu", "images", "faces"},
+    "faces": {"engines", "weights", "runtime"},
+    "video": {"engines", "gpu", "images", "runtime"},
+    "training": {"models", "weights", "engines", "export", "runtime", "images"},
+    "compat": {"weights", "models", "engines", "export", "runtime", "gpu", "images", "faces"},
+    "cluster": {"engines", "runtime", "images", "faces", "video"},
+    "bench": {"models", "engines", "export", "runtime", "gpu", "images"},
     "cli": {
-        *("weights", "models", "engines", "export", "runtime"),
+        *("weights", "models", "engines", "export", "runtime", "gpu", "images", "faces", "video"),
         *("training", "compat", "cluster", "bench"),
     },
 }
@@ -46,7 +50,8 @@ ALLOWED = {
 """Heavy packages that a room's modules may import; elsewhere they go through ``require``."""
 IN_FUNCTIONS = {"bench": {"torch"}}
 """Heavy packages that a room may import inside functions, after ``require``."""
-BACKEND_LIBRARY = {"torch": {"torch"}, "torch_cuda": {"torch"}, "onnx": {"onnxruntime"}}
+BACKEND_LIBRARY = {"torch": {"torch"}, "onnx": {"onnxruntime"}}
+"""By file, or folder, of runtime/backends."""
 
 
 def room(path: Path) -> str:
@@ -88,7 +93,7 @@ def test_rooms_import_only_what_they_may(path: Path) -> None:
         if mine in SHARED - {"__init__"}:
             assert other in SHARED, f"{path} imports {name}"
         elif mine in MAY_IMPORT and other in MAY_IMPORT and other != mine:
-            torch_backend = path == PACKAGE / "runtime" / "backends" / "torch.py"
+            torch_backend = path.parent == PACKAGE / "runtime" / "backends" / "torch"
             assert other in MAY_IMPORT[mine] or (torch_backend and other == "models"), (
                 f"{path} imports {name}"
             )
@@ -97,8 +102,9 @@ def test_rooms_import_only_what_they_may(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_heavy_packages_stay_in_their_rooms(path: Path) -> None:
     allowed = ALLOWED.get(room(path), set())
-    if path.parent.name == "backends":
-        allowed = BACKEND_LIBRARY.get(path.stem, set())
+    inside = path.relative_to(PACKAGE).parts
+    if inside[:2] == ("runtime", "backends"):
+        allowed = BACKEND_LIBRARY.get(inside[2].removesuffix(".py"), set())
     found = {name.partition(".")[0] for name in imports(path)} & HEAVY
     assert found <= allowed | IN_FUNCTIONS.get(room(path), set())
     if room(path) not in ALLOWED:

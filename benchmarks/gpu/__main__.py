@@ -23,8 +23,8 @@ RECORDS = ("host.jsonl", "probe.jsonl", "provider.jsonl", "standin.jsonl", BENCH
 ASK = """
 import json, sys
 from resharp.runtime.backends.base import BackendOptions
-from resharp.runtime.backends.tensorrt import probe
-from resharp.runtime.devices import CudaError, device_name
+from resharp.runtime.backends.tensorrt.backend import probe
+from resharp.gpu.devices import CudaError, device_name
 try:
     name = device_name("cuda")
 except CudaError as error:

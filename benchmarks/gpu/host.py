@@ -33,7 +33,7 @@ LIMIT = 20.0
 """Seconds of a command."""
 DRIVER = """
 import json, time
-from resharp.runtime.devices import cuda_free_memory, driver_version, gpus
+from resharp.gpu.devices import cuda_free_memory, driver_version, gpus
 found = gpus()
 began = time.perf_counter()
 free = cuda_free_memory(0)

@@ -255,7 +255,7 @@ def full_card() -> dict[str, str]:
     """What a convolution says on a card without room for its workspace; ours has to know it."""
     import torch
 
-    from resharp.runtime.backends.torch import _memory_errors
+    from resharp.runtime.backends.torch.backend import _memory_errors
 
     said = {}
     image = torch.rand(1, 64, 1024, 1024, device="cuda")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu.checks import Checks
-from resharp.runtime.cuda import Provider, Stream, open_provider
+from resharp.gpu.cuda import Provider, Stream, open_provider
 
 PITCHES = (1551, 5760)
 OFFSETS = (0, 3, 12)
@@ -33,7 +33,7 @@ LIMIT = 60.0
 UNCLOSED = """
 import threading
 import numpy as np
-from resharp.runtime.cuda import open_provider
+from resharp.gpu.cuda import open_provider
 device = open_provider(0)
 with device.scope():
     stream, event = device.stream(), device.event()

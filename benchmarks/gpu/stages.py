@@ -99,7 +99,7 @@ def stages(setting: Setting) -> list[Stage]:
 def _ahead(setting: Setting) -> list[Stage]:
     made = []
     if setting.fake:
-        make = command("tests.fake_cuda", setting.driver)
+        make = command("tests.fakes.fake_cuda", setting.driver)
         made.append(Stage(name="driver", command=make, estimate=2, bound=30))
     kit = setting.kit or Path()
     again = command("benchmarks.gpu.weights", kit, setting.store, *setting.records("host"))
@@ -140,7 +140,7 @@ def _standin(setting: Setting, name: str, variant: str) -> Stage:
     few = ("--pictures", "1") if variant in FEW or setting.fake else ()
     return Stage(
         name=f"standin {name} {variant}",
-        command=command("tests.standin", variant, *setting.records("standin"), *few),
+        command=command("tests.fakes.standin", variant, *setting.records("standin"), *few),
         estimate=5,
         bound=30,
         least=5,
@@ -152,7 +152,7 @@ def _standin(setting: Setting, name: str, variant: str) -> Stage:
 def _tests(setting: Setting) -> list[Stage]:
     if setting.fake:
         return [
-            _pytest(setting, "torch", 60, 120, "tests/runtime/test_torch_backend.py"),
+            _pytest(setting, "torch", 60, 120, "tests/runtime/backends/test_torch.py"),
             _pytest(setting, "memory", 22, 60, "tests/bench/test_memory.py"),
         ]
     shared, alone = "gpu and not tensorrt and not alone", "gpu and not tensorrt and alone"
@@ -243,7 +243,7 @@ def _extras(setting: Setting) -> list[Stage]:
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), *TOOLS])
     sanitizer = shutil.which("compute-sanitizer", path=path)
     memcheck = [sanitizer or "", "--tool", "memcheck", "--error-exitcode", "9"]
-    memcheck += command("tests.standin", "threads", *extra, "--pictures", "1")
+    memcheck += command("tests.fakes.standin", "threads", *extra, "--pictures", "1")
     made = [
         Stage(name="binding", command=lanes, estimate=10, bound=40, least=10, after=("weights",)),
         shapes,

@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from resharp import trt
 from resharp.bench.cases import Case
 from resharp.engines import ENGINES, Bundle
 from resharp.errors import BackendError
-from resharp.runtime.resolve import resolve
+from resharp.gpu import tensorrt as trt
+from resharp.runtime.bundle_lookup import resolve
 
 
 class Bundles:
@@ -81,14 +81,14 @@ class Bundles:
     def _with_engines(self, bundle: Bundle, flavour: str, cases: Sequence[Case]) -> Bundle:
         store, name = self._scratch / "engines" / flavour, bundle.manifest.name
         shutil.copytree(bundle.folder, store / name, ignore=shutil.ignore_patterns(ENGINES))
-        own, shelf = bundle.shelf.folder, store / name / ENGINES
+        own, shelf = bundle.engine_store.folder, store / name / ENGINES
         if own.is_dir():
             shutil.copytree(own, shelf)
-        found = replace(bundle, shelf_folder=shelf)
-        for engine in found.shelf.engines()[0]:
+        found = replace(bundle, engine_store_folder=shelf)
+        for engine in found.engine_store.engines()[0]:
             if engine.recipe.flavour != flavour:
-                found.shelf.remove(engine)
-        if not found.shelf.engines()[0]:
+                found.engine_store.remove(engine)
+        if not found.engine_store.engines()[0]:
             self._report(f"{name}: building the engine of {flavour}")
             _build(name, flavour, store, cases)
         return found

@@ -14,8 +14,8 @@ from typing import Any
 import resharp
 from resharp.bench.memory import Nvml
 from resharp.errors import ResharpError
-from resharp.runtime.devices import Driver, cpu_name, driver_version, gpus, usable_threads
-from resharp.runtime.memory import available_memory
+from resharp.gpu.devices import CudaDriver, cpu_name, driver_version, gpus, usable_threads
+from resharp.gpu.host_memory import available_memory
 
 PACKAGES = (
     *("numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "torch", "openvino"),
@@ -74,7 +74,7 @@ def pci_bus(index: int) -> str:
     Raises:
         CudaError: there is no driver or no such GPU.
     """
-    driver, text = Driver(), ctypes.create_string_buffer(64)
+    driver, text = CudaDriver(), ctypes.create_string_buffer(64)
     driver.call("cuDeviceGetPCIBusId", text, 64, driver.number("cuDeviceGet", index))
     return text.value.decode()
 

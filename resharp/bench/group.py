@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 
-from resharp import trt
 from resharp.bench import statistics
 from resharp.bench.agree import DroppedError, Scene, open_case
 from resharp.bench.bundles import Bundles
@@ -34,7 +33,8 @@ from resharp.bench.records import (
 from resharp.bench.seat import Seat
 from resharp.engines import Bundle
 from resharp.errors import BackendError, MissingExtraError, ResharpError
-from resharp.runtime.devices import has_gpu
+from resharp.gpu import tensorrt as trt
+from resharp.gpu.devices import has_gpu
 
 ON_GPU = (*trt.FLAVOURS, "torch-eager", "onnx-cuda")
 KIN = {"torch": "pytorch"}

@@ -96,7 +96,7 @@ class Seat(AbstractContextManager["Seat"]):
             "open",
             case=asdict(case),
             folder=str(bundle.folder),
-            shelf=None if bundle.shelf_folder is None else str(bundle.shelf_folder),
+            shelf=None if bundle.engine_store_folder is None else str(bundle.engine_store_folder),
             picture=str(picture),
         )
 

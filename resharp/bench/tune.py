@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from resharp import trt
 from resharp.bench import statistics
 from resharp.bench.agree import Scene, open_case, scene
 from resharp.bench.capacity import Line, fit
@@ -25,7 +24,8 @@ from resharp.bench.records import MEASURED, Actual, Memory, Record, Spread, fron
 from resharp.bench.seat import Seat
 from resharp.engines import Bundle, Tuning
 from resharp.errors import BackendError, ResharpError
-from resharp.runtime.devices import device_name, has_gpu, usable_threads
+from resharp.gpu import tensorrt as trt
+from resharp.gpu.devices import device_name, has_gpu, usable_threads
 
 log = logging.getLogger(__name__)
 

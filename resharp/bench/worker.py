@@ -53,7 +53,7 @@ class Worker:
         self._image: Image = np.load(picture)
         bundle = Bundle.open(Path(folder))
         if shelf is not None:
-            bundle = replace(bundle, shelf_folder=Path(shelf))
+            bundle = replace(bundle, engine_store_folder=Path(shelf))
         self._host = HostPeak()
         nvml = open_nvml(0) if self._may_use_gpu() else ""
         if isinstance(nvml, Nvml):

@@ -164,7 +164,7 @@ def _measure(
 
 
 def _by_device(prefix: str) -> str:
-    from resharp.runtime.devices import has_gpu
+    from resharp.gpu.devices import has_gpu
 
     return f"{prefix}{'gpu' if has_gpu() else 'cpu'}"
 

@@ -16,7 +16,7 @@ from resharp.cli.showing import once
 from resharp.cli.video import Shown, show, video_options
 from resharp.errors import OptionError
 from resharp.runtime.folders import FolderOptions, Report, Target
-from resharp.runtime.video import VideoOptions, VideoReport
+from resharp.video import VideoOptions, VideoReport
 
 F = TypeVar("F", bound=Callable[..., Any])
 

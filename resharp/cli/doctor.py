@@ -13,13 +13,14 @@ from typing import Any
 import click
 import numpy as np
 
-from resharp import __version__, trt
+from resharp import __version__
+from resharp.gpu import tensorrt as trt
+from resharp.gpu.devices import CudaError, Gpu, device_name, driver_version, gpus
+from resharp.gpu.host_memory import available_memory
 from resharp.paths import engines_folder, weights_folder
 from resharp.runtime.backends import Backend, BackendOptions, driver
-from resharp.runtime.chain import Link, candidates, probe
-from resharp.runtime.devices import CudaError, Gpu, device_name, driver_version, gpus
-from resharp.runtime.memory import available_memory
-from resharp.runtime.resolve import DEFAULT_MODEL, resolve
+from resharp.runtime.bundle_lookup import DEFAULT_MODEL, resolve
+from resharp.runtime.fallback import BackendAttempt, candidates, probe
 
 PACKAGES = (
     "numpy",
@@ -69,7 +70,7 @@ def command(as_json: bool, engines: Path | None, weights: Path | None) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _try(link: Link, engines: Path | None) -> Link:
+def _try(link: BackendAttempt, engines: Path | None) -> BackendAttempt:
     """Restore a small picture; believe nothing less."""
     if not link.works:
         return link
@@ -78,9 +79,9 @@ def _try(link: Link, engines: Path | None) -> Link:
         bundle = resolve(DEFAULT_MODEL, engines=engines)
         bundle.verify()
         with driver(link.backend).open_backend(bundle, options) as backend:
-            return Link(link.backend, link.device, *_runs(backend))
+            return BackendAttempt(link.backend, link.device, *_runs(backend))
     except Exception as error:  # whatever a broken library raises is what we are asked for
-        return Link(link.backend, link.device, False, str(error) or type(error).__name__)
+        return BackendAttempt(link.backend, link.device, False, str(error) or type(error).__name__)
 
 
 def _runs(backend: Backend) -> tuple[bool, str]:
@@ -92,7 +93,7 @@ def _runs(backend: Backend) -> tuple[bool, str]:
     return True, backend.note
 
 
-def _text(report: dict[str, Any], links: list[Link]) -> str:
+def _text(report: dict[str, Any], links: list[BackendAttempt]) -> str:
     lines = [
         f"resharp {report['resharp']}, Python {report['python']}, {report['system']}",
         f"CPU: {report['cpu']}; {report['memory_available'] / 2**30:.1f} GiB of memory available",

@@ -12,7 +12,7 @@ import click
 from resharp.engines import Bundle, Engine, Store
 from resharp.errors import BundleError, OptionError
 from resharp.paths import engines_folder
-from resharp.runtime.resolve import builtin_store, resolve
+from resharp.runtime.bundle_lookup import builtin_store, resolve
 
 _folder = click.option("--engines", type=click.Path(path_type=Path), help="Folder of the store.")
 
@@ -30,7 +30,7 @@ def list_(engines: Path | None, as_json: bool) -> None:
     bundles, damaged = _bundles(engines)
     found = []
     for bundle in bundles:
-        built, bad = bundle.shelf.engines()
+        built, bad = bundle.engine_store.engines()
         damaged += bad
         sidecars = [{"key": engine.key, **asdict(engine)} for engine in built]
         found.append({**asdict(bundle.manifest), "engines": sidecars})
@@ -48,10 +48,12 @@ def verify(engines: Path | None) -> None:
     """Hash every file of every bundle and engine."""
     bundles, bad = _bundles(engines)
     for bundle in bundles:
-        built, unread = bundle.shelf.engines()
+        built, unread = bundle.engine_store.engines()
         bad += unread
         checks = [(bundle.manifest.name, bundle.verify)]
-        checks += [(_engine_name(engine), partial(bundle.shelf.verify, engine)) for engine in built]
+        checks += [
+            (_engine_name(engine), partial(bundle.engine_store.verify, engine)) for engine in built
+        ]
         for name, check in checks:
             try:
                 check()
@@ -72,7 +74,7 @@ def remove(names: tuple[str, ...], built: bool, engines: Path | None) -> None:
     store = Store(engines_folder(engines))
     for name in names:
         if built:
-            count = resolve(name, engines=engines).shelf.clear()
+            count = resolve(name, engines=engines).engine_store.clear()
             click.echo(f"{name}: {count} TensorRT engines removed")
         elif name in builtin_store() and name not in store:
             raise OptionError(f"{name} is built in; its TensorRT engines go with --built")
@@ -90,7 +92,7 @@ def prune(engines: Path | None) -> None:
     """
     count = 0
     for bundle in _bundles(engines)[0]:
-        for line in bundle.shelf.prune(bundle.manifest):
+        for line in bundle.engine_store.prune(bundle.manifest):
             click.echo(f"{bundle.manifest.name}: removed: {line}")
             count += 1
     if not count:

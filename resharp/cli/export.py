@@ -80,8 +80,8 @@ def pixels(path: Path | None) -> Any:
         return None
     import numpy as np
 
-    from resharp.runtime.files import read
-    from resharp.runtime.image import to_network
+    from resharp.images import read
+    from resharp.runtime.imaging.layout import to_network
 
     colour = to_network(read(path).pixels[..., :3])
     return colour if colour.dtype == np.uint8 else np.rint(colour * 255).astype(np.uint8)

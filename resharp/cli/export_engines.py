@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resharp import trt as flavours
 from resharp.cli.export import Steps, pixels
 from resharp.cli.targets import check_gpus, choose_targets
 from resharp.cli.tuning import builds, tune_model
-from resharp.engines import PRECISIONS, Bundle, Engine, Likeness, Store
+from resharp.engines import PRECISIONS, Bundle, Engine, ParityResult, Store
 from resharp.errors import NotExportedError, OptionError, ResharpError
+from resharp.gpu import tensorrt as flavours
 from resharp.optional import require
 from resharp.paths import engines_folder, weights_folder
-from resharp.runtime.resolve import DEFAULT_MODEL, resolve
+from resharp.runtime.bundle_lookup import DEFAULT_MODEL, resolve
 
 if TYPE_CHECKING:
     from resharp.export.engine import Built, EngineOptions, Target
@@ -218,7 +218,7 @@ def current_gpu(index: int | None) -> Iterator[None]:
     if index is None:
         yield
         return
-    from resharp.runtime.cuda import open_provider
+    from resharp.gpu.cuda import open_provider
 
     provider = open_provider(index)
     try:
@@ -230,9 +230,9 @@ def current_gpu(index: int | None) -> Iterator[None]:
 
 def checker(index: int) -> Any:
     """What runs a new engine on a GPU of this machine."""
-    from resharp.runtime.tensorrt import check_engine
+    from resharp.runtime.backends.tensorrt import check_engine
 
-    def check(bundle: Bundle, engine: Engine) -> Likeness:
+    def check(bundle: Bundle, engine: Engine) -> ParityResult:
         return check_engine(bundle, engine, index)
 
     return check

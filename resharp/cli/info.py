@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from resharp.runtime.info import ModelInfo, model_info
-from resharp.runtime.resolve import DEFAULT_MODEL
+from resharp.runtime.bundle_lookup import DEFAULT_MODEL
+from resharp.runtime.model_info import ModelInfo, model_info
 
 
 @click.command()

@@ -16,7 +16,7 @@ from resharp.compat.gfpgan import GFPGANer
 from resharp.compat.realesrgan import Image, RealESRGANer, device_of
 from resharp.engines import Bundle
 from resharp.errors import OptionError, OutputError, ResharpError, UnknownModelError
-from resharp.runtime.files import read, suffixes, writable, write
+from resharp.images import read, suffixes, writable, write
 
 NAMES = (
     "RealESRGAN_x4plus",

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from resharp.engines import CURRENT, PORTABLE, target_name
 from resharp.errors import BackendError, OptionError
-from resharp.runtime.devices import CudaError, Gpu, driver_version, gpus
-from resharp.trt import RTX, RTX_NAMED, rtx_refusal
+from resharp.gpu.devices import CudaError, Gpu, driver_version, gpus
+from resharp.gpu.tensorrt import RTX, RTX_NAMED, rtx_refusal
 
 if TYPE_CHECKING:
     from resharp.export.engine import Target

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resharp import trt as flavours
 from resharp.engines import Bundle
-from resharp.runtime.devices import has_gpu
-from resharp.runtime.resolve import FACE_TASKS
+from resharp.gpu import tensorrt as flavours
+from resharp.gpu.devices import has_gpu
+from resharp.runtime.bundle_lookup import FACE_TASKS
 
 if TYPE_CHECKING:
     from resharp.bench.tune import Trial, Tuned
@@ -44,12 +44,12 @@ def tune_model(
         report(f"{bundle.manifest.name}: restores faces of one size: nothing to tune")
         return
     from resharp.bench.tune import Tuner
-    from resharp.engines.tuning import keep
+    from resharp.engines.tuning import save_tuning
 
     subject = _subject(flavour)
     report(f"{bundle.manifest.name}: tuning {subject}")
     found = Tuner(bundle, subject, memory, report).tune()
-    keep(bundle, found.tuning)
+    save_tuning(bundle, found.tuning)
     for trial in found.front:
         click.echo(f"front: {_point(trial)}")
     click.echo(f"{bundle.manifest.name} on {found.tuning.device}: {_kept(found)}")

@@ -16,7 +16,7 @@ from resharp.cli.showing import INTERRUPTED
 from resharp.errors import ResharpError
 from resharp.optional import require
 from resharp.runtime.stages import StageReport
-from resharp.runtime.video import (
+from resharp.video import (
     CODECS,
     VideoOptions,
     VideoProgress,

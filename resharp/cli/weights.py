@@ -14,8 +14,8 @@ from resharp.errors import CheckpointError, ChecksumError, OptionError
 from resharp.optional import require
 from resharp.paths import weights_folder
 from resharp.weights import (
-    Entry,
-    Report,
+    CheckpointStatus,
+    ModelEntry,
     adopt,
     catalogue,
     fetch,
@@ -161,21 +161,21 @@ def import_command(
     click.echo(f"{entry.name}: {entry.architecture}, x{entry.scale}, {entry.file}")
 
 
-def _show_terms(entry: Entry) -> None:
+def _show_terms(entry: ModelEntry) -> None:
     if entry.terms:
         click.echo(f"{entry.name} ({entry.licence}): {entry.terms}", err=True)
 
 
-def _record(entry: Entry, report: Report) -> dict[str, Any]:
+def _record(entry: ModelEntry, report: CheckpointStatus) -> dict[str, Any]:
     return {**entry.to_json(), "state": report.state, "path": str(report.path)}
 
 
-def _marks(entries: Iterable[Entry]) -> dict[str, int]:
+def _marks(entries: Iterable[ModelEntry]) -> dict[str, int]:
     terms = dict.fromkeys(entry.terms for entry in entries if entry.terms)
     return {text: number for number, text in enumerate(terms, start=1)}
 
 
-def _cells(entry: Entry, report: Report, marks: dict[str, int]) -> tuple[str, ...]:
+def _cells(entry: ModelEntry, report: CheckpointStatus, marks: dict[str, int]) -> tuple[str, ...]:
     mark = f" [{marks[entry.terms]}]" if entry.terms else ""
     size = f"{entry.bytes / 1e6:.1f} MB" if entry.bytes else "?"
     state = report.state if report.state != "missing" else "-"

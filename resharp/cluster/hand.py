@@ -9,16 +9,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from resharp.faces import BundleNetwork
+from resharp.images import decode, encode, load
 from resharp.runtime import Upscaler
-from resharp.runtime.faces import BundleNetwork
-from resharp.runtime.files import decode, encode, load
 from resharp.runtime.folders.report import Used
 from resharp.runtime.folders.work import Encoded
 from resharp.runtime.recipe import Recipe, Restorer
-from resharp.runtime.video.render import Renderer, Rendering
-from resharp.runtime.video.run import restored
-from resharp.runtime.video.timeline import Place
-from resharp.runtime.video.workspace import Segment
+from resharp.video.render import Renderer, Rendering
+from resharp.video.resume import Segment
+from resharp.video.run import restored
+from resharp.video.timeline import Position
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ class Hand:
         )
 
     def segment(
-        self, what: Rendering, place: Place, stop: int
+        self, what: Rendering, place: Position, stop: int
     ) -> tuple[list[Segment], list[bytes]]:
         """Make a segment of a video.
 

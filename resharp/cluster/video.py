@@ -9,14 +9,14 @@ from pathlib import Path
 
 from resharp.cluster.session import ClusterOptions, Session, session
 from resharp.errors import VideoError
-from resharp.runtime.files import write_whole
+from resharp.images import write_whole
 from resharp.runtime.recipe import Recipe
-from resharp.runtime.video.options import VideoOptions
-from resharp.runtime.video.render import Rendering
-from resharp.runtime.video.report import VideoProgress, VideoReport
-from resharp.runtime.video.run import Job, Tick, expected, is_done, task_of
-from resharp.runtime.video.timeline import Place, frames
-from resharp.runtime.video.workspace import workspace
+from resharp.video.options import VideoOptions
+from resharp.video.render import Rendering
+from resharp.video.report import VideoProgress, VideoReport
+from resharp.video.resume import workspace
+from resharp.video.run import Tick, VideoJob, expected, is_done, task_of
+from resharp.video.timeline import Position, frames
 
 
 def restore_video(
@@ -48,13 +48,13 @@ def restore_video(
     if is_done(task) and not overwrite:
         return task.there()
     with workspace(task.target) as work:
-        job = Job(task, work)
+        job = VideoJob(task, work)
         with session(job.pinned(recipe), cluster or ClusterOptions()) as workers:
             return _Run(job, workers, tick).run()
 
 
 class _Run:
-    def __init__(self, job: Job, workers: Session, tick: Tick | None) -> None:
+    def __init__(self, job: VideoJob, workers: Session, tick: Tick | None) -> None:
         self._job, self._workers, self._tick = job, workers, tick
         self._began = time.monotonic()
         self._trouble: VideoError | None = None
@@ -77,7 +77,7 @@ class _Run:
             raise self._trouble
         return job.conclude(what, self._workers.facts, self._restored, before, self._began)
 
-    def _units(self, what: Rendering) -> Iterator[tuple[Rendering, Place, int]]:
+    def _units(self, what: Rendering) -> Iterator[tuple[Rendering, Position, int]]:
         """The segments that are not finished: the input is read through once to find them."""
         work, length = self._job.work, what.options.segment
         done = {segment.index for segment in work.segments}
@@ -88,8 +88,8 @@ class _Run:
                 if frame.number % length == length - 1:
                     if frame.number // length not in done:
                         yield what, place, frame.number + 1
-                    place = Place(frame.number + 1, frame.source.mark())
-                last = Place(frame.number + 1)
+                    place = Position(frame.number + 1, frame.source.mark())
+                last = Position(frame.number + 1)
         except VideoError as error:
             self._trouble = error
         if last.number > place.number and place.number // length not in done:

@@ -20,8 +20,8 @@ from resharp.engines import Bundle, Store, sha256_of, variant_name
 from resharp.errors import BundleError, CheckpointError, NotExportedError, OptionError
 from resharp.optional import require
 from resharp.paths import engines_folder, weights_folder
-from resharp.runtime.resolve import WEIGHTS, builtin_store, resolve
-from resharp.weights import Entry, kebab
+from resharp.runtime.bundle_lookup import WEIGHTS, builtin_store, resolve
+from resharp.weights import ModelEntry, kebab
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,7 +45,7 @@ class _Part:
     path: Path
     sha256: str
     share: float
-    official: Entry | None
+    official: ModelEntry | None
     """The catalogue's entry of these bytes."""
 
 
@@ -153,7 +153,7 @@ def _fetched(address: str) -> Path:
         )
     file = url.rpartition("/")[2]
     try:
-        entry = Entry(
+        entry = ModelEntry(
             name=kebab(file),
             title=url,
             task="upscale",

@@ -1,6 +1,6 @@
 """``GFPGANer``: the class of ``gfpgan/utils.py`` in TencentARC/GFPGAN (Apache-2.0).
 
-Written anew from its documented behaviour; the work is done by ``resharp.runtime.faces``, with its
+Written anew from its documented behaviour; the work is done by ``resharp.faces``, with its
 own detector and its own way to paste.
 """
 
@@ -20,11 +20,11 @@ from resharp.compat.checkpoints import bundle_for
 from resharp.compat.realesrgan import check_integers, device_of
 from resharp.engines import Bundle
 from resharp.errors import OptionError
-from resharp.runtime.faces import Crop, FaceRestorer
-from resharp.runtime.faces.alignment import SIDE, to_bytes
-from resharp.runtime.faces.detection import DETECTOR, central
-from resharp.runtime.faces.network import run
-from resharp.runtime.faces.paste import Place, paste
+from resharp.faces import Crop, FaceRestorer
+from resharp.faces.alignment import SIDE, to_bytes
+from resharp.faces.detection import DETECTOR, central
+from resharp.faces.network import run
+from resharp.faces.paste import PastePlace, paste
 from resharp.runtime.upscaler import LARGEST_SCALE
 
 Image = NDArray[Any]
@@ -132,7 +132,7 @@ class GFPGANer:
             out, _ = self.bg_upsampler.enhance(img, outscale=self.upscale)
             out = np.array(out)
         ratio = (out.shape[0] / height, out.shape[1] / width)
-        places = [Place.of(crop.matrix, *ratio) for crop in crops]
+        places = [PastePlace.of(crop.matrix, *ratio) for crop in crops]
         for index, crop in enumerate(crops):
             paste(out, crop.after, places, index)
         return out

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from resharp.compat.checkpoints import bundle_for
 from resharp.engines import Bundle
 from resharp.errors import BackendError, ImageError, OptionError
+from resharp.gpu.devices import gpus
 from resharp.runtime import Upscaler
-from resharp.runtime.devices import gpus
-from resharp.runtime.image import Layout, layout_of
-from resharp.runtime.resolve import check_upscales
+from resharp.runtime.bundle_lookup import check_upscales
+from resharp.runtime.imaging.layout import Layout, layout_of
 from resharp.runtime.upscaler import LARGEST_SCALE
 
 if TYPE_CHECKING:

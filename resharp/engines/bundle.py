@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from resharp.engines.engine_store import EngineStore
 from resharp.engines.hashing import sha256_of
 from resharp.engines.manifest import File, Manifest, parse
-from resharp.engines.shelf import Shelf
 from resharp.errors import BundleError
 
 MANIFEST = "manifest.json"
@@ -24,7 +24,7 @@ class Bundle:
     """What it holds."""
     cure: str = ""
     """What to do if it is damaged; empty: export it again."""
-    shelf_folder: Path | None = None
+    engine_store_folder: Path | None = None
     """Where its engines are; None: in its own folder. The package's own cannot be written to."""
 
     @classmethod
@@ -50,9 +50,9 @@ class Bundle:
         return self.folder / file.name
 
     @property
-    def shelf(self) -> Shelf:
+    def engine_store(self) -> EngineStore:
         """Its TensorRT engines."""
-        return Shelf(self.shelf_folder or self.folder / ENGINES)
+        return EngineStore(self.engine_store_folder or self.folder / ENGINES)
 
     def verify(self) -> None:
         """Hash every file and compare with the manifest.

@@ -14,14 +14,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from resharp import trt
 from resharp.engines.manifest import File, Manifest, known_fields
 from resharp.errors import BundleError, DamagedError
+from resharp.gpu import tensorrt as trt
 
 ENGINE_SCHEMA = 1
 """Version of the sidecar's layout; any other is refused."""
 PORTABLE = "portable"
-"""Target of a TensorRT-RTX engine for no named GPU: see :func:`resharp.trt.rtx_portable`."""
+"""Target of a TensorRT-RTX engine for no named GPU: see ``resharp.gpu.tensorrt.rtx_portable``."""
 CURRENT = "current"
 """Target of a TensorRT-RTX engine that was built on the very GPU that it is for."""
 
@@ -39,7 +39,7 @@ class Profile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class EngineSpec:
     """All that an engine's key is made from."""
 
     graph: str
@@ -74,7 +74,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Likeness:
+class ParityResult:
     """How far an engine, or its graph, was from the FP32 graph on a picture."""
 
     psnr: float
@@ -91,13 +91,13 @@ class Engine:
 
     model: str
     """Name of the bundle."""
-    recipe: Recipe
+    recipe: EngineSpec
     """What its key is made from."""
     file: File
     """The engine itself."""
     reference: File
     """A picture and what the FP32 graph makes of it, to check the engine against on its GPU."""
-    graph: Likeness
+    graph: ParityResult
     """The typed graph on the CPU against the FP32 graph, before the build."""
     seconds: float
     """That the build took."""
@@ -108,7 +108,7 @@ class Engine:
 
     @property
     def key(self) -> str:
-        """See :meth:`Recipe.key`."""
+        """See :meth:`EngineSpec.key`."""
         return self.recipe.key()
 
     def to_json(self) -> str:
@@ -117,7 +117,7 @@ class Engine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Here:
+class Environment:
     """The GPU, driver and TensorRT at hand."""
 
     flavour: str
@@ -153,18 +153,18 @@ def parse_engine(text: str, where: str) -> Engine:
 
 
 def _engine(data: Mapping[str, Any]) -> Engine:
-    recipe = known_fields(Recipe, data["recipe"])
+    recipe = known_fields(EngineSpec, data["recipe"])
     recipe["profile"] = Profile(**known_fields(Profile, recipe["profile"]))
     recipe["targets"] = tuple(recipe["targets"])
     values = known_fields(Engine, data)
-    values["recipe"] = Recipe(**recipe)
+    values["recipe"] = EngineSpec(**recipe)
     for name in ("file", "reference"):
         values[name] = File(**known_fields(File, data[name]))
-    values["graph"] = Likeness(**known_fields(Likeness, data["graph"]))
+    values["graph"] = ParityResult(**known_fields(ParityResult, data["graph"]))
     return Engine(**values)
 
 
-def is_of(recipe: Recipe, manifest: Manifest) -> bool:
+def is_of(recipe: EngineSpec, manifest: Manifest) -> bool:
     """Whether an engine was made from this export of the model."""
     graph = manifest.graphs.get(recipe.dtype)
     if graph is None:
@@ -172,7 +172,7 @@ def is_of(recipe: Recipe, manifest: Manifest) -> bool:
     return (recipe.graph, recipe.weights) == (graph.sha256, manifest.weights.sha256)
 
 
-def mismatch(recipe: Recipe, manifest: Manifest, here: Here) -> str | None:
+def mismatch(recipe: EngineSpec, manifest: Manifest, here: Environment) -> str | None:
     """Why an engine is not for this bundle, GPU, driver and TensorRT; None if it is."""
     if not is_of(recipe, manifest):
         return "made from an older export of the model"
@@ -189,7 +189,7 @@ def mismatch(recipe: Recipe, manifest: Manifest, here: Here) -> str | None:
     return None
 
 
-def _untargeted(targets: tuple[str, ...], here: Here) -> str | None:
+def _untargeted(targets: tuple[str, ...], here: Environment) -> str | None:
     name = target_name(here.capability)
     if name in targets or (PORTABLE in targets and trt.rtx_portable(here.capability)):
         return None

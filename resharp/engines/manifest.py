@@ -42,7 +42,7 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Twin:
+class DniPartner:
     """A second checkpoint of the same network, to mix with: ``s * model + (1 - s) * twin``."""
 
     weights: File
@@ -52,7 +52,7 @@ class Twin:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parity:
+class GraphParity:
     """How far the graphs were from PyTorch when they were exported, over all shapes tried."""
 
     shapes: tuple[tuple[int, int, int], ...]
@@ -138,7 +138,7 @@ class Manifest:
     """Context pixels around a tile that are thrown away, so that no seam is seen."""
     overlap_curve: tuple[tuple[int, float], ...] = ()
     """Measured at export: (overlap, largest error in levels of 255 of tiled against untiled)."""
-    twin: Twin | None = None
+    twin: DniPartner | None = None
     """What denoise strengths below 1 mix with; None: the model has no strengths."""
     channels: int = 3
     """Channels of the network: 3, or 1 for gray. The graphs take and give three either way."""
@@ -172,7 +172,7 @@ class Manifest:
     """Its parameters, for people."""
     sources: tuple[Source, ...] = ()
     """Checkpoints that the weights came from."""
-    parity: Parity | None = None
+    parity: GraphParity | None = None
     """Figures of the parity gate."""
     activation_bytes: float | None = None
     """Working memory per input pixel on the CPU in fp32, measured; None where it was not."""
@@ -270,7 +270,7 @@ def _manifest(data: dict[str, Any]) -> Manifest:
     parity = data.get("parity")
     if parity is not None:
         shapes = tuple((int(n), int(h), int(w)) for n, h, w in parity["shapes"])
-        values["parity"] = Parity(**(known_fields(Parity, parity) | {"shapes": shapes}))
+        values["parity"] = GraphParity(**(known_fields(GraphParity, parity) | {"shapes": shapes}))
     manifest = Manifest(**values)
     _check(manifest)
     return manifest
@@ -282,8 +282,8 @@ def known_fields(kind: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in data.items() if key in names}
 
 
-def _twin(data: dict[str, Any]) -> Twin:
-    return Twin(
+def _twin(data: dict[str, Any]) -> DniPartner:
+    return DniPartner(
         weights=File(**known_fields(File, data["weights"])),
         source=Source(**known_fields(Source, data["source"])),
     )

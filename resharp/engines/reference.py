@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resharp.engines.engine import Likeness
+from resharp.engines.engine import ParityResult
 from resharp.engines.manifest import File
 from resharp.errors import BundleError
 
@@ -74,7 +74,7 @@ def read_reference(path: Path) -> Reference:
         raise BundleError(f"{path} is no reference picture ({error})") from error
 
 
-def likeness(found: Array, restored: Array) -> Likeness:
+def likeness(found: Array, restored: Array) -> ParityResult:
     """Compare within 0..1, beyond which no picture shows a difference.
 
     Args:
@@ -87,11 +87,11 @@ def likeness(found: Array, restored: Array) -> Likeness:
     elif np.isfinite(found).all():
         levels = np.clip(found.astype(np.float64), 0, 1) * 255
     else:
-        return Likeness(psnr=0.0, levels=255, passed=False)
+        return ParityResult(psnr=0.0, levels=255, passed=False)
     gap = np.abs(levels - wanted)
     error = float(np.square(gap).mean())
     psnr = min(10 * math.log10(255**2 / error), PERFECT_DB) if error else PERFECT_DB
     black = not levels.any() and bool(wanted.any())  # near a dark picture, black would pass
-    return Likeness(
+    return ParityResult(
         psnr=round(psnr, 2), levels=round(float(gap.max())), passed=psnr >= FLOOR_DB and not black
     )

@@ -66,7 +66,7 @@ def _is_share(value: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Draft:
+class BundleDraft:
     """A bundle being written; nothing of it is seen until :meth:`commit`."""
 
     folder: Path
@@ -137,10 +137,10 @@ class Store:
     @contextlib.contextmanager
     def writing(
         self, name: str, *, timeout: float = -1, on_wait: Callable[[], None] | None = None
-    ) -> Iterator[Draft]:
+    ) -> Iterator[BundleDraft]:
         """Hold the bundle's lock and give a folder to write into.
 
-        Leaving without :meth:`Draft.commit` changes nothing.
+        Leaving without :meth:`BundleDraft.commit` changes nothing.
 
         Args:
             name: of the bundle.
@@ -160,7 +160,7 @@ class Store:
             except OSError as error:
                 raise OutputError(f"cannot write in {self.folder}: {error}") from error
             try:
-                yield Draft(folder, self.folder / name)
+                yield BundleDraft(folder, self.folder / name)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 

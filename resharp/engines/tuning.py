@@ -12,16 +12,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from resharp.engines.bundle import ENGINES, MANIFEST, Bundle
+from resharp.engines.engine_store import write_whole
 from resharp.engines.locking import locked
 from resharp.engines.manifest import Manifest, Tuning, known_fields, parse
-from resharp.engines.shelf import write_whole
 from resharp.errors import BundleError
 
 TUNINGS = "tunings.json"
 """Beside the engines of a bundle that cannot be written itself."""
 
 
-def keep(bundle: Bundle, tuning: Tuning) -> Bundle:
+def save_tuning(bundle: Bundle, tuning: Tuning) -> Bundle:
     """Write a tuning, in place of the one for the same backend and device.
 
     Returns:
@@ -31,7 +31,7 @@ def keep(bundle: Bundle, tuning: Tuning) -> Bundle:
         OutputError: the store cannot be written.
         BundleError: the model was exported anew meanwhile, or what is there is damaged.
     """
-    if bundle.shelf_folder is not None:
+    if bundle.engine_store_folder is not None:
         return _keep_beside(bundle, tuning)
     with locked(bundle.folder.parent, bundle.folder.name):
         path = bundle.folder / MANIFEST
@@ -43,7 +43,7 @@ def keep(bundle: Bundle, tuning: Tuning) -> Bundle:
     return replace(bundle, manifest=manifest)
 
 
-def found_beside(bundle: Bundle) -> Bundle:
+def load_tuning(bundle: Bundle) -> Bundle:
     """The bundle with the tunings that are kept in the user's store, if they are for its graph.
 
     A file that cannot be read is no reason not to restore: nothing is tuned then.
@@ -70,7 +70,7 @@ def _keep_beside(bundle: Bundle, tuning: Tuning) -> Bundle:
 
 
 def _beside(bundle: Bundle) -> Path:
-    return (bundle.shelf_folder or bundle.folder / ENGINES).parent / TUNINGS
+    return (bundle.engine_store_folder or bundle.folder / ENGINES).parent / TUNINGS
 
 
 def _read(path: Path, manifest: Manifest) -> tuple[Tuning, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resharp.drawing import draw
-from resharp.engines import Parity
+from resharp.engines import GraphParity
 from resharp.errors import ParityError, ResharpError
 from resharp.export.infer import Infer
 
@@ -82,7 +82,7 @@ def compare(
     *,
     tried: Sequence[Case] | None = None,
     limit: float = FLOAT_LIMIT,
-) -> Parity:
+) -> GraphParity:
     """Run both graphs and both modules.
 
     Args:
@@ -111,7 +111,7 @@ def compare(
         levels = max(levels, int(steps.max()))
         differing += int(np.count_nonzero(steps))
         values += steps.size
-    figures = Parity(
+    figures = GraphParity(
         shapes=tuple((len(batch), *batch.shape[1:3]) for batch, _ in tried),
         float_max_abs=worst,
         uint8_max_levels=levels,
@@ -157,7 +157,7 @@ def _both(
     return expected, found
 
 
-def _gate(figures: Parity, limit: float) -> None:
+def _gate(figures: GraphParity, limit: float) -> None:
     over = (
         figures.float_max_abs > limit
         or figures.uint8_max_levels > LEVEL_LIMIT

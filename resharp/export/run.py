@@ -15,7 +15,7 @@ from torch import nn
 from resharp import __version__, models
 from resharp.engines import (
     Bundle,
-    Draft,
+    BundleDraft,
     ExtraInput,
     File,
     Manifest,
@@ -23,12 +23,12 @@ from resharp.engines import (
 )
 from resharp.engines.blend import named
 from resharp.errors import BundleError, NotExportedError, OptionError
-from resharp.export import activation, flops, overlap, peak
-from resharp.export.external import MIN_BYTES
-from resharp.export.gated import gated
-from resharp.export.graph import EXPORTERS, OPSET
+from resharp.export.dni import with_dni_partner
+from resharp.export.measure import activation, flops, overlap, peak
+from resharp.export.onnx.checked_export import checked_export
+from resharp.export.onnx.external_data import MIN_BYTES
+from resharp.export.onnx.trace import EXPORTERS, OPSET
 from resharp.export.sources import Origin, locate
-from resharp.export.twin import with_twin
 from resharp.paths import engines_folder
 from resharp.weights.entry import BUILTIN
 
@@ -163,13 +163,13 @@ def _done(store: Store, origin: Origin, options: ExportOptions) -> Bundle | None
     return bundle if same else None
 
 
-def _export(origin: Origin, options: ExportOptions, draft: Draft, report: Report) -> Bundle:
+def _export(origin: Origin, options: ExportOptions, draft: BundleDraft, report: Report) -> Bundle:
     report("reading the weights")
     checkpoint = _checkpoint(origin, options.parameters)
     facts = checkpoint.facts
     modules = _modules(checkpoint)
     weights = _weights(checkpoint, draft.folder)
-    passed = gated(
+    passed = checked_export(
         checkpoint,
         modules,
         weights,
@@ -221,7 +221,7 @@ def _export(origin: Origin, options: ExportOptions, draft: Draft, report: Report
     )
     if origin.twin is not None:
         report(f"comparing the mix with {origin.twin.source.name}")
-        manifest = with_twin(
+        manifest = with_dni_partner(
             manifest, checkpoint, origin.twin, draft.folder, options.picture, report
         )
     report("storing the bundle")

@@ -11,7 +11,7 @@ from resharp import weights
 from resharp.engines import Source, check_name, sha256_of, variant_name
 from resharp.engines.store import named_strength
 from resharp.errors import CheckpointError, DownloadError, OptionError
-from resharp.weights import Entry, kebab, lookup
+from resharp.weights import ModelEntry, kebab, lookup
 from resharp.weights.local import LOCAL
 
 Notice = Callable[[str], None]
@@ -127,8 +127,8 @@ def _from_file(path: Path, denoise: float | None, name: str | None) -> Origin:
 
 
 def _blend(
-    entry: Entry, denoise: float | None, folder: str | os.PathLike[str] | None
-) -> list[tuple[Entry, float]]:
+    entry: ModelEntry, denoise: float | None, folder: str | os.PathLike[str] | None
+) -> list[tuple[ModelEntry, float]]:
     """The entries and their shares: ``s`` of the model itself, ``1 - s`` of its twin."""
     if denoise is None or denoise == 1:
         return [(entry, 1.0)]
@@ -140,7 +140,7 @@ def _blend(
 
 
 def _twin(
-    entry: Entry, folder: str | os.PathLike[str] | None, offline: bool | None, notice: Notice
+    entry: ModelEntry, folder: str | os.PathLike[str] | None, offline: bool | None, notice: Notice
 ) -> Part | None:
     """The checkpoint that the entry is mixed with, without which it is whole nevertheless."""
     if entry.blend is None:
@@ -153,7 +153,7 @@ def _twin(
 
 
 def _part(
-    entry: Entry, share: float, folder: str | os.PathLike[str] | None, offline: bool | None
+    entry: ModelEntry, share: float, folder: str | os.PathLike[str] | None, offline: bool | None
 ) -> Part:
     path = weights.fetch(entry, folder, offline=offline, progress=True)
     source = Source(name=entry.name, sha256=sha256_of(path), weight=share)

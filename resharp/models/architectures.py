@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from resharp.errors import OptionError
-from resharp.models import (
+from resharp.models.archs import (
     codeformer_keys,
     gfpgan_keys,
     restoreformer_keys,
@@ -20,17 +20,17 @@ from resharp.models import (
     srvgg_keys,
     swinir_keys,
 )
-from resharp.models.codeformer import FIDELITY, CodeFormer
-from resharp.models.gfpgan import GFPGANv1Clean
-from resharp.models.restoreformer import RestoreFormer
-from resharp.models.rrdbnet import RRDBNet
-from resharp.models.srvgg import SRVGGNetCompact
+from resharp.models.archs.codeformer import FIDELITY, CodeFormer
+from resharp.models.archs.gfpgan import GFPGANv1Clean
+from resharp.models.archs.restoreformer import RestoreFormer
+from resharp.models.archs.rrdbnet import RRDBNet
+from resharp.models.archs.srvgg import SRVGGNetCompact
+from resharp.models.archs.swinir import SwinIR
 from resharp.models.state import Parameters, State
-from resharp.models.swinir import SwinIR
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class NetworkFacts:
     """What the rest of resharp has to know of a network, whichever it is."""
 
     scale: int
@@ -64,15 +64,15 @@ class Architecture:
     it falls back to the official configuration, and the comparison says what is wrong."""
     build: Callable[..., nn.Module]
     """The module's class."""
-    facts: Callable[[Parameters], Facts]
+    facts: Callable[[Parameters], NetworkFacts]
     """Scale and channels, from the parameters."""
     exporter: str = "legacy"
     """torch's exporter that suits it: ``legacy`` is fast, and runs the network on the example;
     ``dynamo`` does not, which pays where the example is large."""
 
 
-def _rrdbnet_facts(parameters: Parameters) -> Facts:
-    return Facts(
+def _rrdbnet_facts(parameters: Parameters) -> NetworkFacts:
+    return NetworkFacts(
         scale=int(parameters["scale"]),
         in_channels=int(parameters["num_in_ch"]),
         out_channels=int(parameters["num_out_ch"]),
@@ -80,8 +80,8 @@ def _rrdbnet_facts(parameters: Parameters) -> Facts:
     )
 
 
-def _srvgg_facts(parameters: Parameters) -> Facts:
-    return Facts(
+def _srvgg_facts(parameters: Parameters) -> NetworkFacts:
+    return NetworkFacts(
         scale=int(parameters["upscale"]),
         in_channels=int(parameters["num_in_ch"]),
         out_channels=int(parameters["num_out_ch"]),
@@ -89,8 +89,8 @@ def _srvgg_facts(parameters: Parameters) -> Facts:
     )
 
 
-def _swinir_facts(parameters: Parameters) -> Facts:
-    return Facts(
+def _swinir_facts(parameters: Parameters) -> NetworkFacts:
+    return NetworkFacts(
         scale=int(parameters["upscale"]),
         in_channels=int(parameters["in_chans"]),
         out_channels=int(parameters["in_chans"]),
@@ -98,20 +98,20 @@ def _swinir_facts(parameters: Parameters) -> Facts:
     )
 
 
-def _gfpgan_facts(parameters: Parameters) -> Facts:
+def _gfpgan_facts(parameters: Parameters) -> NetworkFacts:
     return _face_facts(int(parameters["out_size"]))
 
 
-def _codeformer_facts(parameters: Parameters) -> Facts:
+def _codeformer_facts(parameters: Parameters) -> NetworkFacts:
     return _face_facts(int(parameters["img_size"]), (("fidelity", FIDELITY),))
 
 
-def _restoreformer_facts(parameters: Parameters) -> Facts:
+def _restoreformer_facts(parameters: Parameters) -> NetworkFacts:
     return _face_facts(int(parameters["resolution"]))
 
 
-def _face_facts(side: int, extra: tuple[tuple[str, float], ...] = ()) -> Facts:
-    return Facts(
+def _face_facts(side: int, extra: tuple[tuple[str, float], ...] = ()) -> NetworkFacts:
+    return NetworkFacts(
         scale=1, in_channels=3, out_channels=3, size_multiple=1, fixed_size=side, extra=extra
     )
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from resharp.errors import CheckpointError, OptionError
 from resharp.models.architectures import find
+from resharp.models.checkpoint import Checkpoint, checkpoint_of
 from resharp.models.detect import Match
-from resharp.models.loader import Checkpoint, checkpoint_of
 
 TOLERANCE = 1e-6
 """How far from 1 the weights' sum may be."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from resharp.errors import OptionError
-from resharp.models.islands import casts, kept
+from resharp.models.fp32_modules import casts, kept
 
 PRECISIONS = ("fp16", "mixed", "fp32", "bf16")
 LARGE = 1e4

@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from resharp.errors import OutputError
-from resharp.models.loader import METADATA_KEY, Checkpoint
+from resharp.models.checkpoint import METADATA_KEY, Checkpoint
 from resharp.optional import require
 
 

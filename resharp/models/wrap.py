@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from resharp.models.architectures import Facts
+from resharp.models.architectures import NetworkFacts
 from resharp.models.face_io import ByteFace, FloatFace
 from resharp.models.image_io import ByteImage, FloatImage
 
 DTYPES = ("uint8", "float32")
 
 
-def for_pictures(network: nn.Module, facts: Facts, dtype: str) -> nn.Module:
+def for_pictures(network: nn.Module, facts: NetworkFacts, dtype: str) -> nn.Module:
     """BGR pixels ``[n, h, w, 3]`` in and out, in eval mode.
 
     Args:
@@ -25,7 +25,7 @@ def for_pictures(network: nn.Module, facts: Facts, dtype: str) -> nn.Module:
     return (ByteFace if small else FloatFace)(network, facts.fixed_size).eval()
 
 
-def planes(pixels: Tensor, facts: Facts) -> Tensor:
+def planes(pixels: Tensor, facts: NetworkFacts) -> Tensor:
     """float32 BGR ``[n, h, w, 3]`` in 0..1 as a network takes it: ``[n, c, h, w]``, its range."""
     rgb = pixels.permute(0, 3, 1, 2).flip(1)
     if facts.in_channels == 1:

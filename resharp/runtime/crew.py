@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from resharp.errors import OptionError
-from resharp.runtime.devices import usable_threads
+from resharp.gpu.devices import usable_threads
 from resharp.runtime.recipe import Recipe, Restorer
 
 FEW_CORES = 4

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resharp.errors import OptionError
-from resharp.runtime.faces import FaceOptions, FaceRestorer
-from resharp.runtime.info import ModelInfo, model_info
-from resharp.runtime.resolve import FACE_TASKS, resolve
+from resharp.faces import FaceOptions, FaceRestorer
+from resharp.runtime.bundle_lookup import FACE_TASKS, resolve
+from resharp.runtime.model_info import ModelInfo, model_info
 from resharp.runtime.settings import Settings
 from resharp.runtime.upscaler import Upscaler
 

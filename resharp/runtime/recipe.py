@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from resharp.engines import Manifest
 from resharp.errors import OptionError
+from resharp.faces import BundleNetwork, FaceOptions, FaceRestorer
+from resharp.runtime.bundle_lookup import resolve
 from resharp.runtime.ensemble import Ensemble
-from resharp.runtime.faces import BundleNetwork, FaceOptions, FaceRestorer
-from resharp.runtime.resolve import resolve
 from resharp.runtime.settings import Settings
 from resharp.runtime.upscaler import Upscaler
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from resharp.errors import OptionError, OutputError
 from resharp.optional import require
-from resharp.runtime.resolve import DEFAULT_MODEL
+from resharp.runtime.bundle_lookup import DEFAULT_MODEL
 from resharp.runtime.upscaler import Upscaler
 
 SUFFIXES = (".json", ".toml")

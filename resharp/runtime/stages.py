@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-START_PATIENCE = 10.0
+START_TIMEOUT = 10.0
 """Seconds to wait for a thread whose start was interrupted: it begins in milliseconds, or never."""
 Call = Callable[[Any], Any]
 """Takes an item and returns what the next stage takes; with a batch, both are lists."""
@@ -211,7 +211,7 @@ class Pipeline:
         runs; one that was never made is given up after a while.
         """
         with suppress(KeyboardInterrupt), self._changed:
-            self._changed.wait_for(lambda: self._begun >= tried, START_PATIENCE)
+            self._changed.wait_for(lambda: self._begun >= tried, START_TIMEOUT)
 
     def _wait(self, seconds: float) -> bool:
         """Whether there is still work, after a while or when it has ended."""

@@ -18,21 +18,21 @@ from numpy.typing import NDArray
 
 from resharp.engines import Bundle, Manifest, Tuning
 from resharp.errors import OptionError, OutOfMemoryError
-from resharp.runtime.alpha import bleed
 from resharp.runtime.backends import Backend
 from resharp.runtime.backends.base import cut, stack
-from resharp.runtime.chain import Link, link_of, open_first
-from resharp.runtime.image import Layout, check_gray, from_network, layout_of, to_network
-from resharp.runtime.pipeline import (
-    Pass,
+from resharp.runtime.bundle_lookup import DEFAULT_MODEL, check_upscales, resolve
+from resharp.runtime.fallback import BackendAttempt, attempt_of, open_first
+from resharp.runtime.imaging.alpha import bleed
+from resharp.runtime.imaging.layout import Layout, check_gray, from_network, layout_of, to_network
+from resharp.runtime.imaging.resize import RowResizer, resize
+from resharp.runtime.tiling.bands import (
     Rows,
+    TiledPass,
     check_tile,
     choose_tiling,
     plan_for,
     smallest_for,
 )
-from resharp.runtime.resize import RowResizer, resize
-from resharp.runtime.resolve import DEFAULT_MODEL, check_upscales, resolve
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ class Upscaler:
         return self._backend.batch_for(max(height, width))
 
     @property
-    def links(self) -> tuple[Link, ...]:
+    def links(self) -> tuple[BackendAttempt, ...]:
         """The chain up to the backend in use, each skipped link with its reason.
 
         Where 16-bit and float pictures need another backend, its links follow when the first such
@@ -171,7 +171,7 @@ class Upscaler:
         room, say.
         """
         opened = [one for one in (self._backend, self._deep) if one is not None]
-        now = {(one.name, one.options.device): link_of(one) for one in opened}
+        now = {(one.name, one.options.device): attempt_of(one) for one in opened}
         return tuple(
             now.get((link.backend, link.device), link) if link.works else link
             for link in self._links
@@ -208,7 +208,7 @@ class Upscaler:
         planes = self._planes(image, out, layout)
         tiling = choose_tiling(backend, self._tile, self._memory)
         item = np.dtype(layout.network_dtype).itemsize
-        passes = [Pass(backend, layout.height, layout.width, tiling, item) for _ in planes]
+        passes = [TiledPass(backend, layout.height, layout.width, tiling, item) for _ in planes]
         advance = _Counter(progress, sum(p.total for p in passes)).add
         for (source, target), one in zip(planes, passes, strict=True):
             self._fill(one, _rows_of(source), target, advance)
@@ -285,12 +285,14 @@ class Upscaler:
             if self._deep is None and self._closed:
                 return self._backend  # which says that it is closed
             if self._deep is None:
-                reason = self._backend.lacks(layout.network_dtype)
+                reason = self._backend.unsupported_reason(layout.network_dtype)
                 self._deep = self._backend if reason is None else self._next(reason)
             return self._deep
 
     def _next(self, reason: str) -> Backend:
-        lacking = Link(self.backend, self.device, False, f"16-bit and float pictures: {reason}")
+        lacking = BackendAttempt(
+            self.backend, self.device, False, f"16-bit and float pictures: {reason}"
+        )
         found, links = self._open(after=lacking)
         log.warning("%s; they go to %s on %s", lacking, found.name, found.options.device)
         self._links = (*self._links, *links)
@@ -311,7 +313,9 @@ class Upscaler:
             return [(image[:, :, :3], out[:, :, :3])]
         return [(bleed(image)[:, :, :3], out[:, :, :3]), (alpha, out[:, :, 3])]
 
-    def _fill(self, one: Pass, rows: Rows, target: Image, advance: Callable[[int], None]) -> None:
+    def _fill(
+        self, one: TiledPass, rows: Rows, target: Image, advance: Callable[[int], None]
+    ) -> None:
         """Run a pass into ``target``, resizing where another scale is asked for."""
         native = self.manifest.scale
         height, width = one.height * native, one.width * native

@@ -10,27 +10,29 @@ import click
 import torch
 
 from resharp.training.degrade import Degradation
-from resharp.training.train import LOSSES, Recipe, Run
+from resharp.training.train import LOSSES, TrainingConfig, TrainingRun
 
 
 @click.command()
 @click.argument("train", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("valid", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True)
-@click.option("--steps", default=Recipe.steps, show_default=True)
-@click.option("--features", default=Recipe.features, show_default=True)
-@click.option("--convolutions", default=Recipe.convolutions, show_default=True)
-@click.option("--batch", default=Recipe.batch, show_default=True)
-@click.option("--patch", default=Recipe.patch, show_default=True)
-@click.option("--decay", default=Recipe.decay, show_default=True)
-@click.option("--bfloat16/--float32", default=Recipe.bfloat16, show_default=True)
-@click.option("--loss", type=click.Choice(sorted(LOSSES)), default=Recipe.loss, show_default=True)
+@click.option("--steps", default=TrainingConfig.steps, show_default=True)
+@click.option("--features", default=TrainingConfig.features, show_default=True)
+@click.option("--convolutions", default=TrainingConfig.convolutions, show_default=True)
+@click.option("--batch", default=TrainingConfig.batch, show_default=True)
+@click.option("--patch", default=TrainingConfig.patch, show_default=True)
+@click.option("--decay", default=TrainingConfig.decay, show_default=True)
+@click.option("--bfloat16/--float32", default=TrainingConfig.bfloat16, show_default=True)
+@click.option(
+    "--loss", type=click.Choice(sorted(LOSSES)), default=TrainingConfig.loss, show_default=True
+)
 @click.option("--clean", default=Degradation.clean, show_default=True, help="Share only shrunk.")
 @click.option("--noise", default=Degradation.noise, show_default=True, help="Share with noise.")
 @click.option("--jpeg", default=Degradation.jpeg, show_default=True, help="Share with JPEG.")
 @click.option("--sigma", nargs=2, default=Degradation.noise_sigma, show_default=True)
 @click.option("--quality", nargs=2, default=Degradation.jpeg_quality, show_default=True)
-@click.option("--seed", default=Recipe.seed, show_default=True)
+@click.option("--seed", default=TrainingConfig.seed, show_default=True)
 @click.option("--every", default=500, show_default=True, help="Steps between validations.")
 @click.option("--until", type=int, help="Stop at this step, to go on with other options.")
 @click.option("--threads", default=0, help="CPU threads (0: as many as torch likes).")
@@ -53,7 +55,7 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     wear = Degradation(clean=clean, noise=noise, jpeg=jpeg, noise_sigma=sigma, jpeg_quality=quality)
-    run = Run(out, Recipe(degradation=wear, **options), train, valid)
+    run = TrainingRun(out, TrainingConfig(degradation=wear, **options), train, valid)
     run.resume()
     run.run(every=every, until=until)
 

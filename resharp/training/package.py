@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from resharp.export import ExportOptions, export
-from resharp.runtime.resolve import DEFAULT_MODEL, builtin_store
+from resharp.runtime.bundle_lookup import DEFAULT_MODEL, builtin_store
 
 LIMIT = 2_500_000
 """Bytes that the bundle may take in the wheel."""

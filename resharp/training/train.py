@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from resharp.models.srvgg import SRVGGNetCompact
+from resharp.models.archs.srvgg import SRVGGNetCompact
 from resharp.training.data import Pairs, load_pictures
 from resharp.training.degrade import Degradation, Image
 from resharp.training.validate import clean_input, measure, worn_input
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class TrainingConfig:
     """Everything that decides a run; written beside its result."""
 
     features: int = 48
@@ -71,7 +71,7 @@ def to_tensor(images: np.ndarray, device: str) -> torch.Tensor:
     return tensor.permute(0, 3, 1, 2).float().div(255)
 
 
-def network_of(recipe: Recipe) -> SRVGGNetCompact:
+def network_of(recipe: TrainingConfig) -> SRVGGNetCompact:
     """A fresh network, its weights decided by the recipe's seed."""
     torch.manual_seed(recipe.seed)
     network = SRVGGNetCompact(
@@ -114,10 +114,10 @@ LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 }
 
 
-class Run:
+class TrainingRun:
     """One training run in a folder: ``last.pt`` (to resume), ``best.pth``, ``log.jsonl``."""
 
-    def __init__(self, folder: Path, recipe: Recipe, train: Path, valid: Path) -> None:
+    def __init__(self, folder: Path, recipe: TrainingConfig, train: Path, valid: Path) -> None:
         self.folder, self.recipe = folder, recipe
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.network = network_of(recipe).to(self.device)

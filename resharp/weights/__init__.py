@@ -5,15 +5,15 @@ download. See ``docs/weights.md``.
 """
 
 from resharp.weights.catalogue import catalogue, find, kebab, lookup, nearest
-from resharp.weights.entry import Entry, Parameter
+from resharp.weights.entry import ModelEntry, Parameter
 from resharp.weights.fetch import fetch
 from resharp.weights.local import adopt, local_entries, register, resolve
-from resharp.weights.state import Report, State, inspect, verify
+from resharp.weights.state import CheckpointStatus, State, inspect, verify
 
 __all__ = [
-    "Entry",
+    "CheckpointStatus",
+    "ModelEntry",
     "Parameter",
-    "Report",
     "State",
     "adopt",
     "catalogue",

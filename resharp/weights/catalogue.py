@@ -12,14 +12,14 @@ from types import MappingProxyType
 from typing import Any
 
 from resharp.errors import UnknownModelError
-from resharp.weights.entry import Entry
+from resharp.weights.entry import ModelEntry
 
 SCHEMA = 1
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors", ".onnx")
 
 
 @cache
-def catalogue() -> Mapping[str, Entry]:
+def catalogue() -> Mapping[str, ModelEntry]:
     """Every official checkpoint by its name, in the order of the file.
 
     Raises:
@@ -29,7 +29,7 @@ def catalogue() -> Mapping[str, Entry]:
     return parse(json.loads(text))
 
 
-def parse(data: Mapping[str, Any]) -> Mapping[str, Entry]:
+def parse(data: Mapping[str, Any]) -> Mapping[str, ModelEntry]:
     """Validate the catalogue's JSON.
 
     Raises:
@@ -37,7 +37,7 @@ def parse(data: Mapping[str, Any]) -> Mapping[str, Entry]:
     """
     if data.get("schema") != SCHEMA:
         raise ValueError(f"catalogue: schema {data.get('schema')!r}, expected {SCHEMA}")
-    entries = [Entry.from_json(row) for row in data["entries"]]
+    entries = [ModelEntry.from_json(row) for row in data["entries"]]
     found = {entry.name: entry for entry in entries}
     if len(found) != len(entries) or len({entry.file for entry in entries}) != len(entries):
         raise ValueError("catalogue: a name or a file occurs twice")
@@ -48,7 +48,7 @@ def parse(data: Mapping[str, Any]) -> Mapping[str, Entry]:
     return MappingProxyType(found)
 
 
-def find(name: str) -> Entry:
+def find(name: str) -> ModelEntry:
     """The official checkpoint called ``name``.
 
     Upper and lower case, ``_``, ``-`` and ``.`` do not matter; the official file name and its stem
@@ -63,7 +63,7 @@ def find(name: str) -> Entry:
     return entry
 
 
-def lookup(name: str) -> Entry | None:
+def lookup(name: str) -> ModelEntry | None:
     """Like :func:`find`, but None where there is none."""
     key = _by_spelling().get(_squash(name))
     return None if key is None else catalogue()[key]
@@ -102,7 +102,7 @@ def _by_spelling() -> Mapping[str, str]:
     return _spellings(catalogue().values())
 
 
-def _spellings(entries: Iterable[Entry]) -> dict[str, str]:
+def _spellings(entries: Iterable[ModelEntry]) -> dict[str, str]:
     spellings: dict[str, str] = {}
     for entry in entries:
         for text in (entry.name, entry.stem, *entry.aliases):

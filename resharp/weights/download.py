@@ -13,7 +13,7 @@ from typing import Any
 
 from resharp.errors import ChecksumError, DownloadError, ResharpError
 from resharp.optional import require
-from resharp.weights.entry import Entry
+from resharp.weights.entry import ModelEntry
 from resharp.weights.files import digest
 
 CHUNK = 1 << 18
@@ -41,7 +41,7 @@ class CancelledError(Exception):
 class Wanted:
     """The bytes to get, and how patiently."""
 
-    entry: Entry
+    entry: ModelEntry
     """Whose file it is."""
     sha256: str
     """Hash to enforce."""

@@ -37,7 +37,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class ModelEntry:
     """One checkpoint: which network it is for, where it comes from, what its bytes are.
 
     Raises:
@@ -117,7 +117,7 @@ class Entry:
         return data
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Entry:
+    def from_json(cls, data: Mapping[str, Any]) -> ModelEntry:
         """Build an entry from what :meth:`to_json` gave, or from a row of the catalogue.
 
         Raises:

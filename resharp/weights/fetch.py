@@ -12,7 +12,7 @@ from resharp.errors import ChecksumError, DownloadError, OfflineError, OptionErr
 from resharp.optional import require
 from resharp.paths import weights_folder
 from resharp.weights.download import CancelledError, Progress, Wanted, download, redact
-from resharp.weights.entry import Entry, check_sha256
+from resharp.weights.entry import ModelEntry, check_sha256
 from resharp.weights.files import commit, sweep, unwritable, writing
 from resharp.weights.state import inspect, promised, recorded
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def fetch(
-    entry: Entry,
+    entry: ModelEntry,
     folder: str | os.PathLike[str] | None = None,
     *,
     sha256: str | None = None,
@@ -100,7 +100,7 @@ def _save(urls: list[str], part: Path, path: Path, wanted: Wanted, report: Progr
         raise unwritable(path.parent, error) from error
 
 
-def _enforced(entry: Entry, place: Path, sha256: str | None) -> str | None:
+def _enforced(entry: ModelEntry, place: Path, sha256: str | None) -> str | None:
     if sha256 is None:
         return promised(entry, place)
     try:
@@ -115,7 +115,7 @@ def _enforced(entry: Entry, place: Path, sha256: str | None) -> str | None:
     return given
 
 
-def _record(entry: Entry, place: Path, sha256: str) -> None:
+def _record(entry: ModelEntry, place: Path, sha256: str) -> None:
     """Keep a hash that only the user knows, so that ``verify`` can use it later."""
     if entry.sha256 is not None or promised(entry, place) == sha256:
         return
@@ -128,7 +128,7 @@ def _record(entry: Entry, place: Path, sha256: str) -> None:
         logger.warning("cannot keep the hash of %s: %s", entry.name, error)
 
 
-def _sources(entry: Entry, mirror: str | None) -> list[str]:
+def _sources(entry: ModelEntry, mirror: str | None) -> list[str]:
     base = os.environ.get(MIRROR, "") if mirror is None else mirror
     first = [f"{base.rstrip('/')}/{entry.file}"] if base else []
     return first + list(entry.urls)
@@ -140,7 +140,7 @@ def _offline(offline: bool | None) -> bool:
     return os.environ.get(OFFLINE, "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
-def _forbidden(entry: Entry, place: Path, sha256: str | None) -> OfflineError:
+def _forbidden(entry: ModelEntry, place: Path, sha256: str | None) -> OfflineError:
     path = place / entry.file
     there = inspect(entry, place, sha256=sha256, quick=True).state != "missing"
     problem = "the file there is not the right one" if there else "it is not there"
@@ -154,7 +154,7 @@ def _forbidden(entry: Entry, place: Path, sha256: str | None) -> OfflineError:
     )
 
 
-def _not_ours(entry: Entry, place: Path) -> ChecksumError:
+def _not_ours(entry: ModelEntry, place: Path) -> ChecksumError:
     report = inspect(entry, place)
     detail = f" ({report.detail})" if report.detail else ""
     return ChecksumError(
@@ -164,7 +164,7 @@ def _not_ours(entry: Entry, place: Path) -> ChecksumError:
 
 
 @contextmanager
-def _reporting(progress: bool | Progress, entry: Entry) -> Iterator[Progress]:
+def _reporting(progress: bool | Progress, entry: ModelEntry) -> Iterator[Progress]:
     if callable(progress):
         yield progress
     elif not progress:

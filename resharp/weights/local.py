@@ -19,7 +19,7 @@ from typing import Any
 from resharp.errors import CheckpointError, OptionError
 from resharp.paths import weights_folder
 from resharp.weights.catalogue import SUFFIXES, catalogue, kebab, lookup, unknown
-from resharp.weights.entry import BUILTIN, Entry, Parameter
+from resharp.weights.entry import BUILTIN, ModelEntry, Parameter
 from resharp.weights.files import CHUNK, commit, unwritable, writing
 
 LOCAL = "local"
@@ -38,7 +38,7 @@ def register(
     licence: str = "unknown",
     folder: str | os.PathLike[str] | None = None,
     force: bool = False,
-) -> Entry:
+) -> ModelEntry:
     """Copy a checkpoint into the folder of weights, as a model called ``name`` (kebab-case).
 
     The same bytes with the same description again change nothing.
@@ -76,7 +76,7 @@ def register(
 
 
 def adopt(
-    file: str | os.PathLike[str], entry: Entry, folder: str | os.PathLike[str] | None = None
+    file: str | os.PathLike[str], entry: ModelEntry, folder: str | os.PathLike[str] | None = None
 ) -> Path:
     """Copy a checkpoint of the catalogue, got by other means, to its place.
 
@@ -102,9 +102,9 @@ def adopt(
     return path
 
 
-def local_entries(folder: str | os.PathLike[str] | None = None) -> Mapping[str, Entry]:
+def local_entries(folder: str | os.PathLike[str] | None = None) -> Mapping[str, ModelEntry]:
     """The user's own checkpoints by name; a damaged sidecar is logged and left out."""
-    found: dict[str, Entry] = {}
+    found: dict[str, ModelEntry] = {}
     for path in sorted((weights_folder(folder) / LOCAL).glob("*.json")):
         try:
             found[path.stem] = _read(path)
@@ -113,7 +113,7 @@ def local_entries(folder: str | os.PathLike[str] | None = None) -> Mapping[str, 
     return found
 
 
-def resolve(name: str, folder: str | os.PathLike[str] | None = None) -> Entry:
+def resolve(name: str, folder: str | os.PathLike[str] | None = None) -> ModelEntry:
     """The checkpoint called ``name``: the user's own, or else the catalogue's.
 
     The user's own comes first, so that a later catalogue cannot change what a name means to them.
@@ -165,14 +165,14 @@ def _copy(source: Path, part: Path, place: Path) -> tuple[str, int]:
     return state.hexdigest(), size
 
 
-def _describe(**values: Any) -> Entry:
+def _describe(**values: Any) -> ModelEntry:
     try:
-        return Entry(**values)
+        return ModelEntry(**values)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
 
 
-def _check_free(entry: Entry, place: Path, force: bool) -> None:
+def _check_free(entry: ModelEntry, place: Path, force: bool) -> None:
     """Refuse to replace another file, unless forced (then a damaged sidecar does not matter)."""
     sidecar = place / LOCAL / f"{entry.name}.json"
     if force or not sidecar.exists():
@@ -185,7 +185,7 @@ def _check_free(entry: Entry, place: Path, force: bool) -> None:
         )
 
 
-def _store(entry: Entry, part: Path, place: Path) -> None:
+def _store(entry: ModelEntry, part: Path, place: Path) -> None:
     commit(part, place / entry.file)
     text = json.dumps({"schema": SCHEMA, **entry.to_json()}, indent=2) + "\n"
     part.write_text(text, encoding="utf-8")
@@ -204,13 +204,13 @@ def _owner(file: str) -> str | None:
     return stem if copy else None
 
 
-def _read(sidecar: Path) -> Entry:
+def _read(sidecar: Path) -> ModelEntry:
     try:
         data = json.loads(sidecar.read_text(encoding="utf-8"))
         schema = data.pop("schema", None)
         if schema != SCHEMA:
             raise ValueError(f"schema {schema!r}, expected {SCHEMA}")
-        return Entry.from_json(data)
+        return ModelEntry.from_json(data)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{sidecar} does not describe a checkpoint ({error}): "

@@ -11,7 +11,7 @@ from typing import Literal
 from resharp.errors import CheckpointError
 from resharp.paths import weights_folder
 from resharp.weights.catalogue import catalogue
-from resharp.weights.entry import Entry, check_sha256
+from resharp.weights.entry import ModelEntry, check_sha256
 from resharp.weights.files import digest
 from resharp.weights.local import local_entries, resolve
 
@@ -20,7 +20,7 @@ State = Literal["missing", "present", "ok", "damaged", "unverified"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class CheckpointStatus:
     """What was found of one checkpoint."""
 
     name: str
@@ -33,7 +33,7 @@ class Report:
     """For a damaged file: expected and found."""
 
 
-def promised(entry: Entry, folder: Path) -> str | None:
+def promised(entry: ModelEntry, folder: Path) -> str | None:
     """The hash of the catalogue, else the one that the user fetched the file with, else None."""
     if entry.sha256 is not None:
         return entry.sha256
@@ -43,14 +43,14 @@ def promised(entry: Entry, folder: Path) -> str | None:
         return None
 
 
-def recorded(entry: Entry, folder: Path) -> Path:
+def recorded(entry: ModelEntry, folder: Path) -> Path:
     """Where the user's own hash is kept, in the format of sha256sum."""
     return folder / f"{entry.file}.sha256"
 
 
 def inspect(
-    entry: Entry, folder: Path, *, sha256: str | None = None, quick: bool = False
-) -> Report:
+    entry: ModelEntry, folder: Path, *, sha256: str | None = None, quick: bool = False
+) -> CheckpointStatus:
     """Compare one file with its entry: size, then SHA-256 (not with ``quick``).
 
     Raises:
@@ -62,12 +62,12 @@ def inspect(
         state, detail = _compare(path, entry.bytes, wanted, quick)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    return Report(name=entry.name, path=path, state=state, detail=detail)
+    return CheckpointStatus(name=entry.name, path=path, state=state, detail=detail)
 
 
 def verify(
     names: Iterable[str] | None = None, folder: str | os.PathLike[str] | None = None
-) -> tuple[Report, ...]:
+) -> tuple[CheckpointStatus, ...]:
     """Hash the files of ``names``, or else of every known checkpoint, in the folder of weights.
 
     Raises:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from resharp import trt
 from resharp.bench import cases
 from resharp.bench.cases import Suite
 from resharp.bench.records import ABSENT, DROPPED, FAILED, MEASURED, Records, newest, read
@@ -21,6 +20,7 @@ from resharp.bench.run import Bench
 from resharp.bench.subjects import Image
 from resharp.bench.subjects.ours import Ours
 from resharp.engines import Bundle
+from resharp.gpu import tensorrt as trt
 from tests.bench.machine import Machine
 from tests.cli.commands import call
 from tests.waiting import LIMIT

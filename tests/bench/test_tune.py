@@ -19,7 +19,7 @@ from resharp.bench.seat import Seat
 from resharp.bench.tune import Trial, Tuned, Tuner
 from resharp.engines import Bundle
 from resharp.errors import BackendError
-from resharp.runtime.devices import device_name
+from resharp.gpu.devices import device_name
 from tests.cli.commands import call
 
 Speed = Mapping[object, float]
@@ -154,9 +154,9 @@ def test_engines_are_built_where_they_can_be_used(monkeypatch: pytest.MonkeyPatc
     assert not builds(True, None, None)
     assert builds(True, "sm86", None)
     monkeypatch.setattr("resharp.cli.tuning.has_gpu", lambda: True)
-    monkeypatch.setattr("resharp.trt.installed", lambda: ("tensorrt_rtx",))
+    monkeypatch.setattr("resharp.gpu.tensorrt.installed", lambda: ("tensorrt_rtx",))
     assert builds(True, None, None)
-    monkeypatch.setattr("resharp.trt.installed", tuple)
+    monkeypatch.setattr("resharp.gpu.tensorrt.installed", tuple)
     assert not builds(True, None, None)
 
 

@@ -14,16 +14,16 @@ import cv2
 import numpy as np
 import pytest
 
-from resharp import trt
 from resharp.cli.targets import choose_targets
-from resharp.engines import Bundle, Engine, Likeness
+from resharp.engines import Bundle, Engine, ParityResult
 from resharp.errors import BackendError, OptionError
 from resharp.export import ExportOptions, export
 from resharp.export.engine import NAMED
-from resharp.runtime.devices import CudaError, Gpu
-from tests import fake_cuda
+from resharp.gpu import tensorrt as trt
+from resharp.gpu.devices import CudaError, Gpu
 from tests.cli.commands import call
 from tests.conftest import random_network, save_checkpoint
+from tests.fakes import fake_cuda
 
 needs_rtx = pytest.mark.skipif(
     trt.RTX not in trt.installed(), reason="TensorRT-RTX is not installed (extra rtx)"
@@ -178,10 +178,12 @@ def test_all_goes_on_after_a_damaged_model_and_fails_at_the_end(
 def test_what_was_built_before_a_failure_is_in_the_table(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def spoil(infer: Any, reference: Any, dtype: str) -> Likeness:
-        return Likeness(psnr=70.0 if dtype == "uint8" else 1.0, levels=1, passed=dtype == "uint8")
+    def spoil(infer: Any, reference: Any, dtype: str) -> ParityResult:
+        return ParityResult(
+            psnr=70.0 if dtype == "uint8" else 1.0, levels=1, passed=dtype == "uint8"
+        )
 
-    monkeypatch.setattr("resharp.export.engine.run.compare", spoil)
+    monkeypatch.setattr("resharp.export.engine.build.compare", spoil)
     code, output = call("export-engines", *QUICK, "--dtype", "both")
     assert code == 1
     assert [row[2] for row in rows(output.partition("Error:")[0])] == ["uint8"]
@@ -208,11 +210,11 @@ def test_a_gpu_that_can_run_it_checks_it(
     machine += [T4, L4]
     asked = []
 
-    def check(bundle: Bundle, engine: Engine, index: int) -> Likeness:
+    def check(bundle: Bundle, engine: Engine, index: int) -> ParityResult:
         asked.append((engine.recipe.targets, index))
-        return Likeness(psnr=51.5, levels=1, passed=True)
+        return ParityResult(psnr=51.5, levels=1, passed=True)
 
-    monkeypatch.setattr("resharp.runtime.tensorrt.check_engine", check)
+    monkeypatch.setattr("resharp.runtime.backends.tensorrt.check_engine", check)
     code, output = call("export-engines", *QUICK, "--gpu", "sm86,sm89")
     assert code == 0, output
     assert asked == [(("sm86", "sm89"), 0)]
@@ -365,7 +367,7 @@ from types import SimpleNamespace
 from click.testing import CliRunner
 from resharp import trt
 from resharp.cli import main
-from resharp.engines import Likeness
+from resharp.engines import ParityResult
 from resharp.export.engine import run
 from resharp.runtime import tensorrt
 
@@ -380,7 +382,7 @@ trt.load = lambda flavour: SimpleNamespace(__version__="11.4.0")
 run.build = build
 def check(bundle, engine, index):
     print("checked on", index)
-    return Likeness(psnr=60.0, levels=1, passed=True)
+    return ParityResult(psnr=60.0, levels=1, passed=True)
 
 tensorrt.check_engine = check
 done = CliRunner().invoke(main, ["export-engines", "--gpu", "1", "--dtype", "uint8"])

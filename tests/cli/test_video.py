@@ -12,9 +12,9 @@ import pytest
 from resharp.cli.video import waiting
 from resharp.engines import Bundle
 from resharp.runtime.stages import StageReport
-from resharp.runtime.video import VideoOptions, VideoReport
+from resharp.video import VideoOptions, VideoReport
 from tests.cli.commands import call
-from tests.runtime.video_kit import Spec, make, parts
+from tests.video.kit import Spec, make, parts
 
 
 @pytest.fixture

@@ -14,17 +14,17 @@ import cv2
 import numpy as np
 import pytest
 
+from resharp import video
 from resharp.cluster import ClusterOptions, ClusterRun, restore_video
 from resharp.cluster.session import Session, _shares
 from resharp.engines import Bundle
 from resharp.errors import BackendError, OptionError, ResharpError, UnknownModelError, VideoError
-from resharp.runtime import video
 from resharp.runtime.folders import Hooks, Target, restore_folder
 from resharp.runtime.recipe import Recipe
 from resharp.runtime.settings import Settings
-from resharp.runtime.video import VideoOptions, VideoProgress
+from resharp.video import VideoOptions, VideoProgress
 from tests.cli.commands import call
-from tests.runtime.video_kit import Spec, make, parts
+from tests.video.kit import Spec, make, parts
 from tests.waiting import LIMIT, until
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]

@@ -15,7 +15,7 @@ from resharp.compat.checkpoints import bundle_for, named
 from resharp.engines import Bundle
 from resharp.errors import CheckpointError, OptionError
 from resharp.models import RRDBNet, SRVGGNetCompact
-from resharp.weights import Entry
+from resharp.weights import ModelEntry
 from tests.compat.reference import Reference, farthest, picture
 from tests.conftest import random_network, save_checkpoint
 
@@ -132,9 +132,11 @@ def test_names_are_resolved_and_exported(
 
 
 def test_addresses(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[Entry, str | None]] = []
+    asked: list[tuple[ModelEntry, str | None]] = []
 
-    def fetch(entry: Entry, folder: object = None, *, sha256: str | None, **rest: object) -> Path:
+    def fetch(
+        entry: ModelEntry, folder: object = None, *, sha256: str | None, **rest: object
+    ) -> Path:
         asked.append((entry, sha256))
         return files[0]
 

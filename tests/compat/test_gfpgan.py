@@ -10,8 +10,8 @@ import pytest
 from resharp.compat import GFPGANer, RealESRGANer, gfpgan
 from resharp.engines import Bundle
 from resharp.errors import ImageError, OptionError
-from resharp.runtime.faces import Face, FaceRestorer
-from resharp.runtime.faces.alignment import TEMPLATE
+from resharp.faces import Face, FaceRestorer
+from resharp.faces.alignment import TEMPLATE
 from tests.compat.reference import Image, picture
 
 PAINT = 90

@@ -8,7 +8,7 @@ from resharp import Upscaler
 from resharp.engines import Bundle
 from resharp.errors import OptionError
 from resharp.runtime.backends import BackendOptions, driver
-from resharp.runtime.backends.torch import TorchBackend
+from resharp.runtime.backends.torch.backend import TorchBackend
 
 
 def test_engines_are_skipped_with_a_reason() -> None:

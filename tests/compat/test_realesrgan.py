@@ -17,9 +17,9 @@ from resharp.compat import RealESRGANer, realesrgan
 from resharp.compat.realesrgan import device_of
 from resharp.engines import Bundle
 from resharp.errors import CheckpointError, ImageError, OptionError
+from resharp.gpu.devices import CudaError, Gpu
 from resharp.models import load_network
-from resharp.runtime.devices import CudaError, Gpu
-from resharp.runtime.resolve import builtin_store
+from resharp.runtime.bundle_lookup import builtin_store
 from tests.compat.reference import Image, Reference, farthest, picture
 from tests.conftest import random_network, save_checkpoint
 from tests.shared import ANIMEVIDEO, needs_animevideo

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resharp.engines import SCHEMA, File, Manifest, Parity, Source, parse
+from resharp.engines import SCHEMA, File, GraphParity, Manifest, Source, parse
 from resharp.errors import BundleError
 
 FILE = File(name="graph.onnx", sha256="0" * 64, size=5)
@@ -22,7 +22,7 @@ MANIFEST = Manifest(
     overlap=16,
     overlap_curve=((0, 30.5), (2, 0.0)),
     sources=(Source(name="m.pth", sha256="1" * 64, weight=0.5),),
-    parity=Parity(
+    parity=GraphParity(
         shapes=((1, 2, 3),), float_max_abs=1e-6, uint8_max_levels=1, uint8_differing=1e-5
     ),
     activation_bytes=1013.5,

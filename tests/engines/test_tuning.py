@@ -13,11 +13,11 @@ import pytest
 from resharp import Upscaler
 from resharp.drawing import draw
 from resharp.engines import Bundle, Tuning, parse
-from resharp.engines.tuning import TUNINGS, keep
+from resharp.engines.tuning import TUNINGS, save_tuning
 from resharp.errors import BundleError, OptionError
-from resharp.runtime.devices import device_name
-from resharp.runtime.pipeline import choose_tiling
-from resharp.runtime.resolve import resolve
+from resharp.gpu.devices import device_name
+from resharp.runtime.bundle_lookup import resolve
+from resharp.runtime.tiling.bands import choose_tiling
 
 HERE = device_name("cpu")
 
@@ -35,11 +35,11 @@ def tuning(**options: object) -> Tuning:
 
 
 def test_it_is_part_of_the_manifest(stored: Bundle) -> None:
-    made = keep(stored, tuning(threads=1, bytes_per_pixel=1234.5, gain=1.1))
+    made = save_tuning(stored, tuning(threads=1, bytes_per_pixel=1234.5, gain=1.1))
     assert made.manifest.tunings == (tuning(threads=1, bytes_per_pixel=1234.5, gain=1.1),)
     assert Bundle.open(stored.folder).manifest == made.manifest
-    keep(stored, tuning(backend="torch", tile=64))
-    keep(stored, tuning(tile=128))
+    save_tuning(stored, tuning(backend="torch", tile=64))
+    save_tuning(stored, tuning(tile=128))
     found = Bundle.open(stored.folder).manifest
     assert found.tuning("onnx", HERE) == tuning(tile=128)
     assert found.tuning("torch", HERE) == tuning(backend="torch", tile=64)
@@ -53,14 +53,14 @@ def test_a_new_export_meanwhile_is_not_overwritten(stored: Bundle) -> None:
     path.write_text(json.dumps(data))
     before = path.read_bytes()
     with pytest.raises(BundleError, match="exported anew"):
-        keep(stored, tuning())
+        save_tuning(stored, tuning())
     assert path.read_bytes() == before
 
 
 def test_that_of_the_built_in_model_is_in_the_store(tmp_path: Path) -> None:
     bundle = resolve("resharp-x4", engines=tmp_path)
     assert bundle.manifest.tunings == ()
-    keep(bundle, tuning())
+    save_tuning(bundle, tuning())
     assert (tmp_path / "resharp-x4" / TUNINGS).is_file()
     assert resolve("resharp-x4", engines=tmp_path).manifest.tuning("onnx", HERE) == tuning()
     assert resolve("resharp-x4", engines=tmp_path / "other").manifest.tunings == ()
@@ -71,11 +71,11 @@ def test_that_of_the_built_in_model_is_in_the_store(tmp_path: Path) -> None:
 )
 def test_a_damaged_or_older_file_of_them_tunes_nothing(tmp_path: Path, text: str) -> None:
     bundle = resolve("resharp-x4", engines=tmp_path)
-    keep(bundle, tuning())
+    save_tuning(bundle, tuning())
     path = tmp_path / "resharp-x4" / TUNINGS
     path.write_text(text)
     assert resolve("resharp-x4", engines=tmp_path).manifest.tunings == ()
-    keep(bundle, tuning())  # and is written anew
+    save_tuning(bundle, tuning())  # and is written anew
     assert resolve("resharp-x4", engines=tmp_path).manifest.tunings == (tuning(),)
 
 
@@ -93,7 +93,7 @@ def test_the_runtime_uses_it(stored: Bundle) -> None:
     with Upscaler(stored, backend="onnx") as plain:
         assert plain.tile == 512
         wanted = plain(picture)
-    tuned = keep(stored, tuning(threads=1, batch=2, bytes_per_pixel=100.0))
+    tuned = save_tuning(stored, tuning(threads=1, batch=2, bytes_per_pixel=100.0))
     with Upscaler(tuned, backend="onnx") as upscaler:
         backend = upscaler._backend
         assert upscaler.tile == 96
@@ -113,7 +113,7 @@ def test_the_runtime_uses_it(stored: Bundle) -> None:
 
 
 def test_it_gives_way_to_memory(stored: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    tuned = keep(stored, tuning(tile=480, bytes_per_pixel=1000.0))
+    tuned = save_tuning(stored, tuning(tile=480, bytes_per_pixel=1000.0))
     with Upscaler(tuned, backend="onnx") as upscaler:
         monkeypatch.setattr(upscaler._backend, "free_memory", lambda: 2 * 1000 * 200 * 200)
         assert upscaler.tile == 192
@@ -121,7 +121,7 @@ def test_it_gives_way_to_memory(stored: Bundle, monkeypatch: pytest.MonkeyPatch)
 
 def test_another_device_is_not_tuned(stored: Bundle) -> None:
     elsewhere = replace(tuning(), device="NVIDIA Something")
-    with Upscaler(keep(stored, elsewhere), backend="onnx") as upscaler:
+    with Upscaler(save_tuning(stored, elsewhere), backend="onnx") as upscaler:
         assert upscaler.tile == 512
 
 

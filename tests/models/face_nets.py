@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from resharp import trt as flavours
 from resharp.drawing import draw
 from resharp.engines import Bundle
 from resharp.errors import ImageError, OptionError
 from resharp.export import ExportOptions, export
 from resharp.export.engine import NAMED, Built, EngineOptions, Target, build_engines
-from resharp.models import Facts, for_pictures
+from resharp.gpu import tensorrt as flavours
+from resharp.models import NetworkFacts, for_pictures
 from resharp.runtime import backends
 from resharp.runtime.backends import BackendOptions
 
@@ -87,7 +87,7 @@ def check_refusals(bundle: Bundle) -> None:
             as_run(bundle, name, crops(1), {"strength": 0.5})
 
 
-def check_pictures(network: nn.Module, facts: Facts) -> None:
+def check_pictures(network: nn.Module, facts: NetworkFacts) -> None:
     """The wrappers: colours swapped on both ends, -1..1 inside, rounded at the end."""
     batch = torch.from_numpy(crops(2))
     found = for_pictures(network, facts, "uint8")(batch)

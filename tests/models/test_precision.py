@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resharp.models.islands import Float32Linear
+from resharp.models.fp32_modules import Float32Linear
 from resharp.models.precision import LARGE, choose_precision, peak, ranges, with_precision
 
 

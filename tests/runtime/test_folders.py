@@ -18,7 +18,7 @@ import pytest
 from resharp.drawing import draw
 from resharp.engines import Bundle
 from resharp.errors import ImageError, OptionError, OutputError
-from resharp.runtime.files import write_whole
+from resharp.images import write_whole
 from resharp.runtime.folders import Report, Result, restore_folder
 from resharp.runtime.folders.arrivals import Watch
 from resharp.runtime.folders.claims import Claims

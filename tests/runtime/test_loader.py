@@ -12,7 +12,7 @@ from resharp import Loader, Settings, Upscaler
 from resharp.drawing import draw
 from resharp.engines import Bundle
 from resharp.errors import BackendError, ImageError, OptionError, UnknownModelError
-from tests.runtime.test_faces import add_fidelity
+from tests.faces.test_faces import add_fidelity
 from tests.waiting import LIMIT
 
 PICTURE = draw(20, 28)

@@ -13,9 +13,9 @@ import pytest
 from resharp import Upscaler
 from resharp.engines import Bundle
 from resharp.errors import BundleError, OptionError, OutputError
-from resharp.runtime.info import model_info
-from resharp.runtime.pipeline import choose_tiling
+from resharp.runtime.model_info import model_info
 from resharp.runtime.settings import Settings
+from resharp.runtime.tiling.bands import choose_tiling
 from tests.cli.commands import call
 from tests.conftest import random_network
 

@@ -273,7 +273,7 @@ def test_an_interrupt_while_threads_are_started_leaves_none(
         raise KeyboardInterrupt
 
     beginning = threading.Thread(target=begin)
-    monkeypatch.setattr("resharp.runtime.stages.START_PATIENCE", LIMIT)
+    monkeypatch.setattr("resharp.runtime.stages.START_TIMEOUT", LIMIT)
     monkeypatch.setattr(threading.Thread, "start", start)
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(iter(range(9)))

@@ -18,7 +18,7 @@ from resharp.engines import Bundle
 from resharp.errors import BackendError, ImageError, OptionError, OutOfMemoryError
 from resharp.runtime.backends import BackendOptions
 from resharp.runtime.backends.onnx import OnnxBackend
-from resharp.runtime.backends.torch import TorchBackend
+from resharp.runtime.backends.torch.backend import TorchBackend
 
 Array = NDArray[Any]
 
@@ -243,7 +243,7 @@ def test_finished_rows_are_kept_when_memory_runs_out_midway(compact: Bundle) -> 
     with Upscaler(compact, backend="onnx", tile=100) as upscaler:
         expected = upscaler(picture)
         upscaler._backend = Later(compact, upscaler._backend.options)
-        import resharp.runtime.pipeline as pipeline
+        import resharp.runtime.tiling.bands as pipeline
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(pipeline, "BAND_BYTES", 1)  # a row of tiles is a band

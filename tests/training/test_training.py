@@ -14,7 +14,7 @@ from resharp.models import load_network
 from resharp.training.data import Pairs, load_pictures
 from resharp.training.degrade import Degradation, add_noise, degrade, jpeg, shrink
 from resharp.training.metrics import luma, psnr_y
-from resharp.training.train import Recipe, Run
+from resharp.training.train import TrainingConfig, TrainingRun
 from resharp.training.validate import clean_input, measure, worn_input
 
 TINY = {"features": 8, "convolutions": 1, "batch": 2, "patch": 12, "warmup": 1, "bfloat16": False}
@@ -29,8 +29,8 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def recipe(steps: int) -> Recipe:
-    return Recipe(steps=steps, **TINY)  # type: ignore[arg-type]
+def recipe(steps: int) -> TrainingConfig:
+    return TrainingConfig(steps=steps, **TINY)  # type: ignore[arg-type]
 
 
 def test_luma_and_psnr_are_those_of_the_papers() -> None:
@@ -87,7 +87,7 @@ def test_folders_that_cannot_train(tmp_path: Path) -> None:
 
 
 def test_the_rate_warms_up_and_decays() -> None:
-    plan = Recipe(steps=1000, warmup=100, decay=0.5, learning_rate=1e-3)
+    plan = TrainingConfig(steps=1000, warmup=100, decay=0.5, learning_rate=1e-3)
     rates = [plan.rate(step) for step in (0, 99, 300, 750, 999)]
     assert rates == pytest.approx([1e-5, 1e-3, 1e-3, 5e-4, 2e-6])
 
@@ -102,11 +102,11 @@ def test_a_resumed_run_is_the_run_that_never_stopped(photos: Path, tmp_path: Pat
             ].items()
         }
 
-    whole = Run(tmp_path / "whole", recipe(6), photos, photos)
+    whole = TrainingRun(tmp_path / "whole", recipe(6), photos, photos)
     whole.run(every=3)
-    first = Run(tmp_path / "parts", recipe(6), photos, photos)
+    first = TrainingRun(tmp_path / "parts", recipe(6), photos, photos)
     assert first.run(every=3, until=3)["step"] == 3
-    second = Run(tmp_path / "parts", recipe(6), photos, photos)
+    second = TrainingRun(tmp_path / "parts", recipe(6), photos, photos)
     assert second.resume()
     assert second.step == 3
     second.run(every=3)
@@ -121,7 +121,7 @@ def test_a_run_is_resumed_from_the_host(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Adam counts its steps there; on a GPU each would be waited for."""
-    Run(tmp_path, recipe(2), photos, photos).run(every=1)
+    TrainingRun(tmp_path, recipe(2), photos, photos).run(every=1)
     places, load = [], torch.load
 
     def told(path: Path, **options: Any) -> Any:
@@ -129,14 +129,14 @@ def test_a_run_is_resumed_from_the_host(
         return load(path, **{**options, "map_location": "cpu"})
 
     monkeypatch.setattr("torch.load", told)
-    second = Run(tmp_path, recipe(2), photos, photos)
+    second = TrainingRun(tmp_path, recipe(2), photos, photos)
     second.device = "cuda"  # it is not asked for anything else
     assert second.resume()
     assert places == ["cpu"]
 
 
 def test_training_learns(photos: Path, tmp_path: Path) -> None:
-    run = Run(tmp_path / "run", recipe(60), photos, photos)
+    run = TrainingRun(tmp_path / "run", recipe(60), photos, photos)
     before = run.validate()
     after = run.run(every=60)
     assert after["clean_gain"] > before["clean_gain"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from resharp.weights import Entry
+from resharp.weights import ModelEntry
 from tests.weights.server import Server
 
 BODY = random.Random(0).randbytes(700_000)
@@ -42,9 +42,9 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
-def tiny(url: str, **changes: Any) -> Entry:
+def tiny(url: str, **changes: Any) -> ModelEntry:
     """An entry for ``BODY``, at ``url``."""
-    entry = Entry(
+    entry = ModelEntry(
         name="tiny",
         title="a tiny one",
         task="upscale",
@@ -62,7 +62,7 @@ def tiny(url: str, **changes: Any) -> Entry:
 
 
 @pytest.fixture
-def entry(server: Server) -> Entry:
+def entry(server: Server) -> ModelEntry:
     return tiny(server.url)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from resharp.errors import UnknownModelError
-from resharp.weights import Entry, catalogue, find, inspect, kebab, nearest
+from resharp.weights import ModelEntry, catalogue, find, inspect, kebab, nearest
 from resharp.weights.catalogue import parse
 from tests.shared import ANIMEVIDEO, needs_animevideo
 
@@ -55,7 +55,7 @@ def test_hashes_are_unique_and_have_a_source() -> None:
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_entry_is_complete(entry: Entry) -> None:
+def test_entry_is_complete(entry: ModelEntry) -> None:
     assert entry.urls
     assert all(url.startswith("https://") for url in entry.urls)
     assert entry.licence != "unknown"
@@ -66,7 +66,7 @@ def test_entry_is_complete(entry: Entry) -> None:
         assert len(tuple_of(entry, "depths")) == len(tuple_of(entry, "num_heads"))
 
 
-def tuple_of(entry: Entry, name: str) -> tuple[int, ...]:
+def tuple_of(entry: ModelEntry, name: str) -> tuple[int, ...]:
     value = entry.parameters[name]
     assert isinstance(value, tuple)
     return value
@@ -148,8 +148,8 @@ def test_kebab(text: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_entry_survives_json(entry: Entry) -> None:
-    again = Entry.from_json(json.loads(json.dumps(entry.to_json())))
+def test_entry_survives_json(entry: ModelEntry) -> None:
+    again = ModelEntry.from_json(json.loads(json.dumps(entry.to_json())))
     assert again == entry
     assert hash(again) == hash(entry)
 
@@ -178,7 +178,7 @@ def test_entry_survives_json(entry: Entry) -> None:
 def test_bad_entry_is_refused(field: str, value: object) -> None:
     row = raw()["entries"][0] | {field: value}
     with pytest.raises(ValueError, match=field):
-        Entry.from_json(row)
+        ModelEntry.from_json(row)
 
 
 def test_bad_catalogue_is_refused() -> None:

@@ -22,7 +22,7 @@ from resharp.errors import (
     ResharpError,
     UnknownModelError,
 )
-from resharp.weights import Entry, find, register, resolve
+from resharp.weights import ModelEntry, find, register, resolve
 from tests.shared import ANIMEVIDEO, needs_animevideo
 from tests.weights.conftest import BODY
 from tests.weights.server import Server
@@ -48,7 +48,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return found
 
 
-def own(folder: Path) -> Entry:
+def own(folder: Path) -> ModelEntry:
     source = folder / "own.pth"
     source.write_bytes(BODY)
     return register(

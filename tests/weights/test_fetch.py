@@ -17,7 +17,7 @@ from resharp.errors import (
     OptionError,
     OutputError,
 )
-from resharp.weights import Entry, fetch, verify
+from resharp.weights import ModelEntry, fetch, verify
 from tests.waiting import LIMIT
 from tests.weights.conftest import BODY, left, tiny
 from tests.weights.server import (
@@ -36,12 +36,12 @@ from tests.weights.server import (
 SHA256 = hashlib.sha256(BODY).hexdigest()
 
 
-def quick(entry: Entry, folder: Path, **options: object) -> Path:
+def quick(entry: ModelEntry, folder: Path, **options: object) -> Path:
     """A fetch that waits for an answer as long as it takes, and not between attempts."""
     return fetch(entry, folder, **{"backoff": 0.01, "timeout": LIMIT, **options})  # type: ignore[arg-type]
 
 
-def test_fetches_once(server: Server, entry: Entry, tmp_path: Path) -> None:
+def test_fetches_once(server: Server, entry: ModelEntry, tmp_path: Path) -> None:
     path = quick(entry, tmp_path)
     assert path == tmp_path / "tiny.pth"
     assert path.read_bytes() == BODY
@@ -50,19 +50,19 @@ def test_fetches_once(server: Server, entry: Entry, tmp_path: Path) -> None:
     assert server.gets == ["/tiny.pth"]
 
 
-def test_default_folder_is_home(entry: Entry, tmp_path: Path) -> None:
+def test_default_folder_is_home(entry: ModelEntry, tmp_path: Path) -> None:
     assert fetch(entry) == tmp_path / "home" / "weights" / "tiny.pth"
 
 
 @pytest.mark.parametrize("found", [b"", BODY[:1000], BODY[:-1] + b"x"])
-def test_damaged_file_is_replaced(entry: Entry, tmp_path: Path, found: bytes) -> None:
+def test_damaged_file_is_replaced(entry: ModelEntry, tmp_path: Path, found: bytes) -> None:
     (tmp_path / "tiny.pth").write_bytes(found)
     assert quick(entry, tmp_path).read_bytes() == BODY
 
 
 @pytest.mark.parametrize("answer", [cut, cut_unannounced, status(500), status(503), status(429)])
 def test_passing_failure_is_retried(
-    server: Server, entry: Entry, tmp_path: Path, answer: Answer
+    server: Server, entry: ModelEntry, tmp_path: Path, answer: Answer
 ) -> None:
     server.plans["tiny.pth"] = [answer, answer]
     assert quick(entry, tmp_path).read_bytes() == BODY
@@ -80,7 +80,7 @@ def test_passing_failure_is_retried(
     ],
 )
 def test_lasting_failure_leaves_nothing(
-    server: Server, entry: Entry, tmp_path: Path, answer: Answer, gets: int, message: str
+    server: Server, entry: ModelEntry, tmp_path: Path, answer: Answer, gets: int, message: str
 ) -> None:
     server.plans["tiny.pth"] = [answer] * 9
     with pytest.raises(DownloadError, match=message) as caught:
@@ -90,7 +90,7 @@ def test_lasting_failure_leaves_nothing(
     assert left(tmp_path) == []
 
 
-def test_failure_keeps_what_was_there(server: Server, entry: Entry, tmp_path: Path) -> None:
+def test_failure_keeps_what_was_there(server: Server, entry: ModelEntry, tmp_path: Path) -> None:
     (tmp_path / "tiny.pth").write_bytes(b"old")
     server.plans["tiny.pth"] = [corrupt]
     with pytest.raises(ChecksumError):
@@ -98,7 +98,7 @@ def test_failure_keeps_what_was_there(server: Server, entry: Entry, tmp_path: Pa
     assert (tmp_path / "tiny.pth").read_bytes() == b"old"
 
 
-def test_wrong_bytes_are_named(server: Server, entry: Entry, tmp_path: Path) -> None:
+def test_wrong_bytes_are_named(server: Server, entry: ModelEntry, tmp_path: Path) -> None:
     server.plans["tiny.pth"] = [corrupt]
     found = hashlib.sha256(BODY[:-1] + bytes([BODY[-1] ^ 1])).hexdigest()
     with pytest.raises(ChecksumError, match=f"expected sha256 {SHA256}, found {found}") as caught:
@@ -114,7 +114,7 @@ def test_single_source_hash_is_enforced(server: Server, tmp_path: Path) -> None:
         quick(tiny(server.url, hash_sources=1), tmp_path)
 
 
-def test_another_size_is_refused_at_once(server: Server, entry: Entry, tmp_path: Path) -> None:
+def test_another_size_is_refused_at_once(server: Server, entry: ModelEntry, tmp_path: Path) -> None:
     server.plans["tiny.pth"] = [other]
     done: list[int] = []
     with pytest.raises(ChecksumError, match="expected 700000 bytes, found 26"):
@@ -123,7 +123,7 @@ def test_another_size_is_refused_at_once(server: Server, entry: Entry, tmp_path:
     assert left(tmp_path) == []
 
 
-def test_redirect_is_followed(server: Server, entry: Entry, tmp_path: Path) -> None:
+def test_redirect_is_followed(server: Server, entry: ModelEntry, tmp_path: Path) -> None:
     server.plans["tiny.pth"] = [redirect(f"{server.url}/store/tiny.pth")]
     assert quick(entry, tmp_path).read_bytes() == BODY
     assert server.gets == ["/tiny.pth", "/store/tiny.pth"]
@@ -132,7 +132,7 @@ def test_redirect_is_followed(server: Server, entry: Entry, tmp_path: Path) -> N
 @pytest.mark.processes
 @pytest.mark.parametrize("answer", [hang, half_then_gate])
 def test_hanging_server_is_given_up(
-    server: Server, entry: Entry, tmp_path: Path, answer: Answer
+    server: Server, entry: ModelEntry, tmp_path: Path, answer: Answer
 ) -> None:
     server.plans["tiny.pth"] = [answer] * 2
     with pytest.raises(DownloadError, match=r"no answer within 0.2 s \(2 attempts\)"):
@@ -140,7 +140,7 @@ def test_hanging_server_is_given_up(
     assert left(tmp_path) == []
 
 
-def test_nobody_listens(entry: Entry, tmp_path: Path) -> None:
+def test_nobody_listens(entry: ModelEntry, tmp_path: Path) -> None:
     away = tiny("http://127.0.0.1:1")
     with pytest.raises(DownloadError, match=r"127.0.0.1:1/tiny.pth: .*refused.*2 attempts"):
         quick(away, tmp_path, attempts=2)
@@ -156,7 +156,7 @@ def test_size_may_be_unknown(server: Server, tmp_path: Path) -> None:
 
 
 def test_mirror_comes_first(
-    server: Server, entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, entry: ModelEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick(entry, tmp_path / "a", mirror=f"{server.url}/mirror/")
     monkeypatch.setenv("RESHARP_MIRROR", f"{server.url}/other")
@@ -168,7 +168,7 @@ def test_mirror_comes_first(
 @pytest.mark.parametrize("answer", [status(404), corrupt, other])
 def test_bad_mirror_is_passed_over(
     server: Server,
-    entry: Entry,
+    entry: ModelEntry,
     tmp_path: Path,
     answer: Answer,
     caplog: pytest.LogCaptureFixture,
@@ -197,7 +197,7 @@ def test_every_source_is_named_without_passwords(
 
 
 @pytest.mark.parametrize("mirror", ["no scheme", "http://", "file:///tmp", "http://[bad"])
-def test_mirror_that_is_no_url(entry: Entry, tmp_path: Path, mirror: str) -> None:
+def test_mirror_that_is_no_url(entry: ModelEntry, tmp_path: Path, mirror: str) -> None:
     assert quick(entry, tmp_path, mirror=mirror).read_bytes() == BODY
 
 
@@ -213,7 +213,7 @@ def test_proxy_of_the_environment(
 
 @pytest.mark.parametrize("value", ["1", "true", "yes"])
 def test_offline_says_what_to_do(
-    server: Server, entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+    server: Server, entry: ModelEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("RESHARP_OFFLINE", value)
     with pytest.raises(OfflineError) as caught:
@@ -227,7 +227,9 @@ def test_offline_says_what_to_do(
     assert quick(entry, tmp_path).read_bytes() == BODY
 
 
-def test_offline_argument(entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_argument(
+    entry: ModelEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RESHARP_OFFLINE", "0")
     (tmp_path / "tiny.pth").write_bytes(b"damaged")
     with pytest.raises(OfflineError, match="not the right one"):
@@ -263,12 +265,14 @@ def test_file_put_by_hand_is_taken_with_its_hash(server: Server, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("sha256", "message"), [("0" * 64, "catalogue says"), ("x", "64 hex")])
-def test_hash_that_cannot_be_right(entry: Entry, tmp_path: Path, sha256: str, message: str) -> None:
+def test_hash_that_cannot_be_right(
+    entry: ModelEntry, tmp_path: Path, sha256: str, message: str
+) -> None:
     with pytest.raises(OptionError, match=message):
         quick(entry, tmp_path, sha256=sha256)
 
 
-def test_progress_reaches_the_end(entry: Entry, tmp_path: Path) -> None:
+def test_progress_reaches_the_end(entry: ModelEntry, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     quick(entry, tmp_path, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (len(BODY), len(BODY))
@@ -280,7 +284,7 @@ def test_progress_reaches_the_end(entry: Entry, tmp_path: Path) -> None:
     "error", [RuntimeError("stop"), OSError("stop"), DownloadError("stop"), KeyboardInterrupt()]
 )
 def test_progress_can_cancel(
-    server: Server, entry: Entry, tmp_path: Path, error: BaseException
+    server: Server, entry: ModelEntry, tmp_path: Path, error: BaseException
 ) -> None:
     def stop(done: int, total: int) -> None:
         raise error
@@ -294,19 +298,19 @@ def test_progress_can_cancel(
 
 
 def test_bar_needs_no_terminal(
-    entry: Entry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    entry: ModelEntry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert quick(entry, tmp_path, progress=True).is_file()
     assert capsys.readouterr() == ("", "")
 
 
-def test_folder_that_cannot_be_made(entry: Entry, tmp_path: Path) -> None:
+def test_folder_that_cannot_be_made(entry: ModelEntry, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match=r"cannot write to .*--weights or RESHARP_HOME"):
         quick(entry, tmp_path / "file" / "weights")
 
 
-def test_full_disk(entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk(entry: ModelEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Path, target: Path) -> Path:
         raise OSError(28, "No space left on device")
 
@@ -317,7 +321,7 @@ def test_full_disk(entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.processes
-def test_many_threads_download_once(server: Server, entry: Entry, tmp_path: Path) -> None:
+def test_many_threads_download_once(server: Server, entry: ModelEntry, tmp_path: Path) -> None:
     failures: list[BaseException] = []
 
     def work() -> None:

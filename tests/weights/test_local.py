@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from resharp.errors import CheckpointError, OptionError, OutputError, UnknownModelError
-from resharp.weights import Entry, adopt, fetch, find, local_entries, register, resolve, verify
+from resharp.weights import ModelEntry, adopt, fetch, find, local_entries, register, resolve, verify
 from tests.weights.conftest import BODY, left, tiny
 
 
-def put(folder: Path, body: bytes = BODY, **options: Any) -> Entry:
+def put(folder: Path, body: bytes = BODY, **options: Any) -> ModelEntry:
     """Register ``body`` as ``mine``."""
     source = folder.parent / "My Model.PTH"
     source.write_bytes(body)

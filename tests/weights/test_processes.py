@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from resharp.weights import Entry, fetch
+from resharp.weights import ModelEntry, fetch
 from tests import held
 from tests.waiting import LIMIT, until
 from tests.weights.conftest import BODY, left, tiny
@@ -32,14 +32,14 @@ except Exception as error:
 """
 
 
-def start(entry: Entry, folder: Path, limit: int = 0) -> held.Child:
+def start(entry: ModelEntry, folder: Path, limit: int = 0) -> held.Child:
     return held.start(
         "-c", SCRIPT, json.dumps(entry.to_json()), str(folder), str(limit), str(LIMIT)
     )
 
 
 def test_second_process_waits_and_does_not_download(
-    server: Server, entry: Entry, tmp_path: Path
+    server: Server, entry: ModelEntry, tmp_path: Path
 ) -> None:
     server.plans["tiny.pth"] = [half_then_gate]
     with start(entry, tmp_path) as first:
@@ -57,7 +57,7 @@ def test_second_process_waits_and_does_not_download(
 
 
 def test_killed_download_leaves_nothing_that_stays(
-    server: Server, entry: Entry, tmp_path: Path
+    server: Server, entry: ModelEntry, tmp_path: Path
 ) -> None:
     server.plans["tiny.pth"] = [half_then_gate]
     part = tmp_path / ".incoming" / "tiny.pth.part"
@@ -74,7 +74,7 @@ def test_killed_download_leaves_nothing_that_stays(
     assert left(tmp_path) == ["other.pth", "tiny.pth"]
 
 
-def test_sweep_spares_a_running_download(server: Server, entry: Entry, tmp_path: Path) -> None:
+def test_sweep_spares_a_running_download(server: Server, entry: ModelEntry, tmp_path: Path) -> None:
     server.plans["tiny.pth"] = [half_then_gate]
     part = tmp_path / ".incoming" / "tiny.pth.part"
     with start(entry, tmp_path) as process:
@@ -89,7 +89,7 @@ def test_sweep_spares_a_running_download(server: Server, entry: Entry, tmp_path:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no RLIMIT_FSIZE on Windows")
-def test_no_room_for_the_file(entry: Entry, tmp_path: Path) -> None:
+def test_no_room_for_the_file(entry: ModelEntry, tmp_path: Path) -> None:
     with start(entry, tmp_path, limit=len(BODY) // 2) as process:
         _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 1

@@ -6,16 +6,16 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from resharp import trt
 from resharp.bench.cases import Case
 from resharp.bench.records import Actual
 from resharp.bench.subjects import Image, Subject
 from resharp.engines import Bundle, Tuning
+from resharp.gpu import tensorrt as trt
+from resharp.gpu.devices import has_gpu
 from resharp.optional import require
 from resharp.runtime import Upscaler
 from resharp.runtime.backends.base import cut, stack
-from resharp.runtime.devices import has_gpu
-from resharp.runtime.pipeline import choose_tiling, plan_for
+from resharp.runtime.tiling.bands import choose_tiling, plan_for
 
 _COPIES_UP, _COPIES_DOWN = ("Memcpy HtoD",), ("Memcpy DtoH",)
 

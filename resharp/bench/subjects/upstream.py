@@ -51,7 +51,7 @@ class Upstream(Subject):
         """As the script, falling back to tiles, for good, where the whole picture does not fit."""
         import torch
 
-        from resharp.runtime.backends.torch_cuda import is_memory_error
+        from resharp.runtime.backends.torch.cuda_lane import is_memory_error
 
         try:
             return self._enhance(image)

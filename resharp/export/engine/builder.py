@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from resharp import trt as flavours
 from resharp.engines import PORTABLE, Profile, write_whole
 from resharp.errors import BuildError, OutputError
+from resharp.gpu import tensorrt as flavours
 
-START_PATIENCE = 10.0
+START_TIMEOUT = 10.0
 """Seconds to wait for a thread whose start was interrupted: it begins in milliseconds, or never."""
 
 Report = Callable[[str], None]
@@ -112,7 +112,7 @@ def in_background(work: Callable[[], bytes], cancel: Cancel, report: Report) -> 
         threading.Thread(target=run, name="resharp-build", daemon=True).start()
     except KeyboardInterrupt:  # in the midst of the start: the thread begins soon, or never
         cancel.asked = True
-        if not begun.wait(START_PATIENCE):
+        if not begun.wait(START_TIMEOUT):
             raise
     while True:
         try:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from resharp.engines import Bundle, Tuning
 from resharp.errors import BackendError, OptionError
-from resharp.runtime.plan import Tile
+from resharp.runtime.tiling.plan import Tile
 
 Image = NDArray[Any]
 Advance = Callable[[int], None]
@@ -92,7 +92,7 @@ class Backend(AbstractContextManager["Backend"], ABC):
 
         Args:
             batch: pictures; of ``manifest.fixed_size``, if the model has one.
-            extra: numbers for the model's further inputs (``manifest.extra``), by name; those not
+            extra: scalars for the model's further inputs (``manifest.extra``), by name; those not
                 given are the model's defaults.
 
         Raises:
@@ -100,7 +100,7 @@ class Backend(AbstractContextManager["Backend"], ABC):
             OutOfMemoryError: the device has no room for this batch.
         """
 
-    def numbers(self, batch: Image, extra: Mapping[str, float] | None) -> tuple[float, ...]:
+    def scalars(self, batch: Image, extra: Mapping[str, float] | None) -> tuple[float, ...]:
         """The model's further inputs for a call of :meth:`infer`, which this checks.
 
         Raises:
@@ -142,7 +142,7 @@ class Backend(AbstractContextManager["Backend"], ABC):
         """The smallest side of a window that it takes; smaller pictures are padded to it."""
         return 1
 
-    def lacks(self, dtype: str) -> str | None:
+    def unsupported_reason(self, dtype: str) -> str | None:
         """Why it cannot take pictures of that dtype, ``uint8`` or ``float32``; None if it can."""
         return None
 
@@ -259,7 +259,7 @@ def batched(tiles: Sequence[Tile], size: int) -> Iterator[Sequence[Tile]]:
         yield tiles[first : first + size]
 
 
-def open_guard(opened: bool, name: str) -> None:
+def ensure_open(opened: bool, name: str) -> None:
     """Refuse to run a closed backend."""
     if not opened:
         raise BackendError(f"this {name} backend is closed: make a new Upscaler")

@@ -10,9 +10,9 @@ import numpy as np
 
 from resharp.engines import Bundle
 from resharp.errors import BackendError, OutOfMemoryError
+from resharp.gpu.host_memory import available_memory
 from resharp.optional import require
-from resharp.runtime.backends.base import Backend, BackendOptions, Image, open_guard
-from resharp.runtime.memory import available_memory
+from resharp.runtime.backends.base import Backend, BackendOptions, Image, ensure_open
 
 # onnxruntime has no exception type of its own for this.
 _NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "out of memory", "CUDNN_STATUS_ALLOC")
@@ -46,10 +46,10 @@ class OnnxBackend(Backend):
 
     def infer(self, batch: Image, extra: Mapping[str, float] | None = None) -> Image:
         """See :meth:`Backend.infer`."""
-        numbers = self.numbers(batch, extra)
+        scalars = self.scalars(batch, extra)
         session = self._for(batch.dtype.name)
         feeds = {session.get_inputs()[0].name: batch}
-        for one, number in zip(self.manifest.extra, numbers, strict=True):
+        for one, number in zip(self.manifest.extra, scalars, strict=True):
             feeds[one.name] = np.array([number], np.float32)
         try:
             out: Image = session.run(None, feeds)[0]
@@ -63,7 +63,7 @@ class OnnxBackend(Backend):
         """See :meth:`Backend.free_memory`."""
         if not self.options.on_cuda:
             return available_memory()
-        from resharp.runtime.devices import cuda_free_memory
+        from resharp.gpu.devices import cuda_free_memory
 
         return cuda_free_memory(self.options.index)
 
@@ -76,7 +76,7 @@ class OnnxBackend(Backend):
         session = self._sessions.get(dtype)
         if session is None:
             with self._lock:
-                open_guard(bool(self._sessions), self.name)
+                ensure_open(bool(self._sessions), self.name)
                 session = self._sessions.get(dtype) or self._session(dtype)
                 self._sessions[dtype] = session
         return session

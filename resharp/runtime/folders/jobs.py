@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from resharp.errors import OptionError
-from resharp.runtime.files import suffixes, writable
+from resharp.images import suffixes, writable
 
 _SAME = {"jpeg": "jpg", "tif": "tiff"}
 _RESULT = re.compile(r"_(restored|x\d+(\.\d+)?)$")  # the suffixes that a run without -o gives

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from resharp.runtime.files import write_whole
+from resharp.images import write_whole
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from resharp.errors import OutputError
-from resharp.runtime.files import remove_leftovers
+from resharp.images import remove_leftovers
 from resharp.runtime.folders.claims import Claims
 from resharp.runtime.folders.jobs import Job
 from resharp.runtime.folders.journal import Entry, Journal

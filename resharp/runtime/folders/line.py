@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from resharp.errors import ResharpError
+from resharp.gpu.host_memory import available_memory
 from resharp.runtime.crew import Crew
 from resharp.runtime.folders.desk import Desk
 from resharp.runtime.folders.journal import Entry
@@ -26,7 +27,6 @@ from resharp.runtime.folders.work import (
     weight,
     write_out,
 )
-from resharp.runtime.memory import available_memory
 from resharp.runtime.recipe import Restorer
 from resharp.runtime.stages import Pipeline, Stage
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resharp.engines.hashing import sha256_of
-from resharp.runtime.files.formats import choose
+from resharp.images.formats import choose
 from resharp.runtime.folders.jobs import Job
 from resharp.runtime.folders.journal import Entry, key_of
 from resharp.runtime.folders.ledger import Ledger

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from resharp.errors import OutputError, ResharpError
-from resharp.runtime.files import Picture, decode, encode, load, write_whole
+from resharp.images import Picture, decode, encode, load, write_whole
 from resharp.runtime.folders.jobs import Job
 from resharp.runtime.folders.ledger import Held, Ledger
 from resharp.runtime.folders.report import Result

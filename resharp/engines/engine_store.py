@@ -1,0 +1,372 @@
+"""The folder of a bundle's engines: look-up, whole writes, and parity records."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from resharp.engines.engine import Engine, Environment, ParityResult, is_of, mismatch, parse_engine
+from resharp.engines.hashing import sha256_of
+from resharp.engines.locking import locked
+from resharp.engines.manifest import File, Manifest
+from resharp.errors import BundleError, DamagedError, OutputError
+
+SUFFIX = ".engine"
+_PARITY = ".parity.json"
+_DRAFT = ".draft-"
+PROOF = 2
+"""Raised when more is proven of an engine than before, so that old records are proven again."""
+_FORGOTTEN = 24 * 3600.0
+"""Seconds after which a draft has no writer any more."""
+_COMMITS = "commits"
+"""Lock of what looks at all engines of the folder."""
+PRECISIONS = ("fp16", "mixed", "fp32")
+"""From the fastest to the surest. ``bf16`` is for those who ask for it."""
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What a look-up gave."""
+
+    engines: tuple[Engine, ...]
+    """That fit here, the best first: by precision, then by tile."""
+    reasons: tuple[str, ...]
+    """One line for each that does not."""
+
+
+class EngineStore:
+    """The engines of one bundle.
+
+    Args:
+        folder: need not exist yet.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def engines(self) -> tuple[tuple[Engine, ...], tuple[str, ...]]:
+        """All whose sidecar can be read, and one line for each that cannot or has none."""
+        whole, bad = [], []
+        for path in sorted(self._files()):
+            try:
+                whole.append(self._read(path))
+            except BundleError as error:
+                bad.append(str(error))
+        return tuple(whole), tuple(bad)
+
+    def lookup(self, manifest: Manifest, here: Environment, dtype: str) -> Lookup:
+        """Engines of one dtype that fit this bundle, GPU, driver and TensorRT. Nothing is hashed.
+
+        Args:
+            manifest: of the bundle.
+            here: what is at hand.
+            dtype: ``uint8`` or ``float32``.
+        """
+        whole, bad = self.engines()
+        fitting, reasons = [], list(bad)
+        for engine in whole:
+            if engine.recipe.dtype != dtype:
+                continue
+            reason = mismatch(engine.recipe, manifest, here)
+            if reason is None:
+                fitting.append(engine)
+            else:
+                reasons.append(f"{engine.key[:12]} ({engine.recipe.precision}): {reason}")
+        fitting.sort(key=_rank)
+        return Lookup(tuple(fitting), tuple(reasons))
+
+    def find(self, key: str) -> Engine | None:
+        """The whole, undamaged engine of that key; None if there is none."""
+        path = self.folder / f"{key}{SUFFIX}"
+        try:
+            engine = self._read(path)
+            self.verify(engine)
+        except BundleError:
+            return None
+        return engine
+
+    def read(self, engine: Engine) -> bytes:
+        """The engine's bytes, checked.
+
+        Raises:
+            DamagedError: they are not those that were built.
+            BundleError: they cannot be read.
+        """
+        self._verify_file(engine, engine.reference)
+        return self._verify_file(engine, engine.file)
+
+    def verify(self, engine: Engine) -> None:
+        """Hash both files.
+
+        Raises:
+            DamagedError: one is missing, short or changed.
+            BundleError: one cannot be read.
+        """
+        self.read(engine)
+
+    def path(self, file: File) -> Path:
+        """Where one of its files is."""
+        return self.folder / file.name
+
+    @contextlib.contextmanager
+    def lock_for_build(
+        self, key: str, on_wait: Callable[[], None] | None = None
+    ) -> Iterator[EngineDraft]:
+        """Hold the key's lock and give a place to write; leaving without a commit leaves nothing.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        with locked(self.folder, key[:24], on_wait=on_wait):
+            _sweep(self.folder.glob(f"{_DRAFT}{key[:24]}~*"))  # ours alone: we hold the lock
+            draft = EngineDraft(self, key)
+            try:
+                yield draft
+            finally:
+                draft.discard()
+
+    def remove(self, engine: Engine) -> None:
+        """Delete an engine, its sidecar first; its reference stays while another needs it."""
+        with locked(self.folder, _COMMITS):
+            self._unlink(engine.key)
+            self._sweep_references()
+
+    def clear(self) -> int:
+        """Delete every engine, damaged ones too, and what belongs to them; tells how many."""
+        if not self.folder.is_dir():
+            return 0
+        with locked(self.folder, _COMMITS):
+            keys = [path.stem for path in self._files()]
+            for key in keys:
+                self._unlink(key)
+            self._sweep_references()
+        return len(keys)
+
+    def prune(self, manifest: Manifest) -> tuple[str, ...]:
+        """Delete engines that no machine can use: damaged ones, and those of an older export.
+
+        One that only cannot be read now, or that a newer resharp made, stays.
+
+        Returns:
+            One line for each.
+        """
+        gone = []
+        old = time.time() - _FORGOTTEN
+        _sweep(path for path in self.folder.glob(f"{_DRAFT}*") if _age(path) < old)
+        for path in sorted(self._files()):
+            with locked(self.folder, path.stem[:24]):
+                try:
+                    engine = self._read(path)
+                    self.verify(engine)
+                except DamagedError as error:
+                    self._unlink(path.stem)
+                    gone.append(f"{path.stem[:12]}: {error}")
+                    continue
+                except BundleError:
+                    continue
+                if not is_of(engine.recipe, manifest):
+                    self.remove(engine)
+                    gone.append(f"{engine.key[:12]}: made from an older export of the model")
+        if gone:
+            with locked(self.folder, _COMMITS):
+                self._sweep_references()
+        return tuple(gone)
+
+    def parity(self, engine: Engine, here: Environment) -> ParityResult | None:
+        """What was recorded when the engine first ran on this GPU with this driver."""
+        record: Any = self._records(engine).get(_place(here))
+        try:
+            same = record.pop("engine") == engine.file.sha256  # the bytes, not only the key
+            same = record.pop("proof") == PROOF and same
+            found = ParityResult(**record)
+            known = same and isinstance(found.passed, bool) and found.psnr + found.levels >= 0
+        except (TypeError, KeyError, AttributeError):  # none, or a damaged one
+            return None
+        return found if known else None
+
+    def record(self, engine: Engine, here: Environment, likeness: ParityResult) -> bool:
+        """Note what the first run gave; False where the folder cannot be written."""
+        own = {**asdict(likeness), "engine": engine.file.sha256, "proof": PROOF}
+        records = self._records(engine) | {_place(here): own}
+        try:
+            write_whole(self._parity(engine), json.dumps(records, indent=2).encode() + b"\n")
+        except OutputError:
+            return False
+        return True
+
+    def _sweep_references(self) -> None:
+        """Delete pictures that no engine names, unless one cannot say what it names."""
+        engines, bad = self.engines()
+        if bad:
+            return
+        needed = {engine.reference.name for engine in engines}
+        _sweep(p for p in self.folder.glob("reference-*.npz") if p.name not in needed)
+
+    def _unlink(self, key: str) -> None:
+        for suffix in (".json", _PARITY, SUFFIX):
+            (self.folder / f"{key}{suffix}").unlink(missing_ok=True)
+        for cache in self.folder.glob(f"{key}.cache-*"):
+            cache.unlink(missing_ok=True)
+
+    def _files(self) -> Iterator[Path]:
+        try:
+            yield from self.folder.glob(f"[!.]*{SUFFIX}")
+        except OSError:
+            return
+
+    def _read(self, path: Path) -> Engine:
+        sidecar = path.with_suffix(".json")
+        try:
+            engine = parse_engine(sidecar.read_text(encoding="utf-8"), str(sidecar))
+        except FileNotFoundError as error:
+            raise DamagedError(f"{path} has no sidecar: build it again") from error
+        except OSError as error:
+            raise BundleError(f"{sidecar} cannot be read ({error})") from error
+        except UnicodeDecodeError as error:
+            raise DamagedError(f"{sidecar} is damaged ({error}): build it again") from error
+        if engine.file.name != path.name or engine.key != path.stem:
+            raise DamagedError(f"{sidecar} is the sidecar of another engine: build it again")
+        return engine
+
+    def _verify_file(self, engine: Engine, file: File) -> bytes:
+        path = self.path(file)
+        cure = f"build it again: export-engines {engine.model}"
+        try:
+            size = path.stat().st_size
+            if size != file.size:
+                raise DamagedError(
+                    f"{path} is damaged: {size} bytes, its sidecar says {file.size}; {cure}"
+                )
+            data = path.read_bytes()
+        except FileNotFoundError as error:
+            raise DamagedError(f"{path} is missing; {cure}") from error
+        except OSError as error:
+            raise BundleError(f"{path} cannot be read ({error}); {cure}") from error
+        if sha256_of(path, data) != file.sha256:
+            raise DamagedError(f"{path} is damaged: its SHA-256 is not its sidecar's; {cure}")
+        return data
+
+    def _records(self, engine: Engine) -> dict[str, Any]:
+        try:
+            found = json.loads(self._parity(engine).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _parity(self, engine: Engine) -> Path:
+        return self.folder / f"{engine.key}{_PARITY}"
+
+
+class EngineDraft:
+    """An engine being written under temporary names."""
+
+    def __init__(self, engine_store: EngineStore, key: str) -> None:
+        self._shelf, self._stem = engine_store, f"{_DRAFT}{key[:24]}~{uuid4().hex}"
+
+    def scratch(self) -> Path:
+        """A folder for the build, on the store's disk, that goes with the draft.
+
+        Raises:
+            OutputError: it cannot be made.
+        """
+        folder = self._shelf.folder / f"{self._stem}.scratch"
+        with _writing(self._shelf.folder):
+            folder.mkdir(exist_ok=True)
+        return folder
+
+    def commit(self, engine: Engine, data: Any, reference: bytes) -> Engine:
+        """Write reference, engine and sidecar, in this order: the sidecar makes it an engine.
+
+        Raises:
+            OutputError: the disk refused; what was there before is as it was, unless it refused to
+                rename: then there is no engine of that key.
+        """
+        engine_store = self._shelf
+        sidecar = engine_store.folder / f"{engine.key}.json"
+        with locked(engine_store.folder, _COMMITS), _writing(engine_store.folder):
+            # All is on the disk before anything of an older engine is touched.
+            bytes_part = _stage(engine_store.path(engine.file), data, self._stem)
+            sidecar_part = _stage(sidecar, engine.to_json().encode(), f"{self._stem}.json")
+            write_whole(engine_store.path(engine.reference), reference, self._stem)
+            # Its sidecar must not stand beside the new bytes, were we killed between the two.
+            sidecar.unlink(missing_ok=True)
+            (engine_store.folder / f"{engine.key}{_PARITY}").unlink(missing_ok=True)
+            os.replace(bytes_part, engine_store.path(engine.file))
+            os.replace(sidecar_part, sidecar)
+            engine_store._sweep_references()
+        return engine
+
+    def discard(self) -> None:
+        """Remove what a failed write left."""
+        _sweep(self._shelf.folder.glob(f"{self._stem}*"))
+
+
+def write_whole(path: Path, data: Any, stem: str | None = None) -> None:
+    """Write bytes under a temporary name in the same folder, then rename.
+
+    Raises:
+        OutputError: the disk refused; nothing was left.
+    """
+    with _writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = _stage(path, data, f"{stem or f'{_DRAFT}{uuid4().hex}'}.whole")
+        try:
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _stage(path: Path, data: Any, stem: str) -> Path:
+    """Bytes beside where they will go, on the disk; nothing is left where it refuses."""
+    part = path.with_name(f"{stem}.part")
+    try:
+        with part.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    return part
+
+
+def _age(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # its writer has just finished
+        return math.inf
+
+
+def _sweep(paths: Iterable[Path]) -> None:
+    for path in list(paths):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write in {folder}: {error}") from error
+
+
+def _rank(engine: Engine) -> tuple[int, int]:
+    precision = engine.recipe.precision
+    place = PRECISIONS.index(precision) if precision in PRECISIONS else len(PRECISIONS)
+    return place, -engine.recipe.profile.tile
+
+
+def _place(here: Environment) -> str:
+    return f"{here.gpu} | {here.capability} | CUDA {here.driver} | {here.flavour} {here.version}"

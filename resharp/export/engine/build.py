@@ -1,0 +1,342 @@
+"""Builds the engines of one bundle: skip what is done, gate the graph, build, store, check."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from resharp import __version__
+from resharp.engines import (
+    Bundle,
+    Engine,
+    EngineSpec,
+    File,
+    Manifest,
+    ParityResult,
+    Profile,
+    file_part,
+    sha256_of,
+)
+from resharp.engines.reference import FLOOR_DB, Reference, reference_file
+from resharp.errors import BuildError, OptionError, ParityError
+from resharp.export.engine.builder import Cancel, Report, build, in_background
+from resharp.export.engine.fp32_reference import compare, make_reference
+from resharp.export.engine.target import Target, choose_tile
+from resharp.export.engine.typed_graph import TYPING, typed_graph
+from resharp.gpu import tensorrt as flavours
+from resharp.models.precision import LARGE, PRECISIONS
+
+SMALLEST = 16
+"""Side of the smallest window that an engine takes; smaller pictures are padded to it."""
+PRECISION_FALLBACK = ("fp16", "mixed", "fp32")
+"""What is tried in turn where no precision is asked for, from where the manifest says."""
+DTYPES = ("uint8", "float32")
+USER_ALLOCATION = "user_allocation"
+"""Option of a recipe of TensorRT-RTX: see :func:`build`."""
+_OLD = "sm75"  # Turing has no bfloat16
+_NO_PRODUCT = "FP32 GEMM is not supported"
+
+Check = Callable[[Bundle, Engine], ParityResult]
+"""Runs an engine on its GPU and compares it with its reference."""
+Current = Callable[[], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How to build engines."""
+
+    flavour: str | None = None
+    """``tensorrt`` or ``tensorrt_rtx``; None takes the first that is installed."""
+    precision: str | None = None
+    """``fp16``, ``mixed``, ``fp32`` or ``bf16``; None takes the first of fp16, mixed and fp32 that
+    is close enough to fp32, and leaves fp16 out where the manifest says so."""
+    tile: int | None = None
+    """Largest side of a tile; None chooses by the GPU's memory."""
+    batch: int = 4
+    """Most pictures, or tiles, of one run."""
+    dtypes: tuple[str, ...] = DTYPES
+    """One engine for each: ``uint8``, and ``float32`` for 16-bit and float pictures."""
+    level: int | None = None
+    """Builder optimisation level 0..5; None is TensorRT's own."""
+    picture: NDArray[Any] | None = None
+    """uint8 BGR photo to check on; None draws one."""
+    force: bool = False
+    """Build again what is done."""
+
+    def __post_init__(self) -> None:
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise OptionError(f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
+        if not (isinstance(self.batch, int) and 1 <= self.batch <= 64):
+            raise OptionError(f"batch is {self.batch!r}; it must be in 1..64")
+        if self.level is not None and self.level not in range(6):
+            raise OptionError(f"level is {self.level!r}; it must be in 0..5")
+        if not self.dtypes or set(self.dtypes) - set(DTYPES):
+            raise OptionError(f"dtypes {self.dtypes!r} are not some of {', '.join(DTYPES)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """What became of one engine."""
+
+    engine: Engine
+    seconds: float
+    """That it took now; 0 where it was done."""
+    skipped: bool
+    """Whether it was there already."""
+    likeness: ParityResult | None
+    """Against FP32 on the GPU; None where none was at hand."""
+
+
+def build_engines(
+    bundle: Bundle,
+    target: Target,
+    options: EngineOptions | None = None,
+    *,
+    check: Check | None = None,
+    current: Current = nullcontext,
+    report: Report = lambda line: None,
+    done: Callable[[Built], object] = lambda built: None,
+) -> tuple[Built, ...]:
+    """Build the engines of one bundle for one target, or find them done.
+
+    Args:
+        bundle: an exported model.
+        target: what to build for.
+        options: how.
+        check: runs an engine on its GPU; None: there is none, and the first run will check.
+        current: makes the target's GPU the current device of a thread; needed where it has one.
+        report: told the steps.
+        done: told each engine as it is ready; those before a failure too.
+
+    Raises:
+        BuildError: TensorRT refused.
+        ParityError: the precision asked for, or every one, is too far from fp32.
+        OutputError: the store cannot be written; nothing was changed.
+        MissingExtraError: no TensorRT is installed.
+    """
+    options = options or EngineOptions()
+    bundle.verify()
+    work = _Work(bundle, target, options, check, current, report)
+    built = []
+    for dtype in options.dtypes:
+        if dtype in bundle.manifest.graphs:
+            built.append(work.build(dtype))
+            done(built[-1])
+    return tuple(built)
+
+
+class _Work:
+    """The builds of one bundle for one target."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        target: Target,
+        options: EngineOptions,
+        check: Check | None,
+        current: Current,
+        report: Report,
+    ) -> None:
+        self._bundle, self._target, self._options = bundle, target, options
+        self._check, self._current, self._report = check, current, report
+        self._flavour = flavours.pick(options.flavour)
+        self._trt = flavours.load(self._flavour)
+        tile = choose_tile(bundle.manifest, target.memory, options.tile)
+        least = SMALLEST if bundle.manifest.fixed_size is None else tile
+        self._profile = Profile(smallest=least, tile=tile, batch=options.batch)
+        self._reference: Reference | None = None
+        asked, begin = options.precision, first_precision(bundle.manifest)
+        self._ladder: tuple[str, ...] = (
+            PRECISION_FALLBACK[PRECISION_FALLBACK.index(begin) :] if asked is None else (asked,)
+        )
+        if asked is None and begin != PRECISION_FALLBACK[0]:
+            report(f"{bundle.manifest.name}: {_reason(bundle.manifest)}: beginning with {begin}")
+
+    def build(self, dtype: str) -> Built:
+        """One engine, in the first precision that is close enough."""
+        ladder = self._ladder
+        for precision in ladder:
+            try:
+                built = self._one(dtype, precision)
+            except ParityError as error:
+                if precision == ladder[-1]:
+                    raise
+                self._report(f"{error}; trying {ladder[ladder.index(precision) + 1]}")
+                continue
+            self._ladder = ladder[ladder.index(precision) :]  # the next dtype begins there
+            return built
+        raise AssertionError("a ladder has a last step")
+
+    def _one(self, dtype: str, precision: str) -> Built:
+        recipe = self._recipe(dtype, precision)
+        newer = _without_old(recipe)
+        for one in (recipe, newer):
+            done = None if self._options.force or one is None else self._done(one)
+            if done is not None:  # needs no lock, so it works on a read-only store
+                return self._skip(done)
+        try:
+            return self._build(recipe)
+        except BuildError as error:
+            if newer is None or _NO_PRODUCT not in str(error):
+                raise
+            self._report(
+                f"TensorRT-RTX has no fp32 matrix product for {_OLD} (Turing): building for "
+                f"{', '.join(newer.targets)}"
+            )
+            return self._build(newer)
+
+    def _done(self, recipe: EngineSpec) -> Engine | None:
+        return self._bundle.engine_store.find(recipe.key())
+
+    def _build(self, recipe: EngineSpec) -> Built:
+        key, engine_store = recipe.key(), self._bundle.engine_store
+        waiting = f"another process builds {self._name(recipe)}: waiting for it"
+        began = time.monotonic()
+        with engine_store.lock_for_build(key, on_wait=lambda: self._report(waiting)) as draft:
+            done = None if self._options.force else self._done(recipe)  # while we waited
+            if done is not None:
+                return self._skip(done)
+            reference = self._make_reference()
+            data, graph, seconds = self._make(recipe, reference, draft.scratch())
+            packed = reference.packed()
+            engine = Engine(
+                model=self._bundle.manifest.name,
+                recipe=recipe,
+                file=_described(f"{key}.engine", data),
+                reference=reference_file(packed),
+                graph=graph,
+                seconds=round(seconds, 2),
+                versions=self._versions(),
+            )
+            draft.commit(engine, data, packed)
+        likeness, spent = self._checked(engine), time.monotonic() - began
+        return Built(engine=engine, seconds=spent, skipped=False, likeness=likeness)
+
+    def _skip(self, engine: Engine) -> Built:
+        self._report(f"{self._name(engine.recipe)} is built already: nothing to do")
+        if self._options.picture is not None:
+            self._report("the picture was not used: --force builds again and checks on it")
+        return Built(engine=engine, seconds=0.0, skipped=True, likeness=self._checked(engine))
+
+    def _recipe(self, dtype: str, precision: str) -> EngineSpec:
+        manifest, target = self._bundle.manifest, self._target
+        targets = target.targets
+        if precision == "bf16" and _OLD in targets:
+            targets = tuple(name for name in targets if name != _OLD)
+            if not targets:
+                raise OptionError(f"{_OLD} (Turing) has no bf16: use --precision fp16 or mixed")
+            self._report(f"{_OLD} (Turing) has no bf16: building for {', '.join(targets)}")
+        options: dict[str, Any] = {"level": self._options.level, "typing": TYPING}
+        if self._flavour == flavours.RTX:
+            options[USER_ALLOCATION] = True
+        return EngineSpec(
+            graph=manifest.graphs[dtype].sha256,
+            weights=manifest.weights.sha256,
+            dtype=dtype,
+            precision=precision,
+            flavour=self._flavour,
+            version=self._trt.__version__,
+            targets=targets,
+            gpu=target.gpu,
+            capability=target.capability,
+            driver=target.driver,
+            profile=self._profile,
+            options=options,
+        )
+
+    def _make(
+        self, recipe: EngineSpec, reference: Reference, folder: Path
+    ) -> tuple[bytes, ParityResult, float]:
+        name = self._name(recipe)
+        self._report(f"{name}: typing the graph")
+        graph, infer = typed_graph(self._bundle, recipe.dtype, recipe.precision, folder)
+        extra = self._bundle.manifest.extra_values()
+        likeness = compare(lambda batch: infer(batch, *extra), reference, recipe.dtype)
+        if not likeness.passed:
+            raise ParityError(
+                f"{name}: the graph is {likeness.psnr:.1f} dB from fp32 on the CPU, under "
+                f"{FLOOR_DB:.0f}"
+            )
+        began, cancel = time.monotonic(), Cancel()
+
+        def work() -> bytes:
+            with self._current():  # a device is current for a thread, not for the process
+                return build(
+                    self._trt,
+                    graph,
+                    recipe.profile,
+                    inputs=1 + len(extra),
+                    targets=recipe.targets,
+                    level=self._options.level,
+                    timing_cache=self._timing_cache(recipe),
+                    user_allocation=bool(recipe.options.get(USER_ALLOCATION)),
+                    report=lambda line: self._report(f"{name}: {line}"),
+                    cancel=cancel,
+                )
+
+        data = in_background(work, cancel, self._report)
+        return data, likeness, time.monotonic() - began
+
+    def _checked(self, engine: Engine) -> ParityResult | None:
+        if self._check is None or self._target.index is None:
+            return None
+        likeness = self._check(self._bundle, engine)
+        if not likeness.passed:
+            raise ParityError(
+                f"{self._name(engine.recipe)}: the engine is {likeness.psnr:.1f} dB from fp32 on "
+                f"{self._target.label}, under {FLOOR_DB:.0f}: it will not be used"
+            )
+        return likeness
+
+    def _make_reference(self) -> Reference:
+        if self._reference is None:
+            self._report("running the fp32 graph on the CPU, to compare with")
+            tile = self._profile.tile
+            self._reference = make_reference(self._bundle, tile, self._options.picture)
+        return self._reference
+
+    def _timing_cache(self, recipe: EngineSpec) -> Path | None:
+        if self._flavour != flavours.TENSORRT:
+            return None  # TensorRT-RTX measures nothing at build time
+        kind = file_part(f"{recipe.gpu}-{recipe.version}")
+        return self._bundle.engine_store.folder / f"timing-{kind}.cache"
+
+    def _name(self, recipe: EngineSpec) -> str:
+        model = self._bundle.manifest.name
+        return f"{model} {recipe.dtype} {recipe.precision} for {self._target.label}"
+
+    def _versions(self) -> dict[str, str]:
+        packages = ("torch", "onnx", "onnxruntime")
+        return {"resharp": __version__, **{package: version(package) for package in packages}}
+
+
+def first_precision(manifest: Manifest) -> str:
+    """Where the ladder begins; manifests that do not say, or say another thing, begin with fp16."""
+    begin = manifest.engine_precision
+    return begin if begin in PRECISION_FALLBACK else PRECISION_FALLBACK[0]
+
+
+def _reason(manifest: Manifest) -> str:
+    if manifest.peak is None:
+        return "its activations are not finite on the export picture"
+    return (
+        f"its activations reach {manifest.peak:,.0f} on the export picture, over {LARGE:,.0f}, and "
+        "fp16 ends at 65,504"
+    )
+
+
+def _without_old(recipe: EngineSpec) -> EngineSpec | None:
+    """The same for newer GPUs than Turing; None where that is no other recipe, or none at all."""
+    targets = tuple(name for name in recipe.targets if name != _OLD)
+    return replace(recipe, targets=targets) if targets and targets != recipe.targets else None
+
+
+def _described(name: str, data: bytes) -> File:
+    return File(name=name, sha256=sha256_of(Path(name), data), size=len(data))

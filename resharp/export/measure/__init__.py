@@ -1,0 +1,1 @@
+"""What export measures on a graph: overlap, activations, memory, operations."""

@@ -1,0 +1,80 @@
+"""Tracing in a process of its own, for networks whose code is not ours.
+
+torch's legacy exporter ends some of spandrel's networks with a segmentation fault, which no
+``except`` sees, and prints the whole graph of others when it fails. So the trace runs in a child,
+and this process gets the graphs or a reason.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from resharp.errors import ParityError, ResharpError
+
+_CHILD = """
+import sys
+from resharp.export.onnx.subprocess_trace import main
+raise SystemExit(main(*sys.argv[1:]))
+"""
+_MARK = "reason: "
+_REFUSED = 3
+
+
+def trace_in_subprocess(weights: Path, dtypes: Sequence[str], exporter: str, folder: Path) -> None:
+    """Write ``DTYPE.onnx`` into ``folder`` for each of ``dtypes``.
+
+    Args:
+        weights: what ``save_safetensors`` wrote, which names the network.
+        dtypes: of the graphs.
+        exporter: ``legacy`` or ``dynamo``.
+        folder: for the graphs.
+
+    Raises:
+        ParityError: the exporter fails, crashes, or gives no graph with free n, h and w.
+    """
+    command = [sys.executable, "-c", _CHILD, str(weights), exporter, str(folder), *dtypes]
+    paths = os.pathsep.join(path for path in sys.path if path)  # what is imported here, is there
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        env=os.environ | {"PYTHONPATH": paths, "PYTHONIOENCODING": "utf-8"},
+        check=False,
+    )
+    if done.returncode == _REFUSED:
+        raise ParityError(done.stderr.rpartition(_MARK)[2].strip())
+    if done.returncode:
+        raise ParityError(f"torch's {exporter} exporter {_ended(done.returncode, done.stderr)}")
+
+
+def _ended(code: int, said: str) -> str:
+    if code < 0:
+        names = {one.value: one.name for one in signal.Signals}
+        return f"crashes ({names.get(-code, f'signal {-code}')})"
+    return f"ends with {code}: {said.strip().rpartition(chr(10))[2]}"
+
+
+def main(weights: str, exporter: str, folder: str, *dtypes: str) -> int:
+    """What the child does; see :func:`trace_in_subprocess`."""
+    import torch
+
+    from resharp import models
+    from resharp.export.onnx.trace import trace
+
+    try:
+        checkpoint = models.read_checkpoint(weights)
+        network = models.build(checkpoint)
+        for dtype in dtypes:
+            module = models.for_pictures(network, checkpoint.facts, dtype)
+            path = Path(folder) / f"{dtype}.onnx"
+            trace(module, getattr(torch, dtype), path, exporter=exporter)
+    except ResharpError as error:
+        sys.stderr.write(f"{_MARK}{error}")
+        return _REFUSED
+    return 0

@@ -1,0 +1,148 @@
+"""Face networks: crop to crop, and how a bundle becomes one."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resharp.engines import Bundle, Manifest
+from resharp.errors import OptionError, OutOfMemoryError
+from resharp.faces.alignment import SIDE
+from resharp.runtime.bundle_lookup import FACE_TASKS, resolve
+from resharp.runtime.fallback import open_first
+from resharp.weights import catalogue, lookup
+
+Image = NDArray[Any]
+
+FIDELITY = "fidelity"
+"""Name of that input in manifests."""
+
+
+@runtime_checkable
+class FaceNetwork(Protocol):
+    """Restores crops."""
+
+    def __call__(self, faces: Image, fidelity: float) -> Image:
+        """uint8 BGR ``[n, 512, 512, 3]`` to the same.
+
+        ``fidelity``, 0..1: how near to stay to what is there; networks without it ignore it.
+        """
+
+
+class BundleNetwork:
+    """A bundle as a face network. A context manager.
+
+    Args:
+        model: a name, the folder of a bundle, or a bundle.
+        backend: as for :class:`resharp.Upscaler`.
+        device: so too.
+        engines: folder of the store.
+        threads: CPU threads of one run.
+        precision: as for an ``Upscaler``.
+
+    Raises:
+        OptionError: the model is no face network.
+        NotExportedError, BundleError, BackendError, UnknownModelError: as for an ``Upscaler``.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | Bundle,
+        *,
+        backend: str = "auto",
+        device: str = "auto",
+        engines: str | os.PathLike[str] | None = None,
+        threads: int | None = None,
+        precision: str = "auto",
+    ) -> None:
+        _check_catalogue(model)
+        bundle = resolve(model, engines=engines)
+        _check_manifest(bundle.manifest)
+        bundle.verify()
+        self._backend, self.links = open_first(
+            bundle, backend, device, threads, precision=precision
+        )
+
+    @property
+    def manifest(self) -> Manifest:
+        """What is known of the network."""
+        return self._backend.manifest
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend in use."""
+        return self._backend.name
+
+    @property
+    def device(self) -> str:
+        """Device in use."""
+        return self._backend.options.device
+
+    @property
+    def has_fidelity(self) -> bool:
+        """Whether the network has that input."""
+        return any(one.name == FIDELITY for one in self.manifest.extra)
+
+    def __call__(self, faces: Image, fidelity: float) -> Image:
+        """See :meth:`FaceNetwork.__call__`."""
+        extra = {FIDELITY: fidelity} if self.has_fidelity else None
+        return self._backend.infer(np.ascontiguousarray(faces), extra)
+
+    def close(self) -> None:
+        """Give every resource back."""
+        self._backend.close()
+
+    def __enter__(self) -> BundleNetwork:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def run(network: FaceNetwork, faces: Image, fidelity: float) -> Image:
+    """Run a network on a batch, in halves where memory runs out.
+
+    Raises:
+        OutOfMemoryError: not even one face found memory.
+        ValueError: the network's result is no batch of crops.
+    """
+    try:
+        restored = network(faces, fidelity)
+    except OutOfMemoryError as error:
+        if len(faces) == 1:
+            raise OutOfMemoryError(
+                f"{error}: not even one face fits: close other programs, or use --device cpu"
+            ) from error
+        half = len(faces) // 2
+        parts = [run(network, part, fidelity) for part in (faces[:half], faces[half:])]
+        return np.concatenate(parts)
+    if restored.shape != faces.shape or restored.dtype != np.uint8:
+        raise ValueError(
+            f"the face network made {restored.dtype} {restored.shape} of uint8 {faces.shape}"
+        )
+    return restored
+
+
+def _check_catalogue(model: object) -> None:
+    """Refuse what the catalogue knows as another kind, exported or not."""
+    entry = lookup(model) if isinstance(model, str) else None
+    if entry is not None and entry.task not in FACE_TASKS:
+        raise _no_face(entry.name, entry.task)
+
+
+def _check_manifest(manifest: Manifest) -> None:
+    if manifest.task not in FACE_TASKS:
+        raise _no_face(manifest.name, manifest.task)
+    if manifest.fixed_size != SIDE:
+        raise OptionError(
+            f"{manifest.name} takes faces of {manifest.fixed_size} pixels, and only those of "
+            f"{SIDE} can be cut and pasted here"
+        )
+
+
+def _no_face(name: str, task: str) -> OptionError:
+    able = ", ".join(entry.name for entry in catalogue().values() if entry.task in FACE_TASKS)
+    return OptionError(f"{name} is no network for faces (its task: {task}); these are: {able}")

@@ -1,0 +1,1 @@
+"""The machine: GPUs, host memory, TensorRT's variants and the CUDA provider."""

@@ -1,0 +1,29 @@
+"""Read and write picture files through OpenCV: whole, upright, at full depth, with their metadata.
+
+docs/files.md says what each format keeps.
+"""
+
+from __future__ import annotations
+
+from resharp.images.atomic import remove_leftovers, take_name, write_whole
+from resharp.images.formats import suffixes, writable
+from resharp.images.picture import Metadata, Picture, Pixels
+from resharp.images.reading import decode, load, read, turned
+from resharp.images.writing import encode, write
+
+__all__ = [
+    "Metadata",
+    "Picture",
+    "Pixels",
+    "decode",
+    "encode",
+    "load",
+    "read",
+    "remove_leftovers",
+    "suffixes",
+    "take_name",
+    "turned",
+    "writable",
+    "write",
+    "write_whole",
+]

@@ -1,0 +1,307 @@
+"""CodeFormer, face restoration by looking up codes that a transformer predicts.
+
+Source: ``basicsr/archs/codeformer_arch.py`` and ``vqgan_arch.py`` of sczhou/CodeFormer, described
+in "Towards Robust Blind Face Restoration with Codebook Lookup Transformer" (Zhou et al., NeurIPS
+2022). Licence: S-Lab License 1.0, which allows non-commercial use only; it binds the weights.
+Written anew here; the state-dict names are the official ones.
+
+What differs from upstream, and why:
+
+- The fidelity is an input, without upstream's branch for 0, where the controlled features are
+  multiplied by 0 instead.
+- The code with the largest logit is looked up; upstream takes the largest of their softmax, makes a
+  one-hot matrix of it, and multiplies.
+- Encoder, transformer and codebook stay float32 under ``.half()`` (``vq.py`` says why). The
+  generator and the blocks that the fidelity controls become half.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resharp.models.archs.vq import Codebook, Double, Halve, ResBlock, as_taken_by, attend, norm
+from resharp.models.fp32_modules import KeepFP32
+
+FIDELITY = 0.5
+"""Where nobody says: upstream's default."""
+SLOPE = 0.2
+SHORTCUT = "conv_out"
+
+
+class CodeFormer(KeepFP32):
+    """An encoder, a transformer that names codes, a generator, and blocks that steer it.
+
+    Args:
+        img_size: side of the pictures in and out.
+        nf: channels at full size.
+        ch_mult: channels at each size over ``nf``, full size first; each size is half of the last.
+        res_blocks: residual blocks at each size.
+        emb_dim: length of a code.
+        codebook_size: codes.
+        dim_embd: length of a token in the transformer.
+        n_head: heads of its attention; weights do not tell.
+        n_layers: its layers.
+        connect: sizes at which encoder features reach the generator, as far as fidelity lets them.
+
+    ``forward`` takes float ``[n, 3, img_size, img_size]`` in -1..1, RGB, and the fidelity, a tensor
+    of one number or one per picture in 0..1: 0 is the most beautiful, 1 the closest to the input.
+    It returns what it took, which may exceed -1..1.
+    """
+
+    keeps_float32: ClassVar[tuple[str, ...]] = ("position_emb",)
+
+    def __init__(
+        self,
+        img_size: int = 512,
+        nf: int = 64,
+        ch_mult: str = "1,2,2,4,4,8",
+        res_blocks: int = 2,
+        emb_dim: int = 256,
+        codebook_size: int = 1024,
+        dim_embd: int = 512,
+        n_head: int = 8,
+        n_layers: int = 9,
+        connect: str = "32,64,128,256",
+    ) -> None:
+        super().__init__()
+        widths = [nf * number for number in numbers(ch_mult)]
+        sides = [img_size >> level for level in range(len(widths))]
+        joined = numbers(connect) if connect else []
+        if sides[-1] << len(sides) - 1 != img_size or not set(joined) <= set(sides[:-1]):
+            raise ValueError(f"pictures of {img_size} have the sizes {sides}, not {joined}")
+        if dim_embd % n_head:
+            raise ValueError(f"dim_embd is {dim_embd}, no multiple of {n_head} heads")
+        self.side = sides[-1]
+        self.position_emb = nn.Parameter(torch.zeros(self.side**2, dim_embd))
+        self.encoder = CodeFormerEncoder(nf, widths, res_blocks, emb_dim)
+        self.quantize = Codebook(codebook_size, emb_dim)
+        self.generator = CodeFormerGenerator(widths, res_blocks, emb_dim)
+        self.feat_emb = _Linear(emb_dim, dim_embd)
+        self.ft_layers = nn.Sequential(*(Layer(dim_embd, n_head) for _ in range(n_layers)))
+        self.idx_pred_layer = Head(dim_embd, codebook_size)
+        self.fuse_convs_dict = nn.ModuleDict(
+            {str(side): Fuse(widths[sides.index(side)]) for side in joined}
+        )
+        self.levels = {sides.index(side): str(side) for side in joined}
+
+    def forward(self, x: Tensor, fidelity: Tensor | None = None) -> Tensor:
+        """Restore aligned faces; only n is free."""
+        features, levels = self.encoder(x)
+        codes = self.quantize(self.logits(features).argmax(2), self.side)
+        steer = x.new_full((1,), FIDELITY) if fidelity is None else fidelity
+        fuse = {
+            level: (self.fuse_convs_dict[name], levels[level])
+            for level, name in self.levels.items()
+        }
+        restored: Tensor = self.generator(adain(codes, features), fuse, steer.reshape(-1, 1, 1, 1))
+        return restored
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Features ``[n, c, s, s]`` of the encoder to scores of the codes ``[n, s * s, codes]``."""
+        tokens: Tensor = self.feat_emb(features.flatten(2).transpose(1, 2))
+        for layer in self.ft_layers:
+            tokens = layer(tokens, self.position_emb)
+        scores: Tensor = self.idx_pred_layer(tokens)
+        return scores
+
+
+class CodeFormerEncoder(KeepFP32):
+    """Residual blocks from full size down; float32."""
+
+    def __init__(self, nf: int, widths: list[int], res_blocks: int, emb_dim: int) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = [nn.Conv2d(3, nf, 3, 1, 1)]
+        self.ends: list[int] = []
+        """Index of the last residual block at each size."""
+        for level, (before, width) in enumerate(pairwise([nf, *widths])):
+            smallest = level == len(widths) - 1
+            for index in range(res_blocks):
+                blocks.append(ResBlock(width if index else before, width, SHORTCUT))
+                if smallest:
+                    blocks.append(CodeFormerAttention(width))
+            self.ends.append(len(blocks) - 1 - smallest)
+            if not smallest:
+                blocks.append(Halve(width))
+        blocks += _middle(width)
+        blocks += [norm(width), nn.Conv2d(width, emb_dim, 3, 1, 1)]
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The features of the smallest size, and those at the end of every size."""
+        levels, out = [], x.float()
+        for index, block in enumerate(self.blocks):
+            out = block(out)
+            if index in self.ends:
+                levels.append(out)
+        return out, levels
+
+
+class CodeFormerGenerator(nn.Module):
+    """Residual blocks from the codes up to full size."""
+
+    def __init__(self, widths: list[int], res_blocks: int, emb_dim: int) -> None:
+        super().__init__()
+        width = widths[-1]
+        blocks: list[nn.Module] = [nn.Conv2d(emb_dim, width, 3, 1, 1), *_middle(width)]
+        self.starts: dict[int, int] = {}
+        """Size, by the index of its first residual block."""
+        for level in reversed(range(len(widths))):
+            self.starts[len(blocks)] = level
+            for _ in range(res_blocks):
+                blocks.append(ResBlock(width, widths[level], SHORTCUT))
+                width = widths[level]
+                if level == len(widths) - 1:
+                    blocks.append(CodeFormerAttention(width))
+            if level:
+                blocks.append(Double(width))
+        blocks += [norm(width), nn.Conv2d(width, 3, 3, 1, 1)]
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(
+        self, codes: Tensor, fuse: dict[int, tuple[nn.Module, Tensor]], fidelity: Tensor
+    ) -> Tensor:
+        """Codes ``[n, c, s, s]`` to pictures; ``fuse`` is what steers each size."""
+        out = as_taken_by(codes, self.blocks[0])
+        for index, block in enumerate(self.blocks):
+            out = block(out)
+            level = self.starts.get(index, -1)
+            if level in fuse:
+                steer, features = fuse[level]
+                out = steer(features.to(out.dtype), out, fidelity.to(out.dtype))
+        return out
+
+
+class CodeFormerAttention(nn.Module):
+    """Attention of every place to every place, with 1x1 convolutions, beside the input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = norm(channels)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[n, c, h, w]`` to the same."""
+        inner = self.norm(x)
+        query, key, value = (
+            layer(inner).flatten(2).transpose(1, 2) for layer in (self.q, self.k, self.v)
+        )
+        found = attend(query, key, value).transpose(1, 2).reshape(x.shape)
+        out: Tensor = self.proj_out(found)
+        return x + out
+
+
+class Fuse(nn.Module):
+    """Scales and shifts the generator's features by what the encoder saw."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.encode_enc = ResBlock(2 * channels, channels, SHORTCUT)
+        self.scale = _pair(channels)
+        self.shift = _pair(channels)
+
+    def forward(self, seen: Tensor, out: Tensor, fidelity: Tensor) -> Tensor:
+        """Both ``[n, c, h, w]``; gives ``out``, moved as far as ``fidelity`` lets it."""
+        both: Tensor = self.encode_enc(torch.cat((seen, out), 1))
+        moved: Tensor = out * self.scale(both) + self.shift(both)
+        return out + fidelity * moved
+
+
+class Layer(KeepFP32):
+    """A transformer layer, norms first; the positions are added to queries and keys."""
+
+    def __init__(self, length: int, heads: int) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(length, heads)
+        self.linear1 = nn.Linear(length, 2 * length)
+        self.linear2 = nn.Linear(2 * length, length)
+        self.norm1 = nn.LayerNorm(length)
+        self.norm2 = nn.LayerNorm(length)
+
+    def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """``[n, tokens, length]`` to the same."""
+        normed = self.norm1(tokens)
+        tokens = tokens + self.self_attn(normed + positions, normed)
+        inner = F.gelu(self.linear1(self.norm2(tokens)))
+        out: Tensor = tokens + self.linear2(inner)
+        return out
+
+
+class SelfAttention(KeepFP32):
+    """As ``nn.MultiheadAttention``, whose names it has."""
+
+    def __init__(self, length: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * length, length))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * length))
+        self.out_proj = nn.Linear(length, length)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+
+    def forward(self, placed: Tensor, plain: Tensor) -> Tensor:
+        """Queries and keys from tokens with their places, values from those without."""
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        query, key, value = (
+            self._split(F.linear(given, weight, bias))
+            for given, weight, bias in zip((placed, placed, plain), weights, biases, strict=True)
+        )
+        out: Tensor = self.out_proj(attend(query, key, value).transpose(1, 2).flatten(2))
+        return out
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        """``[n, tokens, length]`` to ``[n, heads, tokens, length / heads]``."""
+        length = self.out_proj.in_features // self.heads
+        return tokens.reshape(-1, tokens.shape[1], self.heads, length).transpose(1, 2)
+
+
+class Head(KeepFP32, nn.Sequential):
+    """Norm and scores of the codes."""
+
+    def __init__(self, length: int, codes: int) -> None:
+        super().__init__(nn.LayerNorm(length), nn.Linear(length, codes, bias=False))
+
+
+class _Linear(KeepFP32, nn.Linear):
+    """A linear layer in float32."""
+
+
+def adain(content: Tensor, style: Tensor) -> Tensor:
+    """``content`` with the mean and deviation that ``style`` has in each channel; float32."""
+    mean, deviation = _moments(content)
+    wanted_mean, wanted_deviation = _moments(style.float())
+    return (content - mean) / deviation * wanted_deviation + wanted_mean
+
+
+def numbers(text: str) -> list[int]:
+    """``"1,2,4"`` to ``[1, 2, 4]``."""
+    return [int(number) for number in text.split(",")]
+
+
+def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    count = features.shape[2] * features.shape[3]
+    mean = features.mean((2, 3), keepdim=True)
+    variance = (features - mean).square().sum((2, 3), keepdim=True) / (count - 1)
+    return mean, (variance + 1e-5).sqrt()
+
+
+def _middle(width: int) -> list[nn.Module]:
+    return [
+        ResBlock(width, width, SHORTCUT),
+        CodeFormerAttention(width),
+        ResBlock(width, width, SHORTCUT),
+    ]
+
+
+def _pair(channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, 1, 1),
+        nn.LeakyReLU(SLOPE),
+        nn.Conv2d(channels, channels, 3, 1, 1),
+    )

@@ -1,0 +1,284 @@
+"""GFPGANv1Clean, the face restoration network of GFPGAN 1.3, 1.4 and NoCE-C2.
+
+Source: ``gfpgan/archs/gfpganv1_clean_arch.py`` and ``stylegan2_clean_arch.py`` of
+TencentARC/GFPGAN, described in "Towards Real-World Blind Face Restoration with Generative Facial
+Prior" (Wang et al., CVPR 2021). Licence: Apache-2.0, whose file also lists StyleGAN2 code under
+NVIDIA's terms, which allow non-commercial use only ("research or evaluation purposes only"). Take
+upstream's weights as bound by both. Written anew here; the state-dict names are the official ones.
+
+What differs from upstream, and why:
+
+- Styles scale activations instead of weights, so that one convolution serves every picture of a
+  batch (upstream's grouped convolution has the batch in its shape, and no exporter takes it).
+- Demodulation is float32 (:class:`ModulatedConv2d`), and activations are divided by the largest
+  style: in fp16, upstream's sum of squared weights overflows for large styles and is 0 for small
+  ones.
+- The noise is that of the checkpoint (upstream's ``randomize_noise=False``). By default upstream
+  draws new noise in each call, so that its result is another one each time.
+- Intermediate pictures of the encoder (``toRGB``) are not computed; their weights are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resharp.models.fp32_modules import Float32Linear, PixelLinear, linear
+
+SLOPE = 0.2
+FIRST = 3
+"""Exponent of the first size above 4x4."""
+EPS = 1e-8
+
+
+class GFPGANv1Clean(nn.Module):
+    """A U-Net that gives styles and spatial conditions, and a StyleGAN2 decoder that they steer.
+
+    Args:
+        out_size: side of the pictures in and out, a power of two from 8 to 1024.
+        num_style_feat: length of a style.
+        channel_multiplier: of the decoder's channels from 64x64 on.
+        num_mlp: layers of the style network, which is kept in files and not used.
+        num_feat: channels of the decoder at 4x4 to 32x32; 512 times upstream's ``narrow``.
+
+    ``forward`` takes ``[n, 3, out_size, out_size]`` in -1..1, RGB, and returns the same in float32,
+    which may exceed -1..1. The official networks have ``different_w``, ``input_is_latent`` and
+    ``sft_half``; so has this one.
+    """
+
+    def __init__(
+        self,
+        out_size: int = 512,
+        num_style_feat: int = 512,
+        channel_multiplier: int = 2,
+        num_mlp: int = 8,
+        num_feat: int = 512,
+    ) -> None:
+        super().__init__()
+        self.out_size, self.num_style_feat = out_size, num_style_feat
+        self.log_size = _exponent(out_size)
+        wide = channels(num_feat, channel_multiplier)
+        narrow = {side: max(count // 2, 1) for side, count in wide.items()}
+        sides = [1 << power for power in range(FIRST, self.log_size + 1)]
+        self.bottom = narrow[4] * 16
+        self.num_latent = 2 * self.log_size - 2
+        down = [narrow[side] for side in (*reversed(sides), 4)]
+        up = [narrow[side] for side in (4, *sides)]
+        self.conv_body_first = nn.Conv2d(3, narrow[out_size], 1)
+        self.conv_body_down = nn.ModuleList(
+            StyleGanResBlock(a, b, "down") for a, b in pairwise(down)
+        )
+        self.final_conv = nn.Conv2d(narrow[4], narrow[4], 3, 1, 1)
+        self.conv_body_up = nn.ModuleList(StyleGanResBlock(a, b, "up") for a, b in pairwise(up))
+        self.toRGB = nn.ModuleList(nn.Conv2d(narrow[side], 3, 1) for side in sides)
+        self.final_linear = PixelLinear(self.bottom, self.num_latent * num_style_feat)
+        self.stylegan_decoder = StyleGanDecoder(wide, self.log_size, num_style_feat, num_mlp)
+        self.condition_scale = nn.ModuleList(_condition(narrow[side]) for side in sides)
+        self.condition_shift = nn.ModuleList(_condition(narrow[side]) for side in sides)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Restore aligned faces; only n is free."""
+        features = _leaky(self.conv_body_first(x))
+        skips = []
+        for block in self.conv_body_down:
+            features = block(features)
+            skips.append(features)
+        features = _leaky(self.final_conv(features))
+        styles: Tensor = self.final_linear(features.reshape(-1, self.bottom))
+        conditions = []
+        layers = zip(self.conv_body_up, self.condition_scale, self.condition_shift, strict=True)
+        for (block, scale, shift), skip in zip(layers, reversed(skips), strict=True):
+            features = block(features + skip)
+            conditions.append((scale(features), shift(features)))
+        styles = styles.reshape(-1, self.num_latent, self.num_style_feat)
+        restored: Tensor = self.stylegan_decoder(styles, conditions)
+        return restored
+
+
+class StyleGanResBlock(nn.Module):
+    """Two convolutions around a bilinear doubling or halving, and a 1x1 one beside them."""
+
+    def __init__(self, inputs: int, outputs: int, mode: str) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, inputs, 3, 1, 1)
+        self.conv2 = nn.Conv2d(inputs, outputs, 3, 1, 1)
+        self.skip = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.up = mode == "up"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[n, c, h, w]`` to twice or half the size."""
+        inner = _leaky(self.conv2(self._resize(_leaky(self.conv1(x)))))
+        out: Tensor = inner + self.skip(self._resize(x))
+        return out
+
+    def _resize(self, x: Tensor) -> Tensor:
+        # Bilinear halving, corners not aligned, is the mean of two by two.
+        return _double(x) if self.up else F.avg_pool2d(x, 2)
+
+
+class ModulatedConv2d(nn.Module):
+    """StyleGAN2's convolution, whose input channels a style scales; no bias.
+
+    The style's arithmetic is float32. Activations are multiplied by the style over its largest
+    magnitude and the result by what is left, so that the convolution sees numbers of the size of
+    its input whether styles are around 1e-3 or 3000.
+    """
+
+    casts: ClassVar[bool] = True
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, style: int, demodulate: bool = True
+    ) -> None:
+        super().__init__()
+        self.demodulate = demodulate
+        self.modulation = Float32Linear(style, inputs)
+        nn.init.ones_(self.modulation.bias)
+        weight = torch.randn(1, outputs, inputs, kernel, kernel)
+        self.weight = nn.Parameter(weight / math.sqrt(inputs * kernel**2))
+
+    def forward(self, x: Tensor, style: Tensor, gain: float = 1.0) -> Tensor:
+        """``[n, c, h, w]`` and ``[n, style]`` to ``[n, outputs, h, w]``, times ``gain``.
+
+        Without demodulation, where nothing bounds the result, it is float32.
+        """
+        scale, rest = self._styles(style)
+        weight = self.weight[0]
+        scaled = (x * scale.to(x.dtype)[:, :, None, None]).to(weight.dtype)
+        out = F.conv2d(scaled, weight, padding=weight.shape[-1] // 2)
+        if not self.demodulate:
+            return out.float() * (rest * gain)[:, :, None, None]
+        return out.to(x.dtype) * (rest * gain).to(x.dtype)[:, :, None, None]
+
+    def _styles(self, style: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors of the input's channels, at most 1, and of the output's; float32."""
+        styles = self.modulation(style)
+        largest = styles.abs().amax(1, keepdim=True).clamp_min(1e-6)
+        scale = styles / largest
+        if not self.demodulate:
+            return scale, largest
+        power = self.weight[0].float().pow(2).sum((2, 3))  # of the weights as they are in use
+        return scale, torch.rsqrt(linear(scale * scale, power) + EPS / (largest * largest))
+
+
+class StyleConv(nn.Module):
+    """A modulated convolution, noise, bias and leaky ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, style: int, double: bool) -> None:
+        super().__init__()
+        self.doubles = double
+        self.modulated_conv = ModulatedConv2d(inputs, outputs, 3, style)
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.bias = nn.Parameter(torch.zeros(1, outputs, 1, 1))
+
+    def forward(self, x: Tensor, style: Tensor, noise: Tensor) -> Tensor:
+        """``[n, c, h, w]`` to ``[n, outputs, h, w]``, or twice that size."""
+        out = self.modulated_conv(_double(x) if self.doubles else x, style, math.sqrt(2))
+        # Noise and bias apart: together, exporters fold them into a constant of the output's size.
+        out = out + (self.weight * noise).to(out.dtype)
+        return _leaky(out + self.bias.to(out.dtype))
+
+
+class ToRGB(nn.Module):
+    """Features to a picture, which is added to that of the size below. float32."""
+
+    def __init__(self, inputs: int, style: int) -> None:
+        super().__init__()
+        self.modulated_conv = ModulatedConv2d(inputs, 3, 1, style, demodulate=False)
+        self.bias = nn.Parameter(torch.zeros(1, 3, 1, 1))
+
+    def forward(self, x: Tensor, style: Tensor, below: Tensor | None) -> Tensor:
+        """``[n, c, h, w]`` to float32 ``[n, 3, h, w]``."""
+        out: Tensor = self.modulated_conv(x, style) + self.bias.float()
+        return out if below is None else out + _double(below)
+
+
+class Constant(nn.Module):
+    """The learned 4x4 features that every picture begins with."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(1, features, 4, 4))
+
+
+class NormStyle(nn.Module):
+    """Scales styles to mean square 1; has no weights, and keeps the official numbering."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[n, style]`` to the same."""
+        return x * torch.rsqrt(x.square().mean(1, keepdim=True) + EPS)
+
+
+class StyleGanDecoder(nn.Module):
+    """StyleGAN2's generator; conditions scale and shift half of the channels at each size."""
+
+    def __init__(self, wide: dict[int, int], log_size: int, style: int, num_mlp: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [NormStyle()]
+        for _ in range(num_mlp):
+            layers += [nn.Linear(style, style), nn.LeakyReLU(SLOPE)]
+        self.style_mlp = nn.Sequential(*layers)
+        self.constant_input = Constant(wide[4])
+        self.style_conv1 = StyleConv(wide[4], wide[4], style, double=False)
+        self.to_rgb1 = ToRGB(wide[4], style)
+        self.style_convs, self.to_rgbs = nn.ModuleList(), nn.ModuleList()
+        self.noises = nn.Module()
+        self.noises.register_buffer("noise0", torch.randn(1, 1, 4, 4))
+        for index, power in enumerate(range(FIRST, log_size + 1)):
+            side = 1 << power
+            inputs, outputs = wide[side // 2], wide[side]
+            self.style_convs.append(StyleConv(inputs, outputs, style, double=True))
+            self.style_convs.append(StyleConv(outputs, outputs, style, double=False))
+            self.to_rgbs.append(ToRGB(outputs, style))
+            for number in (2 * index + 1, 2 * index + 2):
+                self.noises.register_buffer(f"noise{number}", torch.randn(1, 1, side, side))
+
+    def forward(self, styles: Tensor, conditions: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """Styles ``[n, latents, style]`` and (scale, shift) per size to float32 pictures."""
+        noises = list(self.noises.buffers())  # as they were registered: coarse to fine
+        start = self.constant_input.weight.to(conditions[0][0].dtype)
+        out = self.style_conv1(start, styles[:, 0], noises[0])
+        picture = self.to_rgb1(out, styles[:, 1], None)
+        for level, (scale, shift) in enumerate(conditions):
+            first, second = self.style_convs[2 * level], self.style_convs[2 * level + 1]
+            latent = 2 * level + 1
+            out = first(out, styles[:, latent], noises[latent])
+            same, steered = out.chunk(2, 1)
+            out = torch.cat((same, steered * scale + shift), 1)
+            out = second(out, styles[:, latent + 1], noises[latent + 1])
+            picture = self.to_rgbs[level](out, styles[:, latent + 2], picture)
+        result: Tensor = picture
+        return result
+
+
+def channels(num_feat: int, multiplier: int) -> dict[int, int]:
+    """The decoder's channels by side; the U-Net has half of them."""
+    flat = dict.fromkeys((4, 8, 16, 32), num_feat)
+    return flat | {64 << i: max(num_feat * multiplier >> i + 1, 2) for i in range(5)}
+
+
+def _exponent(out_size: int) -> int:
+    power = out_size.bit_length() - 1
+    if out_size not in range(8, 1025) or 1 << power != out_size:
+        raise ValueError(f"out_size is {out_size}, but must be a power of two from 8 to 1024")
+    return power
+
+
+def _condition(features: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(features, features, 3, 1, 1),
+        nn.LeakyReLU(SLOPE),
+        nn.Conv2d(features, features, 3, 1, 1),
+    )
+
+
+def _leaky(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, SLOPE)
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)

@@ -1,0 +1,219 @@
+"""RestoreFormer, face restoration by attention between degraded features and a codebook's.
+
+Source: ``RestoreFormer/modules/vqvae/vqvae_arch.py`` of wzhouxiff/RestoreFormer (Apache-2.0), which
+TencentARC/GFPGAN copies as ``gfpgan/archs/restoreformer_arch.py``, described in "RestoreFormer:
+High-Quality Blind Face Restoration from Undegraded Key-Value Pairs" (Wang et al., CVPR 2022).
+Licence: Apache-2.0. Written anew here; the state-dict names are the official ones.
+
+What differs from upstream: the nearest code is looked up, where upstream multiplies with a one-hot
+matrix; and encoder and codebook stay float32 under ``.half()`` (``vq.py`` says why).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from resharp.models.archs.vq import (
+    Codebook,
+    Double,
+    Halve,
+    ResBlock,
+    as_taken_by,
+    attend,
+    norm,
+    swish,
+)
+from resharp.models.fp32_modules import KeepFP32
+
+SHORTCUT = "nin_shortcut"
+
+
+class RestoreFormer(nn.Module):
+    """An encoder, the nearest codes, and a decoder that attends to the encoder's features.
+
+    Args:
+        resolution: side of the pictures in and out.
+        ch: channels at full size.
+        ch_mult: channels at each size over ``ch``, full size first; each size is half of the last.
+        num_res_blocks: residual blocks at each size; the decoder has one more.
+        n_embed: codes.
+        embed_dim: length of a code.
+        z_channels: channels of the encoder's result.
+        head_size: heads of the attention; weights do not tell.
+
+    ``forward`` takes float ``[n, 3, resolution, resolution]`` in -1..1, RGB, and returns the same,
+    which may exceed -1..1. Attention is at the smallest size, as in the official network.
+    """
+
+    def __init__(
+        self,
+        resolution: int = 512,
+        ch: int = 64,
+        ch_mult: str = "1,2,2,4,4,8",
+        num_res_blocks: int = 2,
+        n_embed: int = 1024,
+        embed_dim: int = 256,
+        z_channels: int = 256,
+        head_size: int = 8,
+    ) -> None:
+        super().__init__()
+        widths = [ch * int(number) for number in ch_mult.split(",")]
+        self.side = resolution >> len(widths) - 1
+        if self.side << len(widths) - 1 != resolution or self.side < 1:
+            raise ValueError(f"pictures of {resolution} cannot be halved {len(widths) - 1} times")
+        if widths[-1] % head_size:
+            raise ValueError(f"{widths[-1]} channels are no multiple of {head_size} heads")
+        self.encoder = RestoreFormerEncoder(ch, widths, num_res_blocks, z_channels, head_size)
+        self.decoder = RestoreFormerDecoder(widths, num_res_blocks, z_channels, head_size)
+        self.quantize = Quantizer(n_embed, embed_dim)
+        self.quant_conv = _Conv2d(z_channels, embed_dim, 1)
+        self.post_quant_conv = nn.Conv2d(embed_dim, z_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Restore aligned faces; only n is free."""
+        features, early, late = self.encoder(x)
+        codes = self.quantize(self.quant_conv(features), self.side)
+        codes = self.post_quant_conv(as_taken_by(codes, self.post_quant_conv))
+        restored: Tensor = self.decoder(codes, early, late)
+        return restored
+
+
+class RestoreFormerEncoder(KeepFP32):
+    """Residual blocks from full size down; float32."""
+
+    def __init__(
+        self, ch: int, widths: list[int], num_res_blocks: int, z_channels: int, heads: int
+    ) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(3, ch, 3, 1, 1)
+        self.down = nn.ModuleList()
+        for level, (before, width) in enumerate(pairwise([ch, *widths])):
+            smallest = level == len(widths) - 1
+            inputs = [before] + [width] * (num_res_blocks - 1)
+            step = None if smallest else ("downsample", Halve(width))
+            self.down.append(RestoreFormerStage(inputs, width, heads if smallest else 0, step))
+        self.mid = Middle(widths[-1], heads)
+        self.norm_out = norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], z_channels, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The result, and features of the middle: after its first block, and at its end."""
+        out = self.conv_in(x.float())
+        for stage in self.down:
+            out = stage(out)
+        early = self.mid.block_1(out)
+        late = self.mid.block_2(self.mid.attn_1(early))
+        return self.conv_out(swish(self.norm_out(late))), early, late
+
+
+class RestoreFormerDecoder(nn.Module):
+    """Residual blocks from the codes up to full size."""
+
+    def __init__(self, widths: list[int], num_res_blocks: int, z_channels: int, heads: int) -> None:
+        super().__init__()
+        width = widths[-1]
+        self.conv_in = nn.Conv2d(z_channels, width, 3, 1, 1)
+        self.mid = Middle(width, heads)
+        self.up = nn.ModuleList()
+        for level in reversed(range(len(widths))):
+            inputs = [width] + [widths[level]] * num_res_blocks
+            width = widths[level]
+            step = ("upsample", Double(width)) if level else None
+            stage = RestoreFormerStage(
+                inputs, width, heads if level == len(widths) - 1 else 0, step
+            )
+            self.up.insert(0, stage)
+        self.norm_out = norm(width)
+        self.conv_out = nn.Conv2d(width, 3, 3, 1, 1)
+
+    def forward(self, codes: Tensor, early: Tensor, late: Tensor) -> Tensor:
+        """Codes, and the encoder's features to attend to, to pictures."""
+        out = self.mid.block_1(self.conv_in(codes))
+        early, late = early.to(out.dtype), late.to(out.dtype)
+        out = self.mid.block_2(self.mid.attn_1(out, late))
+        for stage in reversed(list(self.up)):
+            out = stage(out, early)
+        restored: Tensor = self.conv_out(swish(self.norm_out(out)))
+        return restored
+
+
+class RestoreFormerStage(nn.Module):
+    """The blocks of one size, and the step to the next one under the name that it is given."""
+
+    def __init__(
+        self, inputs: list[int], width: int, heads: int, step: tuple[str, nn.Module] | None
+    ) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(ResBlock(count, width, SHORTCUT) for count in inputs)
+        self.attn = nn.ModuleList(RestoreFormerAttention(width, heads) for _ in inputs if heads)
+        self.step = step[0] if step else ""
+        if step:
+            self.add_module(*step)
+
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        """``[n, inputs, h, w]`` to the next stage's; attention, if any, is to ``other``."""
+        for index, block in enumerate(self.block):
+            x = block(x)
+            if len(self.attn):
+                x = self.attn[index](x, other)
+        out: Tensor = self.get_submodule(self.step)(x) if self.step else x
+        return out
+
+
+class Middle(nn.Module):
+    """Two blocks and the attention between them, which the owner runs."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.block_1 = ResBlock(width, width, SHORTCUT)
+        self.attn_1 = RestoreFormerAttention(width, heads)
+        self.block_2 = ResBlock(width, width, SHORTCUT)
+
+
+class RestoreFormerAttention(nn.Module):
+    """Attention whose queries come from the encoder, and keys and values from here."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = norm(channels)
+        self.norm2 = norm(channels)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        """Both ``[n, c, h, w]``; without ``other``, attention is to ``x`` itself."""
+        inner = self.norm1(x)
+        asking = inner if other is None else self.norm2(other)
+        query, key, value = (
+            self._split(layer(given))
+            for layer, given in ((self.q, asking), (self.k, inner), (self.v, inner))
+        )
+        found = attend(query, key, value).transpose(2, 3).reshape(x.shape)
+        out: Tensor = self.proj_out(found)
+        return x + out
+
+    def _split(self, features: Tensor) -> Tensor:
+        """``[n, c, h, w]`` to ``[n, heads, h * w, c / heads]``."""
+        length, places = features.shape[1] // self.heads, features.shape[2] * features.shape[3]
+        return features.reshape(-1, self.heads, length, places).transpose(2, 3)
+
+
+class Quantizer(Codebook):
+    """Features to the nearest codes; float32."""
+
+    def forward(self, features: Tensor, side: int) -> Tensor:
+        """``[n, length, side, side]`` to the same."""
+        tokens = features.float().flatten(2).transpose(1, 2)
+        codes = self.embedding.weight
+        # Squared distances without the tokens' own length, which is the same for every code.
+        far = codes.square().sum(1) - 2 * (tokens @ codes.t())
+        return super().forward(far.argmin(2), side)
+
+
+class _Conv2d(KeepFP32, nn.Conv2d):
+    """A convolution in float32."""

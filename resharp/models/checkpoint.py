@@ -1,0 +1,263 @@
+"""A file of weights to a checked checkpoint, and a checkpoint to a network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from resharp.errors import (
+    CheckpointError,
+    MissingExtraError,
+    OptionError,
+    UnknownArchitectureError,
+)
+from resharp.models import checkpoint_files as files
+from resharp.models import spandrel_models as foreign
+from resharp.models.architectures import NetworkFacts, find
+from resharp.models.detect import Match, identify
+from resharp.models.state import Parameters
+
+METADATA_KEY = "resharp"
+"""The one metadata entry of a ``.safetensors`` file of ours: JSON, architecture and parameters."""
+
+BARE = ""
+"""``Checkpoint.state_key`` of a file that holds the tensors themselves."""
+
+STATE_KEYS = (
+    "params_ema",  # BasicSR: the averaged weights, which upstream prefers
+    "params-ema",
+    "params",
+    "state_dict",  # Lightning, mmcv and others
+    "model_state_dict",
+    "generator",
+    "model",
+    "net",
+)
+"""Where files keep the tensors; the first one that is there wins."""
+
+_PREFIXES = ("module.", "_orig_mod.")  # DataParallel, torch.compile
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Checkpoint:
+    """Weights that are known to fit a network."""
+
+    architecture: str
+    """Name of an entry of ``ARCHITECTURES``, or of spandrel's: ``spandrel:DAT``."""
+    parameters: Parameters
+    """Keyword arguments that build the network."""
+    scale: int
+    """Output size over input size."""
+    in_channels: int
+    """Channels of the input picture."""
+    out_channels: int
+    """Channels of the output picture."""
+    size_multiple: int
+    """Sizes that are a multiple of this need no padding inside the network; any size works."""
+    state: dict[str, Tensor]
+    """Tensors by official name: finite, contiguous, on the CPU; float32 where they are floats."""
+    state_key: str
+    """Where in the file the tensors were; ``BARE`` for a file of nothing else."""
+    path: Path | None
+    """The file; none for a blend."""
+    sha256: str
+    """Of the file; of a blend, over the parts' hashes and weights."""
+
+    @property
+    def facts(self) -> NetworkFacts:
+        """All that the rest of resharp has to know of the network."""
+        if foreign.is_foreign(self.architecture):
+            return NetworkFacts(
+                scale=self.scale,
+                in_channels=self.in_channels,
+                out_channels=self.out_channels,
+                size_multiple=self.size_multiple,
+            )
+        return find(self.architecture).facts(self.parameters)
+
+    @property
+    def exporters(self) -> tuple[str, ...]:
+        """torch's exporters to try, best first."""
+        if foreign.is_foreign(self.architecture):
+            return foreign.EXPORTERS
+        return (find(self.architecture).exporter,)
+
+
+def read_checkpoint(
+    path: str | PathLike[str],
+    *,
+    architecture: str | None = None,
+    parameters: Mapping[str, int | str] | None = None,
+) -> Checkpoint:
+    """Read and check a ``.pth``, ``.pt`` or ``.safetensors`` file. No code from it is run.
+
+    The tensors are looked for under ``STATE_KEYS``, then in the file itself; ``params_ema`` before
+    ``params`` is the rule of Real-ESRGAN's ``RealESRGANer`` (BSD-3-Clause). ``module.`` prefixes
+    go, older namings become the official one, and half precision becomes float32. Weights that
+    fit no network here are shown to spandrel, where it is installed.
+
+    Args:
+        path: the file.
+        architecture: name of the architecture, where detection is to be overruled.
+        parameters: single parameters that are to overrule detected ones.
+
+    Raises:
+        CheckpointError: no checkpoint, a damaged one, one that holds code, or NaN in the weights.
+        UnknownArchitectureError: a sound file whose weights fit no network here.
+        MissingExtraError: the file says that it needs spandrel, which cannot be imported.
+        OptionError: no such architecture or parameter.
+    """
+    file = Path(fspath(path))
+    sha256 = files.sha256_of(file)
+    raw, metadata = files.read(file)
+    state_key, state = _state_dict(raw, file)
+    noted, remembered = _noted(metadata, file)
+    if architecture not in (None, noted):
+        remembered = {}
+    try:
+        match = _identify(
+            {name: _clean(tensor, name) for name, tensor in state.items()},
+            architecture=architecture or noted,
+            parameters=remembered | dict(parameters or {}),
+        )
+    except CheckpointError as error:
+        raise type(error)(f"{file}: {error}") from error
+    except OptionError as error:
+        if parameters or not remembered:
+            raise
+        raise CheckpointError(f"the metadata of {file} are damaged: {error}") from error
+    if isinstance(match, foreign.SpandrelModel):
+        return _strange(match, state_key=state_key, path=file, sha256=sha256)
+    return checkpoint_of(match, state_key=state_key, path=file, sha256=sha256)
+
+
+def _identify(
+    state: dict[str, Tensor], *, architecture: str | None, parameters: Parameters
+) -> Match | foreign.SpandrelModel:
+    """Our own networks first; then spandrel's, unless the caller knows the architecture."""
+    if architecture is not None and foreign.is_foreign(architecture):
+        return foreign.restore(state, architecture, parameters)
+    try:
+        return identify(state, architecture=architecture, parameters=parameters)
+    except UnknownArchitectureError as error:
+        if architecture is not None or set(parameters) - foreign.SIZES:
+            raise
+        try:
+            return foreign.recognise(state, parameters)
+        except (MissingExtraError, UnknownArchitectureError) as other:
+            raise UnknownArchitectureError(f"{error}. {other}") from error
+
+
+def _strange(
+    found: foreign.SpandrelModel, *, state_key: str, path: Path | None, sha256: str
+) -> Checkpoint:
+    return Checkpoint(
+        architecture=found.architecture,
+        parameters=found.parameters,
+        scale=found.facts.scale,
+        in_channels=found.facts.in_channels,
+        out_channels=found.facts.out_channels,
+        size_multiple=found.facts.size_multiple,
+        state=found.state,
+        state_key=state_key,
+        path=path,
+        sha256=sha256,
+    )
+
+
+def checkpoint_of(match: Match, *, state_key: str, path: Path | None, sha256: str) -> Checkpoint:
+    """A checkpoint from tensors that were found to fit a network."""
+    facts = match.architecture.facts(match.parameters)
+    return Checkpoint(
+        architecture=match.architecture.name,
+        parameters=match.parameters,
+        scale=facts.scale,
+        in_channels=facts.in_channels,
+        out_channels=facts.out_channels,
+        size_multiple=facts.size_multiple,
+        state=match.state,
+        state_key=state_key,
+        path=path,
+        sha256=sha256,
+    )
+
+
+def build(checkpoint: Checkpoint) -> nn.Module:
+    """The network with the checkpoint's weights (copied): float32, on the CPU, in eval mode.
+
+    Raises:
+        MissingExtraError: it is one of spandrel's, which cannot be imported.
+    """
+    if foreign.is_foreign(checkpoint.architecture):
+        found = foreign.restore(checkpoint.state, checkpoint.architecture, checkpoint.parameters)
+        return found.network
+    network = find(checkpoint.architecture).build(**checkpoint.parameters)
+    network.load_state_dict(checkpoint.state, strict=True)
+    return network.eval()
+
+
+def load_network(path: str | PathLike[str]) -> nn.Module:
+    """``build(read_checkpoint(path))``."""
+    return build(read_checkpoint(path))
+
+
+def _state_dict(raw: Any, file: Path) -> tuple[str, dict[str, Tensor]]:
+    """The tensors of a loaded file, and the key under which they were."""
+    if not isinstance(raw, Mapping):
+        raise CheckpointError(f"{file} holds a {type(raw).__name__}, not a state dict")
+    inner = (key for key in STATE_KEYS if isinstance(raw.get(key), Mapping) and raw[key])
+    key = next(inner, BARE)
+    found = raw[key] if key else raw
+    tensors = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise CheckpointError(
+            f"{file} holds no weights, only {', '.join(map(str, list(raw)[:6])) or 'nothing'}: a "
+            "training state is no checkpoint; take the file with the network's weights"
+        )
+    return key, _without_prefixes(tensors, file)
+
+
+def _without_prefixes(tensors: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
+    stripped: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        short = name
+        while prefix := next((one for one in _PREFIXES if short.startswith(one)), ""):
+            short = short[len(prefix) :]
+        if short in stripped:
+            raise CheckpointError(f"{file} holds {short} twice, with and without a prefix")
+        stripped[short] = tensor
+    return stripped
+
+
+def _clean(tensor: Tensor, name: str) -> Tensor:
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex():
+        raise CheckpointError(f"{name} is sparse, quantised or complex: take the plain checkpoint")
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    # A copy: the file's tensors may share one storage, or lie in memory channels last.
+    clean = torch.empty(tensor.shape, dtype=dtype).copy_(tensor.detach())
+    if clean.is_floating_point() and not bool(torch.isfinite(clean).all()):
+        raise CheckpointError(
+            f"{name} holds NaN or infinite weights: training diverged or the file is damaged; "
+            "take an earlier or another checkpoint"
+        )
+    return clean
+
+
+def _noted(metadata: Mapping[str, str], file: Path) -> tuple[str | None, Parameters]:
+    """Architecture and parameters that ``save_safetensors`` wrote down; else nothing."""
+    if METADATA_KEY not in metadata:
+        return None, {}
+    try:
+        noted = json.loads(metadata[METADATA_KEY])
+        name = str(noted["architecture"])
+        known = name if foreign.is_foreign(name) else find(name).name
+        return known, dict(noted["parameters"])
+    except (ValueError, KeyError, TypeError, OptionError) as error:
+        raise CheckpointError(f"the metadata of {file} are damaged: {error}") from error

@@ -1,0 +1,9 @@
+"""The tensorrt backend: engines, lanes, and one run over them.
+
+Nothing here imports TensorRT or CUDA before it is used.
+"""
+
+from resharp.runtime.backends.tensorrt.backend import open_backend, probe
+from resharp.runtime.backends.tensorrt.verify import check_engine
+
+__all__ = ["check_engine", "open_backend", "probe"]

@@ -1,0 +1,282 @@
+"""The tensorrt backend: a bundle's engines on an NVIDIA GPU, over CUDA streams.
+
+It chooses the engine and proves it on this GPU; ``runtime/tensorrt`` runs it.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from resharp.engines import Bundle, ParityResult
+from resharp.errors import BackendError, BundleError, OptionError, OutOfMemoryError, ResharpError
+from resharp.gpu.cuda import open_provider
+from resharp.gpu.devices import driver_version, gpus
+from resharp.runtime.backends.base import (
+    Advance,
+    Backend,
+    BackendOptions,
+    Image,
+    core_rows,
+    ensure_open,
+    reflected,
+)
+from resharp.runtime.backends.tensorrt.engine_selection import (
+    EngineCandidate,
+    candidates,
+    current_environments,
+    no_engine_error,
+)
+from resharp.runtime.backends.tensorrt.executor import LANES, Executor
+from resharp.runtime.backends.tensorrt.loaded_engine import LoadedEngine
+from resharp.runtime.backends.tensorrt.verify import measure
+from resharp.runtime.tiling.plan import Tile
+
+SHUTDOWN_TIMEOUT = 5.0
+"""Seconds that the end of the process waits for runs of threads that nobody ended."""
+FILLING = 512 * 512
+"""Pixels of one run that keep a large GPU busy."""
+
+
+def probe(options: BackendOptions) -> str | None:
+    """Why this backend cannot run on that device here; None if it can.
+
+    The driver is asked first: without one, TensorRT's lean runtime crashes the process.
+    """
+    if not options.on_cuda:
+        return "TensorRT runs on CUDA only"
+    if options.precision == "fp32":
+        return "fp32 was asked for, and engines are FP16 where that keeps the picture"
+    try:
+        found = gpus()
+        if options.index >= len(found):
+            return f"the NVIDIA driver shows {len(found)} GPUs, so there is no {options.device}"
+        current_environments(found[options.index], driver_version())
+    except (ResharpError, OSError) as error:
+        return str(error)
+    return None
+
+
+class TensorrtBackend(Backend):
+    """The best engine that fits and keeps the picture; the float one is opened when needed."""
+
+    name = "tensorrt"
+
+    def __init__(self, bundle: Bundle, options: BackendOptions) -> None:
+        super().__init__(bundle, options)
+        reason = probe(options)
+        if reason:
+            raise BackendError(reason)
+        self._bundle = bundle
+        self._lock = threading.Lock()
+        self._models: dict[str, LoadedEngine] = {}
+        self._heres = current_environments(gpus()[options.index], driver_version())
+        fitting, reasons = candidates(bundle, self._heres, "uint8")
+        if not fitting:  # said before a device is opened for nothing
+            raise no_engine_error(bundle, self._heres, "uint8", reasons)
+        self._runner = Executor(
+            open_provider(options.index), self.manifest.scale, options.lanes(LANES)
+        )
+        self._opened = True
+        # Also where nobody closes it: before the provider goes, and the interpreter.
+        self._finalizer = weakref.finalize(self, _close, self._runner, self._models)
+        try:
+            with self._runner.opening():
+                self._models["uint8"], self.note = self._first_good(fitting, "uint8", reasons)
+        except BaseException:
+            self.close()
+            raise
+
+    def infer(self, batch: Image, extra: Mapping[str, float] | None = None) -> Image:
+        """See :meth:`Backend.infer`; pictures smaller than the engine takes are padded."""
+        scalars = self.scalars(batch, extra)
+        count, height, width, _ = batch.shape
+        least = self.smallest_side()
+        below, beside = max(least - height, 0), max(least - width, 0)
+        if below or beside:
+            rows, columns = reflected(height, height + below), reflected(width, width + beside)
+            batch = batch[:, rows][:, :, columns]
+        tall, wide, scale = height + below, width + beside, self.manifest.scale
+        # Pictures one below the other are one picture whose tiles they are.
+        tiles = [Tile(i * tall, 0, tall, wide, 0, 0, 0, 0) for i in range(count)]
+        out = self._run(batch.reshape(count * tall, wide, 3), tiles, scalars, batch=count)
+        out = out.reshape(count, tall * scale, wide * scale, 3)
+        return out[:, : height * scale, : width * scale]
+
+    def run(
+        self,
+        image: Image,
+        tiles: Sequence[Tile],
+        advance: Advance | None = None,
+        batch: int = 1,
+        out: Image | None = None,
+    ) -> Image:
+        """See :meth:`Backend.run`; the picture stays on the device."""
+        return self._run(image, tiles, self.manifest.extra_values(), advance, batch, out)
+
+    def _run(
+        self,
+        image: Image,
+        tiles: Sequence[Tile],
+        scalars: Sequence[float],
+        advance: Advance | None = None,
+        batch: int = 1,
+        out: Image | None = None,
+    ) -> Image:
+        model = self._model(image.dtype.name)
+        start, end = core_rows(tiles)
+        scale = self.manifest.scale
+        if out is None:
+            shape = ((end - start) * scale, image.shape[1] * scale, 3)
+            out = self.allocate(shape, image.dtype)
+        self._runner.run(model, image, tiles, out, batch, advance, scalars)
+        return out
+
+    def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Image:
+        """See :meth:`Backend.allocate`; page-locked, as far as there is."""
+        return self._runner.results.allocate(shape, dtype)
+
+    def estimate(self, tile: int, batch: int) -> int:
+        """See :meth:`Backend.estimate`; of all lanes, from what TensorRT says of the engine."""
+        model = self._model("uint8")
+        profile, pixels = model.profile, tile * tile * batch
+        most = model.activation_bytes()
+        if most:
+            activations = most * pixels // (profile.tile**2 * profile.batch)
+        else:
+            activations = super().estimate(tile, batch) // 2
+        ends = pixels * 3 * 4 * (1 + self.manifest.scale**2)
+        return self.options.lanes(LANES) * (activations + ends)
+
+    def free_memory(self) -> int:
+        """See :meth:`Backend.free_memory`."""
+        ensure_open(self._opened, self.name)
+        return self._runner.free_memory()
+
+    def largest_tile(self) -> int:
+        """See :meth:`Backend.largest_tile`: that of the engine's profile."""
+        return self._model("uint8").profile.tile
+
+    def smallest_side(self) -> int:
+        """See :meth:`Backend.smallest_side`: that of the engine's profile."""
+        return self._model("uint8").profile.smallest
+
+    def unsupported_reason(self, dtype: str) -> str | None:
+        """See :meth:`Backend.unsupported_reason`: whether there is an engine that can be used."""
+        try:
+            self._model(dtype)
+        except (BackendError, OutOfMemoryError) as error:
+            return str(error)
+        return None
+
+    def tile_limit(self) -> int | None:
+        """See :meth:`Backend.tile_limit`: that of the engine's profile."""
+        return self.largest_tile()
+
+    def batch_limit(self) -> int | None:
+        """See :meth:`Backend.batch_limit`: that of the engine's profile."""
+        return self._model("uint8").profile.batch
+
+    def batch_for(self, tile: int) -> int:
+        """See :meth:`Backend.batch_for`."""
+        return min(max(FILLING // tile**2, 1), self._model("uint8").profile.batch)
+
+    def workers(self) -> int:
+        """See :meth:`Backend.workers`."""
+        return self.options.lanes(LANES)
+
+    def close(self) -> None:
+        """See :meth:`Backend.close`; waits for the runs under way."""
+        self._opened = False
+        if self._finalizer.detach() is not None:
+            self._runner.close(self._models)
+
+    def _model(self, dtype: str) -> LoadedEngine:
+        ensure_open(self._opened, self.name)
+        model = self._models.get(dtype)
+        if model is not None:
+            return model
+        # A lock that close() does not need: what opens here may wait for a run that closes.
+        with self._lock, self._runner.opening():
+            if dtype not in self._models:
+                self._models[dtype] = self._further(dtype)
+            return self._models[dtype]
+
+    def _further(self, dtype: str) -> LoadedEngine:
+        """An engine of another dtype than the first one's, like it in precision if there is one."""
+        first = self._models["uint8"].engine.recipe
+        fitting, reasons = candidates(self._bundle, self._heres, dtype, first.precision)
+        profile = first.profile
+        able = [
+            item
+            for item in fitting
+            if item.engine.recipe.profile.tile >= profile.tile
+            and item.engine.recipe.profile.smallest <= profile.smallest
+        ]
+        reasons += [f"{item}: its profile is smaller" for item in fitting if item not in able]
+        return self._first_good(able, dtype, reasons)[0]
+
+    def _first_good(
+        self, fitting: Sequence[EngineCandidate], dtype: str, reasons: list[str]
+    ) -> tuple[LoadedEngine, str]:
+        """The first engine that loads and keeps the picture, and what to know of it."""
+        rejected: list[str] = []
+        for candidate in fitting:
+            try:
+                model = self._proven(candidate)
+            except (BundleError, BackendError, OptionError) as error:
+                rejected.append(str(error))
+                continue
+            notes = [model.note, *(f"rejected: {reason}" for reason in rejected)]
+            return model, f"{candidate}" + "".join(f"; {note}" for note in notes if note)
+        raise no_engine_error(self._bundle, self._heres, dtype, [*rejected, *reasons])
+
+    def _proven(self, candidate: EngineCandidate) -> LoadedEngine:
+        """Load an engine and see that it gives on this GPU what the FP32 graph gives.
+
+        Raises:
+            BundleError: it is damaged.
+            BackendError: TensorRT refuses it, or it spoils the picture.
+        """
+        engine_store, engine = self._bundle.engine_store, candidate.engine
+        known = engine_store.parity(engine, candidate.here)
+        if known is not None and not known.passed:
+            raise _unlike(candidate, known)
+        with self._runner.scope():
+            model = LoadedEngine(engine_store, candidate, [one.name for one in self.manifest.extra])
+        try:
+            if known is None:
+                known, whole = measure(self._runner, model, self._bundle)
+                if whole or not known.passed:
+                    engine_store.record(engine, candidate.here, known)
+            if not known.passed:
+                raise _unlike(candidate, known)
+        except BaseException:
+            self._runner.forget(model)
+            raise
+        return model
+
+
+def _close(runner: Executor, models: dict[str, LoadedEngine]) -> None:
+    runner.close(models, SHUTDOWN_TIMEOUT)
+
+
+def _unlike(candidate: EngineCandidate, found: ParityResult) -> BackendError:
+    return BackendError(
+        f"{candidate} is {found.psnr:.1f} dB from fp32 on this GPU, up to {found.levels} levels of "
+        "255 off"
+    )
+
+
+def open_backend(bundle: Bundle, options: BackendOptions) -> Backend:
+    """Open the bundle with its engine for that GPU.
+
+    Raises:
+        MissingExtraError: no TensorRT is installed, or neither pycuda nor cuda-python.
+        BackendError: no driver, no such GPU, or no engine that can be used; every reason is given.
+    """
+    return TensorrtBackend(bundle, options)

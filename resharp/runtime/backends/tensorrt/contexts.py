@@ -1,0 +1,254 @@
+"""Execution contexts of one engine on one lane, and their CUDA graphs.
+
+A context is not thread safe and works on one shape at a time. One of them roams over all shapes. A
+shape that comes again and again gets a context of its own, since a graph is valid only as long as
+nothing is changed in the context that it was captured from. TensorRT's work is captured here;
+TensorRT-RTX captures by itself, one graph for each context, and forgets it at another shape. All
+share the lane's activation memory: their work is queued in one stream. A context with a graph goes
+when that memory moves.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, OrderedDict
+from typing import Any
+
+from resharp.errors import OutOfMemoryError, ResharpError
+from resharp.gpu.cuda import CAPTURING, CudaGraph, Provider, Stream
+from resharp.runtime.backends.tensorrt.buffers import DeviceBuffer
+from resharp.runtime.backends.tensorrt.loaded_engine import LoadedEngine
+
+log = logging.getLogger(__name__)
+
+Shape = tuple[int, int, int]
+"""(n, h, w) of a batch."""
+
+Places = tuple[int, int, int, int, int]
+
+APART = 256
+"""Bytes between two scalars: TensorRT wants its tensors' addresses aligned so."""
+GRAPHS = 4
+"""Shapes that keep a context of their own, on each lane."""
+WORTH = 3
+"""Runs of one shape after which a context of its own is worth making."""
+ACCIDENTS = 2
+"""Captures that fail in a row before a lane goes on without graphs."""
+COUNTED = 256
+"""Shapes whose runs are counted."""
+
+
+class Contexts:
+    """See the module.
+
+    Args:
+        model: the engine.
+        provider: an open device.
+        stream: of the lane; all work goes there.
+        activations: of the lane; grown as shapes need it.
+        scale: of the model, to check what TensorRT makes of a shape.
+        scalars: of the lane; where the model's further inputs lie, :data:`APART` bytes apart.
+    """
+
+    def __init__(
+        self,
+        model: LoadedEngine,
+        provider: Provider,
+        stream: Stream,
+        activations: DeviceBuffer,
+        scale: int,
+        scalars: DeviceBuffer,
+    ) -> None:
+        self._model, self._provider, self._stream = model, provider, stream
+        self._activations, self._scale, self._numbers = activations, scale, scalars
+        self._roaming = _Context(self)
+        self._fixed: OrderedDict[Shape, _Fixed] = OrderedDict()
+        self._runs: Counter[Shape] = Counter()
+        self._graphs, self._accidents = True, 0
+        self._ends = (0, 0)
+
+    def prepare(self, shape: Shape, source: int, target: int) -> None:
+        """Make ready for batches of ``shape`` that lie at ``source`` and go to ``target``.
+
+        Raises:
+            OutOfMemoryError: no room for the activations.
+        """
+        self._ends = (source, target)
+        if shape not in self._fixed:
+            self._roaming.fit(shape)
+
+    def enqueue(self, shape: Shape) -> None:
+        """Queue the network on one batch.
+
+        Raises:
+            BackendError: TensorRT refused.
+        """
+        self._drop_stale()
+        fixed = self._fixed.get(shape)
+        if fixed is not None:
+            self._fixed.move_to_end(shape)
+            fixed.run(self._stream)
+        elif not self._worth(shape) or not self._fix(shape):
+            self._roaming.fit(shape)
+            self._roaming.execute()
+
+    def free(self) -> None:
+        """Let go of all; the stream must be idle."""
+        for fixed in self._fixed.values():
+            fixed.free()
+        self._fixed.clear()
+        self._roaming.raw = None
+
+    def _worth(self, shape: Shape) -> bool:
+        if not self._graphs:
+            return False
+        if len(self._runs) > COUNTED:
+            self._runs.clear()
+        self._runs[shape] += 1
+        return self._runs[shape] >= WORTH
+
+    def _fix(self, shape: Shape) -> bool:
+        """Run the batch in a context of its own, and keep that for the next ones."""
+        context = None
+        try:
+            context = _Context(self)
+            context.fit(shape)
+            context.execute()  # TensorRT sets itself up for a shape in its first run
+            graph = None if self._model.own_graphs else self._record(context)
+        except ResharpError as error:
+            self._fail(shape, error)
+            if context is not None:
+                self._stream.synchronize()  # it goes, and its work may be queued
+            return context is not None and context.ran
+        self._accidents = 0
+        self._fixed[shape] = _Fixed(context, graph, self.places)
+        if len(self._fixed) > GRAPHS:
+            self._drop(next(iter(self._fixed)))
+        return True
+
+    def _record(self, context: _Context) -> CudaGraph:
+        graph = None
+        try:
+            with CAPTURING:
+                self._provider.begin_capture(self._stream)
+                try:
+                    context.execute()
+                finally:  # the stream must leave its capture whatever happened
+                    graph = self._provider.end_capture(self._stream)
+        except ResharpError:
+            if graph is not None:
+                graph.free()
+            raise
+        return graph
+
+    def _fail(self, shape: Shape, error: ResharpError) -> None:
+        """One accident, another's wait for the whole device say, does not end graphs for good, and
+        there may be memory again another time."""
+        if isinstance(error, OutOfMemoryError):
+            self._runs[shape] = 0
+            then = "tried again later"
+        else:
+            self._accidents += 1
+            self._graphs = self._accidents < ACCIDENTS
+            then = "trying again" if self._graphs else "going on without CUDA graphs"
+        log.info("a CUDA graph could not be made (%s): %s", then, str(error))  # not its frames
+
+    @property
+    def places(self) -> Places:
+        """Addresses of input, output, activations, the size of these, and of the scalars."""
+        room = self._activations
+        return (*self._ends, room.address, room.size, self._numbers.address)
+
+    def _drop_stale(self) -> None:
+        """Graphs hold addresses, TensorRT-RTX's too: they go with them."""
+        for shape in [s for s, one in self._fixed.items() if one.places != self.places]:
+            self._drop(shape)
+
+    def _drop(self, shape: Shape) -> None:
+        self._stream.synchronize()
+        self._fixed.pop(shape).free()
+
+
+class _Fixed:
+    """The context of one shape, and its graph, which needs it alive; None: TensorRT-RTX has one."""
+
+    def __init__(self, context: _Context, graph: CudaGraph | None, places: Places) -> None:
+        self.context, self.graph, self.places = context, graph, places
+
+    def run(self, stream: Stream) -> None:
+        """Queue it."""
+        if self.graph is None:
+            self.context.execute()
+        else:
+            self.graph.launch(stream)
+
+    def free(self) -> None:
+        """Let go of both; nothing of them may be queued."""
+        if self.graph is not None:
+            self.graph.free()
+        self.context.raw = None
+
+
+class _Context:
+    """One execution context and what it was last told."""
+
+    def __init__(self, owner: Contexts) -> None:
+        self._owner = owner
+        self.raw: Any = owner._model.create_context()
+        self._shape: Shape | None = None
+        self._places: Places | None = None
+        self._memory: tuple[int, int] | None = None
+        self.ran = False
+        """Whether a run of it was ever queued."""
+
+    def fit(self, shape: Shape) -> None:
+        """Tell it shape and addresses, where they changed."""
+        owner = self._owner
+        if shape != self._shape:
+            self._reshape(shape)
+        if owner._model.own_graphs and self._memory not in (None, owner.places[2:4]):
+            self._renew(shape)
+        places = owner.places
+        if places == self._places:
+            return
+        source, target, memory, size, scalars = places
+        self.raw.set_device_memory(memory, size)
+        self._memory = memory, size
+        ends = {owner._model.source: source, owner._model.target: target}
+        ends |= {name: scalars + i * APART for i, name in enumerate(owner._model.extra)}
+        for name, address in ends.items():
+            if not self.raw.set_tensor_address(name, address):
+                raise owner._model.error(f"TensorRT refused the address of {name}")
+        self._places = places
+
+    def execute(self) -> None:
+        """Queue it."""
+        owner = self._owner
+        if not self.raw.execute_async_v3(owner._stream.handle):
+            raise owner._model.error("TensorRT could not run it")
+        self.ran = True
+
+    def _renew(self, shape: Shape) -> None:
+        """Begin anew: TensorRT-RTX's graph knows inputs and outputs by their address, but would be
+        replayed on activation memory that is gone."""
+        owner = self._owner
+        owner._stream.synchronize()  # its work may still be queued
+        self.raw = owner._model.create_context()
+        self._reshape(shape)
+
+    def _reshape(self, shape: Shape) -> None:
+        owner, model = self._owner, self._owner._model
+        self._shape = self._places = None
+        if not self.raw.set_input_shape(model.source, (*shape, 3)):
+            raise model.error(f"TensorRT refused a batch of {shape}")
+        count, height, width = shape
+        wanted = (count, height * owner._scale, width * owner._scale, 3)
+        found = tuple(self.raw.get_tensor_shape(model.target))
+        if found != wanted:
+            raise model.error(f"it gives {found}, not {wanted}")
+        # 0 stands for an error, and for a shape that needs none: enough for any shape is right.
+        size = int(self.raw.update_device_memory_size_for_shapes()) or model.activation_bytes()
+        if size > owner._activations.size or not owner._activations.address:
+            owner._stream.synchronize()  # what is queued still uses it
+            owner._activations.grow(size)
+        self._shape = shape

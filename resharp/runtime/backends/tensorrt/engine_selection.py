@@ -1,0 +1,119 @@
+"""Which engines of a bundle are for this machine, and why the others are not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from resharp.engines import PRECISIONS, Bundle, Engine, Environment
+from resharp.errors import BackendError, MissingExtraError
+from resharp.gpu import tensorrt as flavours
+from resharp.gpu.devices import Gpu
+from resharp.runtime.tiling.plan import smallest_tile
+
+
+@dataclass(frozen=True)
+class EngineCandidate:
+    """An engine that fits, and what it fits."""
+
+    engine: Engine
+    here: Environment
+
+    def __str__(self) -> str:
+        recipe = self.engine.recipe
+        return f"{recipe.flavour} engine {self.engine.key[:12]} ({recipe.precision})"
+
+
+def current_environments(gpu: Gpu, driver: str) -> tuple[Environment, ...]:
+    """The machine, once for each flavour of TensorRT that can be imported and serves the GPU.
+
+    Raises:
+        MissingExtraError: none can be imported.
+        BackendError: the only one here is TensorRT-RTX, and it has no engines for the GPU.
+    """
+    found, errors = [], []
+    refusal = flavours.rtx_refusal(gpu.name, gpu.capability)
+    for flavour in flavours.installed():
+        if flavour == flavours.RTX and refusal:  # said before its libraries are loaded
+            continue
+        try:
+            version = str(flavours.load(flavour).__version__)
+        except MissingExtraError as error:
+            errors.append(str(error))
+            continue
+        found.append(
+            Environment(
+                flavour=flavour,
+                version=version,
+                gpu=gpu.name,
+                capability=gpu.capability,
+                driver=driver,
+            )
+        )
+    if not found:
+        if errors:
+            raise MissingExtraError("; ".join(errors))
+        if flavours.installed() and refusal:
+            raise BackendError(refusal)
+        raise flavours.absent(gpu.capability)
+    return tuple(found)
+
+
+def candidates(
+    bundle: Bundle, environments: Sequence[Environment], dtype: str, prefer: str | None = None
+) -> tuple[list[EngineCandidate], list[str]]:
+    """Engines that fit, the best first, and a line for each that does not.
+
+    Args:
+        bundle: the model.
+        environments: see :func:`current_environments`.
+        dtype: ``uint8`` or ``float32``.
+        prefer: a precision to put first.
+    """
+    fitting: list[EngineCandidate] = []
+    reasons: dict[str, None] = {}
+    for here in environments:
+        found = bundle.engine_store.lookup(bundle.manifest, here, dtype)
+        for engine in found.engines:
+            reason = _too_small(bundle, engine)
+            if reason is None:
+                fitting.append(EngineCandidate(engine, here))
+            else:
+                reasons[f"{engine.key[:12]} ({engine.recipe.precision}): {reason}"] = None
+        reasons.update(dict.fromkeys(found.reasons))
+    good = {candidate.engine.key[:12] for candidate in fitting}
+    fitting.sort(
+        key=lambda item: _rank(item.engine, prefer)
+    )  # stable: the engine_store's order stays
+    # With two flavours, each engine is a near miss for the other one.
+    return fitting, [reason for reason in reasons if reason[:12] not in good]
+
+
+def no_engine_error(
+    bundle: Bundle, environments: Sequence[Environment], dtype: str, reasons: list[str]
+) -> BackendError:
+    """What to say where no engine can be used."""
+    places = " or ".join(f"{_TITLES[here.flavour]} {here.version}" for here in environments)
+    kind = "engine" if dtype == "uint8" else f"{dtype} engine"
+    text = (
+        f"no {kind} for {environments[0].gpu}, {places}: run export-engines {bundle.manifest.name}"
+    )
+    return BackendError(f"{text} ({'; '.join(reasons)})" if reasons else text)
+
+
+_TITLES = {flavours.TENSORRT: "TensorRT", flavours.RTX: "TensorRT-RTX"}
+
+
+def _rank(engine: Engine, prefer: str | None) -> int:
+    precision = engine.recipe.precision
+    if precision == prefer:
+        return -1
+    return PRECISIONS.index(precision) if precision in PRECISIONS else len(PRECISIONS)
+
+
+def _too_small(bundle: Bundle, engine: Engine) -> str | None:
+    manifest, tile = bundle.manifest, engine.recipe.profile.tile
+    least = smallest_tile(manifest.overlap, manifest.size_multiple)
+    if tile >= least:
+        return None
+    return f"its tile of {tile} leaves nothing between overlaps; {least} is the smallest"

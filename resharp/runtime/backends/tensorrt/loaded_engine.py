@@ -1,0 +1,175 @@
+"""From an engine's bytes to something that can run, checked at every step.
+
+TensorRT raises almost nothing: it returns None or False and writes its reason to a log.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from resharp.engines import Engine, EngineStore, Profile
+from resharp.errors import BackendError, OutOfMemoryError
+from resharp.gpu import tensorrt as flavours
+from resharp.gpu.devices import LOST
+from resharp.runtime.backends.tensorrt.engine_selection import EngineCandidate
+from resharp.runtime.backends.tensorrt.kernel_cache import KernelCache
+
+_NO_MEMORY = ("out of memory", "outofmemory", "memoryallocation", "memory_allocation")
+_BROKEN = (
+    *("illegal memory access", "illegaladdress", "launch failure", "launchfailure"),
+    *("misaligned address", "misalignedaddress", "device-side assert", "illegal instruction"),
+)
+"""How TensorRT's log names errors after which CUDA refuses everything."""
+
+
+class LoadedEngine:
+    """A deserialised engine, shared by the lanes. Made and freed inside the provider's scope.
+
+    Args:
+        engine_store: where its bytes are.
+        candidate: the engine, and what it is for.
+        extra: names of its inputs beside the pictures, a float32 number each.
+
+    Raises:
+        BundleError: its bytes are not those that were built.
+        BackendError: TensorRT refuses it, or it is not what its sidecar says.
+    """
+
+    def __init__(
+        self, engine_store: EngineStore, candidate: EngineCandidate, extra: Sequence[str] = ()
+    ) -> None:
+        trt = flavours.load(candidate.here.flavour)
+        self.engine: Engine = candidate.engine
+        self.note = ""
+        """What TensorRT said of it without refusing it."""
+        self.extra = tuple(extra)
+        self._name, self._log = str(candidate), flavours.logger(trt)
+        self._making = threading.Lock()
+        data = engine_store.read(self.engine)
+        self._runtime: Any = None
+        self._handle: Any = None
+        self._config: Any = None
+        self.cache: KernelCache | None = None
+        self.own_graphs = candidate.here.flavour == flavours.RTX
+        """Whether TensorRT captures CUDA graphs by itself."""
+        try:
+            self._runtime = self._start(trt)
+            self._check_validity(trt, data)
+            self._handle = self._runtime.deserialize_cuda_engine(data)
+            if self._handle is None:
+                raise self.error("TensorRT cannot load it")
+            self.source, self.target = self._check_tensors(trt)
+            size = self._handle.get_device_memory_size_for_profile_v2(0)
+            self._activations = max(int(size), 0)
+            self._config = self._configure(trt, engine_store, candidate)
+        except BaseException:
+            self.free()  # here, where the device is current, and not whenever the frames go
+            raise
+
+    @property
+    def profile(self) -> Profile:
+        """Inputs that it takes."""
+        return self.engine.recipe.profile
+
+    @property
+    def key(self) -> str:
+        """Of the engine."""
+        return self.engine.key
+
+    def create_context(self) -> Any:
+        """A new execution context, without memory for activations.
+
+        Raises:
+            OutOfMemoryError: the device has no room for it.
+            BackendError: TensorRT refused.
+        """
+        with self._making:  # TensorRT promises that they run at once, not that they are made so
+            context = self._handle.create_execution_context(self._config)
+            if context is None:
+                raise self.error("TensorRT made no execution context")
+        return context
+
+    def activation_bytes(self) -> int:
+        """Activation memory of the largest batch that it takes; 0 where TensorRT does not say."""
+        return self._activations
+
+    def error(self, what: str) -> BackendError | OutOfMemoryError:
+        """An exception with the lines that TensorRT logged in this thread."""
+        reason = self._log.errors()
+        full = any(mark in reason.lower() for mark in _NO_MEMORY)
+        broken = any(mark in reason.lower() for mark in _BROKEN)
+        hint = f" ({LOST})" if broken else ""
+        return (OutOfMemoryError if full else BackendError)(f"{self._name}: {what}: {reason}{hint}")
+
+    def free(self) -> None:
+        """Let go of TensorRT's objects, what was made last first. Its contexts must be gone."""
+        self._config = None  # holds a reference to the cache, in C++
+        self.cache = None
+        self._handle = None
+        self._runtime = None
+
+    def _start(self, trt: Any) -> Any:
+        try:
+            return trt.Runtime(self._log)
+        except TypeError as error:  # what the bindings make of a null pointer
+            raise self.error("TensorRT could not start its runtime; see resharp doctor") from error
+
+    def _check_validity(self, trt: Any, data: bytes) -> None:
+        if not hasattr(self._runtime, "get_engine_validity"):
+            return
+        validity, flags = self._runtime.get_engine_validity(data)
+        if validity == trt.EngineValidity.INVALID:
+            members = trt.EngineInvalidityDiagnostics.__members__
+            names = [name for name, member in members.items() if int(member) & int(flags)]
+            raise self.error(f"not valid here ({', '.join(names) or 'no diagnosis'})")
+        if validity == trt.EngineValidity.SUBOPTIMAL:
+            self.note = "suboptimal on this GPU: build it for it with export-engines"
+
+    def _check_tensors(self, trt: Any) -> tuple[str, str]:
+        """Names of its input and output."""
+        handle, dtype = self._handle, self.engine.recipe.dtype
+        names = [handle.get_tensor_name(i) for i in range(handle.num_io_tensors)]
+        inputs = [n for n in names if handle.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
+        targets = [n for n in names if n not in inputs]
+        sources = [n for n in inputs if n not in self.extra]
+        if len(sources) != 1 or len(targets) != 1 or len(inputs) != 1 + len(self.extra):
+            ends = " and ".join(("one in", *self.extra, "one out"))
+            raise self.error(f"it has the tensors {', '.join(names)}, not {ends}")
+        for name in self.extra:
+            shape, found = tuple(handle.get_tensor_shape(name)), handle.get_tensor_dtype(name)
+            if found != trt.DataType.FLOAT or shape != (1,):
+                raise self.error(f"its tensor {name} is {found} {shape}, not float32 [1]")
+        wanted = {"uint8": trt.DataType.UINT8, "float32": trt.DataType.FLOAT}[dtype]
+        for name in (*sources, *targets):
+            shape, found = tuple(handle.get_tensor_shape(name)), handle.get_tensor_dtype(name)
+            if found != wanted or len(shape) != 4 or shape[3] != 3:
+                raise self.error(f"its tensor {name} is {found} {shape}, not {dtype} [n, h, w, 3]")
+        self._check_profile(sources[0])
+        return sources[0], targets[0]
+
+    def _check_profile(self, source: str) -> None:
+        profile = self.profile
+        least, _, most = map(tuple, self._handle.get_tensor_profile_shape(source, 0))
+        low, high = (1, profile.smallest, profile.smallest), (profile.batch, *[profile.tile] * 2)
+        wide = all(a <= b for a, b in zip(least[:3], low, strict=True)) and all(
+            a >= b for a, b in zip(most[:3], high, strict=True)
+        )
+        if not wide:
+            raise self.error(f"it takes {least} to {most}, not all that its sidecar says")
+
+    def _configure(self, trt: Any, engine_store: EngineStore, candidate: EngineCandidate) -> Any:
+        config = self._handle.create_runtime_config()
+        config.set_execution_context_allocation_strategy(
+            trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        )
+        if self.own_graphs:
+            config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            # Left to itself, it runs other kernels at first and swaps them while pictures go by:
+            # what was proven would not be what is used, and a picture not the same twice.
+            config.dynamic_shapes_kernel_specialization_strategy = (
+                trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            )
+            self.cache = KernelCache(config, engine_store, candidate.engine, candidate.here)
+        return config

@@ -1,0 +1,116 @@
+"""An engine on its GPU against the FP32 graph, before it is used."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resharp.engines import Bundle, Engine, Manifest, ParityResult
+from resharp.engines.reference import likeness, read_reference
+from resharp.errors import BackendError, BundleError, OutOfMemoryError
+from resharp.gpu.cuda import open_provider
+from resharp.gpu.devices import driver_version, gpus
+from resharp.runtime.backends.tensorrt.engine_selection import EngineCandidate, current_environments
+from resharp.runtime.backends.tensorrt.executor import Executor
+from resharp.runtime.backends.tensorrt.loaded_engine import LoadedEngine
+from resharp.runtime.tiling.plan import plan
+
+log = logging.getLogger(__name__)
+
+Array = NDArray[Any]
+SEAM = 1.0
+"""Levels of 255 that tiles may differ from the untiled picture by, where they do not show."""
+
+
+def measure(runner: Executor, model: LoadedEngine, bundle: Bundle) -> tuple[ParityResult, bool]:
+    """Run an engine on its reference picture, as any picture is run, and on one whole tile.
+
+    TensorRT takes other kernels for other sizes, so that the small reference alone proves little.
+    The tile is the reference with its mirror images beside and below: where these are out of the
+    overlap's reach, the network gives what it gives for the reference.
+
+    Returns:
+        The worse of the two, and whether that is the proof for good: False where the device had no
+        room for the whole tile this time.
+
+    Raises:
+        BundleError: the reference is no such picture.
+        BackendError: TensorRT could not run it.
+        OutOfMemoryError: the device has no room for the reference.
+    """
+    recipe, manifest = model.engine.recipe, bundle.manifest
+    path = bundle.engine_store.path(model.engine.reference)
+    reference = read_reference(path)
+    picture, restored = reference.input(recipe.dtype), reference.restored
+    height, width, _ = picture.shape
+    scale, profile = manifest.scale, recipe.profile
+    if restored.shape != (height * scale, width * scale, 3):
+        raise BundleError(f"{path} is of another scale: export-engines {manifest.name} --force")
+
+    def run(given: Array) -> Array:
+        tall, wide, _ = given.shape
+        multiple, least = manifest.size_multiple, profile.smallest
+        tiles = plan(tall, wide, profile.tile, manifest.overlap, multiple, least)
+        found = np.empty((tall * scale, wide * scale, 3), given.dtype)
+        scalars = manifest.extra_values()
+        runner.run(model, given, tiles, found, profile.batch, scalars=scalars)
+        return found
+
+    small = likeness(run(picture), restored)
+    side = profile.tile - profile.tile % manifest.size_multiple
+    rows, columns = height - manifest.overlap, width - manifest.overlap
+    if side <= max(height, width):  # that was whole tiles already
+        return small, True
+    if min(rows, columns) <= 0 or not _overlap_suffices(manifest):
+        log.info("%s is proven on its reference alone: it looks far around", manifest.name)
+        return small, True
+    whole = np.pad(picture, ((0, side - height), (0, side - width), (0, 0)), "symmetric")
+    core = np.s_[: rows * scale, : columns * scale]
+    try:
+        large = likeness(run(whole)[core], restored[core])
+    except OutOfMemoryError as error:  # pictures will take smaller tiles too
+        log.info("%s is proven on its reference alone for now: %s", manifest.name, str(error))
+        return small, False
+    return min(small, large, key=lambda one: (one.passed, one.psnr)), True
+
+
+def _overlap_suffices(manifest: Manifest) -> bool:
+    """Whether the network gives the same for what lies farther than the overlap from a border;
+    those that look at the whole picture never quite do."""
+    return not manifest.overlap_curve or manifest.overlap_curve[-1][1] <= SEAM
+
+
+def check_engine(bundle: Bundle, engine: Engine, index: int = 0) -> ParityResult:
+    """Run an engine on a GPU of this machine, and record how far it is from fp32.
+
+    Args:
+        bundle: the model.
+        engine: of its engine_store.
+        index: number of the CUDA device.
+
+    Raises:
+        BundleError: the engine is damaged.
+        BackendError: TensorRT or CUDA refused.
+        OutOfMemoryError: the device has no room for its smallest run.
+    """
+    found = {here.flavour: here for here in current_environments(gpus()[index], driver_version())}
+    here = found.get(engine.recipe.flavour)
+    if here is None:
+        raise BackendError(f"{engine.recipe.flavour}, which made the engine, is not installed")
+    runner = Executor(open_provider(index), bundle.manifest.scale)
+    models: dict[str, LoadedEngine] = {}
+    try:
+        with runner.scope():
+            extra = [one.name for one in bundle.manifest.extra]
+            models[engine.key] = LoadedEngine(
+                bundle.engine_store, EngineCandidate(engine, here), extra
+            )
+        result, whole = measure(runner, models[engine.key], bundle)
+    finally:
+        runner.close(models)
+    if whole or not result.passed:
+        bundle.engine_store.record(engine, here, result)
+    return result

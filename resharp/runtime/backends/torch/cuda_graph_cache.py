@@ -1,0 +1,157 @@
+"""What the torch backend keeps from run to run: recorded shapes and page-locked results.
+
+Nothing here imports torch: recording and page-locking come as functions, so the rules are tested
+without a GPU.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from resharp.runtime.backends.base import Image
+
+REMEMBERED = 64
+"""Shapes whose first use is remembered."""
+ACCIDENTS = 2
+"""CudaGraphCache that fail in a row, but for want of memory, before there are no more."""
+PAUSE = 8
+"""Uses that pass before recording is tried again where memory ran out; doubled each time."""
+
+Key = TypeVar("Key", bound=Hashable)
+Recorded = TypeVar("Recorded")
+
+
+class CudaGraphCache(Generic[Key, Recorded]):
+    """What was recorded for a key from its second use on, the least recently used going first.
+
+    All of one generation share a memory pool. Its pieces are freed only together, and keys of ever
+    new sizes would leave ever more of them, so after ``limit ** 2`` recordings all are dropped.
+
+    Args:
+        record: records for a key, in a pool.
+        make_pool: gives a new pool.
+        settle: called before a recording is let go, which may still be running.
+        tell: told why there are no recordings; empty: there are again.
+        passing: whether an error is one of memory, which another time may be enough.
+        limit: recordings at a time.
+    """
+
+    def __init__(
+        self,
+        record: Callable[[Key, Any], Recorded],
+        *,
+        make_pool: Callable[[], Any],
+        settle: Callable[[], None],
+        tell: Callable[[str], None],
+        passing: Callable[[Exception], bool],
+        limit: int = 4,
+    ) -> None:
+        self._record, self._make_pool = record, make_pool
+        self._settle, self._tell, self._limit = settle, tell, limit
+        self._passing = passing
+        self._kept: OrderedDict[Key, Recorded] = OrderedDict()
+        self._seen: OrderedDict[Key, None] = OrderedDict()
+        self._pool: Any = None
+        self.changes = 0
+        """Raised whenever something was recorded, or let go."""
+        self._made, self._accidents = 0, 0
+        self._pauses, self._pause = 0, 0
+
+    def get(self, key: Key) -> Recorded | None:
+        """The recording; None where there is none, so that it has to be done anew."""
+        return self._kept.get(key)
+
+    def prepare(self, key: Key) -> None:
+        """Count a use, and record if it is the second. Never raises what recording raises."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        elif self._accidents >= ACCIDENTS:
+            return
+        elif self._pause:
+            self._pause -= 1
+        elif key not in self._seen:
+            self._seen[key] = None
+            if len(self._seen) > REMEMBERED:
+                self._seen.popitem(last=False)
+        else:
+            try:
+                self._add(key)
+            except Exception as error:  # out of memory, or an operation that no graph can hold
+                self._seen.pop(key, None)
+                self._pool = None  # the failed one may be unusable
+                self._note_failure(error)
+            else:
+                if self._pauses:
+                    self._tell("")
+                self._accidents = self._pauses = 0
+
+    def _note_failure(self, error: Exception) -> None:
+        said = f"{type(error).__name__}: {error}"
+        if self._passing(error):
+            self._pause = PAUSE << min(self._pauses, 10)
+            self._pauses += 1
+            if self._pauses == 1:
+                self._tell(f"{said}; tried again later")
+            return
+        self._accidents += 1
+        if self._accidents == ACCIDENTS:
+            self._tell(said)
+
+    def drop(self) -> None:
+        """Forget everything."""
+        self.changes += 1
+        if self._kept:
+            self._settle()
+        self._kept.clear()
+        self._seen.clear()
+        self._pool, self._made = None, 0
+
+    def _add(self, key: Key) -> None:
+        if self._made >= self._limit**2:
+            self.drop()
+        elif len(self._kept) >= self._limit:
+            self._settle()
+            gone, _ = self._kept.popitem(last=False)
+            self._seen.pop(gone, None)
+        if self._pool is None:
+            self._pool = self._make_pool()
+        self._made += 1
+        self.changes += 1
+        self._kept[key] = self._record(key, self._pool)
+
+
+class PinnedResults:
+    """Result arrays in page-locked memory, which the GPU writes without a copy by the host.
+
+    Page-locked memory cannot be swapped and stays with the caller as long as the array, so there is
+    an allowance; beyond it arrays are ordinary.
+
+    Args:
+        allowance: bytes in all.
+        make: a page-locked uint8 array of so many bytes, or None if there is none to be had.
+    """
+
+    def __init__(self, allowance: int, make: Callable[[int], Image | None]) -> None:
+        self._allowance, self._make = allowance, make
+        self._numbers, self._live = itertools.count(), dict[int, int]()
+
+    def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Image:
+        """See :meth:`Backend.allocate`."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        taken = 1 << (size - 1).bit_length()  # torch rounds so
+        if sum(list(self._live.values())) + taken <= self._allowance:
+            whole = self._make(size)
+            if whole is not None:
+                number = next(self._numbers)
+                self._live[number] = taken
+                # Views keep `whole`. No lock: this may run within any allocation of any thread.
+                weakref.finalize(whole, self._live.pop, number, None).atexit = False
+                return whole.view(dtype).reshape(shape)
+        return np.empty(shape, dtype)

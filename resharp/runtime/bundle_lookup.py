@@ -1,0 +1,171 @@
+"""From a model's name to its bundle."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from resharp.engines import ENGINES, Bundle, Store, variant_name
+from resharp.engines.blend import blended
+from resharp.engines.tuning import load_tuning
+from resharp.errors import (
+    BundleError,
+    MissingExtraError,
+    NotExportedError,
+    OptionError,
+    UnknownModelError,
+)
+from resharp.paths import engines_folder
+
+DEFAULT_MODEL = "resharp-x4"
+"""The built-in model: it comes with the package and needs no download."""
+
+
+FACE_TASKS = ("face", "face-restoration")
+"""``task`` of the manifests and catalogue entries of networks for aligned faces."""
+WEIGHTS = (".pth", ".pt", ".safetensors")
+
+
+def builtin_store() -> Store:
+    """The bundles inside the package, to read only."""
+    import resharp.weights
+
+    folder = Path(resharp.weights.__file__).parent / "builtin"
+    return Store(folder, "Install it anew: pip install --force-reinstall resharp")
+
+
+def resolve(
+    model: str | os.PathLike[str] | Bundle,
+    *,
+    engines: str | os.PathLike[str] | None = None,
+    denoise: float | None = None,
+) -> Bundle:
+    """Find the bundle of a model.
+
+    Args:
+        model: a name, the folder of a bundle, or a bundle.
+        engines: folder of the store; None takes the default.
+        denoise: strength 0..1, for a model that has one; made in the store at its first use.
+
+    Raises:
+        UnknownModelError: nothing has that name; the nearest names are given.
+        NotExportedError: it is known, but its graph is not in the store.
+        BundleError: its bundle is damaged.
+        OptionError: it has no denoise strength, or the strength is not in 0..1.
+        OutputError: the store cannot be written, and a new strength has to be.
+    """
+    if isinstance(model, Bundle):
+        return _at(model, denoise)
+    if not isinstance(model, str | os.PathLike):
+        raise OptionError(f"model {model!r} is neither a name, a folder nor a bundle")
+    text = os.fspath(model)
+    if text.lower().endswith(WEIGHTS) and os.path.isfile(text):
+        raise NotExportedError(f"{text} holds weights, no graph: resharp export {text}")
+    if os.sep in text or os.path.isfile(Path(text, "manifest.json")):
+        return _at(_from_folder(Path(text)), denoise)
+    shipped = builtin_store()
+    if denoise is None and text in shipped:
+        return _shipped(shipped, text, engines)
+    canonical = _canonical(text)
+    name = variant_name(canonical, denoise)
+    store = Store(engines_folder(engines))
+    if denoise is not None and canonical in store:
+        bundle = store.find(canonical)
+        if bundle.manifest.twin is not None:
+            return blended(bundle, denoise, store)
+    if name in store:
+        return store.find(name)
+    if name in shipped:
+        return _shipped(shipped, name, engines)
+    raise _missing(text, canonical, denoise, engines)
+
+
+def _at(bundle: Bundle, denoise: float | None) -> Bundle:
+    """The strength of a bundle that was given itself; it is made beside it."""
+    name = bundle.manifest.name
+    if denoise is None or variant_name(name, denoise) == name:
+        return bundle
+    if bundle.manifest.twin is None:
+        raise OptionError(f"the bundle {bundle.folder} has no denoise strengths: leave denoise out")
+    return blended(bundle, denoise, Store(bundle.folder.parent))
+
+
+def _shipped(store: Store, name: str, engines: str | os.PathLike[str] | None) -> Bundle:
+    """A bundle of the package, whose engines are in the user's store."""
+    bundle = store.find(name)
+    try:
+        folder = engines_folder(engines)
+    except MissingExtraError:  # platformdirs: without it there is no store, nor an engine in it
+        return bundle
+    return load_tuning(replace(bundle, engine_store_folder=folder / name / ENGINES))
+
+
+def _from_folder(folder: Path) -> Bundle:
+    try:
+        return Bundle.open(folder)
+    except BundleError:
+        raise
+    except OSError as error:
+        raise NotExportedError(
+            f"{folder} is no bundle (it holds no manifest.json): give the folder that "
+            "'resharp export' wrote, or a model's name"
+        ) from error
+
+
+def check_upscales(model: str | os.PathLike[str] | Bundle) -> None:
+    """Refuse what restores or finds faces and upscales nothing, exported or not.
+
+    Raises:
+        OptionError: it is such a model; the message says what it is for.
+    """
+    from resharp.weights import lookup
+
+    if isinstance(model, Bundle):
+        name, task = model.manifest.name, model.manifest.task
+    else:
+        entry = lookup(model) if isinstance(model, str) else None
+        if entry is None:
+            return
+        name, task = entry.name, entry.task
+    if task in FACE_TASKS:
+        raise OptionError(f"{name} restores faces and upscales nothing: use --face {name}")
+    if task.startswith("face-"):
+        raise OptionError(f"{name} is for {task.replace('-', ' ')} and upscales nothing")
+
+
+def _canonical(name: str) -> str:
+    """The name that a checkpoint has here, whatever the spelling; or the name in lower case."""
+    from resharp.weights import resolve as checkpoint
+
+    try:
+        return checkpoint(name).name
+    except UnknownModelError:
+        return name.lower()
+
+
+def _missing(
+    asked: str, canonical: str, denoise: float | None, engines: str | os.PathLike[str] | None
+) -> Exception:
+    from resharp.weights import catalogue, local_entries, nearest
+
+    option = "" if denoise in (None, 1) else f" --denoise {denoise:g}"
+    own, stored = local_entries(), Store(engines_folder(engines)).names()
+    entry = catalogue().get(canonical)
+    if option and (entry is None or entry.blend is None):
+        able = ", ".join(sorted(name for name, item in catalogue().items() if item.blend))
+        return OptionError(f"{canonical} has no denoise strength; models that have one: {able}")
+    if option and canonical in stored:
+        return NotExportedError(
+            f"{canonical} was exported without its twin, so that the strength has to be exported: "
+            f"resharp export {canonical}{option}"
+        )
+    if canonical in {*catalogue(), *own, *stored, *builtin_store().names()}:
+        return NotExportedError(
+            f"{canonical} has not been exported yet: resharp export {canonical}"
+        )
+    near = nearest(asked, sorted({*catalogue(), *own, *stored, *builtin_store().names()}))
+    hint = f"; did you mean {' or '.join(near)}?" if near else "."
+    return UnknownModelError(
+        f"no model is called {asked!r}{hint} All are in: resharp weights list, resharp engines list"
+    )

@@ -1,0 +1,141 @@
+"""The chain of backends: the first that works is used, and every one before it says why not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from resharp.engines import Bundle, Tuning
+from resharp.errors import BackendError, OptionError, ResharpError
+from resharp.gpu.devices import device_name, gpus
+from resharp.runtime.backends import BACKENDS, Backend, BackendOptions, driver
+
+log = logging.getLogger(__name__)
+
+CHAIN = (
+    ("tensorrt", "cuda"),
+    ("torch", "cuda"),
+    ("onnx", "cuda"),
+    ("onnx", "cpu"),
+    ("torch", "cpu"),
+)
+"""(backend, device) in the order in which ``auto`` tries them."""
+
+
+@dataclass(frozen=True)
+class BackendAttempt:
+    """One link of the chain."""
+
+    backend: str
+    device: str
+    works: bool
+    reason: str
+    """Why it was skipped, or what to know about how it runs; may be empty."""
+
+    def __str__(self) -> str:
+        state = "works" if self.works else "skipped"
+        return f"{self.backend} on {self.device}: {state}" + (
+            f" ({self.reason})" if self.reason else ""
+        )
+
+
+def candidates(backend: str, device: str) -> tuple[tuple[str, str], ...]:
+    """The links that a choice allows, in order.
+
+    Args:
+        backend: ``auto`` or one of :data:`BACKENDS`.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        OptionError: there is no such backend or device.
+    """
+    if backend != "auto" and backend not in BACKENDS:
+        raise OptionError(f"backend {backend!r} is not one of auto, {', '.join(BACKENDS)}")
+    if device != "auto":
+        BackendOptions(device=device)  # refuses what is no device
+    kind = str(device).partition(":")[0]
+    return tuple(
+        (name, device if kind == "cuda" else at)
+        for name, at in CHAIN
+        if backend in ("auto", name) and kind in ("auto", at)
+    )
+
+
+def probe(links: Sequence[tuple[str, str]], threads: int | None = None) -> list[BackendAttempt]:
+    """Whether each link's library and device are here, without opening a model."""
+    return [_probe(name, BackendOptions(device=at, threads=threads)) for name, at in links]
+
+
+def open_first(
+    bundle: Bundle,
+    backend: str,
+    device: str,
+    threads: int | None,
+    after: BackendAttempt | None = None,
+    precision: str = "auto",
+    tuning: Tuning | str | None = "auto",
+) -> tuple[Backend, tuple[BackendAttempt, ...]]:
+    """Open the bundle with the first link that works.
+
+    Args:
+        bundle: the model.
+        backend: ``auto`` or a name.
+        device: ``auto`` or a device.
+        threads: for the CPU.
+        after: a link that is not to be used, nor those before it.
+        precision: ``auto`` or ``fp32``.
+        tuning: settings of the backend; ``auto``: the manifest's for each; None: none.
+
+    Raises:
+        BackendError: none does; the message holds every reason.
+    """
+    links: list[BackendAttempt] = [] if after is None else [after]
+    allowed = candidates(backend, device)
+    if after is not None:
+        allowed = allowed[allowed.index((after.backend, after.device)) + 1 :]
+    for name, where in allowed:
+        options = BackendOptions(device=where, threads=threads, precision=precision)
+        link = _probe(name, options)
+        if link.works:
+            options = replace(options, tuning=_tuning(bundle, options, name, tuning))
+            try:
+                opened = driver(name).open_backend(bundle, options)
+            except (ResharpError, RuntimeError, OSError, MemoryError) as error:
+                # Libraries raise RuntimeError for a GPU that is full, too old or broken.
+                link = BackendAttempt(name, where, False, str(error) or type(error).__name__)
+            else:
+                return opened, (*links, attempt_of(opened))
+        log.info("%s", link)
+        links.append(link)
+    raise BackendError(
+        f"no backend can run {bundle.manifest.name!r} here:\n"
+        + "\n".join(f"  {link}" for link in links)
+    )
+
+
+def attempt_of(backend: Backend) -> BackendAttempt:
+    """The link of an open backend, with what is known of it by now: no graphs, say."""
+    options = backend.options
+    notes = filter(None, [backend.note, str(options.tuning or "")])
+    return BackendAttempt(backend.name, options.device, True, "; ".join(notes))
+
+
+def _tuning(
+    bundle: Bundle, options: BackendOptions, name: str, asked: Tuning | str | None
+) -> Tuning | None:
+    if not isinstance(asked, str):
+        return asked
+    if not bundle.manifest.tunings:
+        return None
+    return bundle.manifest.tuning(name, device_name(options.device))
+
+
+def _probe(name: str, options: BackendOptions) -> BackendAttempt:
+    try:
+        if options.on_cuda:
+            gpus()  # cheap, and spares a machine without a GPU the import of torch
+        reason = driver(name).probe(options)
+    except (ResharpError, RuntimeError, OSError) as error:
+        reason = str(error) or type(error).__name__
+    return BackendAttempt(name, options.device, reason is None, reason or "")

@@ -1,0 +1,1 @@
+"""Layouts of arrays, alpha and resizing."""

@@ -1,0 +1,1 @@
+"""Which tiles an image is cut into, and how bands of them are run."""

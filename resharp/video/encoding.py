@@ -1,0 +1,311 @@
+"""Segments: some frames of the result, encoded into a file of their own that is whole or absent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resharp.errors import OptionError, OutputError
+from resharp.images import take_name
+from resharp.video.clip import Clip
+from resharp.video.color import BT709, FULL, LIMITED, RGB, Color, PixelFormat, pixel_format
+from resharp.video.options import CODECS, VideoOptions
+from resharp.video.pyav import pyav, reason
+from resharp.video.timeline import timing
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+
+LARGEST_DELAY = 16
+"""Frames by which codecs may reorder, at most."""
+SEGMENT_FORMAT = "mp4"
+"""It keeps timestamps of any time base, and all that a stream's header says of its pictures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoEncoder:
+    """How the frames of the result are encoded."""
+
+    name: str
+    """Of libav."""
+    options: tuple[tuple[str, str], ...]
+    width: int
+    """In pixels; even where the format asks for it."""
+    height: int
+    form: PixelFormat
+    color: Color
+    time_base: Fraction
+    rate: Fraction
+    aspect: Fraction | None
+    threads: int
+    notes: tuple[str, ...] = ()
+    """What of the input it cannot keep."""
+
+
+def choose_encoder(
+    clip: Clip, options: VideoOptions, width: int, height: int, threads: int
+) -> VideoEncoder:
+    """The encoder of the result.
+
+    Args:
+        clip: the input.
+        options: what is asked.
+        width: of restored pictures; so too ``height``.
+        threads: of the encoder.
+
+    Raises:
+        OptionError: this build of libav has no such encoder; the message names those it has.
+    """
+    codec = options.codec if options.codec != "auto" else ("h264", "hevc")[clip.form.depth > 8]
+    options = replace(options, codec=codec)  # which looks at the crf
+    name = _present(options.encoder, codec)
+    form, lost = _choose_format(name, clip.form)
+    color = _color_in(clip.color, form)
+    even_width, even_height = (
+        side + side % n for side, n in ((width, form.across), (height, form.down))
+    )
+    if (even_width, even_height) != (width, height):
+        lost = (*lost, f"{width}x{height} became {even_width}x{even_height}, as {form.name} asks")
+    when = timing(clip, options)
+    return VideoEncoder(
+        name=name,
+        options=_options(name, codec, options, threads),
+        width=even_width,
+        height=even_height,
+        form=form,
+        color=color,
+        time_base=when.time_base,
+        rate=when.rate,
+        aspect=clip.aspect,
+        threads=threads,
+        notes=lost,
+    )
+
+
+def _present(asked: str | None, codec: str) -> str:
+    av = pyav()
+    wanted = (asked,) if asked else CODECS[codec].encoders
+    for name in wanted:
+        if _is_encoder(name):
+            return name
+    able = [name for name, one in CODECS.items() if any(map(_is_encoder, one.encoders))]
+    raise OptionError(
+        f"this build of libav (PyAV {av.__version__}) has no encoder {' or '.join(wanted)}: take "
+        f"--codec {' or '.join(able)}"
+    )
+
+
+def _is_encoder(name: str) -> bool:
+    av = pyav()
+    try:
+        return bool(av.codec.Codec(name, "w").type == "video")
+    except (ValueError, av.error.FFmpegError):
+        return False
+
+
+def _choose_format(name: str, wanted: PixelFormat) -> tuple[PixelFormat, tuple[str, ...]]:
+    """The encoder's format nearest to the input's, and what is lost in it."""
+    known = pyav().codec.Codec(name, "w").video_formats or ()
+    able = [pixel_format(one.name) for one in known if not one.name.startswith("yuvj")]
+    able = [one for one in able if one.depth >= 8 and (name == "ffv1" or not one.alpha)]
+    able = able or [pixel_format("yuv420p")]
+    found = min(able, key=lambda one: _distance(wanted, one, lossless=name == "ffv1"))
+    lost = []
+    if found.depth < wanted.depth:
+        lost.append(f"{wanted.depth} bits became {found.depth}, the most that {name} has")
+    if wanted.alpha and not found.alpha:
+        lost.append(f"{name} has no transparency: it is left out (--codec ffv1 keeps it)")
+    if not wanted.gray and (found.across > wanted.across or found.down > wanted.down):
+        lost.append(f"colour is kept at a lower resolution ({found.name})")
+    return found, tuple(lost)
+
+
+def _distance(wanted: PixelFormat, one: PixelFormat, *, lossless: bool) -> tuple[Any, ...]:
+    """How badly a format fits: the first that differs counts."""
+    depth = wanted.depth if lossless or wanted.depth <= 12 else 10  # which players know
+    planar = one.name.startswith(("yuv", "gbr", "gray"))
+    return (
+        wanted.alpha and not one.alpha,
+        max(depth - one.depth, 0),
+        # Players show gray and RGB formats of lossy codecs badly, so that they become YUV.
+        one.gray,
+        one.rgb != (wanted.rgb and lossless),
+        not wanted.gray and (one.across > wanted.across or one.down > wanted.down),
+        abs(one.depth - depth),
+        abs(one.across - (2 if wanted.gray else wanted.across))
+        + abs(one.down - (2 if wanted.gray else wanted.down)),
+        one.alpha and not wanted.alpha,
+        not planar and not one.rgb,
+        one.name,
+    )
+
+
+def _color_in(color: Color, form: PixelFormat) -> Color:
+    """The same colour in a format that may be of the other family."""
+    if form.rgb:
+        return Color(FULL, RGB, color.primaries, color.transfer)
+    if color.matrix == RGB:
+        return Color(LIMITED, BT709, color.primaries, color.transfer)
+    return color
+
+
+def _options(
+    name: str, codec: str, options: VideoOptions, threads: int
+) -> tuple[tuple[str, str], ...]:
+    known = CODECS[codec]
+    quality = options.crf if options.crf is not None or known.crf is None else known.crf[0]
+    values: dict[str, str] = {}
+    ours = name in known.encoders
+    if quality is not None and (ours or name.endswith("_nvenc")):
+        values["crf" if ours else "cq"] = f"{quality:g}"  # as hardware encoders call it
+    elif options.crf is not None:
+        raise OptionError(f"how {name} takes a quality is not known here: leave --crf out")
+    if options.preset is not None or (ours and known.preset is not None):
+        values["preset"] = options.preset or str(known.preset)
+    if name == "libx265":
+        values["x265-params"] = f"log-level=error:frame-threads={min(threads, 4)}"
+    if name == "libsvtav1":
+        values["svtav1-params"] = f"lp={min(threads, 6)}"
+    if name == "ffv1":
+        values |= {"level": "3", "slices": "16", "slicecrc": "1"}
+    return tuple(sorted(values.items()))
+
+
+class Encoding:
+    """A segment while it is written, as ``<path>.part``.
+
+    Args:
+        path: of the finished segment.
+        encoder: how.
+
+    Raises:
+        OutputError: it cannot be written.
+        OptionError: the encoder does not take its options.
+    """
+
+    def __init__(self, path: Path, encoder: VideoEncoder) -> None:
+        self._path, self._part, self._encoder = path, path.with_name(f"{path.name}.part"), encoder
+        self._first: int | None = None
+        self.times: list[int] = []
+        """Timestamps of its frames."""
+        self._order: list[int] = []
+        with self._guard():
+            self._container = pyav().open(
+                os.fspath(self._part),
+                "w",
+                format=SEGMENT_FORMAT,
+                options={"movie_timescale": "1000"},
+            )
+            self._stream = self._open_stream()
+
+    def _open_stream(self) -> Any:
+        encoder = self._encoder
+        try:
+            stream = self._container.add_stream(
+                encoder.name, rate=encoder.rate, options=dict(encoder.options)
+            )
+        except ValueError as error:
+            raise OptionError(
+                f"the encoder {encoder.name} is not for containers of MP4's kind ({error}): take "
+                "another"
+            ) from error
+        stream.width, stream.height, stream.pix_fmt = (
+            encoder.width,
+            encoder.height,
+            encoder.form.name,
+        )
+        stream.time_base = encoder.time_base
+        context = stream.codec_context
+        context.time_base, context.thread_count = encoder.time_base, encoder.threads
+        context.color_range, context.colorspace = encoder.color.range, encoder.color.matrix
+        context.color_primaries = encoder.color.primaries
+        context.color_trc = encoder.color.transfer
+        if encoder.aspect is not None:
+            context.sample_aspect_ratio = encoder.aspect
+        try:
+            context.open()
+        except pyav().error.FFmpegError as error:
+            told = " ".join(f"{name}={value}" for name, value in encoder.options)
+            raise OptionError(
+                f"the encoder {encoder.name} cannot be opened with {told}: {reason(error)}"
+            ) from error
+        return stream
+
+    def add(self, frame: VideoFrame, pts: int) -> None:
+        """Encode a frame.
+
+        Args:
+            frame: of the encoder's size and format.
+            pts: in the encoder's ticks, later than the one before.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        if self._first is None:
+            self._first = pts
+        self.times.append(pts)
+        frame.pts, frame.time_base = pts - self._first, self._encoder.time_base
+        with self._guard():
+            self._mux(self._stream.encode(frame))
+
+    def _mux(self, packets: Sequence[Any]) -> None:
+        for packet in packets:
+            packet.dts = self._decoding_time(len(self._order))
+            self._order.append(packet.pts)
+            self._container.mux(packet)
+
+    def _decoding_time(self, index: int) -> int:
+        """Of a packet, for libx265's are wrong in very short segments."""
+        usual = max(round(1 / (self._encoder.rate * self._encoder.time_base)), 1)
+        early = index - LARGEST_DELAY
+        return early * usual if early < 0 else self.times[early] - self.times[0]
+
+    @property
+    def delay(self) -> int:
+        """How many frames the order of decoding runs ahead of that of showing."""
+        rank = {time: index for index, time in enumerate(sorted(self._order))}
+        return max((index - rank[time] for index, time in enumerate(self._order)), default=0)
+
+    def finish(self) -> None:
+        """Write what is left, to the disk and under the segment's name.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        with self._guard():
+            self._mux(self._stream.encode(None))
+            self._container.close()
+            take_name(self._part, self._path)
+
+    def abandon(self) -> None:
+        """Leave nothing behind."""
+        with suppress(Exception):  # libav fails again where it failed before
+            self._container.close()
+        self._part.unlink(missing_ok=True)
+
+    def _guard(self) -> _Guard:
+        return _Guard(self._part.parent)
+
+
+class _Guard:
+    """Turns what libav and the disk say into our error."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError | pyav().error.FFmpegError) and not isinstance(
+            error, OutputError
+        ):
+            raise OutputError(
+                f"a segment cannot be written to {self._folder}: {reason(error)}. What is finished "
+                "is kept: free space there and run the same again, it goes on"
+            ) from error

@@ -1,0 +1,153 @@
+"""From the pictures of the input to the numbered frames of the result: rates, cuts, repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import ceil, floor
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from resharp.video.clip import Clip
+from resharp.video.options import VideoOptions
+from resharp.video.source import LostError, Warn, log, pictures
+from resharp.video.source_frame import ResumePoint, SourceFrame
+
+Image = NDArray[Any]
+BLOCK = 16
+"""Side of the blocks whose means are compared, in pixels."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run goes on: before the frame of that number."""
+
+    number: int = 0
+    mark: ResumePoint | None = None
+    """The picture of the input that the frame before it shows; None at the start."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A frame of the result, before it is restored."""
+
+    number: int
+    pts: int
+    """In ticks of the result."""
+    duration: int
+    source: SourceFrame = field(repr=False)
+    fresh: bool
+    """Whether it is to be restored; else the last restored one is shown again."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Of the result."""
+
+    time_base: Fraction
+    rate: Fraction
+    """Frames per second; the average, where they vary."""
+
+
+def timing(clip: Clip, options: VideoOptions) -> Timing:
+    """Ticks and rate of the result."""
+    if options.fps is None:
+        return Timing(clip.time_base, clip.rate)
+    finer = ceil(10_000 / options.fps.numerator)  # so that the first frame's time is kept as well
+    return Timing(Fraction(1, options.fps.numerator * finer), options.fps)
+
+
+def frames(
+    clip: Clip, options: VideoOptions, place: Position, warn: Warn = log.warning
+) -> Iterator[Frame]:
+    """The frames of the result from a place on, without those that are there already.
+
+    Raises:
+        VideoError: see :func:`~resharp.video.source.pictures`.
+    """
+    try:
+        yield from _placed(clip, options, place, warn, seek=True)
+    except LostError:  # seeking there is not exact: count from the start
+        yield from _placed(clip, options, place, warn, seek=False)
+
+
+def _placed(
+    clip: Clip, options: VideoOptions, place: Position, warn: Warn, *, seek: bool
+) -> Iterator[Frame]:
+    first = clip.first + ceil((options.start or 0) / clip.time_base)
+    mark = place.mark if seek else None
+    begin = first if options.start and mark is None else None
+    shown = pictures(clip, mark, begin, last_tick(clip, options), seek=seek, warn=warn)
+    number = 0 if mark is None else place.number - 1  # the mark's picture was the last one's
+    if options.fps is None:
+        made = _as_they_are(shown, first if options.start else 0, number)
+    else:
+        made = _at_rate(shown, clip, options, number)
+    wanted = (frame for frame in made if frame.number >= place.number)
+    yield from _deduplicated(wanted, options)
+
+
+def last_tick(clip: Clip, options: VideoOptions) -> int | None:
+    """The timestamp at which the result stops; None: at the end."""
+    return None if options.end is None else clip.first + ceil(options.end / clip.time_base)
+
+
+def _as_they_are(shown: Iterator[SourceFrame], origin: int, number: int) -> Iterator[Frame]:
+    for index, one in enumerate(shown, start=number):
+        yield Frame(index, one.pts - origin, one.duration, one, True)
+
+
+def _at_rate(
+    shown: Iterator[SourceFrame], clip: Clip, options: VideoOptions, number: int
+) -> Iterator[Frame]:
+    """Each picture from the tick nearest to its time until the next one's; some are shown never."""
+    assert options.fps is not None
+    base, rate = timing(clip, options).time_base, options.fps
+    step = round(1 / (rate * base))
+    offset = 0 if options.start else round(clip.first * clip.time_base / base)
+    origin = clip.first * clip.time_base + (options.start or 0)
+
+    def tick(pts: int) -> int:
+        return floor((pts * clip.time_base - origin) * rate + Fraction(1, 2))
+
+    def spread(one: SourceFrame, stop: int) -> Iterator[Frame]:
+        for now in range(number, stop):
+            yield Frame(now, offset + now * step, step, one, True)
+
+    last: SourceFrame | None = None
+    for one in shown:
+        if last is not None:
+            yield from spread(last, tick(one.pts))
+            number = max(number, tick(one.pts))
+        last = one
+    if last is not None:
+        lasts = last.duration or 1 / (clip.rate * clip.time_base)
+        yield from spread(last, max(tick(last.pts + round(lasts)), 1))
+
+
+def _deduplicated(made: Iterator[Frame], options: VideoOptions) -> Iterator[Frame]:
+    """Decide which frames are to be restored; every segment begins with one that is."""
+    kept: SourceFrame | None = None
+    for frame in made:
+        same = kept is not None and (
+            frame.source is kept
+            or (options.skip_duplicates is not None and alike(kept, frame, options.skip_duplicates))
+        )
+        fresh = frame.number % options.segment == 0 or not same
+        if fresh:
+            kept = frame.source
+        yield Frame(frame.number, frame.pts, frame.duration, frame.source, fresh)
+
+
+def alike(kept: SourceFrame, frame: Frame, levels: float) -> bool:
+    """Whether the means of all blocks differ by at most so many levels of 255."""
+    difference = cv2.absdiff(kept.image, frame.source.image)
+    height, width = difference.shape[:2]
+    size = (max(width // BLOCK, 1), max(height // BLOCK, 1))
+    means = cv2.resize(difference.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    white = 1 if frame.source.image.dtype == np.uint8 else 257
+    return bool(means.max() <= levels * white)

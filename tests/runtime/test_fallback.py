@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resharp import Upscaler
+from resharp.engines import Bundle, Store
+from resharp.errors import (
+    BackendError,
+    BundleError,
+    MissingExtraError,
+    NotExportedError,
+    OptionError,
+    OutOfMemoryError,
+    UnknownModelError,
+)
+from resharp.gpu.devices import CudaError, Gpu
+from resharp.runtime import fallback as chain
+from resharp.runtime.backends import Driver, driver
+from resharp.runtime.bundle_lookup import DEFAULT_MODEL, builtin_store
+from resharp.runtime.fallback import BackendAttempt, candidates
+from resharp.weights.entry import BUILTIN
+
+
+def test_the_default_model_is_the_one_in_the_package() -> None:
+    assert DEFAULT_MODEL == BUILTIN
+    assert builtin_store().names() == (BUILTIN,)
+
+
+def test_the_order_is_the_designs() -> None:
+    assert candidates("auto", "auto") == chain.CHAIN
+    assert candidates("auto", "cpu") == (("onnx", "cpu"), ("torch", "cpu"))
+    assert candidates("torch", "cuda:1") == (("torch", "cuda:1"),)
+    assert candidates("onnx", "auto") == (("onnx", "cuda"), ("onnx", "cpu"))
+
+
+def test_without_a_driver_no_gpu_library_is_tried(
+    compact: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none() -> tuple[Gpu, ...]:
+        raise CudaError("no NVIDIA driver (libcuda.so.1 is not there)")
+
+    monkeypatch.setattr(chain, "gpus", none)
+    with Upscaler(compact) as upscaler:
+        assert (upscaler.backend, upscaler.device) == ("onnx", "cpu")
+        assert upscaler.links == (
+            BackendAttempt(
+                "tensorrt", "cuda", False, "no NVIDIA driver (libcuda.so.1 is not there)"
+            ),
+            BackendAttempt("torch", "cuda", False, "no NVIDIA driver (libcuda.so.1 is not there)"),
+            BackendAttempt("onnx", "cuda", False, "no NVIDIA driver (libcuda.so.1 is not there)"),
+            BackendAttempt("onnx", "cpu", True, ""),
+        )
+
+
+def test_with_a_driver_but_cpu_libraries_the_reason_is_theirs(
+    compact: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chain, "gpus", lambda: (Gpu(0, "NVIDIA L4", "8.9", 1 << 34),))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with Upscaler(compact) as upscaler:
+        reasons = {(link.backend, link.device): link.reason for link in upscaler.links}
+    assert "finds no usable GPU" in reasons["torch", "cuda"]
+    assert "has no CUDA provider" in reasons["onnx", "cuda"]
+
+
+def test_a_missing_library_is_skipped_with_the_way_to_get_it(
+    compact: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(name: str) -> Driver:
+        if name != "onnx":
+            return driver(name)
+
+        def probe(options: Any) -> str | None:
+            raise MissingExtraError("The onnx backend needs: pip install 'resharp[cpu]'")
+
+        return Driver(probe, driver(name).open_backend)
+
+    monkeypatch.setattr(chain, "driver", absent)
+    with Upscaler(compact, device="cpu") as upscaler:
+        assert upscaler.backend == "torch"
+        assert "resharp[cpu]" in upscaler.explain().splitlines()[0]
+
+
+def test_when_nothing_works_every_reason_is_in_the_error(
+    compact: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(name: str) -> Driver:
+        return Driver(lambda options: f"{name} is out of order", driver(name).open_backend)
+
+    monkeypatch.setattr(chain, "driver", broken)
+    with pytest.raises(BackendError) as caught:
+        Upscaler(compact)
+    for name in ("tensorrt", "torch", "onnx"):
+        assert name in str(caught.value)
+    assert "onnx is out of order" in str(caught.value)
+
+
+def test_an_explicit_device_that_is_not_there(compact: Bundle) -> None:
+    with pytest.raises(BackendError, match="onnx on cuda:7: skipped"):
+        Upscaler(compact, backend="onnx", device="cuda:7")
+
+
+def test_models_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setenv("RESHARP_HOME", str(tmp_path))
+    with pytest.raises(UnknownModelError, match=r"did you mean .*realesr-animevideov3"):
+        Upscaler("realesr-animevideo3v")
+    with pytest.raises(NotExportedError, match=r"resharp export realesrgan-x4plus$"):
+        Upscaler("RealESRGAN_x4plus.pth")
+    with pytest.raises(NotExportedError, match=r"resharp export realesr-general-x4v3$"):
+        Upscaler("realesr-general-x4v3", denoise=0.5)
+    with pytest.raises(NotExportedError, match=r"holds no manifest\.json"):
+        Upscaler(tmp_path / "nothing")
+
+
+def test_a_damaged_built_in_model_says_to_install_it_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shipped = builtin_store()
+    shutil.copytree(shipped.folder, tmp_path / "builtin")
+    weights = next((tmp_path / "builtin").rglob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    monkeypatch.setattr(
+        sys.modules["resharp.runtime.bundle_lookup"],
+        "builtin_store",
+        lambda: Store(tmp_path / "builtin", shipped._cure),
+    )
+    with pytest.raises(BundleError, match=r"is damaged: .* pip install --force-reinstall"):
+        Upscaler()
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [RuntimeError("CUDA error: no kernel image"), OutOfMemoryError("full"), OSError("libx.so")],
+)
+def test_whatever_a_library_raises_on_opening_skips_its_link(
+    compact: Bundle, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    def broken(name: str) -> Driver:
+        if name != "onnx":
+            return driver(name)
+
+        def opens(bundle: Bundle, options: Any) -> Any:
+            raise failure
+
+        return Driver(driver(name).probe, opens)
+
+    monkeypatch.setattr(chain, "driver", broken)
+    with Upscaler(compact, device="cpu") as upscaler:
+        assert upscaler.backend == "torch"
+        assert str(failure) in upscaler.links[0].reason
+
+
+def test_advice_leads_somewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RESHARP_HOME", str(tmp_path))
+    weights = tmp_path / "mine.pth"
+    weights.write_bytes(b"x")
+    for model, options, error, message in (
+        ("resharp-x4", {"denoise": 0.5}, OptionError, "resharp-x4 has no denoise strength"),
+        ("codeformer", {}, OptionError, "upscales nothing: use --face codeformer"),
+        (str(weights), {}, NotExportedError, "resharp export .*mine.pth"),
+        ("m" * 300, {}, UnknownModelError, "no model is called"),
+        (None, {}, OptionError, "neither a name, a folder nor a bundle"),
+        (b"m", {}, OptionError, "neither a name, a folder nor a bundle"),
+    ):
+        with pytest.raises(error, match=message):
+            Upscaler(model, **options)  # type: ignore[arg-type]
