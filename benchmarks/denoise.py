@@ -24,8 +24,9 @@ from benchmarks.common import json_option, report
 from resharp import models
 from resharp.engines import Source, Store
 from resharp.engines.blend import blended
+from resharp.engines.target import NAMED, Target
 from resharp.export import ExportOptions
-from resharp.export.engine import NAMED, EngineOptions, Target, build_engines
+from resharp.export.engine import EngineOptions, build_engines
 from resharp.export.run import export_origin
 from resharp.export.sources import Origin, Part
 from resharp.gpu import tensorrt as trt

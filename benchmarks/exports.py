@@ -63,9 +63,10 @@ EXPORT = "import sys; from resharp.export import export; export(sys.argv[1], eng
 BUILD = """
 import json, sys
 from pathlib import Path
-from resharp import trt
+from resharp.gpu import tensorrt as trt
 from resharp.engines import Store
-from resharp.export.engine import NAMED, EngineOptions, Target, build_engines
+from resharp.engines.target import NAMED, Target
+from resharp.export.engine import EngineOptions, build_engines
 bundle = Store(Path(sys.argv[2])).find(sys.argv[1])
 options = EngineOptions(flavour=trt.RTX, dtypes=("uint8",))
 (built,) = build_engines(bundle, Target(targets=NAMED), options)

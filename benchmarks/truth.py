@@ -26,13 +26,13 @@ from benchmarks.exports import SIZES
 from resharp import models
 from resharp.errors import ResharpError
 from resharp.export.engine.typed_graph import typed_checkpoint
-from resharp.export.infer import Array
 from resharp.export.measure.peak import example
 from resharp.faces.alignment import SIDE, cut, to_crop
 from resharp.faces.detection import YuNet
 from resharp.models.precision import LARGE, choose_precision, peak
 from resharp.runtime import DEFAULT_MODEL
 from resharp.runtime.bundle_lookup import builtin_store
+from resharp.types import Array
 
 CROP = 96
 """Side of the middle of each photo, at a quarter of its size."""

@@ -12,16 +12,16 @@ import pytest
 import torch
 
 from resharp import Upscaler
-from resharp.cli.export_engines import checker, current_gpu
-from resharp.cli.targets import choose_targets
+from resharp.deploy import build_engines
 from resharp.drawing import draw
 from resharp.engines import Bundle
-from resharp.export.engine import EngineOptions, build_engines
+from resharp.engines.target import choose_targets
+from resharp.export.engine import EngineOptions
 from resharp.gpu import tensorrt as trt
 from resharp.gpu.cuda import open_provider
 from resharp.gpu.devices import CudaError, cuda_free_memory, gpus
 from resharp.runtime.backends.torch.backend import TorchBackend
-from resharp.runtime.imaging.layout import Image
+from resharp.types import Image
 
 pytestmark = [
     pytest.mark.gpu,
@@ -44,8 +44,7 @@ def engined(tiny: dict[str, Bundle], tmp_path_factory: pytest.TempPathFactory) -
     (target,) = choose_targets("0", flavour)
     for bundle in own.values():
         options = EngineOptions(flavour=flavour, tile=256)
-        current = partial(current_gpu, target.index if target.gpu else None)
-        build_engines(bundle, target, options, check=checker(0), current=current)
+        build_engines(bundle, target, options)
     return own
 
 

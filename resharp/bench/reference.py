@@ -7,14 +7,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from resharp.engines import Bundle
 from resharp.engines.reference import FLOOR_DB, PERFECT_DB
 from resharp.errors import MissingExtraError
 from resharp.runtime import Upscaler
-
-Image = NDArray[Any]
+from resharp.types import Image
 
 IDENTICAL = PERFECT_DB
 """PSNR in dB of pictures without a difference."""

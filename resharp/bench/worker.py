@@ -27,9 +27,10 @@ from resharp.bench.cases import Case
 from resharp.bench.environment import open_nvml
 from resharp.bench.memory import DevicePeak, HostPeak, Nvml, check_device, check_host
 from resharp.bench.reference import exact, file_seconds, likeness
-from resharp.bench.subjects import Image, Subject, open_subject
+from resharp.bench.subjects import Subject, open_subject
 from resharp.engines import Bundle
 from resharp.errors import MissingExtraError, OptionError, ResharpError
+from resharp.types import Image
 
 FRAMES = 4
 """Pictures of a stream for each lane."""

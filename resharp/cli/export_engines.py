@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from resharp.cli.export import Steps, pixels
-from resharp.cli.targets import check_gpus, choose_targets
 from resharp.cli.tuning import builds, tune_model
-from resharp.engines import PRECISIONS, Bundle, Engine, ParityResult, Store
-from resharp.errors import NotExportedError, OptionError, ResharpError
+from resharp.deploy import build_engines, find_or_export
+from resharp.engines import PRECISIONS, Bundle, Store
+from resharp.engines.target import Target, choose_targets
+from resharp.errors import OptionError, ResharpError
 from resharp.gpu import tensorrt as flavours
 from resharp.optional import require
 from resharp.paths import engines_folder, weights_folder
-from resharp.runtime.bundle_lookup import DEFAULT_MODEL, resolve
+from resharp.runtime.bundle_lookup import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from resharp.export.engine import Built, EngineOptions, Target
+    from resharp.export.engine import Built, EngineOptions
 
 
 @click.command()
@@ -89,12 +89,11 @@ def command(
     work = _Work(tune=tune, budget=budget)
     if builds(tune, gpu, flavour):
         work.flavour = flavours.pick(flavour)
-        check_gpus(gpu, work.flavour)
+        work.targets = choose_targets(gpu, work.flavour)
         for module in ("torch", "onnx", "onnxruntime", "safetensors"):
             require(module, feature="Building engines", extra="export")
         from resharp.export.engine import EngineOptions
 
-        work.targets = choose_targets(gpu, work.flavour)
         work.options = EngineOptions(
             flavour=work.flavour,
             dtypes=("uint8", "float32") if dtype == "both" else (dtype,),
@@ -102,7 +101,18 @@ def command(
             **options,
         )
     for name in names:
-        work.on(name, partial(_bundle, name, denoise, offline, weights, engines, work.steps))
+        work.on(
+            name,
+            partial(
+                find_or_export,
+                name,
+                denoise=denoise,
+                offline=offline,
+                weights=weights,
+                engines=engines,
+                report=work.steps.next,
+            ),
+        )
     work.end()
 
 
@@ -126,7 +136,7 @@ class _Work:
             return
         for target in self.targets:
             try:
-                _build(bundle, target, self.options, self.steps, self._table)
+                self._build(bundle, target)
             except ResharpError as error:
                 self._failed.append(f"{name} for {target.label}: {error}")
         if self._tune:
@@ -134,6 +144,17 @@ class _Work:
                 tune_model(bundle, self.flavour, self._budget, self.steps.next)
             except ResharpError as error:
                 self._failed.append(f"{name}, tuning: {error}")
+
+    def _build(self, bundle: Bundle, target: Target) -> None:
+        began = time.monotonic()
+        build_engines(
+            bundle,
+            target,
+            self.options,
+            report=self.steps.next,
+            done=lambda built: self._table.append(_row(built)),
+        )
+        self.steps.next(f"{bundle.manifest.name}: {time.monotonic() - began:.0f} s")
 
     def end(self) -> None:
         """Print what was built.
@@ -176,66 +197,6 @@ def _names(
         if entry.exports and (folder / entry.file).is_file()
     ]
     return list(dict.fromkeys([DEFAULT_MODEL, *Store(engines_folder(engines)).names(), *fetched]))
-
-
-def _bundle(
-    name: str,
-    denoise: float | None,
-    offline: bool | None,
-    weights: Path | None,
-    engines: Path | None,
-    steps: Steps,
-) -> Bundle:
-    try:
-        return resolve(name, engines=engines, denoise=denoise)
-    except NotExportedError:
-        from resharp.export import ExportOptions, export
-
-        steps.next(f"{name} is not exported yet: exporting it first")
-        options = ExportOptions(denoise=denoise, offline=offline)
-        return export(name, options, weights=weights, engines=engines, report=steps.next)
-
-
-def _build(bundle: Bundle, target: Target, options: Any, steps: Steps, table: list[Row]) -> None:
-    from resharp.export.engine import build_engines
-
-    began = time.monotonic()
-    build_engines(
-        bundle,
-        target,
-        options,
-        check=None if target.index is None else checker(target.index),
-        current=partial(current_gpu, target.index if target.gpu else None),
-        report=steps.next,
-        done=lambda built: table.append(_row(built)),
-    )
-    steps.next(f"{bundle.manifest.name}: {time.monotonic() - began:.0f} s")
-
-
-@contextmanager
-def current_gpu(index: int | None) -> Iterator[None]:
-    """Make a GPU the current device of this thread, for TensorRT's builder; None changes none."""
-    if index is None:
-        yield
-        return
-    from resharp.gpu.cuda import open_provider
-
-    provider = open_provider(index)
-    try:
-        with provider.scope():
-            yield
-    finally:
-        provider.close()
-
-
-def checker(index: int) -> Any:
-    """What runs a new engine on a GPU of this machine."""
-    from resharp.runtime.backends.tensorrt import check_engine
-
-    def check(bundle: Bundle, engine: Engine) -> ParityResult:
-        return check_engine(bundle, engine, index)
-
-    return check
 
 
 Row = tuple[str, str, str, str, str, str, str]

@@ -13,10 +13,11 @@ import click
 
 from resharp.compat.checkpoints import bundle_for, named
 from resharp.compat.gfpgan import GFPGANer
-from resharp.compat.realesrgan import Image, RealESRGANer, device_of
+from resharp.compat.realesrgan import RealESRGANer, device_of
 from resharp.engines import Bundle
 from resharp.errors import OptionError, OutputError, ResharpError, UnknownModelError
 from resharp.images import read, suffixes, writable, write
+from resharp.types import Image
 
 NAMES = (
     "RealESRGAN_x4plus",

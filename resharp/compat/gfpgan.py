@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from resharp import weights
 from resharp.compat.checkpoints import bundle_for
@@ -26,8 +25,7 @@ from resharp.faces.detection import DETECTOR, central
 from resharp.faces.network import run
 from resharp.faces.paste import PastePlace, paste
 from resharp.runtime.upscaler import LARGEST_SCALE
-
-Image = NDArray[Any]
+from resharp.types import Image
 
 ARCHITECTURES = ("clean", "RestoreFormer")
 """Values of ``arch`` whose networks are here."""

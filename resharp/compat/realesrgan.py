@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from resharp.compat.checkpoints import bundle_for
 from resharp.engines import Bundle
@@ -25,13 +24,13 @@ from resharp.runtime import Upscaler
 from resharp.runtime.bundle_lookup import check_upscales
 from resharp.runtime.imaging.layout import Layout, layout_of
 from resharp.runtime.upscaler import LARGEST_SCALE
+from resharp.types import Image
 
 if TYPE_CHECKING:
     from torch import nn
 
 log = logging.getLogger(__name__)
 
-Image = NDArray[Any]
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Upstream's names of what has so many channels; the arrays are gray, BGR and BGRA."""

@@ -119,7 +119,7 @@ class EngineStore:
 
     @contextlib.contextmanager
     def lock_for_build(
-        self, key: str, on_wait: Callable[[], None] | None = None
+        self, key: str, on_wait: Callable[[], object] | None = None
     ) -> Iterator[EngineDraft]:
         """Hold the key's lock and give a place to write; leaving without a commit leaves nothing.
 

@@ -13,7 +13,7 @@ from resharp.optional import require
 
 @contextlib.contextmanager
 def locked(
-    folder: Path, name: str, timeout: float = -1, on_wait: Callable[[], None] | None = None
+    folder: Path, name: str, timeout: float = -1, on_wait: Callable[[], object] | None = None
 ) -> Iterator[None]:
     """Hold the lock ``<folder>/.locks/<name>.lock``.
 

@@ -12,16 +12,14 @@ import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resharp.engines.engine import ParityResult
 from resharp.engines.manifest import File
 from resharp.errors import BundleError
+from resharp.types import Array
 
-Array = NDArray[Any]
 FLOOR_DB = 40.0
 """PSNR under which an engine, or a typed graph, is not used."""
 PERFECT_DB = 200.0

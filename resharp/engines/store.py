@@ -136,7 +136,7 @@ class Store:
 
     @contextlib.contextmanager
     def writing(
-        self, name: str, *, timeout: float = -1, on_wait: Callable[[], None] | None = None
+        self, name: str, *, timeout: float = -1, on_wait: Callable[[], object] | None = None
     ) -> Iterator[BundleDraft]:
         """Hold the bundle's lock and give a folder to write into.
 

@@ -23,7 +23,8 @@ from resharp.errors import BundleError, ParityError
 from resharp.export import parity
 from resharp.export.infer import Infer, in_onnxruntime, in_torch
 from resharp.export.measure import overlap
-from resharp.export.sources import Notice, Part
+from resharp.export.sources import Part
+from resharp.types import Log
 
 STRENGTH = 0.5
 """Compared with PyTorch."""
@@ -37,7 +38,7 @@ def with_dni_partner(
     twin: Part,
     folder: Path,
     picture: NDArray[Any] | None = None,
-    notice: Notice = lambda line: None,
+    notice: Log = lambda line: None,
 ) -> Manifest:
     """Add the twin's weights to a bundle that is being written.
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from resharp.errors import ParityError
+from resharp.types import Array
 
-Array = NDArray[Any]
 Infer = Callable[..., Array]
 """``[n, h, w, 3]`` to ``[n, h*s, w*s, 3]``, of one dtype; the graph's further inputs, a number
 each, follow the pictures."""

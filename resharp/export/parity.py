@@ -8,17 +8,14 @@ smallest pictures there are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resharp.drawing import draw
 from resharp.engines import GraphParity
 from resharp.errors import ParityError, ResharpError
 from resharp.export.infer import Infer
-
-Array = NDArray[Any]
+from resharp.types import Array
 
 SHAPES = ((1, 24, 36), (3, 17, 23), (2, 31, 8), (1, 1, 1), (1, 3, 5), (4, 2, 2))
 """Inputs compared: (n, h, w). None is the example of the trace."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from numpy.typing import NDArray
 from torch import nn
 
 from resharp import __version__, models
@@ -30,11 +28,8 @@ from resharp.export.onnx.external_data import MIN_BYTES
 from resharp.export.onnx.trace import EXPORTERS, OPSET
 from resharp.export.sources import Origin, locate
 from resharp.paths import engines_folder
+from resharp.types import Array, Log
 from resharp.weights.entry import BUILTIN
-
-Array = NDArray[Any]
-Report = Callable[[str], None]
-"""Told each step as it begins, and each notice, a line."""
 
 FACE = "face"
 """``Manifest.task`` of networks for aligned faces."""
@@ -80,7 +75,7 @@ def export(
     *,
     weights: str | os.PathLike[str] | None = None,
     engines: str | os.PathLike[str] | None = None,
-    report: Report = lambda line: None,
+    report: Log = lambda line: None,
 ) -> Bundle:
     """Export a model into the store, or return its bundle where that is done.
 
@@ -114,7 +109,7 @@ def export_origin(
     options: ExportOptions,
     *,
     engines: str | os.PathLike[str] | None = None,
-    report: Report = lambda line: None,
+    report: Log = lambda line: None,
 ) -> Bundle:
     """As :func:`export`, of checkpoints that are at hand."""
     store = Store(engines_folder(engines))
@@ -163,7 +158,7 @@ def _done(store: Store, origin: Origin, options: ExportOptions) -> Bundle | None
     return bundle if same else None
 
 
-def _export(origin: Origin, options: ExportOptions, draft: BundleDraft, report: Report) -> Bundle:
+def _export(origin: Origin, options: ExportOptions, draft: BundleDraft, report: Log) -> Bundle:
     report("reading the weights")
     checkpoint = _checkpoint(origin, options.parameters)
     facts = checkpoint.facts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,11 +11,9 @@ from resharp import weights
 from resharp.engines import Source, check_name, sha256_of, variant_name
 from resharp.engines.store import named_strength
 from resharp.errors import CheckpointError, DownloadError, OptionError
+from resharp.types import Log
 from resharp.weights import ModelEntry, kebab, lookup
 from resharp.weights.local import LOCAL
-
-Notice = Callable[[str], None]
-"""Takes one line for the user."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +56,7 @@ def locate(
     name: str | None = None,
     folder: str | os.PathLike[str] | None = None,
     offline: bool | None = None,
-    notice: Notice = lambda line: None,
+    notice: Log = lambda line: None,
 ) -> Origin:
     """Find the checkpoints of a model, fetching what is missing.
 
@@ -140,7 +138,7 @@ def _blend(
 
 
 def _twin(
-    entry: ModelEntry, folder: str | os.PathLike[str] | None, offline: bool | None, notice: Notice
+    entry: ModelEntry, folder: str | os.PathLike[str] | None, offline: bool | None, notice: Log
 ) -> Part | None:
     """The checkpoint that the entry is mixed with, without which it is whole nevertheless."""
     if entry.blend is None:

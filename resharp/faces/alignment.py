@@ -8,15 +8,14 @@ numbers are the middles of pixels, as in OpenCV.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from resharp.runtime.imaging.layout import to_network
+from resharp.types import Image
 
-Image = NDArray[Any]
 Points = NDArray[np.float64]
 """``[n, 2]`` of (x, y)."""
 Matrix = NDArray[np.float64]

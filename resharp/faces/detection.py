@@ -18,7 +18,6 @@ from typing import Any, Protocol
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from resharp.errors import CheckpointError, ChecksumError
 from resharp.faces.alignment import (
@@ -34,9 +33,8 @@ from resharp.faces.alignment import (
     to_bytes,
 )
 from resharp.paths import weights_folder
+from resharp.types import Image
 from resharp.weights import find, inspect
-
-Image = NDArray[Any]
 
 DETECTOR = "yunet"
 """Name of the detector in the catalogue."""

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resharp.engines import Bundle, Manifest
 from resharp.errors import OptionError, OutOfMemoryError
 from resharp.faces.alignment import SIDE
 from resharp.runtime.bundle_lookup import FACE_TASKS, resolve
 from resharp.runtime.fallback import open_first
+from resharp.types import Image
 from resharp.weights import catalogue, lookup
-
-Image = NDArray[Any]
 
 FIDELITY = "fidelity"
 """Name of that input in manifests."""

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from resharp.engines import Manifest
 from resharp.errors import OptionError
-from resharp.faces.alignment import Image
-from resharp.runtime.upscaler import LARGEST_SCALE, Progress
+from resharp.runtime.upscaler import LARGEST_SCALE
+from resharp.types import Image, Progress
 
 BATCH = 4
 """Faces per run of the network, unless told."""

@@ -14,17 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from resharp.faces.alignment import (
-    SIDE,
-    Image,
-    Matrix,
-    apply,
-    chain,
-    inverse,
-    magnification,
-    scaling,
-)
+from resharp.faces.alignment import SIDE, Matrix, apply, chain, inverse, magnification, scaling
 from resharp.runtime.imaging.resize import resize
+from resharp.types import Image
 
 Plane = NDArray[np.float32]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from resharp.engines import Bundle
 from resharp.errors import ImageError, OptionError
-from resharp.faces.alignment import SIDE, Image, Matrix, cut, to_bytes, to_crop
+from resharp.faces.alignment import SIDE, Matrix, cut, to_bytes, to_crop
 from resharp.faces.detection import Detector, Face, YuNet, central
 from resharp.faces.network import BundleNetwork, FaceNetwork, run
 from resharp.faces.options import BATCH, Background, FaceOptions, check_scale, refuse_anime
@@ -20,7 +20,7 @@ from resharp.faces.paste import PastePlace, blend, paste
 from resharp.runtime.imaging.alpha import bleed
 from resharp.runtime.imaging.layout import layout_of
 from resharp.runtime.imaging.resize import resize
-from resharp.runtime.upscaler import Progress
+from resharp.types import Image, Progress
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

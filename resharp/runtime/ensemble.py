@@ -7,18 +7,16 @@ image super resolution" (Timofte et al., CVPR 2016).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from numbers import Real
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resharp.errors import OptionError
-
-Image = NDArray[Any]
-Progress = Callable[[int, int], object]
+from resharp.types import Image, Progress
 
 TURNS = (1, 2, 4, 8)
 """Views of one picture: itself; also mirrored; in both directions; also turned by 90 degrees."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resharp.errors import OptionError
 from resharp.faces import FaceOptions, FaceRestorer
@@ -18,8 +17,7 @@ from resharp.runtime.bundle_lookup import FACE_TASKS, resolve
 from resharp.runtime.model_info import ModelInfo, model_info
 from resharp.runtime.settings import Settings
 from resharp.runtime.upscaler import Upscaler
-
-Image = NDArray[Any]
+from resharp.types import Image
 
 KEPT = 2
 _SETTINGS = frozenset(one.name for one in fields(Settings)) - {"model"}

@@ -8,12 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
-
-from numpy.typing import NDArray
 
 from resharp.engines import Manifest
 from resharp.errors import OptionError
@@ -22,9 +20,7 @@ from resharp.runtime.bundle_lookup import resolve
 from resharp.runtime.ensemble import Ensemble
 from resharp.runtime.settings import Settings
 from resharp.runtime.upscaler import Upscaler
-
-Image = NDArray[Any]
-Progress = Callable[[int, int], object]
+from resharp.types import Image, Progress
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,6 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resharp.engines import Bundle, Manifest, Tuning
 from resharp.errors import OptionError, OutOfMemoryError
@@ -33,12 +32,10 @@ from resharp.runtime.tiling.bands import (
     plan_for,
     smallest_for,
 )
+from resharp.types import Image, Progress
 
 log = logging.getLogger(__name__)
 
-Image = NDArray[Any]
-Progress = Callable[[int, int], object]
-"""Called as (tiles done, tiles in all) from the caller's thread; raising in it cancels."""
 
 LARGEST_SCALE = 32.0
 

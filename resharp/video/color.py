@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from resharp.types import Image
 from resharp.video.planes import PLANAR, fill
 from resharp.video.pyav import pyav
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
-Image = NDArray[Any]
 
 LIMITED, FULL = 1, 2
 """Ranges, as libav numbers them (AVColorRange)."""

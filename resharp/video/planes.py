@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-Image = NDArray[Any]
+from resharp.types import Image
 
 PLANAR = re.compile(r"yuv4(20|22|44)p(\d+le)?")
 """Pixel formats of libav that are three planes."""

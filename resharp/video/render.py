@@ -11,11 +11,11 @@ from typing import Any, cast
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from resharp.engines import sha256_of
 from resharp.errors import VideoError
 from resharp.runtime.stages import Pipeline, Stage, StageReport
+from resharp.types import Image
 from resharp.video.clip import Clip
 from resharp.video.color import Converter
 from resharp.video.encoding import Encoding, VideoEncoder
@@ -25,7 +25,6 @@ from resharp.video.sequence import FrameFiles
 from resharp.video.source import Warn, log
 from resharp.video.timeline import Frame, Position, frames
 
-Image = NDArray[Any]
 Check = Callable[[], None]
 Restore = Callable[[Sequence[Image], Check], list[Image]]
 """Restores pictures of one size; what it calls between tiles may raise."""

@@ -10,14 +10,13 @@ from fractions import Fraction
 from functools import partial
 from typing import Any, Protocol
 
-from numpy.typing import NDArray
-
 from resharp.engines import sha256_of
 from resharp.errors import OptionError, VideoError
 from resharp.gpu.devices import usable_threads
 from resharp.runtime.crew import Crew
 from resharp.runtime.recipe import Recipe, Restorer
 from resharp.runtime.stages import StageReport
+from resharp.types import Image
 from resharp.video.clip import Clip
 from resharp.video.encoding import choose_encoder
 from resharp.video.muxing import deliver
@@ -29,7 +28,6 @@ from resharp.video.report import VideoProgress, VideoReport
 from resharp.video.resume import JOURNAL, Workspace, folder_of, make_folder, workspace
 from resharp.video.timeline import Position, last_tick, timing
 
-Image = NDArray[Any]
 MOST_ENCODER_THREADS = 16
 """Unless told. Half as many again as there are cores keep them busy; 2 on two were 7 % slower."""
 Tick = Callable[[VideoProgress], object]

@@ -10,20 +10,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from resharp.errors import ImageError, OptionError, OutputError, VideoError
 from resharp.images import read, suffixes, writable, write, write_whole
+from resharp.types import Image
 from resharp.video.clip import DEFAULT_RATE, Clip, probe
 from resharp.video.color import FULL, RGB, Color, PixelFormat
 from resharp.video.options import VideoOptions
 from resharp.video.source_frame import SourceFrame
 
-Image = NDArray[Any]
 NUMBER = re.compile(r"%(0?\d*)d")
 TIMECODES = "timecodes.txt"
 

@@ -6,18 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil, floor
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from resharp.video.clip import Clip
 from resharp.video.options import VideoOptions
 from resharp.video.source import LostError, Warn, log, pictures
 from resharp.video.source_frame import ResumePoint, SourceFrame
 
-Image = NDArray[Any]
 BLOCK = 16
 """Side of the blocks whose means are compared, in pixels."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -13,14 +13,13 @@ from typing import Any
 
 from resharp.errors import ChecksumError, DownloadError, ResharpError
 from resharp.optional import require
+from resharp.types import Progress
 from resharp.weights.entry import ModelEntry
 from resharp.weights.files import digest
 
 CHUNK = 1 << 18
 TRANSIENT = (408, 425, 429)
 
-Progress = Callable[[int, int], None]
-"""``progress(done, total)`` in bytes; total is 0 where neither we nor the server know it."""
 
 logger = logging.getLogger(__name__)
 

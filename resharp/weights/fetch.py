@@ -11,7 +11,8 @@ from pathlib import Path
 from resharp.errors import ChecksumError, DownloadError, OfflineError, OptionError
 from resharp.optional import require
 from resharp.paths import weights_folder
-from resharp.weights.download import CancelledError, Progress, Wanted, download, redact
+from resharp.types import Progress
+from resharp.weights.download import CancelledError, Wanted, download, redact
 from resharp.weights.entry import ModelEntry, check_sha256
 from resharp.weights.files import commit, sweep, unwritable, writing
 from resharp.weights.state import inspect, promised, recorded

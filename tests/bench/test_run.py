@@ -17,10 +17,10 @@ from resharp.bench import cases
 from resharp.bench.cases import Suite
 from resharp.bench.records import ABSENT, DROPPED, FAILED, MEASURED, Records, newest, read
 from resharp.bench.run import Bench
-from resharp.bench.subjects import Image
 from resharp.bench.subjects.ours import Ours
 from resharp.engines import Bundle
 from resharp.gpu import tensorrt as trt
+from resharp.types import Image
 from tests.bench.machine import Machine
 from tests.cli.commands import call
 from tests.waiting import LIMIT

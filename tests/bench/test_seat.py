@@ -18,11 +18,12 @@ from resharp.bench import worker as module
 from resharp.bench.cases import Case
 from resharp.bench.records import Actual
 from resharp.bench.seat import PATIENCE, VARIABLE, Seat, patience
-from resharp.bench.subjects import Image, Subject
+from resharp.bench.subjects import Subject
 from resharp.bench.worker import FRAMES, Worker, answer
 from resharp.drawing import draw
 from resharp.engines import Bundle
 from resharp.errors import BackendError, MissingExtraError, OptionError
+from resharp.types import Image
 from tests.bench.machine import Clock
 from tests.waiting import LIMIT, until
 

@@ -18,10 +18,11 @@ from resharp.bench import worker as module
 from resharp.bench.cases import Case
 from resharp.bench.memory import BY_DEVICE, BY_PROCESS
 from resharp.bench.records import Actual
-from resharp.bench.subjects import Image, Subject
+from resharp.bench.subjects import Subject
 from resharp.bench.worker import FRAMES, Worker
 from resharp.drawing import draw
 from resharp.engines import Bundle
+from resharp.types import Image
 from tests.bench.card import FakeNvml, nvml, watchers
 
 CASE = Case(model="compact", subject="torch", height=8, width=10)

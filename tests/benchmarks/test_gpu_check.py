@@ -431,7 +431,7 @@ def test_a_full_run_asks_the_driver_for_the_card(
 STAND_IN = """
 import sys
 {before}
-from tests import standin
+from tests.fakes import standin
 sys.argv = ["standin", "{variant}", "--pictures", "1", "--records", "{records}"]
 standin.main()
 """

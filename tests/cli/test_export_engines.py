@@ -14,11 +14,10 @@ import cv2
 import numpy as np
 import pytest
 
-from resharp.cli.targets import choose_targets
 from resharp.engines import Bundle, Engine, ParityResult
+from resharp.engines.target import NAMED, choose_targets
 from resharp.errors import BackendError, OptionError
 from resharp.export import ExportOptions, export
-from resharp.export.engine import NAMED
 from resharp.gpu import tensorrt as trt
 from resharp.gpu.devices import CudaError, Gpu
 from tests.cli.commands import call
@@ -50,7 +49,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def machine(monkeypatch: pytest.MonkeyPatch) -> list[Gpu]:
     """GPUs of a machine that has none; add some."""
     here: list[Gpu] = []
-    for module in ("cli.targets", "cli.doctor", "runtime.chain", "runtime.backends.tensorrt"):
+    for module in (
+        "engines.target",
+        "cli.doctor",
+        "runtime.fallback",
+        "runtime.backends.tensorrt.backend",
+    ):
         monkeypatch.setattr(f"resharp.{module}.gpus", lambda: tuple(here))
         monkeypatch.setattr(f"resharp.{module}.driver_version", lambda: "13.0", raising=False)
     return here
@@ -356,7 +360,7 @@ def test_targets_of_tensorrt(machine: list[Gpu], monkeypatch: pytest.MonkeyPatch
     def none() -> tuple[Gpu, ...]:
         raise CudaError("no NVIDIA driver")
 
-    monkeypatch.setattr("resharp.cli.targets.gpus", none)
+    monkeypatch.setattr("resharp.engines.target.gpus", none)
     with pytest.raises(BackendError, match=r"none here .no NVIDIA driver"):
         names(None, trt.TENSORRT)
 
@@ -365,11 +369,11 @@ ON_THE_SECOND = """
 import ctypes, sys
 from types import SimpleNamespace
 from click.testing import CliRunner
-from resharp import trt
+from resharp.gpu import tensorrt as trt
 from resharp.cli import main
 from resharp.engines import ParityResult
-from resharp.export.engine import run
-from resharp.runtime import tensorrt
+from resharp.export.engine import build as building
+from resharp.runtime.backends import tensorrt
 
 def build(*_, **__):
     device = ctypes.c_int(-1)
@@ -379,7 +383,7 @@ def build(*_, **__):
 
 trt.installed = lambda: ("tensorrt",)
 trt.load = lambda flavour: SimpleNamespace(__version__="11.4.0")
-run.build = build
+building.build = build
 def check(bundle, engine, index):
     print("checked on", index)
     return ParityResult(psnr=60.0, levels=1, passed=True)

@@ -15,6 +15,7 @@ from resharp import Upscaler
 from resharp.drawing import draw
 from resharp.engines import Bundle, Store
 from resharp.engines.blend import blended
+from resharp.engines.target import NAMED, Target
 from resharp.errors import (
     BundleError,
     NotExportedError,
@@ -23,7 +24,7 @@ from resharp.errors import (
     OutputError,
 )
 from resharp.export import ExportOptions, export
-from resharp.export.engine import NAMED, EngineOptions, Target, build_engines
+from resharp.export.engine import EngineOptions, build_engines
 from resharp.gpu import tensorrt as flavours
 from resharp.models import SRVGGNetCompact
 from resharp.runtime.bundle_lookup import resolve

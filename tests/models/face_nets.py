@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from resharp.drawing import draw
 from resharp.engines import Bundle
+from resharp.engines.target import NAMED, Target
 from resharp.errors import ImageError, OptionError
 from resharp.export import ExportOptions, export
-from resharp.export.engine import NAMED, Built, EngineOptions, Target, build_engines
+from resharp.export.engine import Built, EngineOptions, build_engines
 from resharp.gpu import tensorrt as flavours
 from resharp.models import NetworkFacts, for_pictures
 from resharp.runtime import backends

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from resharp import Upscaler
 from resharp.drawing import draw
 from resharp.engines import Bundle
+from resharp.engines.target import Target
 from resharp.errors import (
     BackendError,
     CheckpointError,
@@ -28,7 +29,6 @@ from resharp.errors import (
 )
 from resharp.export import export
 from resharp.export.engine import EngineOptions, build_engines
-from resharp.export.engine.target import Target
 from resharp.export.measure import activation, overlap
 from resharp.export.onnx import checked_export as gated
 from resharp.export.onnx import dynamic_batch_patches as unbaked

@@ -18,14 +18,14 @@ pytestmark = pytest.mark.processes
 
 SCRIPT = """
 import json, logging, sys
-from resharp.weights import Entry, fetch
+from resharp.weights import ModelEntry, fetch
 logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stdout)
 limit = int(sys.argv[3])
 if limit:
     import resource
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:
-    entry = Entry.from_json(json.loads(sys.argv[1]))
+    entry = ModelEntry.from_json(json.loads(sys.argv[1]))
     print(fetch(entry, sys.argv[2], timeout=float(sys.argv[4])), flush=True)
 except Exception as error:
     sys.exit(f"{type(error).__name__}: {error}")

@@ -11,13 +11,10 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from numpy.typing import NDArray
-
 from resharp.bench.cases import Case
 from resharp.bench.records import Actual
 from resharp.engines import Bundle
-
-Image = NDArray[Any]
+from resharp.types import Image
 
 FILES = {
     "upstream": "upstream",

@@ -13,10 +13,11 @@ import numpy as np
 
 from resharp.bench.cases import Case
 from resharp.bench.records import Actual
-from resharp.bench.subjects import Image, Subject
+from resharp.bench.subjects import Subject
 from resharp.engines import Bundle
 from resharp.errors import BackendError
 from resharp.optional import require
+from resharp.types import Image
 
 
 class Ncnn(Subject):

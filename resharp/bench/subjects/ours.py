@@ -8,7 +8,7 @@ from typing import Any
 
 from resharp.bench.cases import Case
 from resharp.bench.records import Actual
-from resharp.bench.subjects import Image, Subject
+from resharp.bench.subjects import Subject
 from resharp.engines import Bundle, Tuning
 from resharp.gpu import tensorrt as trt
 from resharp.gpu.devices import has_gpu
@@ -16,6 +16,7 @@ from resharp.optional import require
 from resharp.runtime import Upscaler
 from resharp.runtime.backends.base import cut, stack
 from resharp.runtime.tiling.bands import choose_tiling, plan_for
+from resharp.types import Image
 
 _COPIES_UP, _COPIES_DOWN = ("Memcpy HtoD",), ("Memcpy DtoH",)
 

@@ -6,9 +6,10 @@ import numpy as np
 
 from resharp.bench.cases import Case
 from resharp.bench.records import Actual
-from resharp.bench.subjects import Image, Subject
+from resharp.bench.subjects import Subject
 from resharp.engines import Bundle
 from resharp.optional import require
+from resharp.types import Image
 
 
 class Session(Subject):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,13 +24,15 @@ from resharp.engines import (
     sha256_of,
 )
 from resharp.engines.reference import FLOOR_DB, Reference, reference_file
+from resharp.engines.target import Target, choose_tile
 from resharp.errors import BuildError, OptionError, ParityError
-from resharp.export.engine.builder import Cancel, Report, build, in_background
+from resharp.export.engine.builder import Cancel, build, in_background
 from resharp.export.engine.fp32_reference import compare, make_reference
-from resharp.export.engine.target import Target, choose_tile
 from resharp.export.engine.typed_graph import TYPING, typed_graph
 from resharp.gpu import tensorrt as flavours
+from resharp.gpu.cuda import current_gpu
 from resharp.models.precision import LARGE, PRECISIONS
+from resharp.types import Log
 
 SMALLEST = 16
 """Side of the smallest window that an engine takes; smaller pictures are padded to it."""
@@ -43,9 +44,8 @@ USER_ALLOCATION = "user_allocation"
 _OLD = "sm75"  # Turing has no bfloat16
 _NO_PRODUCT = "FP32 GEMM is not supported"
 
-Check = Callable[[Bundle, Engine], ParityResult]
-"""Runs an engine on its GPU and compares it with its reference."""
-Current = Callable[[], AbstractContextManager[object]]
+Check = Callable[[Bundle, Engine, int], ParityResult]
+"""Runs an engine on a GPU, by its number, and compares it with its reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +100,7 @@ def build_engines(
     options: EngineOptions | None = None,
     *,
     check: Check | None = None,
-    current: Current = nullcontext,
-    report: Report = lambda line: None,
+    report: Log = lambda line: None,
     done: Callable[[Built], object] = lambda built: None,
 ) -> tuple[Built, ...]:
     """Build the engines of one bundle for one target, or find them done.
@@ -111,7 +110,6 @@ def build_engines(
         target: what to build for.
         options: how.
         check: runs an engine on its GPU; None: there is none, and the first run will check.
-        current: makes the target's GPU the current device of a thread; needed where it has one.
         report: told the steps.
         done: told each engine as it is ready; those before a failure too.
 
@@ -123,7 +121,7 @@ def build_engines(
     """
     options = options or EngineOptions()
     bundle.verify()
-    work = _Work(bundle, target, options, check, current, report)
+    work = _Work(bundle, target, options, check, report)
     built = []
     for dtype in options.dtypes:
         if dtype in bundle.manifest.graphs:
@@ -141,11 +139,10 @@ class _Work:
         target: Target,
         options: EngineOptions,
         check: Check | None,
-        current: Current,
-        report: Report,
+        report: Log,
     ) -> None:
         self._bundle, self._target, self._options = bundle, target, options
-        self._check, self._current, self._report = check, current, report
+        self._check, self._report = check, report
         self._flavour = flavours.pick(options.flavour)
         self._trt = flavours.load(self._flavour)
         tile = choose_tile(bundle.manifest, target.memory, options.tile)
@@ -267,7 +264,7 @@ class _Work:
         began, cancel = time.monotonic(), Cancel()
 
         def work() -> bytes:
-            with self._current():  # a device is current for a thread, not for the process
+            with current_gpu(self._target.device):  # current for a thread, not for the process
                 return build(
                     self._trt,
                     graph,
@@ -287,7 +284,7 @@ class _Work:
     def _checked(self, engine: Engine) -> ParityResult | None:
         if self._check is None or self._target.index is None:
             return None
-        likeness = self._check(self._bundle, engine)
+        likeness = self._check(self._bundle, engine, self._target.index)
         if not likeness.passed:
             raise ParityError(
                 f"{self._name(engine.recipe)}: the engine is {likeness.psnr:.1f} dB from fp32 on "

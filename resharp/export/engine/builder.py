@@ -16,11 +16,10 @@ from typing import Any
 from resharp.engines import PORTABLE, Profile, write_whole
 from resharp.errors import BuildError, OutputError
 from resharp.gpu import tensorrt as flavours
+from resharp.types import Log
 
 START_TIMEOUT = 10.0
 """Seconds to wait for a thread whose start was interrupted: it begins in milliseconds, or never."""
-
-Report = Callable[[str], None]
 
 
 class Cancel:
@@ -40,7 +39,7 @@ def build(
     level: int | None = None,
     timing_cache: Path | None = None,
     user_allocation: bool = False,
-    report: Report = lambda line: None,
+    report: Log = lambda line: None,
     cancel: Cancel | None = None,
 ) -> bytes:
     """Build one engine.
@@ -86,7 +85,7 @@ def build(
     return data
 
 
-def in_background(work: Callable[[], bytes], cancel: Cancel, report: Report) -> bytes:
+def in_background(work: Callable[[], bytes], cancel: Cancel, report: Log) -> bytes:
     """Run a build in a thread, so that Ctrl-C is heard while TensorRT computes.
 
     Ctrl-C asks the build to stop, and waits for that: a process that ends while TensorRT computes
@@ -178,7 +177,7 @@ def _add_profile(builder: Any, network: Any, config: Any, profile: Profile, log:
         raise BuildError(f"TensorRT refuses the sizes {profile}: {log.errors()}")
 
 
-def _monitor(trt: Any, report: Report, cancel: Cancel) -> Any:
+def _monitor(trt: Any, report: Log, cancel: Cancel) -> Any:
     began = time.monotonic()
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # known only at run time
@@ -208,7 +207,7 @@ def _load_timing(config: Any, path: Path) -> None:
             return
 
 
-def _save_timing(config: Any, path: Path, report: Report) -> None:
+def _save_timing(config: Any, path: Path, report: Log) -> None:
     cache = config.get_timing_cache()
     data = None if cache is None else cache.serialize()
     if data is None:

@@ -8,14 +8,12 @@ which on it is too small to see.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resharp.drawing import draw
+from resharp.types import Array
 
-Array = NDArray[Any]
 Infer = Callable[[Array], Array]
 """float32 ``[1, h, w, 3]`` in 0..1 to ``[1, h*s, w*s, 3]``."""
 

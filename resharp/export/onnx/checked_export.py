@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,7 @@ from resharp.export.onnx.external_data import MIN_BYTES, Span, externalise, span
 from resharp.export.onnx.subprocess_trace import trace_in_subprocess
 from resharp.export.onnx.trace import around_bytes, check, trace_for
 from resharp.models.spandrel_models import brief, is_foreign, label
-
-Report = Callable[[str], None]
+from resharp.types import Log
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +44,7 @@ def checked_export(
     *,
     exporter: str | None = None,
     least: int = MIN_BYTES,
-    report: Report = lambda line: None,
+    report: Log = lambda line: None,
 ) -> CheckedGraphs:
     """Trace both graphs into ``folder`` and compare them with PyTorch.
 
@@ -92,7 +91,7 @@ def _try(
     folder: Path,
     exporter: str,
     least: int,
-    report: Report,
+    report: Log,
 ) -> CheckedGraphs:
     facts, known = checkpoint.facts, spans(folder / weights.name)
     graphs = {}

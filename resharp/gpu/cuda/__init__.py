@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 
 from resharp.errors import MissingExtraError, OptionError
 from resharp.gpu.cuda.cuda_python import PythonProvider
@@ -55,3 +57,17 @@ def open_provider(index: int) -> Provider:
             logger.debug("%s", error)
             reasons.append(str(error))
     raise MissingExtraError("; ".join(reasons))
+
+
+@contextlib.contextmanager
+def current_gpu(index: int | None) -> Iterator[None]:
+    """Make a GPU the current device of this thread, for TensorRT's builder; None changes none."""
+    if index is None:
+        yield
+        return
+    provider = open_provider(index)
+    try:
+        with provider.scope():
+            yield
+    finally:
+        provider.close()

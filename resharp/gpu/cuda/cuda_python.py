@@ -17,18 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resharp.gpu.cuda import graphs
-from resharp.gpu.cuda.provider import (
-    Array,
-    Buffer,
-    CudaGraph,
-    Event,
-    Pinned,
-    Provider,
-    Stream,
-    checked,
-)
+from resharp.gpu.cuda.provider import Buffer, CudaGraph, Event, Pinned, Provider, Stream, checked
 from resharp.gpu.devices import CudaDriver, CudaError, refusal
 from resharp.optional import require
+from resharp.types import Array
 
 NON_BLOCKING = 1
 NO_TIMING = 2

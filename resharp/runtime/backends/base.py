@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from resharp.engines import Bundle, Tuning
 from resharp.errors import BackendError, OptionError
 from resharp.runtime.tiling.plan import Tile
+from resharp.types import Image
 
-Image = NDArray[Any]
 Advance = Callable[[int], None]
 """Called with the number of tiles just finished."""
 

@@ -12,7 +12,8 @@ from resharp.engines import Bundle
 from resharp.errors import BackendError, OutOfMemoryError
 from resharp.gpu.host_memory import available_memory
 from resharp.optional import require
-from resharp.runtime.backends.base import Backend, BackendOptions, Image, ensure_open
+from resharp.runtime.backends.base import Backend, BackendOptions, ensure_open
+from resharp.types import Image
 
 # onnxruntime has no exception type of its own for this.
 _NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "out of memory", "CUDNN_STATUS_ALLOC")

@@ -17,7 +17,8 @@ from resharp.runtime.folders.jobs import Job
 from resharp.runtime.folders.ledger import Held, Ledger
 from resharp.runtime.folders.report import Result
 from resharp.runtime.folders.rules import Stamp
-from resharp.runtime.recipe import Image, Restorer
+from resharp.runtime.recipe import Restorer
+from resharp.types import Image
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Of a disk that takes no other picture either."""

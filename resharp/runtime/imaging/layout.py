@@ -7,11 +7,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from resharp.errors import ImageError
-
-Image = NDArray[Any]
+from resharp.types import Image
 
 DTYPES = ("uint8", "uint16", "float32")
 SLACK = 1 / 255

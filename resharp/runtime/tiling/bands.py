@@ -6,17 +6,14 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
-
-from numpy.typing import NDArray
 
 from resharp.errors import OptionError, OutOfMemoryError
 from resharp.runtime.backends import Backend
 from resharp.runtime.tiling.plan import Tile, bands, plan, smallest_tile
+from resharp.types import Image
 
 log = logging.getLogger(__name__)
 
-Image = NDArray[Any]
 Rows = Callable[[int, int], Image]
 """Rows first..stop of the input, as the network takes them."""
 

@@ -17,9 +17,10 @@ import torch
 
 from resharp import __version__
 from resharp.engines import Bundle, Engine, ParityResult, Profile
+from resharp.engines.target import NAMED, Target, choose_tile
 from resharp.errors import BuildError, MissingExtraError, OptionError, ParityError
 from resharp.export import export
-from resharp.export.engine import NAMED, EngineOptions, Target, build_engines, choose_tile
+from resharp.export.engine import EngineOptions, build_engines
 from resharp.export.engine import build as running
 from resharp.export.engine import builder as building
 from resharp.export.engine.fp32_reference import compare, make_reference
@@ -166,7 +167,7 @@ def test_the_next_dtype_falls_by_itself(
 
 @pytest.mark.slow
 def test_an_engine_that_is_off_on_its_gpu_falls_too(compact: Bundle, tmp_path: Path) -> None:
-    def check(bundle: Bundle, engine: Engine) -> ParityResult:
+    def check(bundle: Bundle, engine: Engine, index: int) -> ParityResult:
         half = engine.recipe.precision == "fp16"
         return ParityResult(psnr=20.0 if half else 70.0, levels=1, passed=not half)
 
@@ -307,7 +308,8 @@ INTERRUPTED = """
 import sys, time
 from pathlib import Path
 from dataclasses import replace
-from resharp.export.engine import NAMED, EngineOptions, Target, build_engines, builder
+from resharp.engines.target import NAMED, Target
+from resharp.export.engine import EngineOptions, build_engines, builder
 from resharp.engines import Bundle
 own, said = builder._monitor, []
 def monitor(trt, report, cancel):
@@ -351,7 +353,8 @@ AT_ONCE = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from resharp.export.engine import NAMED, EngineOptions, Target, build_engines
+from resharp.engines.target import NAMED, Target
+from resharp.export.engine import EngineOptions, build_engines
 from resharp.engines import Bundle
 bundle = replace(Bundle.open(Path(sys.argv[1])), engine_store_folder=Path(sys.argv[2]))
 options = EngineOptions(flavour="tensorrt_rtx", dtypes=("uint8",))

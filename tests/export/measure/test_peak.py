@@ -12,9 +12,10 @@ import torch
 from resharp import models
 from resharp.drawing import draw
 from resharp.engines import Bundle, Manifest, parse
+from resharp.engines.target import NAMED, Target
 from resharp.errors import BundleError, ParityError
 from resharp.export import ExportOptions, export
-from resharp.export.engine import NAMED, EngineOptions, Target, build_engines
+from resharp.export.engine import EngineOptions, build_engines
 from resharp.export.engine.typed_graph import typed_graph
 from resharp.gpu import tensorrt as flavours
 from resharp.models.precision import LARGE

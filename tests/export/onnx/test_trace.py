@@ -14,6 +14,7 @@ from resharp.export import parity
 from resharp.export.infer import Infer, in_onnxruntime, in_torch
 from resharp.export.onnx.external_data import externalise, spans
 from resharp.export.onnx.trace import EXPORTERS, INPUT, OPSET, check, trace
+from resharp.types import Array
 from tests.conftest import random_network
 
 
@@ -85,7 +86,7 @@ def test_the_gate_sees_wrong_floats(wrong: Infer, message: str) -> None:
 
 @pytest.mark.parametrize("step", [1, 2])
 def test_the_gate_sees_wrong_bytes(step: int) -> None:
-    def off(x: parity.Array) -> parity.Array:
+    def off(x: Array) -> Array:
         return np.where(x < 128, x + step, x - step).astype(np.uint8)
 
     with pytest.raises(ParityError, match=f"{step} levels of 255"):
@@ -93,7 +94,7 @@ def test_the_gate_sees_wrong_bytes(step: int) -> None:
 
 
 def test_the_gate_sees_one_value_two_levels_off() -> None:
-    def off(x: parity.Array) -> parity.Array:
+    def off(x: Array) -> Array:
         found = x.copy()
         if x.shape[1] == 24:
             found[0, 3, 3, 0] ^= 2

@@ -11,9 +11,9 @@ from unittest.mock import call
 import pytest
 
 from resharp.engines import CURRENT, PORTABLE, Profile
+from resharp.engines.target import NAMEABLE
 from resharp.errors import BuildError
 from resharp.export.engine.builder import Cancel, build
-from resharp.export.engine.target import NAMEABLE
 from tests.fakes.spec_mock import answer, instance, steer
 from tests.gpu.trt.bindings import CLASSIC, FLAVOURS, RTX
 from tests.gpu.trt.cases import Stand, on, outcomes, table

@@ -83,7 +83,8 @@ class Uses(ast.NodeVisitor):
         self.ours: set[str] = set()
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        if node.module == "resharp" and any(a.name == "trt" and not a.asname for a in node.names):
+        ours = any((a.name, a.asname) == ("tensorrt", "trt") for a in node.names)
+        if node.module == "resharp.gpu" and ours:
             self.ours |= set(vars(importlib.import_module("resharp.gpu.tensorrt")))
 
     def visit_Assign(self, node: ast.Assign) -> None:
@@ -170,7 +171,7 @@ def test_there_is_code_to_look_at() -> None:
         ("self._trt.Runtime(self.log)", {"Runtime"}),
         ("dict(trt.EngineValidity.__members__), trt.__version__", {"EngineValidity"}),
         ("if hasattr(trt, 'ComputeCapability'): pass", {"ComputeCapability"}),
-        ("from resharp import trt\ntrt.load(trt.RTX)", set()),
+        ("from resharp.gpu import tensorrt as trt\ntrt.load(trt.RTX)", set()),
         ("other.Builder()", set()),
     ],
 )

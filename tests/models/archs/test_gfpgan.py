@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from resharp import Upscaler
 from resharp.engines import Bundle
+from resharp.engines.target import choose_tile
 from resharp.errors import OptionError, UnknownArchitectureError
-from resharp.export.engine import choose_tile
 from resharp.models import GFPGANv1Clean, NetworkFacts, build, detect, find, read_checkpoint
 from resharp.models.archs.gfpgan import ModulatedConv2d
 from resharp.models.precision import with_precision

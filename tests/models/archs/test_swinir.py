@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from resharp import Upscaler
 from resharp.drawing import draw
 from resharp.engines import Bundle
+from resharp.engines.target import Target
 from resharp.errors import ImageError, OptionError, UnknownArchitectureError
 from resharp.export import export, parity
-from resharp.export.engine import EngineOptions, Target, build_engines
+from resharp.export.engine import EngineOptions, build_engines
 from resharp.export.measure import activation, overlap
 from resharp.gpu import tensorrt as flavours
 from resharp.models import ByteImage, SwinIR, build, detect, read_checkpoint, save_safetensors

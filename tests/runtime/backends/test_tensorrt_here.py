@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from resharp.export.engine import NAMED, EngineOptions, Target, build_engines
+from resharp.engines.target import NAMED, Target
+from resharp.export.engine import EngineOptions, build_engines
 from resharp.gpu import tensorrt as trt
 from resharp.runtime.bundle_lookup import resolve
 from tests.fakes import fake_cuda

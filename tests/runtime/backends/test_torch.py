@@ -24,7 +24,6 @@ from resharp.engines import Bundle, Tuning
 from resharp.errors import BackendError, OutOfMemoryError
 from resharp.gpu.cuda import CAPTURING
 from resharp.runtime.backends import BackendOptions, base
-from resharp.runtime.backends.base import Image
 from resharp.runtime.backends.lane_pool import LanePool
 from resharp.runtime.backends.torch.backend import TorchBackend, _memory_errors, _tf32
 from resharp.runtime.backends.torch.cuda_graph_cache import (
@@ -43,6 +42,7 @@ from resharp.runtime.backends.torch.lane import (
     run_tiles,
 )
 from resharp.runtime.tiling.plan import Tile, plan
+from resharp.types import Image
 from tests.waiting import LIMIT, joined
 
 SCALE = 2
@@ -699,7 +699,7 @@ def test_opening_waits_for_its_own_stream_once_the_lanes_are_there(
 
     monkeypatch.setattr("torch.cuda.synchronize", everything)
     monkeypatch.setattr("torch.cuda.current_stream", lambda device: Own())
-    monkeypatch.setattr("resharp.runtime.backends.torch.backend.CudaLane", lane)
+    monkeypatch.setattr("resharp.runtime.backends.torch.backend.TorchCudaLane", lane)
     backend._make_lanes()
     assert done == ["lane", "lane", "stream"]
 

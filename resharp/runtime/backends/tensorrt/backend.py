@@ -20,7 +20,6 @@ from resharp.runtime.backends.base import (
     Advance,
     Backend,
     BackendOptions,
-    Image,
     core_rows,
     ensure_open,
     reflected,
@@ -35,6 +34,7 @@ from resharp.runtime.backends.tensorrt.executor import LANES, Executor
 from resharp.runtime.backends.tensorrt.loaded_engine import LoadedEngine
 from resharp.runtime.backends.tensorrt.verify import measure
 from resharp.runtime.tiling.plan import Tile
+from resharp.types import Image
 
 SHUTDOWN_TIMEOUT = 5.0
 """Seconds that the end of the process waits for runs of threads that nobody ended."""

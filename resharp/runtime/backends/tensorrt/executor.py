@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-
-from numpy.typing import NDArray
 
 from resharp.errors import BackendError, OptionError, OutOfMemoryError
 from resharp.gpu.cuda import Provider
@@ -18,8 +15,7 @@ from resharp.runtime.backends.tensorrt.loaded_engine import LoadedEngine
 from resharp.runtime.backends.tensorrt.pinned_pool import PinnedPool
 from resharp.runtime.backends.tensorrt.tile_run import TileRun
 from resharp.runtime.tiling.plan import Tile
-
-Image = NDArray[Any]
+from resharp.types import Image
 
 LANES = 2
 """Runs at a time: while one waits for its copies, the other computes."""

@@ -16,14 +16,13 @@ from collections import deque
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resharp.errors import ResharpError
 from resharp.gpu.cuda import Pinned, Provider
+from resharp.types import Image
 
 log = logging.getLogger(__name__)
 
-Image = NDArray[Any]
 
 MOST_OUT = 1 << 30
 """Bytes that results may hold; further ones are ordinary memory."""

@@ -11,7 +11,6 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +21,7 @@ from resharp.runtime.backends.base import Advance, batched, core_rows, reflected
 from resharp.runtime.backends.tensorrt.lane import AHEAD, Slot, TensorrtLane
 from resharp.runtime.backends.tensorrt.loaded_engine import LoadedEngine
 from resharp.runtime.tiling.plan import Tile
-
-Image = NDArray[Any]
+from resharp.types import Image
 
 PIECE = 8 << 20
 """Bytes of one download into staging memory."""

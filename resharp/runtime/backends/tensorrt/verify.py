@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resharp.engines import Bundle, Engine, Manifest, ParityResult
 from resharp.engines.reference import likeness, read_reference
@@ -17,10 +15,10 @@ from resharp.runtime.backends.tensorrt.engine_selection import EngineCandidate, 
 from resharp.runtime.backends.tensorrt.executor import Executor
 from resharp.runtime.backends.tensorrt.loaded_engine import LoadedEngine
 from resharp.runtime.tiling.plan import plan
+from resharp.types import Array
 
 log = logging.getLogger(__name__)
 
-Array = NDArray[Any]
 SEAM = 1.0
 """Levels of 255 that tiles may differ from the untiled picture by, where they do not show."""
 

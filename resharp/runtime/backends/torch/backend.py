@@ -21,14 +21,7 @@ from resharp.engines import Bundle
 from resharp.errors import BackendError, OutOfMemoryError
 from resharp.gpu.host_memory import available_memory
 from resharp.optional import require
-from resharp.runtime.backends.base import (
-    Advance,
-    Backend,
-    BackendOptions,
-    Image,
-    core_rows,
-    ensure_open,
-)
+from resharp.runtime.backends.base import Advance, Backend, BackendOptions, core_rows, ensure_open
 from resharp.runtime.backends.lane_pool import LanePool
 from resharp.runtime.backends.torch.cuda_graph_cache import PinnedResults
 from resharp.runtime.backends.torch.cuda_lane import (
@@ -39,6 +32,7 @@ from resharp.runtime.backends.torch.cuda_lane import (
 )
 from resharp.runtime.backends.torch.lane import run_batch, run_tiles
 from resharp.runtime.tiling.plan import Tile
+from resharp.types import Image
 
 if TYPE_CHECKING:
     import torch

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from resharp.runtime.backends.base import Image
+from resharp.types import Image
 
 REMEMBERED = 64
 """Shapes whose first use is remembered."""

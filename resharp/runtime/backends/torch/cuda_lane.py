@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resharp.gpu.cuda import CAPTURING
-from resharp.runtime.backends.base import Image
 from resharp.runtime.backends.torch.cuda_graph_cache import CudaGraphCache
 from resharp.runtime.backends.torch.lane import IN_FLIGHT
 from resharp.runtime.tiling.plan import Tile
+from resharp.types import Image
 
 if TYPE_CHECKING:
     import torch

@@ -12,14 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from resharp.runtime.backends.base import (
-    Advance,
-    Image,
-    batched,
-    core_rows,
-    paste,
-)
+from resharp.runtime.backends.base import Advance, batched, core_rows, paste
 from resharp.runtime.tiling.plan import Tile
+from resharp.types import Image
 
 IN_FLIGHT = 2
 """Chunks of tile rows that are queued or on their way while the host waits for an older one."""

@@ -1,21 +1,101 @@
-"""``--gpu``: which GPUs to build engines for."""
+"""Which GPUs engines are built for, and the tile that they are built for."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
-from resharp.engines import CURRENT, PORTABLE, target_name
+from resharp.engines.engine import CURRENT, PORTABLE, target_name
+from resharp.engines.manifest import Manifest
 from resharp.errors import BackendError, OptionError
 from resharp.gpu.devices import CudaError, Gpu, driver_version, gpus
 from resharp.gpu.tensorrt import RTX, RTX_NAMED, rtx_refusal
 
-if TYPE_CHECKING:
-    from resharp.export.engine import Target
+logger = logging.getLogger(__name__)
 
-log = logging.getLogger(__name__)
+NAMED = ("sm75", "sm80", "sm86", "sm89", "sm120")
+"""What a TensorRT-RTX engine is built for unless it is told: one engine for all is as small."""
+NAMEABLE = (*NAMED, "sm121")
+"""What TensorRT-RTX 1.7 can be told."""
+LARGEST = 4096
+TILES = (1024, 768, 512, 384, 256, 192, 128)
+UNKNOWN_MEMORY = 8 << 30
+"""Of a GPU that is not here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One GPU of this machine, or the named kinds of an engine that is built ahead of time."""
+
+    targets: tuple[str, ...] = ()
+    """TensorRT-RTX: ``sm86``, ..., or ``portable``, or ``current``."""
+    gpu: str = ""
+    """TensorRT, and ``current``: name of the GPU, which must be the current device."""
+    capability: str = ""
+    driver: str = ""
+    index: int | None = None
+    """Number of a GPU of this machine that can run the engine; None: there is none."""
+    memory: int = UNKNOWN_MEMORY
+    """Bytes of the smallest GPU it is for."""
+
+    def __post_init__(self) -> None:
+        unknown = set(self.targets) - {*NAMEABLE, PORTABLE, CURRENT}
+        if unknown:
+            raise OptionError(
+                f"TensorRT-RTX cannot build for {', '.join(sorted(unknown))}; it knows "
+                f"{', '.join(NAMEABLE)}, '{PORTABLE}' for sm80, sm86, sm89, sm120 and later, and "
+                f"'{CURRENT}' for the GPU that is here"
+            )
+        alone = {PORTABLE, CURRENT} & set(self.targets)
+        if alone and len(self.targets) > 1:
+            raise OptionError(f"'{alone.pop()}' stands alone, not in {', '.join(self.targets)}")
+
+    @property
+    def device(self) -> int | None:
+        """Number of the GPU that must be the current device while it is built; None: no GPU."""
+        return self.index if self.gpu else None
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return self.gpu or "+".join(self.targets)
+
+
+def choose_tile(manifest: Manifest, memory: int, asked: int | None = None) -> int:
+    """The tile that an engine is built for.
+
+    Args:
+        manifest: of the bundle.
+        memory: bytes of the GPU; two lanes may take half of it.
+        asked: a user's choice, which is only checked.
+
+    Raises:
+        OptionError: the choice leaves nothing between the overlaps, or is not the one size that
+            the model takes.
+    """
+    if manifest.fixed_size is not None:
+        if asked not in (None, manifest.fixed_size):
+            raise OptionError(
+                f"{manifest.name} takes {manifest.fixed_size}x{manifest.fixed_size} pixels and no "
+                f"other size: leave the tile of {asked} out"
+            )
+        return manifest.fixed_size
+    multiple = manifest.size_multiple
+    up = -(-manifest.overlap // multiple) * multiple
+    least = max(2 * up + max(16, multiple), 64)
+    if asked is not None:
+        if asked > LARGEST:
+            raise OptionError(f"a tile of {asked} is more than any GPU holds: at most {LARGEST}")
+        if asked < least:
+            raise OptionError(
+                f"a tile of {asked} leaves nothing between the overlaps of {manifest.overlap} "
+                f"pixels of {manifest.name}: use at least {least}"
+            )
+        return asked - asked % multiple
+    per_pixel = (manifest.activation_bytes or 16_384.0) / 2  # measured in fp32
+    fitting = [tile for tile in TILES if per_pixel * tile * tile <= memory / 4 and tile >= least]
+    return fitting[0] if fitting else max(TILES[-1], least)
 
 
 def choose_targets(asked: str | None, flavour: str) -> list[Target]:
@@ -49,8 +129,6 @@ def choose_targets(asked: str | None, flavour: str) -> list[Target]:
 
 
 def _ahead(asked: str | None, here: tuple[Gpu, ...], reason: str) -> list[Target]:
-    from resharp.export.engine import NAMED
-
     if asked is None:
         others = dict.fromkeys(map(_rtx_name, _served(here)))
         further = [name for name in others if name not in NAMED]
@@ -78,34 +156,8 @@ def _ahead(asked: str | None, here: tuple[Gpu, ...], reason: str) -> list[Target
     return [_ahead_for((name,), here) for name in dict.fromkeys(map(_rtx_name, chosen))]
 
 
-def check_gpus(asked: str | None, flavour: str) -> None:
-    """Say at once where there is nothing to build for; :func:`choose_targets` loads PyTorch.
-
-    Raises:
-        OptionError: TensorRT-RTX refuses every GPU that is asked for.
-    """
-    here = _here()[0]
-    if flavour != RTX or not here:
-        return
-    if asked in (None, "all"):
-        _sorted(here)
-    elif asked == CURRENT:
-        _sorted(here[:1])
-    elif any(part.strip().isdecimal() for part in asked.split(",")):
-        for gpu in _numbered(asked, here):
-            _sorted([gpu])
-
-
 def _served(found: Sequence[Gpu]) -> list[Gpu]:
-    """Those that TensorRT-RTX has engines for; the others are told."""
-    served, told = _sorted(found)
-    for refusal in told:
-        log.warning("%s", refusal)
-    return served
-
-
-def _sorted(found: Sequence[Gpu]) -> tuple[list[Gpu], list[str]]:
-    """Those that TensorRT-RTX has engines for, and why it has none for the others.
+    """Those that TensorRT-RTX has engines for; a warning says why it has none for the others.
 
     Raises:
         OptionError: there are GPUs, and it has engines for none of them.
@@ -115,7 +167,9 @@ def _sorted(found: Sequence[Gpu]) -> tuple[list[Gpu], list[str]]:
     told = list(dict.fromkeys(filter(None, refusals.values())))
     if told and not served:
         raise OptionError("; ".join([*told, "to build for other GPUs, name them: --gpu sm86,sm89"]))
-    return served, told
+    for refusal in told:
+        logger.warning("%s", refusal)
+    return served
 
 
 def _by_number(name: str) -> tuple[int, str]:
@@ -125,8 +179,6 @@ def _by_number(name: str) -> tuple[int, str]:
 
 def _ahead_for(names: tuple[str, ...], here: tuple[Gpu, ...]) -> Target:
     """An engine for kinds of GPU; those of them that are here say how large its tile may be."""
-    from resharp.export.engine import Target
-
     able = [gpu for gpu in here if not rtx_refusal(gpu.name, gpu.capability)]
     able = [gpu for gpu in able if _rtx_name(gpu) in names]
     if not able:
@@ -135,8 +187,6 @@ def _ahead_for(names: tuple[str, ...], here: tuple[Gpu, ...]) -> Target:
 
 
 def _own(gpu: Gpu) -> Target:
-    from resharp.export.engine import Target
-
     return Target(
         gpu=gpu.name,
         capability=gpu.capability,
