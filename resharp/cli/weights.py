@@ -138,9 +138,10 @@ def import_command(
         "resharp.models", feature="Reading a checkpoint", extra="export", package="torch"
     )
     found = models.read_checkpoint(file, parameters=parse_parameters(parameters))
-    if models.spandrel_models.is_foreign(found.architecture):
+    theirs = models.spandrel_models
+    if theirs.is_foreign(found.architecture):
         raise CheckpointError(
-            f"{file} is of {models.spandrel_models.label(found.architecture)}: the folder of weights holds "
+            f"{file} is of {theirs.label(found.architecture)}: the folder of weights holds "
             f"resharp's own architectures only; export the file itself: resharp export {file}"
         )
     if (found.in_channels, found.out_channels) not in ((3, 3), (1, 1)):
