@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from resharp.engines import Engine
+from resharp.engines.selection import EngineCandidate
 from resharp.errors import BackendError, OutOfMemoryError
 from resharp.gpu import tensorrt as flavours
 from resharp.runtime.backends.base import Backend
 from resharp.runtime.backends.tensorrt.buffers import DeviceBuffer
 from resharp.runtime.backends.tensorrt.contexts import Contexts
-from resharp.runtime.backends.tensorrt.engine_selection import EngineCandidate
 from resharp.runtime.backends.tensorrt.loaded_engine import LoadedEngine
 from resharp.runtime.tiling.plan import plan
 from tests.fakes import fake_trt

@@ -19,6 +19,7 @@ import pytest
 
 from resharp import Upscaler
 from resharp.engines import Bundle, Engine, ParityResult
+from resharp.engines.kernel_cache import KernelCache
 from resharp.engines.reference import likeness
 from resharp.errors import BackendError, MissingExtraError
 from resharp.gpu import tensorrt as flavours
@@ -27,7 +28,6 @@ from resharp.runtime.backends import BackendOptions
 from resharp.runtime.backends.tensorrt import backend as backend_module
 from resharp.runtime.backends.tensorrt import check_engine
 from resharp.runtime.backends.tensorrt.backend import probe
-from resharp.runtime.backends.tensorrt.kernel_cache import KernelCache
 from tests.fakes import fake_trt
 from tests.fakes.fake_trt import EngineValidity
 from tests.fakes.tensorrt_kit import OPTIONS, Kit, expected, machine, picture

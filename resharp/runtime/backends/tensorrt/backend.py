@@ -13,6 +13,12 @@ from typing import Any
 import numpy as np
 
 from resharp.engines import Bundle, ParityResult
+from resharp.engines.selection import (
+    EngineCandidate,
+    current_environments,
+    fitting_engines,
+    no_engine_error,
+)
 from resharp.errors import BackendError, BundleError, OptionError, OutOfMemoryError, ResharpError
 from resharp.gpu.cuda import open_provider
 from resharp.gpu.devices import driver_version, gpus
@@ -24,16 +30,10 @@ from resharp.runtime.backends.base import (
     ensure_open,
     reflected,
 )
-from resharp.runtime.backends.tensorrt.engine_selection import (
-    EngineCandidate,
-    candidates,
-    current_environments,
-    no_engine_error,
-)
 from resharp.runtime.backends.tensorrt.executor import LANES, Executor
 from resharp.runtime.backends.tensorrt.loaded_engine import LoadedEngine
 from resharp.runtime.backends.tensorrt.verify import measure
-from resharp.runtime.tiling.plan import Tile
+from resharp.runtime.tiling.plan import Tile, smallest_tile
 from resharp.types import Image
 
 SHUTDOWN_TIMEOUT = 5.0
@@ -74,10 +74,10 @@ class TensorrtBackend(Backend):
         self._bundle = bundle
         self._lock = threading.Lock()
         self._models: dict[str, LoadedEngine] = {}
-        self._heres = current_environments(gpus()[options.index], driver_version())
-        fitting, reasons = candidates(bundle, self._heres, "uint8")
+        self._environments = current_environments(gpus()[options.index], driver_version())
+        fitting, reasons = self._fitting("uint8")
         if not fitting:  # said before a device is opened for nothing
-            raise no_engine_error(bundle, self._heres, "uint8", reasons)
+            raise no_engine_error(bundle, self._environments, "uint8", reasons)
         self._runner = Executor(
             open_provider(options.index), self.manifest.scale, options.lanes(LANES)
         )
@@ -206,10 +206,16 @@ class TensorrtBackend(Backend):
                 self._models[dtype] = self._further(dtype)
             return self._models[dtype]
 
+    def _fitting(
+        self, dtype: str, prefer: str | None = None
+    ) -> tuple[list[EngineCandidate], list[str]]:
+        least = smallest_tile(self.manifest.overlap, self.manifest.size_multiple)
+        return fitting_engines(self._bundle, self._environments, dtype, least=least, prefer=prefer)
+
     def _further(self, dtype: str) -> LoadedEngine:
         """An engine of another dtype than the first one's, like it in precision if there is one."""
         first = self._models["uint8"].engine.recipe
-        fitting, reasons = candidates(self._bundle, self._heres, dtype, first.precision)
+        fitting, reasons = self._fitting(dtype, first.precision)
         profile = first.profile
         able = [
             item
@@ -233,7 +239,7 @@ class TensorrtBackend(Backend):
                 continue
             notes = [model.note, *(f"rejected: {reason}" for reason in rejected)]
             return model, f"{candidate}" + "".join(f"; {note}" for note in notes if note)
-        raise no_engine_error(self._bundle, self._heres, dtype, [*rejected, *reasons])
+        raise no_engine_error(self._bundle, self._environments, dtype, [*rejected, *reasons])
 
     def _proven(self, candidate: EngineCandidate) -> LoadedEngine:
         """Load an engine and see that it gives on this GPU what the FP32 graph gives.

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from resharp.engines import Engine, EngineStore, Profile
+from resharp.engines.kernel_cache import KernelCache
+from resharp.engines.selection import EngineCandidate
 from resharp.errors import BackendError, OutOfMemoryError
 from resharp.gpu import tensorrt as flavours
 from resharp.gpu.devices import LOST
-from resharp.runtime.backends.tensorrt.engine_selection import EngineCandidate
-from resharp.runtime.backends.tensorrt.kernel_cache import KernelCache
 
 _NO_MEMORY = ("out of memory", "outofmemory", "memoryallocation", "memory_allocation")
 _BROKEN = (

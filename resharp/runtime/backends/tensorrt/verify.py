@@ -8,10 +8,10 @@ import numpy as np
 
 from resharp.engines import Bundle, Engine, Manifest, ParityResult
 from resharp.engines.reference import likeness, read_reference
+from resharp.engines.selection import EngineCandidate, current_environments
 from resharp.errors import BackendError, BundleError, OutOfMemoryError
 from resharp.gpu.cuda import open_provider
 from resharp.gpu.devices import driver_version, gpus
-from resharp.runtime.backends.tensorrt.engine_selection import EngineCandidate, current_environments
 from resharp.runtime.backends.tensorrt.executor import Executor
 from resharp.runtime.backends.tensorrt.loaded_engine import LoadedEngine
 from resharp.runtime.tiling.plan import plan

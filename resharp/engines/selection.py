@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from resharp.engines import PRECISIONS, Bundle, Engine, Environment
+from resharp.engines.bundle import Bundle
+from resharp.engines.engine import Engine, Environment
+from resharp.engines.engine_store import PRECISIONS
 from resharp.errors import BackendError, MissingExtraError
 from resharp.gpu import tensorrt as flavours
 from resharp.gpu.devices import Gpu
-from resharp.runtime.tiling.plan import smallest_tile
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,13 @@ def current_environments(gpu: Gpu, driver: str) -> tuple[Environment, ...]:
     return tuple(found)
 
 
-def candidates(
-    bundle: Bundle, environments: Sequence[Environment], dtype: str, prefer: str | None = None
+def fitting_engines(
+    bundle: Bundle,
+    environments: Sequence[Environment],
+    dtype: str,
+    *,
+    least: int,
+    prefer: str | None = None,
 ) -> tuple[list[EngineCandidate], list[str]]:
     """Engines that fit, the best first, and a line for each that does not.
 
@@ -68,6 +74,7 @@ def candidates(
         bundle: the model.
         environments: see :func:`current_environments`.
         dtype: ``uint8`` or ``float32``.
+        least: the smallest tile that leaves something between the bundle's overlaps.
         prefer: a precision to put first.
     """
     fitting: list[EngineCandidate] = []
@@ -75,16 +82,17 @@ def candidates(
     for here in environments:
         found = bundle.engine_store.lookup(bundle.manifest, here, dtype)
         for engine in found.engines:
-            reason = _too_small(bundle, engine)
-            if reason is None:
+            tile = engine.recipe.profile.tile
+            if tile >= least:
                 fitting.append(EngineCandidate(engine, here))
             else:
-                reasons[f"{engine.key[:12]} ({engine.recipe.precision}): {reason}"] = None
+                reasons[
+                    f"{engine.key[:12]} ({engine.recipe.precision}): its tile of {tile} leaves "
+                    f"nothing between overlaps; {least} is the smallest"
+                ] = None
         reasons.update(dict.fromkeys(found.reasons))
     good = {candidate.engine.key[:12] for candidate in fitting}
-    fitting.sort(
-        key=lambda item: _rank(item.engine, prefer)
-    )  # stable: the engine_store's order stays
+    fitting.sort(key=lambda item: _rank(item.engine, prefer))  # stable: the store's order stays
     # With two flavours, each engine is a near miss for the other one.
     return fitting, [reason for reason in reasons if reason[:12] not in good]
 
@@ -109,11 +117,3 @@ def _rank(engine: Engine, prefer: str | None) -> int:
     if precision == prefer:
         return -1
     return PRECISIONS.index(precision) if precision in PRECISIONS else len(PRECISIONS)
-
-
-def _too_small(bundle: Bundle, engine: Engine) -> str | None:
-    manifest, tile = bundle.manifest, engine.recipe.profile.tile
-    least = smallest_tile(manifest.overlap, manifest.size_multiple)
-    if tile >= least:
-        return None
-    return f"its tile of {tile} leaves nothing between overlaps; {least} is the smallest"

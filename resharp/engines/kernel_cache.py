@@ -6,7 +6,8 @@ import logging
 import threading
 from typing import Any
 
-from resharp.engines import Engine, EngineStore, Environment, file_part, target_name, write_whole
+from resharp.engines.engine import Engine, Environment, file_part, target_name
+from resharp.engines.engine_store import EngineStore, write_whole
 from resharp.errors import OutputError
 
 log = logging.getLogger(__name__)
