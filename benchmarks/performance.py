@@ -15,8 +15,8 @@ import click
 
 from resharp.bench.records import MEASURED, Record, Records, by_model, read
 from resharp.bench.report import words
-from resharp.engines import write_whole
 from resharp.errors import OptionError
+from resharp.fsutil import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = Path("docs/performance.md")
@@ -292,7 +292,7 @@ def main(check: bool, root: Path) -> None:
         listed = " and ".join(name.as_posix() for name in names)
         raise click.ClickException(f"stale: {listed}; run {COMMAND}")
     for name in names:
-        write_whole(root / name, texts[name].encode())
+        write_whole(root / name, texts[name].encode(), parents=True)
         click.echo(f"wrote {name.as_posix()}")
     if not names:
         click.echo("up to date")

@@ -1,7 +1,7 @@
 """spandrel 0.4.2, an independent implementation of the networks, imported without torchvision.
 
 It is installed in a folder of its own (``make test`` does it), since pip would bring torchvision
-and with it another torch. ``resharp.models.spandrel_door`` stands in for what it takes of that.
+and with it another torch. ``tests/fakes/torchvision`` stands in where there is no real one.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from resharp.models import spandrel_door
+from resharp.models import spandrel_models as foreign
 
 FOLDER = Path(sys.prefix) / "oracle"
+FAKES = Path(__file__).parent / "fakes"
 
 needs_oracle = pytest.mark.skipif(
     not (FOLDER / "spandrel").is_dir(), reason="no spandrel in the environment's folder 'oracle'"
@@ -23,6 +24,7 @@ needs_oracle = pytest.mark.skipif(
 
 def load() -> Any:
     """The module ``spandrel``, with its extra architectures registered."""
-    if str(FOLDER) not in sys.path:
-        sys.path.append(str(FOLDER))
-    return spandrel_door.library("A test")
+    for folder in (FOLDER, FAKES):  # last in the path, which child processes get too
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+    return foreign.library("A test")

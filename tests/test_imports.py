@@ -15,7 +15,7 @@ import resharp
 
 PACKAGE = Path(resharp.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
-SHARED = {"drawing", "errors", "optional", "paths", "types", "__init__"}
+SHARED = {"drawing", "errors", "fsutil", "optional", "paths", "types", "__init__"}
 
 MAY_IMPORT = {
     "gpu": set(),

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resharp import weights
-from resharp.engines import Bundle, Store, sha256_of, variant_name
+from resharp.engines import Bundle, Store, variant_name
 from resharp.errors import BundleError, CheckpointError, NotExportedError, OptionError
+from resharp.fsutil import sha256_of
 from resharp.optional import require
 from resharp.paths import engines_folder, weights_folder
 from resharp.runtime.bundle_lookup import WEIGHTS, builtin_store, resolve

@@ -1,5 +1,8 @@
 """The store that export writes and the runtime reads. Standard library and filelock only."""
 
+from functools import partial
+
+from resharp import fsutil
 from resharp.engines.bundle import ENGINES, Bundle
 from resharp.engines.engine import (
     CURRENT,
@@ -13,8 +16,7 @@ from resharp.engines.engine import (
     mismatch,
     target_name,
 )
-from resharp.engines.engine_store import PRECISIONS, EngineDraft, EngineStore, Lookup, write_whole
-from resharp.engines.hashing import describe_file, sha256_of
+from resharp.engines.engine_store import PRECISIONS, EngineDraft, EngineStore, Lookup
 from resharp.engines.manifest import (
     SCHEMA,
     DniPartner,
@@ -26,7 +28,9 @@ from resharp.engines.manifest import (
     Tuning,
     parse,
 )
-from resharp.engines.store import BundleDraft, Store, check_name, variant_name
+from resharp.engines.store import BundleDraft, Store, check_name, describe_file, variant_name
+
+write_whole = partial(fsutil.write_whole, parents=True)
 
 __all__ = [
     "CURRENT",
@@ -57,7 +61,6 @@ __all__ = [
     "file_part",
     "mismatch",
     "parse",
-    "sha256_of",
     "target_name",
     "variant_name",
     "write_whole",

@@ -7,7 +7,6 @@ graphs that name it.
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resharp.engines.bundle import Bundle
-from resharp.engines.hashing import describe_file
 from resharp.engines.manifest import File, Manifest, Source
-from resharp.engines.store import Store, named_strength, variant_name
+from resharp.engines.store import Store, named, named_strength, variant_name
 from resharp.errors import BundleError, NotExportedError, OutputError
 
 
@@ -81,14 +79,6 @@ def write_blend(bundle: Bundle, strength: float, folder: Path) -> tuple[File, di
         path.write_bytes(data.replace(before, after))  # of one length, so no other byte moves
         graphs[dtype] = named(path, f"graph-{dtype}")
     return weights, graphs
-
-
-def named(path: Path, stem: str) -> File:
-    """Rename a file so that its name carries a piece of its hash, and describe it."""
-    file = describe_file(path)
-    renamed = path.with_name(f"{stem}-{file.sha256[:12]}{path.suffix}")
-    os.replace(path, renamed)
-    return File(name=renamed.name, sha256=file.sha256, size=file.size)
 
 
 def _twin(manifest: Manifest) -> File:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resharp.engines.engine_store import EngineStore
-from resharp.engines.hashing import sha256_of
 from resharp.engines.manifest import File, Manifest, parse
 from resharp.errors import BundleError
+from resharp.fsutil import sha256_of
 
 MANIFEST = "manifest.json"
 ENGINES = "engines"

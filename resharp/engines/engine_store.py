@@ -15,10 +15,10 @@ from typing import Any
 from uuid import uuid4
 
 from resharp.engines.engine import Engine, Environment, ParityResult, is_of, mismatch, parse_engine
-from resharp.engines.hashing import sha256_of
 from resharp.engines.locking import locked
 from resharp.engines.manifest import File, Manifest
 from resharp.errors import BundleError, DamagedError, OutputError
+from resharp.fsutil import PART, commit_file, flush, sha256_of, write_whole
 
 SUFFIX = ".engine"
 _PARITY = ".parity.json"
@@ -161,7 +161,8 @@ class EngineStore:
         """
         gone = []
         old = time.time() - _FORGOTTEN
-        _sweep(path for path in self.folder.glob(f"{_DRAFT}*") if _age(path) < old)
+        left = (*self.folder.glob(f"{_DRAFT}*"), *self.folder.glob(f".*{PART}"))
+        _sweep(path for path in left if _age(path) < old)
         for path in sorted(self._files()):
             with locked(self.folder, path.stem[:24]):
                 try:
@@ -251,7 +252,7 @@ class EngineStore:
             raise DamagedError(f"{path} is missing; {cure}") from error
         except OSError as error:
             raise BundleError(f"{path} cannot be read ({error}); {cure}") from error
-        if sha256_of(path, data) != file.sha256:
+        if sha256_of(data) != file.sha256:
             raise DamagedError(f"{path} is damaged: its SHA-256 is not its sidecar's; {cure}")
         return data
 
@@ -294,49 +295,27 @@ class EngineDraft:
         sidecar = engine_store.folder / f"{engine.key}.json"
         with locked(engine_store.folder, _COMMITS), _writing(engine_store.folder):
             # All is on the disk before anything of an older engine is touched.
-            bytes_part = _stage(engine_store.path(engine.file), data, self._stem)
-            sidecar_part = _stage(sidecar, engine.to_json().encode(), f"{self._stem}.json")
-            write_whole(engine_store.path(engine.reference), reference, self._stem)
+            bytes_part = self._staged("part", data)
+            sidecar_part = self._staged("json.part", engine.to_json().encode())
+            commit_file(self._staged("whole.part", reference), engine_store.path(engine.reference))
             # Its sidecar must not stand beside the new bytes, were we killed between the two.
             sidecar.unlink(missing_ok=True)
             (engine_store.folder / f"{engine.key}{_PARITY}").unlink(missing_ok=True)
             os.replace(bytes_part, engine_store.path(engine.file))
-            os.replace(sidecar_part, sidecar)
+            commit_file(sidecar_part, sidecar)
             engine_store._sweep_references()
         return engine
+
+    def _staged(self, suffix: str, data: Any) -> Path:
+        """Bytes beside where they will go, on the disk; :meth:`discard` removes them."""
+        path = self._shelf.folder / f"{self._stem}.{suffix}"
+        path.write_bytes(data)
+        flush(path)
+        return path
 
     def discard(self) -> None:
         """Remove what a failed write left."""
         _sweep(self._shelf.folder.glob(f"{self._stem}*"))
-
-
-def write_whole(path: Path, data: Any, stem: str | None = None) -> None:
-    """Write bytes under a temporary name in the same folder, then rename.
-
-    Raises:
-        OutputError: the disk refused; nothing was left.
-    """
-    with _writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = _stage(path, data, f"{stem or f'{_DRAFT}{uuid4().hex}'}.whole")
-        try:
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-
-
-def _stage(path: Path, data: Any, stem: str) -> Path:
-    """Bytes beside where they will go, on the disk; nothing is left where it refuses."""
-    part = path.with_name(f"{stem}.part")
-    try:
-        with part.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    return part
 
 
 def _age(path: Path) -> float:

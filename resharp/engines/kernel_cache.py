@@ -7,8 +7,9 @@ import threading
 from typing import Any
 
 from resharp.engines.engine import Engine, Environment, file_part, target_name
-from resharp.engines.engine_store import EngineStore, write_whole
+from resharp.engines.engine_store import EngineStore
 from resharp.errors import OutputError
+from resharp.fsutil import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class KernelCache:
             if len(data) == self._size:
                 return
             try:
-                write_whole(self._path, data)
+                write_whole(self._path, data, parents=True)
             except OutputError as error:
                 log.info("compiled kernels are not kept: %s", str(error))
             self._size = len(data)

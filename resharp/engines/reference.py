@@ -6,7 +6,6 @@ module of this room needs numpy.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import zipfile
@@ -18,6 +17,7 @@ import numpy as np
 from resharp.engines.engine import ParityResult
 from resharp.engines.manifest import File
 from resharp.errors import BundleError
+from resharp.fsutil import sha256_of
 from resharp.types import Array
 
 FLOOR_DB = 40.0
@@ -55,7 +55,7 @@ class Reference:
 
 def reference_file(packed: bytes) -> File:
     """Name, hash and size that a packed reference is stored under."""
-    digest = hashlib.sha256(packed).hexdigest()
+    digest = sha256_of(packed)
     return File(name=f"reference-{digest[:12]}.npz", sha256=digest, size=len(packed))
 
 

@@ -15,7 +15,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from resharp.engines.bundle import MANIFEST, Bundle
 from resharp.engines.locking import locked
 from resharp.engines.manifest import File, Manifest
 from resharp.errors import BundleError, NotExportedError, OptionError, OutputError
+from resharp.fsutil import commit_file, sha256_of
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _OWNED = (".onnx", ".safetensors")  # files of a bundle that a new manifest may orphan
@@ -61,6 +62,19 @@ def named_strength(denoise: float) -> float:
     return float(f"{denoise:.4g}")
 
 
+def describe_file(path: Path) -> File:
+    """Name, hash and size of a file, for a manifest."""
+    return File(name=path.name, sha256=sha256_of(path), size=path.stat().st_size)
+
+
+def named(path: Path, stem: str) -> File:
+    """Rename a file so that its name carries a piece of its hash, and describe it."""
+    file = describe_file(path)
+    name = f"{stem}-{file.sha256[:12]}{path.suffix}"
+    os.replace(path, path.with_name(name))
+    return replace(file, name=name)
+
+
 def _is_share(value: Any) -> bool:
     return isinstance(value, Real) and 0 <= value <= 1  # type: ignore[operator]
 
@@ -82,15 +96,10 @@ class BundleDraft:
         """
         keep = {file.name for file in (*manifest.files(), *_files_of(self.target))}
         try:
-            self.target.mkdir(parents=True, exist_ok=True)
             for file in manifest.files():
-                os.replace(self.folder / file.name, self.target / file.name)
-            staged = self.folder / MANIFEST
-            with staged.open("w", encoding="utf-8") as stream:
-                stream.write(manifest.to_json())
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(staged, self.target / MANIFEST)
+                commit_file(self.folder / file.name, self.target / file.name)
+            (self.folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+            commit_file(self.folder / MANIFEST, self.target / MANIFEST)
         except OSError as error:
             raise OutputError(f"cannot write the bundle {self.target}: {error}") from error
         _sweep(self.target, keep)

@@ -12,10 +12,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from resharp.engines.bundle import ENGINES, MANIFEST, Bundle
-from resharp.engines.engine_store import write_whole
 from resharp.engines.locking import locked
 from resharp.engines.manifest import Manifest, Tuning, known_fields, parse
 from resharp.errors import BundleError
+from resharp.fsutil import write_whole
 
 TUNINGS = "tunings.json"
 """Beside the engines of a bundle that cannot be written itself."""
@@ -65,7 +65,7 @@ def _keep_beside(bundle: Bundle, tuning: Tuning) -> Bundle:
         manifest = _with(replace(bundle.manifest, tunings=found), tuning)
         items = [asdict(one) for one in manifest.tunings]
         data = {"graphs": _graphs(manifest), "tunings": items}
-        write_whole(path, json.dumps(data, indent=2).encode() + b"\n")
+        write_whole(path, json.dumps(data, indent=2).encode() + b"\n", parents=True)
     return replace(bundle, manifest=manifest)
 
 

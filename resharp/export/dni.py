@@ -18,7 +18,8 @@ from torch import nn
 
 from resharp import models
 from resharp.engines import Bundle, DniPartner, GraphParity, Manifest
-from resharp.engines.blend import named, write_blend
+from resharp.engines.blend import write_blend
+from resharp.engines.store import named
 from resharp.errors import BundleError, ParityError
 from resharp.export import parity
 from resharp.export.infer import Infer, in_onnxruntime, in_torch

@@ -19,7 +19,7 @@ from resharp.engines import (
     Manifest,
     Store,
 )
-from resharp.engines.blend import named
+from resharp.engines.store import named
 from resharp.errors import BundleError, NotExportedError, OptionError
 from resharp.export.dni import with_dni_partner
 from resharp.export.measure import activation, flops, overlap, peak

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from resharp import weights
-from resharp.engines import Source, check_name, sha256_of, variant_name
+from resharp.engines import Source, check_name, variant_name
 from resharp.engines.store import named_strength
 from resharp.errors import CheckpointError, DownloadError, OptionError
+from resharp.fsutil import sha256_of
 from resharp.types import Log
 from resharp.weights import ModelEntry, kebab, lookup
 from resharp.weights.local import LOCAL

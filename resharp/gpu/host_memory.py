@@ -1,10 +1,14 @@
-"""How much memory the machine has left, by the standard library alone."""
+"""How much memory the machine has left: from /proc and cgroups, or else from psutil."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from resharp.errors import MissingExtraError
+from resharp.optional import require
+
+MEMINFO = Path("/proc/meminfo")
 FALLBACK = 2 << 30
 """Assumed where the system does not tell."""
 
@@ -19,10 +23,15 @@ def available_memory() -> int:
 
 def _kernel() -> int:
     try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        for line in MEMINFO.read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError):
+        pass
+    try:
+        psutil = require("psutil", feature="Reading the free memory", extra="")
+        return int(psutil.virtual_memory().available)
+    except (MissingExtraError, OSError, RuntimeError):  # RuntimeError: the system is unknown to it
         pass
     try:
         return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)

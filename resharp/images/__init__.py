@@ -5,7 +5,7 @@ docs/files.md says what each format keeps.
 
 from __future__ import annotations
 
-from resharp.images.atomic import remove_leftovers, take_name, write_whole
+from resharp.fsutil import remove_leftovers, write_whole
 from resharp.images.formats import suffixes, writable
 from resharp.images.picture import Metadata, Picture, Pixels
 from resharp.images.reading import decode, load, read, turned
@@ -21,7 +21,6 @@ __all__ = [
     "read",
     "remove_leftovers",
     "suffixes",
-    "take_name",
     "turned",
     "writable",
     "write",

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 
 from resharp.errors import OptionError, OutputError
+from resharp.fsutil import write_whole
 from resharp.images import exif, formats
 from resharp.images import tiff_tags as graft
-from resharp.images.atomic import write_whole
 from resharp.images.containers import inspect, jpeg, png, tiff
 from resharp.images.convert import AVIF_DEPTH, checked, fit_metadata, fit_pixels
 from resharp.images.picture import Metadata, Pixels

@@ -18,6 +18,7 @@ from resharp.errors import (
     OptionError,
     UnknownArchitectureError,
 )
+from resharp.fsutil import sha256_of
 from resharp.models import checkpoint_files as files
 from resharp.models import spandrel_models as foreign
 from resharp.models.architectures import NetworkFacts, find
@@ -115,8 +116,8 @@ def read_checkpoint(
         OptionError: no such architecture or parameter.
     """
     file = Path(fspath(path))
-    sha256 = files.sha256_of(file)
     raw, metadata = files.read(file)
+    sha256 = sha256_of(file)
     state_key, state = _state_dict(raw, file)
     noted, remembered = _noted(metadata, file)
     if architecture not in (None, noted):

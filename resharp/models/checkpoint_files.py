@@ -6,7 +6,6 @@ unpickler reads tensors and plain containers only, and a safetensors file cannot
 
 from __future__ import annotations
 
-import hashlib
 import re
 import zipfile
 import zlib
@@ -21,22 +20,6 @@ from resharp.optional import require
 
 _AGAIN = "download it again, and compare its size and hash with those its publisher states"
 _PAGE = re.compile(rb"\s*<(!doctype|html|head|body|\?xml)", re.IGNORECASE)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, as 64 hexadecimal digits.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-    return digest.hexdigest()
 
 
 def read(path: Path) -> tuple[Any, dict[str, str]]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from os import PathLike, fspath
-from pathlib import Path
-from uuid import uuid4
+from os import PathLike
 
-from resharp.errors import OutputError
+from resharp.fsutil import write_whole
 from resharp.models.checkpoint import METADATA_KEY, Checkpoint
 from resharp.optional import require
 
@@ -27,15 +25,4 @@ def save_safetensors(checkpoint: Checkpoint, path: str | PathLike[str]) -> None:
     note = {"architecture": checkpoint.architecture, "parameters": checkpoint.parameters}
     tensors = {name: checkpoint.state[name] for name in sorted(checkpoint.state)}
     data: bytes = library.save(tensors, metadata={METADATA_KEY: json.dumps(note, sort_keys=True)})
-    _write_whole(Path(fspath(path)), data)
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, data)

@@ -6,14 +6,21 @@ but tensors. What it finds is wrapped so that any size works: spandrel states th
 network takes (a minimum, a multiple, squares), and the padding up to them is part of the network
 here, by reflection as in spandrel's own call, without a branch that a tracer would bake.
 
+spandrel (MIT) is an optional extra, and nothing imports it before weights are met that no network
+here fits. ``spandrel_extra_arches`` holds architectures under licences that forbid commercial use:
+resharp never installs it; where it can be imported, its architectures are offered too.
+
 A checkpoint of this kind is called ``spandrel:DAT``, say. Its parameters are the sizes, which can
 be overruled where spandrel states too little: ``minimum``, ``multiple`` and ``square`` (0 or 1).
 """
 
 from __future__ import annotations
 
+import importlib
 import re
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from math import lcm
@@ -22,12 +29,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resharp.errors import CheckpointError, OptionError, ResharpError, UnknownArchitectureError
-from resharp.models import spandrel_door
+from resharp.errors import (
+    CheckpointError,
+    MissingExtraError,
+    OptionError,
+    ResharpError,
+    UnknownArchitectureError,
+)
 from resharp.models.architectures import NetworkFacts
 from resharp.models.padding import reflected
 from resharp.models.state import Parameters, State
+from resharp.optional import require
 
+EXTRA_ARCHITECTURES = "spandrel_extra_arches"
 PREFIX = "spandrel:"
 """What the architectures' names begin with."""
 EXPORTERS = ("legacy", "dynamo")
@@ -55,6 +69,39 @@ class SpandrelModel:
     """Of the network with its padding."""
     network: nn.Module
     """With the weights; float32, on the CPU, in eval mode."""
+
+
+def library(feature: str) -> Any:
+    """The module ``spandrel``, with the extra architectures registered where they are installed.
+
+    Args:
+        feature: what needs it, as the start of a sentence.
+
+    Raises:
+        MissingExtraError: it is not installed, or it cannot be imported: it needs torchvision.
+    """
+    with quiet():
+        try:
+            spandrel: Any = require("spandrel", feature=feature, extra="spandrel")
+        except RuntimeError as error:  # "operator torchvision::nms does not exist"
+            raise MissingExtraError(
+                f"{feature} needs spandrel, which cannot be imported ({error}): install the "
+                "torchvision that is made for this torch"
+            ) from error
+        try:
+            extra: Any = importlib.import_module(EXTRA_ARCHITECTURES)
+            spandrel.MAIN_REGISTRY.add(*extra.EXTRA_REGISTRY, ignore_duplicates=True)
+        except (ImportError, RuntimeError, OSError):  # not installed, or of another spandrel
+            pass
+    return spandrel
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what torch says about the code of older networks from our users."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def is_foreign(architecture: str | None) -> bool:
@@ -86,9 +133,10 @@ def recognise(state: State, parameters: Mapping[str, int | str] | None = None) -
         CheckpointError: not a network from picture to picture; the message names it and says why.
         OptionError: no such parameter.
     """
-    spandrel = spandrel_door.library("Trying spandrel's architectures")
+    spandrel = library("Trying spandrel's architectures")
     own = dict(spandrel.canonicalize_state_dict(dict(state)))
-    found = next((one for one in _supports(spandrel) if _detects(one, own)), None)
+    supports = spandrel.MAIN_REGISTRY.architectures("detection")
+    found = next((one for one in supports if _detects(one, own)), None)
     if found is None:
         raise UnknownArchitectureError(f"spandrel {_version()} does not know them either")
     name = f"{PREFIX}{found.architecture.id}"
@@ -108,12 +156,12 @@ def restore(state: State, architecture: str, parameters: Mapping[str, int | str]
         CheckpointError: it has no such architecture, or its network does not fit.
         OptionError: no such parameter.
     """
-    spandrel = spandrel_door.library(f"A network of {label(architecture)}")
+    spandrel = library(f"A network of {label(architecture)}")
     support = spandrel.MAIN_REGISTRY.get(architecture.removeprefix(PREFIX))
     if support is None:
         raise CheckpointError(
             f"spandrel {_version()} has no {architecture.removeprefix(PREFIX)}: it may be in a "
-            f"newer one, or in the package {spandrel_door.EXTRA_ARCHITECTURES}"
+            f"newer one, or in the package {EXTRA_ARCHITECTURES}"
         )
     own = dict(spandrel.canonicalize_state_dict(dict(state)))
     descriptor = _loaded(support.architecture, own, architecture)
@@ -176,11 +224,6 @@ def _version() -> str:
         return "as installed"
 
 
-def _supports(spandrel: Any) -> list[Any]:
-    found: list[Any] = spandrel.MAIN_REGISTRY.architectures("detection")
-    return found
-
-
 def _detects(support: Any, state: dict[str, Tensor]) -> bool:
     try:
         return bool(support.detect(state))
@@ -191,7 +234,7 @@ def _detects(support: Any, state: dict[str, Tensor]) -> bool:
 def _loaded(architecture: Any, state: dict[str, Tensor], name: str) -> Any:
     """spandrel's descriptor. A copy of the dict is given, since some take out what they read."""
     try:
-        with spandrel_door.quiet():
+        with quiet():
             descriptor = architecture.load(dict(state))
     except ResharpError:
         raise
@@ -275,7 +318,7 @@ def _smallest(descriptor: Any, need: Mapping[str, int], name: str) -> int:
 
 def _try(network: AnySize) -> None:
     for height, width in ((1, 1), (5, 3)):
-        with torch.inference_mode(), spandrel_door.quiet():
+        with torch.inference_mode(), quiet():
             found = network(torch.full((2, network.num_in_ch, height, width), 0.5))
         wanted = (2, network.num_out_ch, height * network.scale, width * network.scale)
         if tuple(found.shape) != wanted:

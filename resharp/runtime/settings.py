@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from resharp.errors import OptionError, OutputError
+from resharp.fsutil import replacing
 from resharp.optional import require
 from resharp.runtime.bundle_lookup import DEFAULT_MODEL
 from resharp.runtime.upscaler import Upscaler
@@ -54,12 +55,10 @@ class Settings:
             text = json.dumps(values, indent=2) + "\n"
         else:  # flat, and JSON's strings, numbers and booleans are TOML's too
             text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
-            part.write_text(text, encoding="utf-8")
-            os.replace(part, target)
+            with replacing(target) as part:
+                part.write_text(text, encoding="utf-8")
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise OutputError(f"cannot write {target}: {error}") from error
 
     @classmethod

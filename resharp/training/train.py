@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from resharp.fsutil import remove_leftovers, replacing, write_whole
 from resharp.models.archs.srvgg import SRVGGNetCompact
 from resharp.training.data import Pairs, load_pictures
 from resharp.training.degrade import Degradation, Image
@@ -133,7 +133,7 @@ class TrainingRun:
             seed=recipe.seed,
         )
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+        write_whole(folder / "recipe.json", json.dumps(asdict(recipe), indent=2).encode() + b"\n")
 
     def resume(self) -> bool:
         """Go on from ``last.pt`` where there is one."""
@@ -207,6 +207,6 @@ class TrainingRun:
 
 
 def _write(path: Path, state: Any) -> None:
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    os.replace(part, path)
+    remove_leftovers(path)
+    with replacing(path) as part:
+        torch.save(state, part)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resharp.errors import OptionError, OutputError
-from resharp.images import take_name
+from resharp.fsutil import commit_file
 from resharp.video.clip import Clip
 from resharp.video.color import BT709, FULL, LIMITED, RGB, Color, PixelFormat, pixel_format
 from resharp.video.options import CODECS, VideoOptions
@@ -280,7 +280,7 @@ class Encoding:
         with self._guard():
             self._mux(self._stream.encode(None))
             self._container.close()
-            take_name(self._part, self._path)
+            commit_file(self._part, self._path)
 
     def abandon(self) -> None:
         """Leave nothing behind."""

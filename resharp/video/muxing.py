@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resharp.errors import OutputError
-from resharp.images import take_name
+from resharp.fsutil import commit_file
 from resharp.video.clip import Clip, is_cover, opened
 from resharp.video.encoding import VideoEncoder
 from resharp.video.pyav import open_file, pyav, reason
@@ -247,7 +247,7 @@ def deliver(
     try:
         with ExitStack() as stack:
             lost = _write(delivery, clip, encoder, segments, folder, cut, part, stack)
-        take_name(part, target)
+        commit_file(part, target)
         return f"{lost} damaged packets of sound or text were left out" if lost else ""
     except (pyav().error.FFmpegError, OSError) as error:
         raise OutputError(

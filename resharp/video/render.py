@@ -12,8 +12,8 @@ from typing import Any, cast
 import cv2
 import numpy as np
 
-from resharp.engines import sha256_of
 from resharp.errors import VideoError
+from resharp.fsutil import sha256_of
 from resharp.runtime.stages import Pipeline, Stage, StageReport
 from resharp.types import Image
 from resharp.video.clip import Clip

@@ -11,15 +11,13 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from resharp.engines import sha256_of
 from resharp.errors import OutputError
-from resharp.images import take_name
-from resharp.optional import require
+from resharp.fsutil import LockTimeoutError, locked, replacing, sha256_of
 from resharp.video.sequence import FrameFiles
 from resharp.video.source_frame import ResumePoint
 from resharp.video.timeline import Position
@@ -142,11 +140,10 @@ class Workspace:
         return True
 
     def _rewrite(self) -> None:
-        part = self.folder / f"{JOURNAL}.part"
         lines = [json.dumps(self.header), *map(_line, self.segments)]
         try:
-            part.write_text("\n".join(lines) + "\n", encoding="utf-8")
-            take_name(part, self.folder / JOURNAL)
+            with replacing(self.folder / JOURNAL) as part:
+                part.write_text("\n".join(lines) + "\n", encoding="utf-8")
         except OSError as error:
             raise OutputError(f"cannot write to {self.folder}: {error.strerror}") from error
 
@@ -188,22 +185,21 @@ def workspace(target: Path) -> Iterator[Workspace]:
     """
     folder = folder_of(target)
     make_folder(folder)
-    filelock = require("filelock", feature="Restoring a video", extra="")
-    lock = filelock.FileLock(os.fspath(folder / ".lock"), timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise OutputError(
-            f"another process is making {target}: wait for it, or choose another -o"
-        ) from error
-    except OSError as error:
-        raise OutputError(f"cannot write to {folder}: {error.strerror}") from error
-    try:
-        yield Workspace(folder)
-    finally:
-        lock.release()
-        if not (folder / JOURNAL).exists():  # nothing was begun, or all is done
-            shutil.rmtree(folder, ignore_errors=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / ".lock", timeout=0))
+        except LockTimeoutError as error:
+            raise OutputError(
+                f"another process is making {target}: wait for it, or choose another -o"
+            ) from error
+        except OSError as error:
+            raise OutputError(f"cannot write to {folder}: {error.strerror}") from error
+        try:
+            yield Workspace(folder)
+        finally:
+            stack.close()
+            if not (folder / JOURNAL).exists():  # nothing was begun, or all is done
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_folder(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -10,8 +9,8 @@ from fractions import Fraction
 from functools import partial
 from typing import Any, Protocol
 
-from resharp.engines import sha256_of
 from resharp.errors import OptionError, VideoError
+from resharp.fsutil import sha256_of
 from resharp.gpu.devices import usable_threads
 from resharp.runtime.crew import Crew
 from resharp.runtime.recipe import Recipe, Restorer
@@ -339,9 +338,6 @@ def hash_of(clip: Clip) -> str:
     try:
         if not clip.files:
             return sha256_of(clip.path)
-        digest = hashlib.sha256()
-        for path in clip.files:
-            digest.update(bytes.fromhex(sha256_of(path)))
-        return digest.hexdigest()
+        return sha256_of(b"".join(bytes.fromhex(sha256_of(path)) for path in clip.files))
     except OSError as error:
         raise VideoError(f"{clip.path} cannot be read: {error.strerror}") from error

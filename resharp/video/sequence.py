@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,8 @@ import cv2
 import numpy as np
 
 from resharp.errors import ImageError, OptionError, OutputError, VideoError
-from resharp.images import read, suffixes, writable, write, write_whole
+from resharp.fsutil import sha256_of, write_whole
+from resharp.images import read, suffixes, writable, write
 from resharp.types import Image
 from resharp.video.clip import DEFAULT_RATE, Clip, probe
 from resharp.video.color import FULL, RGB, Color, PixelFormat
@@ -154,13 +154,11 @@ class FrameFiles:
 
     def digest(self, first: int, count: int) -> str | None:
         """SHA-256 over frames; None where one is not there."""
-        digest = hashlib.sha256()
+        paths = map(self.path, range(first, first + count))
         try:
-            for number in range(first, first + count):
-                digest.update(hashlib.sha256(self.path(number).read_bytes()).digest())
+            return sha256_of(b"".join(bytes.fromhex(sha256_of(path)) for path in paths))
         except OSError:
             return None
-        return digest.hexdigest()
 
     def write(self, number: int, image: Image) -> None:
         """Write a frame, whole or not at all.

@@ -5,47 +5,80 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
-from functools import cache
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache, cached_property
 from importlib.resources import files
-from types import MappingProxyType
 from typing import Any
 
 from resharp.errors import UnknownModelError
-from resharp.weights.entry import ModelEntry
+from resharp.weights.entry import BUILTIN, ModelEntry
 
 SCHEMA = 1
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors", ".onnx")
 
 
+class Catalogue(Mapping[str, ModelEntry]):
+    """Entries by name, in the order of the file; each is read when it is first asked for.
+
+    Args:
+        data: the catalogue's JSON.
+
+    Raises:
+        ValueError: another schema, a name or a file that occurs twice, or a blend with nobody.
+    """
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        if data.get("schema") != SCHEMA:
+            raise ValueError(f"catalogue: schema {data.get('schema')!r}, expected {SCHEMA}")
+        rows = data["entries"]
+        self._rows = {row["name"]: row for row in rows}
+        self._entries: dict[str, ModelEntry] = {}
+        if len(self._rows) != len(rows) or len({row["file"] for row in rows}) != len(rows):
+            raise ValueError("catalogue: a name or a file occurs twice")
+        for row in rows:
+            other = (row.get("blend") or {}).get("with", row["name"])
+            if other not in self._rows:
+                raise ValueError(f"catalogue: {row['name']} blends with the unknown {other}")
+
+    def __getitem__(self, name: str) -> ModelEntry:
+        if name not in self._entries:
+            self._entries[name] = ModelEntry.from_json(self._rows[name])
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def spelled(self, name: str) -> ModelEntry | None:
+        """The entry that ``name`` means, as :func:`find` reads it; None where there is none.
+
+        Raises:
+            ValueError: a spelling could mean two entries.
+        """
+        meant = name if name in self._rows else self._spellings.get(_squash(name))
+        return None if meant is None else self[meant]
+
+    @cached_property
+    def _spellings(self) -> dict[str, str]:
+        spellings: dict[str, str] = {}
+        for name, row in self._rows.items():
+            for text in (name, row["file"], *row.get("aliases", ())):
+                if spellings.setdefault(_squash(text), name) != name:
+                    raise ValueError(f"catalogue: {text} could be {name} or another")
+        return spellings
+
+
 @cache
-def catalogue() -> Mapping[str, ModelEntry]:
-    """Every official checkpoint by its name, in the order of the file.
+def catalogue() -> Catalogue:
+    """Every official checkpoint by its name.
 
     Raises:
         ValueError: the file that came with the package is not valid.
     """
     text = files("resharp.weights").joinpath("catalogue.json").read_text(encoding="utf-8")
-    return parse(json.loads(text))
-
-
-def parse(data: Mapping[str, Any]) -> Mapping[str, ModelEntry]:
-    """Validate the catalogue's JSON.
-
-    Raises:
-        ValueError: another schema, a bad entry, or two entries that would be mistaken for another.
-    """
-    if data.get("schema") != SCHEMA:
-        raise ValueError(f"catalogue: schema {data.get('schema')!r}, expected {SCHEMA}")
-    entries = [ModelEntry.from_json(row) for row in data["entries"]]
-    found = {entry.name: entry for entry in entries}
-    if len(found) != len(entries) or len({entry.file for entry in entries}) != len(entries):
-        raise ValueError("catalogue: a name or a file occurs twice")
-    _spellings(entries)
-    for entry in entries:
-        if entry.blend is not None and entry.blend not in found:
-            raise ValueError(f"catalogue: {entry.name} blends with the unknown {entry.blend}")
-    return MappingProxyType(found)
+    return Catalogue(json.loads(text))
 
 
 def find(name: str) -> ModelEntry:
@@ -65,8 +98,8 @@ def find(name: str) -> ModelEntry:
 
 def lookup(name: str) -> ModelEntry | None:
     """Like :func:`find`, but None where there is none."""
-    key = _by_spelling().get(_squash(name))
-    return None if key is None else catalogue()[key]
+    # The built-in model is none of them, and is what most callers ask for.
+    return None if name == BUILTIN else catalogue().spelled(name)
 
 
 def unknown(name: str, names: Iterable[str]) -> UnknownModelError:
@@ -95,17 +128,3 @@ def kebab(text: str) -> str:
 
 def _squash(text: str) -> str:
     return re.sub(r"[-.]", "", kebab(text))
-
-
-@cache
-def _by_spelling() -> Mapping[str, str]:
-    return _spellings(catalogue().values())
-
-
-def _spellings(entries: Iterable[ModelEntry]) -> dict[str, str]:
-    spellings: dict[str, str] = {}
-    for entry in entries:
-        for text in (entry.name, entry.stem, *entry.aliases):
-            if spellings.setdefault(_squash(text), entry.name) != entry.name:
-                raise ValueError(f"catalogue: {text} could be {entry.name} or another")
-    return spellings

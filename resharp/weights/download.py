@@ -1,13 +1,19 @@
-"""Download one file from the first source that gives the promised bytes."""
+"""Download one file from the first source that gives the promised bytes.
+
+pooch makes the request and reads the answer. Its own retries are not used: they repeat a 404 or
+wrong bytes as they do a 503, after pauses of their own, and know one source only.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import logging
 import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
+from http.client import OK, responses
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +21,6 @@ from resharp.errors import ChecksumError, DownloadError, ResharpError
 from resharp.optional import require
 from resharp.types import Progress
 from resharp.weights.entry import ModelEntry
-from resharp.weights.files import digest
 
 CHUNK = 1 << 18
 TRANSIENT = (408, 425, 429)
@@ -101,104 +106,77 @@ def _patiently(url: str, part: Path, wanted: Wanted, progress: Progress) -> None
 
 
 def _once(url: str, part: Path, wanted: Wanted, progress: Progress) -> None:
-    pooch = require("pooch", feature="Downloading weights", extra="")
-    meter = _Meter(progress, wanted.entry.bytes or 0)
-    answers: list[Any] = []
-
-    def answered(response: Any, **_: object) -> None:
-        answers.append(response)
-        _check_announced(response, wanted.entry.bytes)
-
-    fetch = pooch.HTTPDownloader(
-        progressbar=meter,
-        chunk_size=CHUNK,
-        timeout=wanted.timeout,
-        headers={"Accept-Encoding": "identity", "User-Agent": "resharp"},
-        hooks={"response": answered},
+    pooch, requests, urllib3 = (
+        require(name, feature="Downloading weights", extra="")
+        for name in ("pooch", "requests", "urllib3")
     )
-    try:
-        fetch(url, str(part), None)
-    except (CancelledError, ChecksumError):
-        raise
-    except Exception as error:
-        raise _translated(error, wanted.timeout) from error
-    finally:
-        # pooch leaves the connection of a failed download to the garbage collector.
-        for response in answers:
-            response.close()
-    _check_bytes(part, wanted)
-
-
-class _Meter:
-    """What pooch takes for a progress bar."""
-
-    def __init__(self, progress: Progress, size: int) -> None:
-        self.total = 0
-        self._progress = progress
-        self._size = size
-        self._done = 0
-
-    def update(self, count: int) -> None:
-        # pooch counts whole chunks, so the last one goes too far.
-        total = self._size or self.total
-        self._done = min(self._done + count, total) if total else self._done + count
+    size = wanted.entry.bytes
+    with _Sink(part, size, progress) as sink:
+        get = pooch.HTTPDownloader(
+            chunk_size=CHUNK,
+            timeout=wanted.timeout,
+            headers={"Accept-Encoding": "identity", "User-Agent": "resharp"},
+            hooks={"response": sink.answered},
+        )
         try:
-            self._progress(self._done, total)
+            get(url, sink, None)
+        except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError) as error:
+            raise _translated(error, requests.exceptions, wanted.timeout) from error
+        finally:  # pooch leaves the connection of a failed download to the garbage collector
+            if sink.response is not None:
+                sink.response.close()
+    if size and sink.done < size:
+        raise TransientError(f"ended early, after {sink.done} of {size} bytes")
+    _check_size(sink.done, size)
+    if sink.digest.hexdigest() != wanted.sha256:
+        raise ChecksumError(f"expected sha256 {wanted.sha256}, found {sink.digest.hexdigest()}")
+
+
+class _Sink(io.BufferedWriter):
+    """The file that pooch writes into: bytes are counted, hashed and reported as they come."""
+
+    def __init__(self, part: Path, size: int | None, progress: Progress) -> None:
+        super().__init__(io.FileIO(part, "w"))
+        self._size, self._total, self._progress = size, size or 0, progress
+        self.response: Any = None
+        self.done, self.digest = 0, hashlib.sha256()
+
+    def answered(self, response: Any, **_: object) -> None:
+        """Refuse another file before it is downloaded: a login page, for example."""
+        self.response = response
+        length = response.headers.get("Content-Length", "")
+        plain = "Content-Encoding" not in response.headers
+        if plain and response.status_code == OK and length.isdecimal():
+            self._total = int(length)
+            _check_size(self._total, self._size)
+
+    def write(self, chunk: Any) -> int:
+        count = super().write(chunk)
+        self.digest.update(chunk)
+        self.done += count
+        try:
+            self._progress(self.done, self._total)
         except Exception as error:
             raise CancelledError(error) from error
-
-    def reset(self) -> None:
-        self._done = 0
-
-    def close(self) -> None:
-        """Nothing to do: the bar outlives the attempt."""
+        return count
 
 
-def _check_announced(response: Any, size: int | None) -> None:
-    """Refuse a login page, say, before all of another file is downloaded."""
-    found = response.headers.get("Content-Length", "")
-    plain = "Content-Encoding" not in response.headers
-    if size and plain and response.status_code == HTTPStatus.OK and found.isdecimal():
-        _check_size(int(found), size)
-
-
-def _check_size(found: int, size: int) -> None:
-    if found != size:
+def _check_size(found: int, size: int | None) -> None:
+    if size and found != size:
         raise ChecksumError(f"the wrong file: expected {size} bytes, found {found}")
 
 
-def _check_bytes(part: Path, wanted: Wanted) -> None:
-    found, size = part.stat().st_size, wanted.entry.bytes
-    if size and found < size:
-        raise TransientError(f"ended early, after {found} of {size} bytes")
-    if size:
-        _check_size(found, size)
-    sha256 = digest(part)
-    if sha256 != wanted.sha256:
-        raise ChecksumError(f"expected sha256 {wanted.sha256}, found {sha256}")
-
-
-def _translated(error: Exception, timeout: float) -> Exception:
-    """Foreign errors, in one place; what is about the local disk comes back as it is."""
-    requests = require("requests", feature="Downloading weights", extra="")
-    urllib3 = require("urllib3", feature="Downloading weights", extra="")
-    if isinstance(error, requests.HTTPError):
-        return _refused(error.response.status_code)
-    if isinstance(error, requests.exceptions.SSLError):
+def _translated(error: Any, known: Any, timeout: float) -> DownloadError:
+    """Errors of requests and urllib3, in one place."""
+    if isinstance(error, known.HTTPError):
+        code = error.response.status_code
+        text = f"HTTP {code} {responses.get(code, '')}".rstrip()
+        return TransientError(text) if code in TRANSIENT or code >= 500 else DownloadError(text)
+    if isinstance(error, known.SSLError):
         return DownloadError(f"no secure connection: {error}")
-    if isinstance(error, requests.RequestException):
-        # A read that times out in the middle of the file comes as a ConnectionError.
-        if isinstance(error, requests.Timeout) or "timed out" in str(error):
-            return TransientError(f"no answer within {timeout:g} s")
-        bad_url = isinstance(error, ValueError)
-        return DownloadError(str(error)) if bad_url else TransientError(str(error))
-    if isinstance(error, (urllib3.exceptions.HTTPError, UnicodeError)):
-        return DownloadError(str(error))  # a URL that cannot be read
-    return error
-
-
-def _refused(status: int) -> DownloadError:
-    known = {int(item): item.phrase for item in HTTPStatus}
-    text = f"HTTP {status} {known.get(status, '')}".rstrip()
-    transient = status in TRANSIENT or status >= HTTPStatus.INTERNAL_SERVER_ERROR
-    return TransientError(text) if transient else DownloadError(text)
+    # A read that times out in the middle of the file comes as a ConnectionError.
+    if isinstance(error, known.Timeout) or "timed out" in str(error):
+        return TransientError(f"no answer within {timeout:g} s")
+    if isinstance(error, known.RequestException) and not isinstance(error, ValueError):
+        return TransientError(str(error))
+    return DownloadError(str(error))  # a URL that cannot be read

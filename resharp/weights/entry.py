@@ -10,24 +10,10 @@ from typing import Any
 
 Parameter = int | float | str | bool | tuple[int, ...]
 
-TASKS = (
-    "upscale",
-    "denoise",
-    "artifacts",
-    "restoration",
-    "face-restoration",
-    "face-detection",
-)
+TASKS = ("upscale", "denoise", "artifacts", "restoration", "face-restoration", "face-detection")
 BUILTIN = "resharp-x4"
 """Name of the model inside the package, which no other may take."""
-EXPORTED = (
-    "RRDBNet",
-    "SRVGGNetCompact",
-    "SwinIR",
-    "GFPGANv1Clean",
-    "CodeFormer",
-    "RestoreFormer",
-)
+EXPORTED = ("RRDBNet", "SRVGGNetCompact", "SwinIR", "GFPGANv1Clean", "CodeFormer", "RestoreFormer")
 """Architectures that are exported; the face detector comes as ONNX, for OpenCV."""
 STATE_KEYS = ("params_ema", "params", None)
 

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from resharp.errors import ChecksumError, DownloadError, OfflineError, OptionError
+from resharp.errors import ChecksumError, OfflineError, OptionError
+from resharp.fsutil import commit_file
 from resharp.optional import require
 from resharp.paths import weights_folder
 from resharp.types import Progress
 from resharp.weights.download import CancelledError, Wanted, download, redact
 from resharp.weights.entry import ModelEntry, check_sha256
-from resharp.weights.files import commit, sweep, unwritable, writing
+from resharp.weights.files import sweep, writing
 from resharp.weights.state import inspect, promised, recorded
 
 MIRROR = "RESHARP_MIRROR"
@@ -58,11 +59,12 @@ def fetch(
         OutputError: the folder cannot be written to. After any error, nothing new is there.
     """
     place = weights_folder(folder)
+    path = place / entry.file
     sweep(place)
     known = _enforced(entry, place, sha256)
     if known is not None and inspect(entry, place, sha256=known).state == "ok":
         _record(entry, place, known)
-        return place / entry.file
+        return path
     if not entry.urls:
         raise _not_ours(entry, place)
     if _offline(offline):
@@ -75,30 +77,17 @@ def fetch(
     wanted = Wanted(
         entry=entry, sha256=known, timeout=timeout, attempts=max(1, attempts), backoff=backoff
     )
-    _bring(_sources(entry, mirror), place, wanted, progress)
-    _record(entry, place, known)
-    return place / entry.file
-
-
-def _bring(urls: list[str], place: Path, wanted: Wanted, progress: bool | Progress) -> None:
-    entry = wanted.entry
-    with writing(place, entry.file) as part:
-        # Whoever had the lock before us may have brought it.
-        if inspect(entry, place, sha256=wanted.sha256).state != "ok":
-            with _reporting(progress, entry) as report:
-                _save(urls, part, place / entry.file, wanted, report)
-
-
-def _save(urls: list[str], part: Path, path: Path, wanted: Wanted, report: Progress) -> None:
     try:
-        download(urls, part, wanted, report)
-        commit(part, path)
+        with writing(place, entry.file) as part:
+            # Whoever had the lock before us may have brought it.
+            if inspect(entry, place, sha256=known).state != "ok":
+                with _reporting(progress, entry) as report:
+                    download(_sources(entry, mirror), part, wanted, report)
+                commit_file(part, path)
     except CancelledError as error:
         raise error.reason from error.reason.__cause__
-    except DownloadError:
-        raise
-    except OSError as error:
-        raise unwritable(path.parent, error) from error
+    _record(entry, place, known)
+    return path
 
 
 def _enforced(entry: ModelEntry, place: Path, sha256: str | None) -> str | None:
@@ -124,7 +113,7 @@ def _record(entry: ModelEntry, place: Path, sha256: str) -> None:
     try:
         with writing(place, path.name) as part:
             part.write_text(f"{sha256}  {entry.file}\n", encoding="ascii")
-            commit(part, path)
+            commit_file(part, path)
     except OSError as error:  # the file itself is there and right
         logger.warning("cannot keep the hash of %s: %s", entry.name, error)
 
@@ -166,10 +155,8 @@ def _not_ours(entry: ModelEntry, place: Path) -> ChecksumError:
 
 @contextmanager
 def _reporting(progress: bool | Progress, entry: ModelEntry) -> Iterator[Progress]:
-    if callable(progress):
-        yield progress
-    elif not progress:
-        yield lambda done, total: None
+    if progress is not True:
+        yield progress or (lambda done, total: None)
     else:
         tqdm = require("tqdm", feature="The progress bar", extra="")
         # disable=None: no bar where standard error is not a terminal.

@@ -7,20 +7,19 @@ replaces it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from resharp.errors import CheckpointError, OptionError
+from resharp.fsutil import commit_file, copy_hashed
 from resharp.paths import weights_folder
 from resharp.weights.catalogue import SUFFIXES, catalogue, kebab, lookup, unknown
 from resharp.weights.entry import BUILTIN, ModelEntry, Parameter
-from resharp.weights.files import CHUNK, commit, unwritable, writing
+from resharp.weights.files import writing
 
 LOCAL = "local"
 SCHEMA = 1
@@ -54,24 +53,24 @@ def register(
     _check_name(name)
     place = weights_folder(folder)
     with writing(place, f"local-{name}") as part:
-        sha256, size = _copy(source, part, place)
-        entry = _describe(
-            name=name,
-            title=f"imported from {source.name}",
-            task="upscale" if scale > 1 else "restoration",
-            architecture=architecture,
-            parameters=dict(parameters),
-            scale=scale,
-            file=f"{LOCAL}/{name}-{sha256[:16]}{suffix if suffix in SUFFIXES else '.pth'}",
-            bytes=size,
-            sha256=sha256,
-            licence=licence,
-        )
-        _check_free(entry, place, force)
+        sha256, size = _copy(source, part)
         try:
-            _store(entry, part, place)
-        except OSError as error:
-            raise unwritable(place, error) from error
+            entry = ModelEntry(
+                name=name,
+                title=f"imported from {source.name}",
+                task="upscale" if scale > 1 else "restoration",
+                architecture=architecture,
+                parameters=dict(parameters),
+                scale=scale,
+                file=f"{LOCAL}/{name}-{sha256[:16]}{suffix if suffix in SUFFIXES else '.pth'}",
+                bytes=size,
+                sha256=sha256,
+                licence=licence,
+            )
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
+        _check_free(entry, place, force)
+        _store(entry, part, place)
     return entry
 
 
@@ -88,17 +87,14 @@ def adopt(
     place = weights_folder(folder)
     path = place / entry.file
     with writing(place, entry.file) as part:
-        sha256, _ = _copy(Path(file).expanduser(), part, place)
+        sha256, _ = _copy(Path(file).expanduser(), part)
         if sha256 != entry.sha256:
             raise OptionError(
                 f"the name {entry.name} belongs to the catalogue and {file} is not that file "
                 f"(expected sha256 {entry.sha256 or 'not known'}, found {sha256}): "
                 "choose another name with --as"
             )
-        try:
-            commit(part, path)
-        except OSError as error:
-            raise unwritable(place, error) from error
+        commit_file(part, path)
     return path
 
 
@@ -145,31 +141,17 @@ def _check_name(name: str) -> None:
         )
 
 
-def _copy(source: Path, part: Path, place: Path) -> tuple[str, int]:
+def _copy(source: Path, part: Path) -> tuple[str, int]:
     """Copy and hash in one pass, so that the hash is that of the copy."""
-    state, size = hashlib.sha256(), 0
     try:
         reader = source.open("rb")
     except OSError as error:
         raise CheckpointError(f"cannot read {source}: {error.strerror or error}") from error
-    try:
-        with reader, part.open("wb") as writer:
-            while chunk := reader.read(CHUNK):
-                writer.write(chunk)
-                state.update(chunk)
-                size += len(chunk)
-    except OSError as error:
-        raise unwritable(place, error) from error
+    with reader:
+        sha256, size = copy_hashed(reader, part)
     if not size:
         raise CheckpointError(f"{source} is empty")
-    return state.hexdigest(), size
-
-
-def _describe(**values: Any) -> ModelEntry:
-    try:
-        return ModelEntry(**values)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
+    return sha256, size
 
 
 def _check_free(entry: ModelEntry, place: Path, force: bool) -> None:
@@ -186,10 +168,10 @@ def _check_free(entry: ModelEntry, place: Path, force: bool) -> None:
 
 
 def _store(entry: ModelEntry, part: Path, place: Path) -> None:
-    commit(part, place / entry.file)
+    commit_file(part, place / entry.file)
     text = json.dumps({"schema": SCHEMA, **entry.to_json()}, indent=2) + "\n"
     part.write_text(text, encoding="utf-8")
-    commit(part, place / LOCAL / f"{entry.name}.json")
+    commit_file(part, place / LOCAL / f"{entry.name}.json")
     for other in (place / LOCAL).iterdir():
         # Also copies whose sidecar never came because the process was killed in between.
         if _owner(other.name) == entry.name and other != place / entry.file:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from resharp.errors import CheckpointError
+from resharp.fsutil import sha256_of
 from resharp.paths import weights_folder
 from resharp.weights.catalogue import catalogue
 from resharp.weights.entry import ModelEntry, check_sha256
-from resharp.weights.files import digest
 from resharp.weights.local import local_entries, resolve
 
 State = Literal["missing", "present", "ok", "damaged", "unverified"]
@@ -92,7 +92,7 @@ def _compare(path: Path, size: int | None, wanted: str | None, quick: bool) -> t
         return "unverified", "no hash is known"
     if quick:
         return "present", ""
-    found = digest(path)
+    found = sha256_of(path)
     if found != wanted:
         return "damaged", f"expected sha256 {wanted}, found {found}"
     return "ok", ""

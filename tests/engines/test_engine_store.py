@@ -24,9 +24,9 @@ from resharp.engines import (
     ParityResult,
     Profile,
     mismatch,
-    sha256_of,
 )
 from resharp.errors import BundleError, OutputError
+from resharp.fsutil import sha256_of
 from tests.held import start
 from tests.waiting import LIMIT, joined
 
@@ -57,7 +57,7 @@ def recipe(bundle: Bundle, **changes: Any) -> EngineSpec:
 
 def engine_of(one: EngineSpec, data: bytes = DATA) -> Engine:
     def file(name: str, content: bytes) -> File:
-        return File(name=name, sha256=sha256_of(Path(name), content), size=len(content))
+        return File(name=name, sha256=sha256_of(content), size=len(content))
 
     return Engine(
         model="tiny",

@@ -22,7 +22,6 @@ from resharp import Upscaler
 from resharp.cli import main
 from resharp.drawing import draw
 from resharp.engines import Bundle, Manifest
-from resharp.engines.hashing import sha256_of
 from resharp.engines.manifest import ExtraInput, File
 from resharp.errors import (
     CheckpointError,
@@ -53,6 +52,7 @@ from resharp.faces.alignment import (
     to_crop,
 )
 from resharp.faces.paste import PastePlace, mask, paste
+from resharp.fsutil import sha256_of
 from tests.shared import PHOTOS, SHARED
 
 Array = NDArray[Any]

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from resharp.gpu.host_memory import _cgroup
+from resharp.gpu import host_memory as memory
+from resharp.gpu.host_memory import FALLBACK, _cgroup, available_memory
 
 
 @pytest.mark.parametrize(
@@ -32,3 +36,52 @@ def test_no_limit_is_no_limit(tmp_path: Path) -> None:
     assert _cgroup(tmp_path) > 1 << 50
     (tmp_path / "memory.max").write_text("max\n")
     assert _cgroup(tmp_path) > 1 << 50
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A system without /proc, and its folder of cgroups."""
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "none")
+    monkeypatch.setattr(memory, "_cgroup", lambda: _cgroup(tmp_path))
+    return tmp_path
+
+
+def has(available: int) -> SimpleNamespace:
+    """A psutil that finds so many bytes."""
+    return SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=available))
+
+
+def test_psutil_is_asked_where_there_is_no_proc(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "psutil", has(12 << 30))
+    assert available_memory() == 12 << 30
+    (elsewhere / "memory.max").write_text("1000\n")
+    (elsewhere / "memory.current").write_text("900\n")
+    (elsewhere / "memory.stat").write_text("inactive_file 500\n")
+    assert available_memory() == 600  # a container's limit is the smaller one
+
+
+def test_proc_is_asked_first(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "psutil", has(12 << 30))
+    (tmp_path / "none").write_text("MemTotal: 9 kB\nMemAvailable:    3000 kB\n")
+    assert available_memory() == 3000 * 1024
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("error", [None, OSError("no"), NotImplementedError("unknown system")])
+def test_without_psutil_it_is_a_guess(
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    def fail() -> None:
+        assert error is not None
+        raise error
+
+    psutil = None if error is None else SimpleNamespace(virtual_memory=fail)
+    monkeypatch.setitem(sys.modules, "psutil", psutil)
+    monkeypatch.setattr(os, "sysconf", lambda name: 1 << 12, raising=False)
+    assert available_memory() == 1 << 23  # half of all
+    monkeypatch.delattr(os, "sysconf")
+    assert available_memory() == FALLBACK

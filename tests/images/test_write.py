@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 
 from resharp.errors import ImageError, OptionError, OutputError
-from resharp.images import Metadata, decode, encode, read, writable, write, write_whole
+from resharp.images import Metadata, decode, encode, read, writable, write
 from tests.images import test_samples as samples
 from tests.images.test_samples import Array, noise, photo
 
@@ -282,73 +280,6 @@ def test_names_with_all_kinds_of_letters(tmp_path: Path) -> None:
     for name in ("사진 🌄.png", "a" * 251 + ".png", "가" * 83 + ".png"):
         write(tmp_path / name, photo(16, 16))
         assert read(tmp_path / name).pixels.shape == (16, 16, 3)
-
-
-def test_the_mode_is_that_of_any_new_file(tmp_path: Path) -> None:
-    old = os.umask(0o027)
-    try:
-        write(tmp_path / "a.png", photo(16, 16))
-        (tmp_path / "plain").write_bytes(b"")
-    finally:
-        os.umask(old)
-    assert (tmp_path / "a.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
-
-
-def test_a_link_is_followed(tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir()
-    (tmp_path / "real" / "a.png").write_bytes(b"old")
-    link = tmp_path / "link.png"
-    link.symlink_to(tmp_path / "real" / "a.png")
-    write(link, photo(16, 16))
-    assert link.is_symlink()
-    assert read(tmp_path / "real" / "a.png").pixels.shape == (16, 16, 3)
-
-
-@pytest.mark.parametrize("existing", [None, b"what was there"])
-@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
-def test_a_failure_while_writing_leaves_nothing(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    existing: bytes | None,
-    failure: BaseException,
-) -> None:
-    target = tmp_path / "holiday.png"
-    if existing is not None:
-        target.write_bytes(existing)
-    before = sorted(tmp_path.iterdir())
-    during: list[str] = []
-
-    def fail(_: int) -> None:
-        during.extend(path.name for path in tmp_path.iterdir() if path not in before)
-        raise failure
-
-    monkeypatch.setattr(os, "fsync", fail)
-    kind = OutputError if isinstance(failure, OSError) else KeyboardInterrupt
-    with pytest.raises(kind) as error:
-        write(target, photo())
-    assert sorted(tmp_path.iterdir()) == before
-    assert existing is None or target.read_bytes() == existing
-    (temporary,) = during
-    assert temporary.startswith(".holiday.png.")
-    assert temporary.endswith(".part")
-    if kind is OutputError:
-        assert "holiday.png cannot be written: No space left" in str(error.value)
-
-
-def test_reasons_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(OutputError, match=r"the folder .*nowhere does not exist"):
-        write_whole(tmp_path / "nowhere" / "a.png", b"x")
-    (tmp_path / "taken.png").mkdir()
-    with pytest.raises(OutputError, match="a folder has that name"):
-        write_whole(tmp_path / "taken.png", b"x")
-
-    def refuse(*_: object) -> int:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(OutputError, match="may not be written to"):
-        write_whole(tmp_path / "a.png", b"x")
-    assert [path.name for path in tmp_path.iterdir()] == ["taken.png"]
 
 
 def test_an_encoder_that_fails_writes_nothing(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -35,14 +36,7 @@ from resharp.export.onnx import dynamic_batch_patches as unbaked
 from resharp.export.onnx import trace as graph
 from resharp.export.onnx.subprocess_trace import trace_in_subprocess
 from resharp.gpu.tensorrt import RTX
-from resharp.models import (
-    NetworkFacts,
-    build,
-    for_pictures,
-    read_checkpoint,
-    save_safetensors,
-    spandrel_door,
-)
+from resharp.models import NetworkFacts, build, for_pictures, read_checkpoint, save_safetensors
 from resharp.models import spandrel_models as foreign
 from resharp.models.spandrel_models import AnySize, recognise
 from tests import oracle
@@ -376,17 +370,25 @@ def test_without_spandrel_the_chain_goes_on(span: Bundle, request: pytest.Fixtur
         build(read_checkpoint(span.path(span.manifest.weights)))
 
 
-def test_torchvision_is_stood_in_for_and_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [one for one in sys.modules if one.partition(".")[0] == "torchvision"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "torchvision", None)
-    with spandrel_door._torchvision():
-        functional: Any = importlib.import_module("torchvision.transforms.functional")
-        assert functional.InterpolationMode.BILINEAR
-        assert importlib.util.find_spec("torchvision") is not None
-    with pytest.raises(MissingExtraError, match="needs the package torchvision"):
-        functional.rotate(1)
-    assert "torchvision.transforms.functional" not in sys.modules
+@oracle.needs_oracle
+@pytest.mark.parametrize("body", [None, "raise RuntimeError('operator torchvision::nms does not')"])
+def test_without_torchvision_the_reason_is_told(tmp_path: Path, body: str | None) -> None:
+    """In a process of its own, since this one has imported spandrel."""
+    if body is not None:
+        (tmp_path / "torchvision.py").write_text(body)
+    script = (
+        f"import sys; sys.path += [{str(tmp_path)!r}, {str(oracle.FOLDER)!r}]\n"
+        "if not sys.argv[1:]: sys.modules['torchvision'] = None\n"
+        "from resharp.errors import MissingExtraError\n"
+        "from resharp.models import spandrel_models\n"
+        "try: spandrel_models.library('A test')\n"
+        "except MissingExtraError as error: print(error)"
+    )
+    command = [sys.executable, "-c", script, *([] if body is None else ["broken"])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "A test needs" in done.stdout
+    assert "cannot be imported" in done.stdout
+    assert "torchvision" in done.stdout
 
 
 def test_an_exporters_failure_is_told(tmp_path: Path) -> None:

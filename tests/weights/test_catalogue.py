@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from resharp.errors import UnknownModelError
-from resharp.weights import ModelEntry, catalogue, find, inspect, kebab, nearest
-from resharp.weights.catalogue import parse
+from resharp.weights import ModelEntry, catalogue, find, inspect, kebab, lookup, nearest
+from resharp.weights.catalogue import Catalogue
+from resharp.weights.entry import BUILTIN
 from tests.shared import ANIMEVIDEO, needs_animevideo
 
 PARAMETERS = {
@@ -184,15 +185,38 @@ def test_bad_entry_is_refused(field: str, value: object) -> None:
 def test_bad_catalogue_is_refused() -> None:
     data = raw()
     with pytest.raises(ValueError, match="schema 2"):
-        parse(data | {"schema": 2})
+        Catalogue(data | {"schema": 2})
     with pytest.raises(ValueError, match="twice"):
-        parse(data | {"entries": [data["entries"][0]] * 2})
+        Catalogue(data | {"entries": [data["entries"][0]] * 2})
     clash = data["entries"][1] | {"aliases": ["realesrganx4plus"]}
     with pytest.raises(ValueError, match="or another"):
-        parse(data | {"entries": [data["entries"][0], clash]})
+        Catalogue(data | {"entries": [data["entries"][0], clash]}).spelled("anything")
     alone = data["entries"][0] | {"blend": {"with": "nobody"}}
     with pytest.raises(ValueError, match="unknown nobody"):
-        parse(data | {"entries": [alone]})
+        Catalogue(data | {"entries": [alone]})
+
+
+def test_only_what_is_asked_for_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+
+    def from_json(row: dict[str, Any]) -> ModelEntry:
+        read.append(row["name"])
+        return real(row)
+
+    real = ModelEntry.from_json
+    monkeypatch.setattr(ModelEntry, "from_json", from_json)
+    found = Catalogue(raw())
+    assert (len(found), "codeformer" in list(found)) == (39, True)
+    assert found.spelled("nobody") is None
+    assert read == []
+    for spelling in ("codeformer", "CodeFormer", "codeformer.pth"):
+        assert found.spelled(spelling) is found["codeformer"]
+    assert read == ["codeformer"]
+
+
+def test_the_built_in_model_needs_no_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Catalogue, "spelled", lambda *_: pytest.fail("was read"))
+    assert lookup(BUILTIN) is None
 
 
 def test_catalogue_cannot_be_changed() -> None:

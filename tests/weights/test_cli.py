@@ -40,7 +40,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     found |= {"in_channels": 3, "out_channels": 3}
     stand_in = SimpleNamespace(
         read_checkpoint=lambda path, parameters: SimpleNamespace(**found),
-        foreign=SimpleNamespace(
+        spandrel_models=SimpleNamespace(
             is_foreign=lambda name: name.startswith("spandrel:"), label=lambda name: name
         ),
     )

@@ -311,10 +311,10 @@ def test_folder_that_cannot_be_made(entry: ModelEntry, tmp_path: Path) -> None:
 
 
 def test_full_disk(entry: ModelEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Path, target: Path) -> Path:
+    def full(part: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr("os.replace", full)
     with pytest.raises(OutputError, match="No space left on device"):
         quick(entry, tmp_path)
     assert left(tmp_path) == []
@@ -364,7 +364,7 @@ def test_verify_looks_at_the_bytes(
     found = verify(["realesr-animevideov3"], tmp_path)[0]
     assert found.state == "missing"
     found.path.write_bytes(bytes(2504012 - 1) + b"x")
-    monkeypatch.setattr("resharp.weights.state.digest", lambda path: fake_digest(path))
+    monkeypatch.setattr("resharp.weights.state.sha256_of", lambda path: fake_digest(path))
     change(found.path)
     assert verify(["realesr-animevideov3"], tmp_path)[0].state == state
     assert len(verify(folder=tmp_path)) == 39

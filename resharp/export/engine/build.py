@@ -21,7 +21,6 @@ from resharp.engines import (
     ParityResult,
     Profile,
     file_part,
-    sha256_of,
 )
 from resharp.engines.reference import FLOOR_DB, Reference, reference_file
 from resharp.engines.target import Target, choose_tile
@@ -29,6 +28,7 @@ from resharp.errors import BuildError, OptionError, ParityError
 from resharp.export.engine.builder import Cancel, build, in_background
 from resharp.export.engine.fp32_reference import compare, make_reference
 from resharp.export.engine.typed_graph import TYPING, typed_graph
+from resharp.fsutil import sha256_of
 from resharp.gpu import tensorrt as flavours
 from resharp.gpu.cuda import current_gpu
 from resharp.models.precision import LARGE, PRECISIONS
@@ -336,4 +336,4 @@ def _without_old(recipe: EngineSpec) -> EngineSpec | None:
 
 
 def _described(name: str, data: bytes) -> File:
-    return File(name=name, sha256=sha256_of(Path(name), data), size=len(data))
+    return File(name=name, sha256=sha256_of(data), size=len(data))

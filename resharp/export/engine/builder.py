@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from resharp.engines import PORTABLE, Profile, write_whole
+from resharp.engines import PORTABLE, Profile
 from resharp.errors import BuildError, OutputError
+from resharp.fsutil import write_whole
 from resharp.gpu import tensorrt as flavours
 from resharp.types import Log
 
@@ -214,7 +215,7 @@ def _save_timing(config: Any, path: Path, report: Log) -> None:
         report("the timing cache was not kept: TensorRT gave none")
         return
     try:
-        write_whole(path, bytes(data))
+        write_whole(path, bytes(data), parents=True)
     except OutputError as error:
         report(f"the timing cache was not kept: {error}")
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from resharp import models
 from resharp.engines import File, GraphParity
-from resharp.engines.blend import named
+from resharp.engines.store import named
 from resharp.errors import ParityError
 from resharp.export import parity
 from resharp.export.infer import Infer, in_onnxruntime, in_torch

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from resharp.engines.hashing import sha256_of
+from resharp.fsutil import sha256_of
 from resharp.images.formats import choose
 from resharp.runtime.folders.jobs import Job
 from resharp.runtime.folders.journal import Entry, key_of

@@ -1,0 +1,192 @@
+"""Files that appear whole or not at all, locks between processes, and SHA-256.
+
+A file is written under a temporary name on the same file system, flushed to the disk and renamed,
+so that a process that is killed, or a power cut, leaves the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from resharp.errors import OutputError
+from resharp.optional import require
+
+PART = ".part"
+"""Of temporary names."""
+CHUNK = 1 << 20
+
+
+class LockTimeoutError(TimeoutError):
+    """Somebody else still holds the lock."""
+
+
+def write_whole(path: str | os.PathLike[str], data: Any, *, parents: bool = False) -> None:
+    """Write bytes to a file, whole or not at all; see :func:`replacing`.
+
+    Args:
+        path: the file.
+        data: bytes, or anything with the buffer protocol.
+        parents: create missing folders.
+
+    Raises:
+        OutputError: it cannot be written, and why; what was there before is as it was.
+    """
+    try:
+        if parents:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part:
+            part.write_bytes(data)
+    except OSError as error:
+        reason = _reason(error, Path(os.path.realpath(path)))
+        raise OutputError(f"{path} cannot be written: {reason}") from error
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A new, empty file that takes the name ``path`` at the end of the block.
+
+    On any exception it is removed, and ``path`` is as it was. A process that is killed leaves
+    ``.<name>.<random>.part`` beside it: see :func:`remove_leftovers`. A link is followed; the
+    rights of a new file come from the umask, as for any file.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    target = Path(os.path.realpath(path))
+    part = target.with_name(f".{_shortened(target.name)}.{secrets.token_hex(4)}{PART}")
+    os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    try:
+        yield part
+        commit_file(part, target)
+    finally:
+        _remove(part)
+
+
+def remove_leftovers(path: str | os.PathLike[str]) -> None:
+    """Remove what killed processes left of ``path``; the caller knows that nobody writes it."""
+    target = Path(os.path.realpath(path))
+    name = glob.escape(f".{_shortened(target.name)}.")
+    for part in target.parent.glob(f"{name}{'[0-9a-f]' * 8}{PART}"):
+        _remove(part)
+
+
+def flush(path: Path) -> None:
+    """Wait until the bytes of a file are on the disk.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def commit_file(part: Path, target: Path) -> None:
+    """Give a finished file its name, once its bytes are on the disk; missing folders are created.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    flush(part)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(part, target)
+    # The rename survives a power cut too, where folders can be flushed (not on Windows).
+    with contextlib.suppress(OSError):
+        handle = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def locked(
+    path: Path, *, timeout: float = -1, on_wait: Callable[[], object] | None = None
+) -> Iterator[None]:
+    """Hold a lock between processes and threads; the system frees that of a killed process.
+
+    The file stays afterwards: removed while another process waits, it would let two in.
+
+    Args:
+        path: file of the lock; missing folders are created.
+        timeout: seconds to wait for another holder; negative waits without limit.
+        on_wait: called once if somebody else holds the lock.
+
+    Raises:
+        LockTimeoutError: somebody else still held it after ``timeout``.
+        OSError: the file cannot be made or locked.
+    """
+    filelock: Any = require("filelock", feature="Locking files", extra="")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path, thread_local=False)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            if on_wait is not None:
+                on_wait()
+            lock.acquire(timeout=timeout)
+    except filelock.Timeout as error:
+        raise LockTimeoutError(f"{path} is locked by another process") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def sha256_of(source: Path | bytes) -> str:
+    """SHA-256 of a file, or of bytes, as 64 hexadecimal digits.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if not isinstance(source, Path):
+        return hashlib.sha256(source).hexdigest()
+    digest = hashlib.sha256()
+    with source.open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def copy_hashed(source: BinaryIO, target: Path) -> tuple[str, int]:
+    """Copy and hash in one pass, so that the hash is that of the copy.
+
+    Returns:
+        SHA-256 as 64 hexadecimal digits, and the size in bytes.
+
+    Raises:
+        OSError: the source cannot be read, or the target cannot be written.
+    """
+    digest, size = hashlib.sha256(), 0
+    with target.open("wb") as stream:
+        while chunk := source.read(CHUNK):
+            size += stream.write(chunk)
+            digest.update(chunk)
+    return digest.hexdigest(), size
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def _shortened(name: str) -> str:
+    """At most 200 bytes: the temporary name is longer, and file systems stop at 255."""
+    return name.encode("utf-8", "surrogateescape")[:200].decode("utf-8", "ignore")
+
+
+def _reason(error: OSError, target: Path) -> str:
+    if not os.path.isdir(target.parent):
+        return f"the folder {target.parent} does not exist. Create it first."
+    if os.path.isdir(target):
+        return "a folder has that name. Choose another."
+    if isinstance(error, PermissionError):
+        return f"{target.parent} may not be written to. Choose another folder."
+    return f"{error.strerror or error}. Free space or choose another folder."
