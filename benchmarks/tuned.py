@@ -8,17 +8,17 @@ from pathlib import Path
 import click
 
 from benchmarks.common import json_option, report
-from resharp.bench import statistics
-from resharp.bench.agree import open_case, scene
-from resharp.bench.cases import Case, Effort
-from resharp.bench.pairs import alternate
-from resharp.bench.seat import Seat
+from resharp.bench.cases import Budget, Case
+from resharp.bench.measure.estimates import paired_ratio
+from resharp.bench.measure.paired_timing import alternate
+from resharp.bench.parity_check import make_reference, open_case
+from resharp.bench.worker_process import WorkerProcess
 from resharp.gpu.devices import device_name
 from resharp.runtime import DEFAULT_MODEL, resolve
 
 SIZES = ((480, 700), (640, 420), (300, 900))
 """(height, width): none of them is a picture that the tuning was made on."""
-EFFORT = Effort(pairs=9, most_pairs=31, seconds=15.0, limit=40.0)
+BUDGET = Budget(pairs=9, most_pairs=31, seconds=15.0, limit=40.0)
 
 
 @click.command()
@@ -37,7 +37,7 @@ def main(model: str, backend: str, engines: Path | None, json_file: Path | None)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for height, width in SIZES:
-            shared = scene(bundle, height, width, Path(folder), lambda line: None)
+            reference = make_reference(bundle, height, width, Path(folder), lambda line: None)
             default = Case(model=model, subject=backend, height=height, width=width)
             tuned = Case(
                 model=model,
@@ -47,13 +47,13 @@ def main(model: str, backend: str, engines: Path | None, json_file: Path | None)
                 tile=tuning.tile or "auto",
                 threads=tuning.threads,
             )
-            with Seat() as one, Seat() as two:
-                open_case(one, default, shared, bundle)
-                open_case(two, tuned, shared, bundle)
-                turns = alternate(one, two, EFFORT)
-            ratio = statistics.ratios(turns.first, turns.second)
+            with WorkerProcess() as one, WorkerProcess() as two:
+                open_case(one, default, reference)
+                open_case(two, tuned, reference)
+                times = alternate(one, two, BUDGET)
+            ratio = paired_ratio(times.first, times.second)
             interval = f"{ratio.low:.3f}..{ratio.high:.3f}"
-            rows.append((f"{width}x{height}", ratio.median, interval, len(turns.first)))
+            rows.append((f"{width}x{height}", ratio.median, interval, len(times.first)))
     columns = ("picture", "times the default's speed", "interval", "pairs")
     report(f"{model}, {backend}, {tuning}", columns, rows, {"gain stored": tuning.gain}, json_file)
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from resharp.bench import cases
-from resharp.bench.environment import open_nvml
-from resharp.bench.memory import BY_DEVICE, BY_PROCESS, Nvml, check_device
-from resharp.bench.rates import device_allocator
+from resharp.bench.benchmark import Benchmark
+from resharp.bench.measure.matrix_rates import device_allocator
+from resharp.bench.measure.nvml import Nvml, open_nvml
+from resharp.bench.measure.peak_memory import BY_DEVICE, BY_PROCESS, check_device
 from resharp.bench.records import MEASURED
-from resharp.bench.run import Bench
 from resharp.engines import Bundle
 
 pytestmark = [
@@ -42,7 +42,7 @@ def test_a_small_run(compact: Bundle, tmp_path: Path) -> None:
         ],
     }
     suite = cases.parse("small", data)
-    found = Bench(suite, suite.cases, tmp_path / "run.jsonl", tmp_path / "store").run()
+    found = Benchmark(suite, suite.cases, tmp_path / "run.jsonl", tmp_path / "store").run()
     assert [record.status for record in found.cases] == [MEASURED] * 3  # the baseline twice
     for record in found.measured():
         assert record.actual is not None

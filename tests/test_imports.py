@@ -40,7 +40,7 @@ MAY_IMPORT = {
 """Rooms that a room may import besides itself; DESIGN's rule, and training's place beside cli."""
 
 HEAVY = {"torch", "onnx", "onnxruntime", "onnxscript", "safetensors", "tensorrt", "pycuda", "cuda"}
-HEAVY |= {"av", "ray", "matplotlib", "pynvml", "psutil", "openvino", "ncnn", "pnnx"}
+HEAVY |= {"av", "ray", "matplotlib", "jinja2", "pynvml", "psutil", "openvino", "ncnn", "pnnx"}
 LATE = {"filelock", "platformdirs", "pooch", "tqdm"}
 """Small packages of the base that are imported only inside functions."""
 ALLOWED = {

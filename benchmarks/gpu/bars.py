@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from resharp.bench.records import Record, Records, on_gpu, read
+from resharp.bench.records import Record, Records, read
 
 BASELINE = "upstream"
 AHEAD = {"srvgg-16x64-random": 3.0, "rrdbnet-23-random": 1.5}
@@ -60,7 +60,7 @@ def bars(records: Records) -> Iterator[Bar]:
 def _by_subject(records: Records, model: str) -> dict[str, list[Record]]:
     groups: dict[str, list[Record]] = {}
     for record in records.measured():
-        if record.case.model == model and on_gpu(record) and not record.case.is_baseline:
+        if record.case.model == model and record.on_gpu and not record.case.is_baseline:
             groups.setdefault(record.case.subject, []).append(record)
     return groups
 

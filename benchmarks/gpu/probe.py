@@ -21,10 +21,10 @@ import numpy as np
 
 from benchmarks.gpu.checks import Checks, Skip
 from resharp import Upscaler
-from resharp.bench import rates
-from resharp.bench.environment import open_nvml
-from resharp.bench.memory import DevicePeak, Nvml
-from resharp.bench.reference import EXACT_FLOOR, HALF_FLOOR, likeness
+from resharp.bench.measure import matrix_rates
+from resharp.bench.measure.nvml import Nvml, open_nvml
+from resharp.bench.measure.peak_memory import DevicePeak
+from resharp.bench.parity_check import EXACT_FLOOR, HALF_FLOOR, image_difference
 from resharp.drawing import draw
 from resharp.errors import OutOfMemoryError
 
@@ -165,7 +165,9 @@ def built_in(device: str) -> dict[str, Any]:
     }
     for name, options in ways.items():
         with Upscaler(backend="torch", device=device, **options) as upscaler:
-            alike = [likeness(upscaler(picture), wanted) for _ in range(4 if on_card else 1)]
+            alike = [
+                image_difference(upscaler(picture), wanted) for _ in range(4 if on_card else 1)
+            ]
             note = upscaler.explain()
         found[name] = {"psnr": [round(one["psnr"], 1) for one in alike], "note": note}
         found[name]["levels"] = [one["levels"] for one in alike]
@@ -189,7 +191,7 @@ def two_cold_lanes() -> list[Any]:
                 if i < 2:
                     first.append(frame)
                 else:
-                    worst = max(worst, likeness(frame, first[i % 2])["levels"])
+                    worst = max(worst, image_difference(frame, first[i % 2])["levels"])
             found.append([worst, upscaler.explain()[-120:]])
     assert max(one[0] for one in found) <= 1, found
     return found
@@ -197,7 +199,7 @@ def two_cold_lanes() -> list[Any]:
 
 def spans() -> dict[str, Any]:
     """What CUPTI tells of a picture: are replayed kernels seen, and under which names."""
-    from resharp.bench.subjects.ours import device_spans, union
+    from resharp.bench.implementations.resharp_backends import device_spans, union
 
     with Upscaler(backend="torch", device="cuda", tile=256) as upscaler:
         picture = draw(540, 960)
@@ -221,7 +223,7 @@ def matrix_rate() -> dict[int, float]:
     """FLOP/s of a matrix product in half precision."""
     import torch
 
-    return {side: rates._gpu(torch, side) for side in SIDES}
+    return {side: matrix_rates._gpu(torch, side) for side in SIDES}
 
 
 def references(kit: Path | None, store: Path | None, device: str) -> dict[str, Any]:
@@ -237,7 +239,7 @@ def references(kit: Path | None, store: Path | None, device: str) -> dict[str, A
         model = str(own) if own.is_dir() else path.stem
         try:
             with Upscaler(model, backend="torch", device=device) as upscaler:
-                alike = [likeness(upscaler(picture), wanted) for _ in range(times)]
+                alike = [image_difference(upscaler(picture), wanted) for _ in range(times)]
                 found[path.stem] = {"note": upscaler.explain(), "likeness": alike}
         except Exception as error:
             found[path.stem] = f"{type(error).__name__}: {error}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from resharp.bench.records import Record, on_gpu, peak
+from resharp.bench.records import Record, group_by
 from resharp.errors import OptionError
 
 STEP = 32
@@ -23,12 +23,8 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
-Key = tuple[str, str, "int | None"]
-"""Subject, precision, threads."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class MemoryLine:
     """Bytes for so many pixels at once."""
 
     fixed: float
@@ -39,6 +35,12 @@ class Line:
     def at(self, pixels: float) -> float:
         """Bytes."""
         return self.fixed + self.per_pixel * pixels
+
+    def largest_tile(self, memory: int, at_once: int) -> int | None:
+        """Side of the largest square tile of which so many fit at once; None: none does."""
+        room = (memory - self.fixed) / self.per_pixel / at_once
+        side = int(math.sqrt(room)) // STEP * STEP if room > 0 else 0
+        return side or None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ class Capacity:
     """Bytes that were asked about."""
     on_gpu: bool
     """Whether it is a GPU's memory; else the host's."""
-    line: Line | None
+    line: MemoryLine | None
     """None where one tile size alone was measured."""
     largest_tile: int | None
     """Side in pixels, as far as memory goes; None: not known, or nothing fits."""
@@ -65,7 +67,7 @@ class Capacity:
     @property
     def megapixels(self) -> float | None:
         """Input megapixels per second to expect."""
-        return self.best.rates.input_megapixels if self.best and self.best.rates else None
+        return self.best.megapixels if self.best else None
 
     def per_hour(self, height: int, width: int) -> float | None:
         """Pictures of that size in an hour, reading and writing aside."""
@@ -94,37 +96,34 @@ def capacities(records: Sequence[Record], model: str, memory: int) -> tuple[Capa
     Raises:
         OptionError: nothing was measured of that model.
     """
-    groups: dict[Key, list[Record]] = {}
-    for record in records:
-        case = record.case
-        if case.model == model and not case.is_baseline and peak(record):
-            key = (case.subject, case.precision, case.threads)
-            groups.setdefault(key, []).append(record)
-    if not groups:
+    measured = [
+        record
+        for record in records
+        if record.case.model == model and not record.case.is_baseline and record.peak_memory
+    ]
+    if not measured:
         known = ", ".join(sorted({record.case.model for record in records})) or "nothing"
         raise OptionError(
             f"the records hold no memory figures of {model} (they hold {known}): "
             f"resharp bench run --models {model}"
         )
-    found = [_capacity(group, memory) for group in map(_of_one_size, groups.values())]
+    found = []
+    for group in group_by(
+        measured, lambda one: (one.case.subject, one.case.precision, one.case.threads)
+    ).values():
+        # One size of picture, that with the most cases: a picture takes memory of its own.
+        sizes = group_by(group, lambda one: (one.case.height, one.case.width))
+        found.append(_capacity(max(sizes.values(), key=len), memory))
     return tuple(sorted(found, key=lambda one: -(one.megapixels or 0.0)))
 
 
-def _of_one_size(group: Sequence[Record]) -> list[Record]:
-    """Those of the picture's size that most was measured on: its memory is no tile's."""
-    sizes: dict[tuple[int, int], list[Record]] = {}
-    for record in group:
-        sizes.setdefault((record.case.height, record.case.width), []).append(record)
-    return max(sizes.values(), key=len)
-
-
-def fit(records: Sequence[Record]) -> Line | None:
+def fit(records: Sequence[Record]) -> MemoryLine | None:
     """The line through the peaks of one subject; None where fewer than two sizes were measured, or
     where they differ by too little to say more than noise."""
     points = [
         (record.actual.pixels * (record.actual.lanes or 1), found)
         for record in records
-        if record.actual is not None and record.actual.pixels and (found := peak(record))
+        if record.actual is not None and record.actual.pixels and (found := record.peak_memory)
     ]
     if len({pixels for pixels, _ in points}) < 2:
         return None
@@ -132,35 +131,23 @@ def fit(records: Sequence[Record]) -> Line | None:
     if peaks.max() - peaks.min() < LEAST_RISE:
         return None
     slope, fixed = np.polyfit(pixels, peaks, 1)
-    return Line(fixed=float(fixed), per_pixel=float(slope)) if slope > 0 else None
+    return MemoryLine(fixed=float(fixed), per_pixel=float(slope)) if slope > 0 else None
 
 
 def _capacity(group: Sequence[Record], memory: int) -> Capacity:
-    fitting = [record for record in group if (peak(record) or 0) <= memory]
-    best = max(fitting, key=_speed, default=None)
-    line = fit(group)
-    case = group[0].case
+    fitting = [record for record in group if (record.peak_memory or 0) <= memory]
+    best = max(fitting, key=lambda record: record.megapixels or 0.0, default=None)
+    actual = best.actual if best is not None else None
+    at_once = (actual.lanes or 1) * (actual.batch or 1) if actual is not None else 1
+    line, case = fit(group), group[0].case
     return Capacity(
         model=case.model,
         subject=case.subject,
         threads=case.threads,
         memory=memory,
-        on_gpu=on_gpu(group[0]),
+        on_gpu=group[0].on_gpu,
         line=line,
-        largest_tile=None if line is None else _largest(line, memory, best),
+        largest_tile=None if line is None else line.largest_tile(memory, at_once),
         best=best,
-        needed=min(peak(record) or 0 for record in group),
+        needed=min(record.peak_memory or 0 for record in group),
     )
-
-
-def _speed(record: Record) -> float:
-    return record.rates.input_megapixels if record.rates else 0.0
-
-
-def _largest(line: Line, memory: int, best: Record | None) -> int | None:
-    """The side of the largest square tile, with the lanes and batch of the best case."""
-    actual = best.actual if best is not None else None
-    at_once = (actual.lanes or 1) * (actual.batch or 1) if actual is not None else 1
-    room = (memory - line.fixed) / line.per_pixel / at_once
-    side = int(math.sqrt(room)) // STEP * STEP if room > 0 else 0
-    return side or None

@@ -22,6 +22,7 @@ BACKENDS = ("tensorrt", "tensorrt_rtx", "torch", "torch-eager", "onnx", "onnx-cu
 """Subjects of resharp. ``torch`` is on CUDA with CUDA graphs, or on the CPU where there is no GPU;
 ``torch-eager`` is without graphs. ``onnx`` is on the CPU."""
 SUBJECTS = (*BACKENDS, *BASELINES)
+SUITES = resources.files("resharp.bench") / "suites"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class Case:
     """
 
     model: str
-    """A model's name, or that of a stand-in (:data:`STAND_INS`)."""
+    """A model's name, or that of one of the suite's stand-ins."""
     subject: str
     """One of :data:`SUBJECTS`."""
     height: int
@@ -59,11 +60,8 @@ class Case:
             raise OptionError(f"precision must be auto or fp32, got {self.precision!r}")
         if self.tile not in ("auto", "whole") and not _is_count(self.tile):
             raise OptionError(f"tile must be a number of pixels, auto or whole, got {self.tile!r}")
-        for name in ("height", "width", "lanes", "batch", "threads"):
-            value = getattr(self, name)
-            optional = value is None and name in ("batch", "threads")
-            if not optional and not _is_count(value):
-                raise OptionError(f"{name} must be at least 1, got {value!r}")
+        _check_counts(self, "height", "width", "lanes")
+        _check_counts(self, *(n for n in ("batch", "threads") if getattr(self, n) is not None))
 
     @property
     def is_baseline(self) -> bool:
@@ -87,7 +85,7 @@ class Case:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Effort:
+class Budget:
     """How long to measure.
 
     Raises:
@@ -104,12 +102,10 @@ class Effort:
     """That they take at most, also where the machine is busy."""
     sittings: int = 1
     """Processes that a case is measured in, one after another: what the memory and the threads of
-    a process happen to be makes a difference of its own. They share the rest of the effort."""
+    a process happen to be makes a difference of its own. They share the rest of the budget."""
 
     def __post_init__(self) -> None:
-        for name in ("pairs", "most_pairs", "sittings"):
-            if not _is_count(getattr(self, name)):
-                raise OptionError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        _check_counts(self, "pairs", "most_pairs", "sittings")
         for name in ("seconds", "limit"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
@@ -117,9 +113,9 @@ class Effort:
         if self.most_pairs < self.pairs:
             raise OptionError(f"most_pairs ({self.most_pairs}) is less than pairs ({self.pairs})")
 
-    def of_a_sitting(self) -> Effort:
-        """The effort for one of the processes."""
-        return Effort(
+    def per_repeat(self) -> Budget:
+        """The budget for one of the processes."""
+        return Budget(
             pairs=-(-self.pairs // self.sittings),
             most_pairs=-(-self.most_pairs // self.sittings),
             seconds=self.seconds / self.sittings,
@@ -129,11 +125,11 @@ class Effort:
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """A list of cases and the effort for each."""
+    """A list of cases and the budget for each."""
 
     name: str
     cases: tuple[Case, ...]
-    effort: Effort
+    budget: Budget
     stand_ins: Mapping[str, Mapping[str, Any]]
     """Networks with random weights, for where the official ones cannot be had: by name, the
     architecture and its parameters."""
@@ -141,10 +137,7 @@ class Suite:
 
 def names() -> tuple[str, ...]:
     """Names of the suites that come with resharp."""
-    folder = resources.files("resharp.bench") / "suites"
-    return tuple(
-        sorted(p.name.removesuffix(".json") for p in folder.iterdir() if ".json" in p.name)
-    )
+    return tuple(sorted(file.name.removesuffix(".json") for file in SUITES.iterdir()))
 
 
 def load(name: str) -> Suite:
@@ -153,17 +146,14 @@ def load(name: str) -> Suite:
     Raises:
         OptionError: there is none of that name, or the file cannot be read or holds no suite.
     """
-    if name.endswith(".json"):
-        return _from_file(Path(name))
-    if name not in names():
-        raise OptionError(
-            f"no suite {name!r}: there are {', '.join(names())}, or give a file that ends in .json"
-        )
-    text = (resources.files("resharp.bench") / "suites" / f"{name}.json").read_text("utf-8")
-    return parse(name, json.loads(text))
-
-
-def _from_file(path: Path) -> Suite:
+    if not name.endswith(".json"):
+        if name not in names():
+            raise OptionError(
+                f"no suite {name!r}: there are {', '.join(names())}, or give a file that ends in "
+                ".json"
+            )
+        return parse(name, json.loads((SUITES / f"{name}.json").read_text("utf-8")))
+    path = Path(name)
     try:
         return parse(path.stem, json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
@@ -187,7 +177,7 @@ def parse(name: str, data: Mapping[str, Any]) -> Suite:
     try:
         for item in data["cases"]:
             found.update(dict.fromkeys(_product(item)))
-        effort = Effort(**data["effort"])
+        budget = Budget(**data["effort"])
         stand_ins = {key: {**one} for key, one in data.get("stand_ins", {}).items()}
     except KeyError as error:
         raise OptionError(f"{error} is missing") from error
@@ -197,7 +187,7 @@ def parse(name: str, data: Mapping[str, Any]) -> Suite:
         raise OptionError(str(error)) from error
     if not found:
         raise OptionError("it has no cases")
-    return Suite(name=name, cases=tuple(found), effort=effort, stand_ins=stand_ins)
+    return Suite(name=name, cases=tuple(found), budget=budget, stand_ins=stand_ins)
 
 
 def choose(
@@ -223,14 +213,10 @@ def choose(
         cases = []
         for model in dict.fromkeys(models):
             source = model if model in had else first
-            cases += [_renamed(case, model) for case in suite.cases if case.model == source]
+            cases += [replace(case, model=model) for case in suite.cases if case.model == source]
     if subjects:
         cases = [case for case in cases if case.subject in subjects or case.is_baseline]
     return tuple(cases)
-
-
-def _renamed(case: Case, model: str) -> Case:
-    return replace(case, model=model)
 
 
 def _product(item: Mapping[str, Any]) -> list[Case]:
@@ -248,3 +234,10 @@ def _product(item: Mapping[str, Any]) -> list[Case]:
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _check_counts(owner: object, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if not _is_count(value):
+            raise OptionError(f"{name} must be at least 1, got {value!r}")

@@ -73,7 +73,9 @@ def compare(old: Records, new: Records, threshold: float = THRESHOLD) -> Compari
     Raises:
         OptionError: they have no case in common.
     """
-    before, after = _by_id(old), _by_id(new)
+    before, after = (
+        {record.case.id: record for record in run.cases if not record.twin} for run in (old, new)
+    )
     common = [name for name in before if name in after]
     if not any(before[name].status == MEASURED for name in common):
         raise OptionError(
@@ -127,10 +129,6 @@ def _more_memory(old: Record, new: Record) -> str:
         if one and two and two > one * (1 + MEMORY_THRESHOLD) and two - one > LEAST_BYTES:
             return f"{name} memory {one / 2**20:.0f} -> {two / 2**20:.0f} MiB"
     return ""
-
-
-def _by_id(records: Records) -> dict[str, Record]:
-    return {record.case.id: record for record in records.cases if not record.twin}
 
 
 def _warnings(old: Records, new: Records) -> list[str]:

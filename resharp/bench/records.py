@@ -8,15 +8,18 @@ faster than the baseline.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from resharp.bench.cases import Case
-from resharp.engines import write_whole
 from resharp.engines.manifest import known_fields
 from resharp.errors import OptionError
+from resharp.fsutil import write_whole
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 SCHEMA = 1
 """Version of the layout below; records of any other version are refused."""
@@ -26,7 +29,7 @@ MEASURED, DROPPED, FAILED, ABSENT = "measured", "dropped", "failed", "absent"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parity:
+class CaseParity:
     """How far the output was from the reference, before anything was timed."""
 
     reference: str
@@ -43,7 +46,7 @@ class Parity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spread:
+class Estimate:
     """A figure that was taken several times: its median, and an interval that holds it."""
 
     median: float
@@ -55,7 +58,7 @@ class Spread:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memory:
+class PeakMemory:
     """Peak memory of the process that ran the case and nothing else. None: not measured."""
 
     host: int | None = None
@@ -73,7 +76,7 @@ class Memory:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stages:
+class StageTimes:
     """Seconds of one picture by stage, each measured alone. None: not measured."""
 
     read: float | None = None
@@ -110,7 +113,7 @@ class Rates:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Actual:
+class ResolvedCase:
     """How the case really ran."""
 
     backend: str
@@ -132,7 +135,7 @@ class Record:
     """One case."""
 
     run: str
-    """Identifies the run; its :class:`Run` has the same."""
+    """Identifies the run; its :class:`RunInfo` has the same."""
     case: Case
     status: str
     """:data:`MEASURED`, :data:`DROPPED`, :data:`FAILED` or :data:`ABSENT`."""
@@ -141,31 +144,48 @@ class Record:
     baseline: str | None = None
     """Subject of the case that ``ratio`` is to, one for a model and size; None: it is that case
     itself, or there was none."""
-    actual: Actual | None = None
-    parity: Parity | None = None
-    seconds: Spread | None = None
+    actual: ResolvedCase | None = None
+    parity: CaseParity | None = None
+    seconds: Estimate | None = None
     """Of one picture."""
-    ratio: Spread | None = None
+    ratio: Estimate | None = None
     """Baseline's seconds over this case's: above 1 is faster. Where the two are of different
     libraries, it is ``kin_ratio`` times that baseline's own ratio."""
     kin: str | None = None
     """Subject of the case that took turns with this one: of the same library, if there is one,
     since what else goes on in a machine slows libraries down differently."""
-    kin_ratio: Spread | None = None
+    kin_ratio: Estimate | None = None
     """The same as ``ratio``, to that one. What runs are compared by."""
     noise: float | None = None
     """Relative change of ``kin_ratio`` that two measurements of the same case may show here."""
     disturbed: int = 0
     """Pairs that were left out, since other programs had the processor meanwhile."""
     rates: Rates | None = None
-    memory: Memory | None = None
-    stages: Stages | None = None
+    memory: PeakMemory | None = None
+    stages: StageTimes | None = None
     twin: bool = False
     """Whether it is the baseline measured a second time, against itself: what the machine adds."""
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the case ran on a GPU."""
+        return self.actual is not None and self.actual.device.startswith("cuda")
+
+    @property
+    def peak_memory(self) -> int | None:
+        """Peak bytes on the device that the case ran on; None: not measured."""
+        if self.memory is None or self.actual is None:
+            return None
+        return self.memory.device if self.on_gpu else self.memory.host
+
+    @property
+    def megapixels(self) -> float | None:
+        """Input megapixels per second; None: not measured."""
+        return self.rates.input_megapixels if self.rates else None
+
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class RunInfo:
     """What all cases of a run have in common."""
 
     run: str
@@ -190,7 +210,7 @@ class Run:
 class Records:
     """A whole file."""
 
-    run: Run
+    run: RunInfo
     cases: tuple[Record, ...]
 
     def measured(self) -> tuple[Record, ...]:
@@ -213,7 +233,7 @@ class Records:
         Raises:
             OutputError: the disk refused.
         """
-        write_whole(path, self.to_text().encode())
+        write_whole(path, self.to_text().encode(), parents=True)
 
 
 def read(path: Path) -> Records:
@@ -242,7 +262,7 @@ def read(path: Path) -> Records:
             )
         try:
             if kind == "run":
-                runs.append(Run(**known_fields(Run, data)))
+                runs.append(RunInfo(**known_fields(RunInfo, data)))
             else:
                 cases.append(_record(data))
         except (TypeError, KeyError, ValueError, AttributeError) as error:
@@ -254,14 +274,14 @@ def read(path: Path) -> Records:
 
 _PARTS = {
     "case": Case,
-    "actual": Actual,
-    "parity": Parity,
-    "seconds": Spread,
-    "ratio": Spread,
-    "kin_ratio": Spread,
+    "actual": ResolvedCase,
+    "parity": CaseParity,
+    "seconds": Estimate,
+    "ratio": Estimate,
+    "kin_ratio": Estimate,
     "rates": Rates,
-    "memory": Memory,
-    "stages": Stages,
+    "memory": PeakMemory,
+    "stages": StageTimes,
 }
 
 
@@ -269,30 +289,15 @@ def _record(data: Mapping[str, Any]) -> Record:
     values = known_fields(Record, data)
     for name, kind in _PARTS.items():
         part = values.get(name)
-        if part is not None or name == "case":
-            own: dict[str, Any] = known_fields(kind, _mapping(part))
-            if kind is Spread:
-                own["values"] = tuple(own.get("values", ()))
-            values[name] = kind(**own)
+        if part is None and name != "case":
+            continue
+        if not isinstance(part, Mapping):
+            raise TypeError(f"{part!r} is no object")
+        own = known_fields(kind, part)
+        if kind is Estimate:
+            own["values"] = tuple(own.get("values", ()))
+        values[name] = kind(**own)
     return Record(**values)
-
-
-def _mapping(part: object) -> Mapping[str, Any]:
-    if not isinstance(part, Mapping):
-        raise TypeError(f"{part!r} is no object")
-    return part
-
-
-def on_gpu(record: Record) -> bool:
-    """Whether the case ran on a GPU."""
-    return record.actual is not None and record.actual.device.startswith("cuda")
-
-
-def peak(record: Record) -> int | None:
-    """Peak bytes on the device that the case ran on; None: not measured."""
-    if record.memory is None or record.actual is None:
-        return None
-    return record.memory.device if on_gpu(record) else record.memory.host
 
 
 def newest(folder: Path) -> Path:
@@ -307,7 +312,7 @@ def newest(folder: Path) -> Path:
     return found[-1]
 
 
-def front(points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
+def pareto_front(points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
     """Indices of the Pareto front: no other point has less memory and more speed.
 
     Args:
@@ -324,10 +329,14 @@ def front(points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
     return tuple(found)
 
 
-def by_model(records: Iterable[Record]) -> dict[tuple[str, int, int], list[Record]]:
-    """Records by (model, height, width), in their order."""
-    groups: dict[tuple[str, int, int], list[Record]] = {}
-    for record in records:
-        key = (record.case.model, record.case.height, record.case.width)
-        groups.setdefault(key, []).append(record)
+def group_by(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Items by their key, in their order."""
+    groups: dict[K, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
     return groups
+
+
+def group_by_model(records: Iterable[Record]) -> dict[tuple[str, int, int], list[Record]]:
+    """Records by (model, height, width), in their order."""
+    return group_by(records, lambda one: (one.case.model, one.case.height, one.case.width))

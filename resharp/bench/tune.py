@@ -14,14 +14,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from resharp.bench import statistics
-from resharp.bench.agree import Scene, open_case, scene
-from resharp.bench.capacity import Line, fit
-from resharp.bench.cases import Case, Effort
-from resharp.bench.environment import environment
-from resharp.bench.pairs import alternate
-from resharp.bench.records import MEASURED, Actual, Memory, Record, Spread, front, peak
-from resharp.bench.seat import Seat
+from resharp.bench.capacity import MemoryLine, fit
+from resharp.bench.cases import Budget, Case
+from resharp.bench.machine_info import package_versions
+from resharp.bench.measure.estimates import paired_ratio
+from resharp.bench.measure.paired_timing import alternate
+from resharp.bench.parity_check import ParityReference, make_reference, open_case
+from resharp.bench.records import (
+    MEASURED,
+    Estimate,
+    PeakMemory,
+    Record,
+    ResolvedCase,
+    pareto_front,
+)
+from resharp.bench.worker_process import WorkerProcess
 from resharp.engines import Bundle, Tuning
 from resharp.errors import BackendError, ResharpError
 from resharp.gpu import tensorrt as trt
@@ -37,14 +44,14 @@ CPU_SIZES = ((360, 640), (512, 512), (900, 300))
 GPU_SIZES = ((1080, 1920), (1024, 1024), (2000, 700))
 """(height, width) of the pictures; those of a slow network are made smaller."""
 LEAST_SIDE = 192
-PATIENCE = 1.5
+LONGEST_IMAGE = 1.5
 """Seconds that a picture should take at most."""
 FINAL = 3
 """Candidates that are tried on all pictures."""
 LEAST_GAIN = 1.02
 """Times faster that a candidate must be on each picture."""
-SCREEN = Effort(pairs=3, most_pairs=9, seconds=2.0, limit=6.0)
-PROVE = Effort(pairs=9, most_pairs=25, seconds=6.0, limit=20.0)
+SCREEN = Budget(pairs=3, most_pairs=9, seconds=2.0, limit=6.0)
+PROVE = Budget(pairs=9, most_pairs=25, seconds=6.0, limit=20.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +59,15 @@ class Trial:
     """One candidate on one picture."""
 
     case: Case
-    ratio: Spread
+    ratio: Estimate
     """Default's seconds over its own."""
-    actual: Actual
-    memory: Memory
+    actual: ResolvedCase
+    memory: PeakMemory
 
     @property
     def peak(self) -> int | None:
         """Bytes on the device."""
-        return peak(self.record())
+        return self.record().peak_memory
 
     def record(self) -> Record:
         """For :func:`fit`."""
@@ -86,7 +93,7 @@ class Tuner:
         bundle: the model, with its engines.
         subject: ``onnx``, ``torch``, ``tensorrt`` or ``tensorrt_rtx``.
         memory: bytes that the process may take on the device; None: whatever is free.
-        report: told what happens.
+        report: called with a line about what happens.
 
     Raises:
         BackendError: that subject has nothing to tune.
@@ -101,8 +108,10 @@ class Tuner:
     ) -> None:
         self._bundle, self._subject = bundle, subject
         self._memory, self._report = memory, report
-        self._device = _device(subject)
-        self._scenes: dict[tuple[int, int], Scene] = {}
+        if subject not in (*trt.FLAVOURS, "torch", "onnx"):
+            raise BackendError(f"there is nothing to tune for {subject}")
+        self._on_cpu = subject == "onnx" or not (subject in trt.FLAVOURS or has_gpu())
+        self._references: dict[tuple[int, int], ParityReference] = {}
         self._folder = Path()
 
     def tune(self) -> Tuned:
@@ -115,69 +124,69 @@ class Tuner:
             self._folder = Path(folder)
             sizes = self._sizes()
             default = self._default(sizes[0])
-            with Seat() as seat:
-                actual = self._open(seat, default)
-                whole = Spread(median=1.0, low=1.0, high=1.0)
-                first = [self._trial(seat, actual, default, whole)]
+            with WorkerProcess() as process:
+                actual = self._open(process, default)
+                one = Estimate(median=1.0, low=1.0, high=1.0)
+                first = [self._trial(process, actual, default, one)]
                 for case in self._candidates(sizes[0]):
-                    first += self._against(seat, case, SCREEN)
-            best = self._choose(first, sizes)
-        found = fit([one.record() for one in first])
-        return Tuned(tuning=self._tuning(best, found), front=_front(first), trials=tuple(first))
+                    first += self._against(process, case, SCREEN)
+            best, gain = self._choose(first, sizes)
+        points = [(float(trial.peak or 0), trial.ratio.median) for trial in first]
+        return Tuned(
+            tuning=self._tuning(best, gain, fit([trial.record() for trial in first])),
+            front=tuple(first[index] for index in pareto_front(points)),
+            trials=tuple(first),
+        )
 
-    def _choose(self, first: Sequence[Trial], sizes: Sequence[tuple[int, int]]) -> Choice:
-        """The fastest that fits: beyond doubt, where the default fits too.
+    def _choose(
+        self, first: Sequence[Trial], sizes: Sequence[tuple[int, int]]
+    ) -> tuple[Trial, float]:
+        """The fastest that fits, and how many times faster than the default it is. Where the
+        default fits too, it stays unless another is faster on all pictures.
 
         Raises:
-            BackendError: none does.
+            BackendError: nothing fits.
         """
-        able = [one for one in first if self._fits(one)]
+        default, limit = first[0], self._memory
+        able = [one for one in first if limit is None or (one.peak or 0) <= limit]
         if not able:
             least = min(one.peak or 0 for one in first)
-            raise BackendError(
-                f"nothing fits in {self._memory} bytes: the least that ran took {least}"
-            )
-        if first[0] in able:
-            return self._prove(first[0], able[1:], sizes)
-        best = max(able, key=lambda one: one.ratio.median)
-        return Choice(best, best.ratio.median)
-
-    def _prove(
-        self, default: Trial, able: Sequence[Trial], sizes: Sequence[tuple[int, int]]
-    ) -> Choice:
-        """The best candidate that is faster on all pictures; the default if none is."""
-        hopeful = [one for one in able if one.ratio.median >= LEAST_GAIN]
-        hopeful.sort(key=lambda one: -one.ratio.median)
-        proven = [Choice(one, self._gain(one.case, sizes)) for one in hopeful[:FINAL]]
-        best = max(proven, key=lambda choice: choice.gain, default=Choice(default, 1.0))
-        if best.gain > 1:
-            return best
+            raise BackendError(f"nothing fits in {limit} bytes: the least that ran took {least}")
+        able.sort(key=lambda one: -one.ratio.median)
+        if default not in able:
+            return able[0], able[0].ratio.median
+        hopeful = [one for one in able if one is not default and one.ratio.median >= LEAST_GAIN]
+        proven = [(one, self._gain(one.case, sizes)) for one in hopeful[:FINAL]]
+        best, gain = max(proven, key=lambda found: found[1], default=(default, 1.0))
+        if gain > 1:
+            return best, gain
         self._report("nothing is faster than the defaults beyond doubt: they stay")
-        return Choice(default, 1.0)
+        return default, 1.0
 
     def _gain(self, case: Case, sizes: Sequence[tuple[int, int]]) -> float:
         """Times faster than the default over all pictures; 0 where it is not on one of them."""
         logs = []
         for size in sizes:
-            with Seat() as seat:
-                self._open(seat, self._default(size))
+            with WorkerProcess() as process:
+                self._open(process, self._default(size))
                 own = replace(case, height=size[0], width=size[1])
-                found = self._against(seat, own, PROVE)
+                found = self._against(process, own, PROVE)
             if not found or found[0].ratio.median < LEAST_GAIN or found[0].ratio.low < 1:
                 return 0.0
             logs.append(math.log(found[0].ratio.median))
         return math.exp(sum(logs) / len(logs))
 
-    def _against(self, seat: Seat, case: Case, effort: Effort) -> list[Trial]:
+    def _against(self, default: WorkerProcess, case: Case, budget: Budget) -> list[Trial]:
         """A candidate in turns with the default; nothing if it does not run, out of memory say."""
         try:
-            with Seat() as own:
+            with WorkerProcess() as own:
                 actual = self._open(own, case)
-                if not _as_asked(case, actual):
+                tile = case.tile if isinstance(case.tile, int) else actual.tile
+                if (actual.tile, actual.batch) != (tile, case.batch or actual.batch):
                     self._report(f"{case.id}: the engine takes no such tile or batch")
                     return []
-                turns = alternate(seat, own, effort)
-                ratio = statistics.ratios(turns.first, turns.second)
+                times = alternate(default, own, budget)
+                ratio = paired_ratio(times.first, times.second)
                 trial = self._trial(own, actual, case, ratio)
         except ResharpError as error:
             self._report(f"{case.id}: {error}")
@@ -185,23 +194,26 @@ class Tuner:
         self._report(f"{case.id}: {ratio.median:.3f} times the default's speed")
         return [trial]
 
-    def _trial(self, seat: Seat, actual: Actual, case: Case, ratio: Spread) -> Trial:
-        memory = Memory(**seat.ask("memory"))
+    def _trial(
+        self, process: WorkerProcess, actual: ResolvedCase, case: Case, ratio: Estimate
+    ) -> Trial:
+        memory = PeakMemory(**process.request("memory"))
         return Trial(case=case, ratio=ratio, actual=actual, memory=memory)
 
-    def _open(self, seat: Seat, case: Case) -> Actual:
+    def _open(self, process: WorkerProcess, case: Case) -> ResolvedCase:
         key = (case.height, case.width)
-        if key not in self._scenes:
-            self._scenes[key] = scene(self._bundle, *key, self._folder, self._report)
-        return open_case(seat, case, self._scenes[key], self._bundle)[0]
+        if key not in self._references:
+            made = make_reference(self._bundle, *key, self._folder, self._report)
+            self._references[key] = made
+        return open_case(process, case, self._references[key])[0]
 
     def _sizes(self) -> tuple[tuple[int, int], ...]:
         """Sizes of the pictures, made smaller for a slow network."""
         sizes = CPU_SIZES if self._on_cpu else GPU_SIZES
-        with Seat() as seat:
-            self._open(seat, self._default((LEAST_SIDE, LEAST_SIDE)))
-            seconds = seat.seconds()[0]
-        able = PATIENCE / seconds * LEAST_SIDE**2
+        with WorkerProcess() as process:
+            self._open(process, self._default((LEAST_SIDE, LEAST_SIDE)))
+            seconds = process.seconds()[0]
+        able = LONGEST_IMAGE / seconds * LEAST_SIDE**2
         return tuple(_shrunk(size, able) for size in sizes)
 
     def _default(self, size: tuple[int, int]) -> Case:
@@ -217,50 +229,30 @@ class Tuner:
         default = self._default(size)
         if self._on_cpu:
             tiles = _worth(CPU_TILES, max(size))
-            threads = sorted({usable_threads(), max(usable_threads() // 2, 1)})
-            return [
-                *(replace(default, tile=tile) for tile in tiles),
-                *(replace(default, threads=count) for count in threads if self._threaded),
-            ]
+            found = [replace(default, tile=tile) for tile in tiles]
+            if self._subject == "onnx":  # torch's threads are the process's, not ours to set
+                threads = sorted({usable_threads(), max(usable_threads() // 2, 1)})
+                found += [replace(default, threads=count) for count in threads]
+            return found
         product = itertools.product(_worth(GPU_TILES, max(size)), GPU_BATCHES, GPU_LANES)
         return [replace(default, tile=t, batch=b, lanes=lanes) for t, b, lanes in product]
 
-    def _fits(self, trial: Trial) -> bool:
-        return self._memory is None or (trial.peak or 0) <= self._memory
-
-    @property
-    def _on_cpu(self) -> bool:
-        return self._device == "cpu"
-
-    @property
-    def _threaded(self) -> bool:
-        return self._subject == "onnx"  # torch's threads are the process's, not ours to set
-
-    def _tuning(self, best: Choice, line: Line | None) -> Tuning:
+    def _tuning(self, best: Trial, gain: float, line: MemoryLine | None) -> Tuning:
         """What to keep: all that was in use in the best trial, also where that is the default."""
-        case, actual = best.trial.case, best.trial.actual
+        case, actual = best.case, best.actual
         lanes = None if self._on_cpu else case.lanes
         return Tuning(
             backend="tensorrt" if self._subject in trt.FLAVOURS else self._subject,
-            device=device_name(self._device),
+            device=device_name("cpu" if self._on_cpu else "cuda"),
             tile=actual.tile,
             batch=None if self._on_cpu else actual.batch,
             lanes=lanes,
             threads=case.threads,
             bytes_per_pixel=None if line is None else line.per_pixel * (lanes or 1),
             memory=self._memory,
-            gain=best.gain,
-            versions=environment()["packages"],
+            gain=gain,
+            versions=package_versions(),
         )
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What was chosen."""
-
-    trial: Trial
-    gain: float
-    """Times faster than the defaults."""
 
 
 def _worth(tiles: Sequence[int], side: int) -> list[int]:
@@ -269,27 +261,9 @@ def _worth(tiles: Sequence[int], side: int) -> list[int]:
     return [*below, *[tile for tile in tiles if tile >= side][:1]]
 
 
-def _as_asked(case: Case, actual: Actual) -> bool:
-    tile = case.tile if isinstance(case.tile, int) else actual.tile
-    return (actual.tile, actual.batch) == (tile, case.batch or actual.batch)
-
-
 def _shrunk(size: tuple[int, int], pixels: float) -> tuple[int, int]:
     """The size, or one of its shape with so many pixels; no side under :data:`LEAST_SIDE`, or its
     own."""
     factor = min(math.sqrt(pixels / (size[0] * size[1])), 1.0)
     height, width = (max(round(side * factor), min(side, LEAST_SIDE)) for side in size)
     return height, width
-
-
-def _front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
-    points = [(float(one.peak or 0), one.ratio.median) for one in trials]
-    return tuple(trials[index] for index in front(points))
-
-
-def _device(subject: str) -> str:
-    if subject not in (*trt.FLAVOURS, "torch", "onnx"):
-        raise BackendError(f"there is nothing to tune for {subject}")
-    if subject == "onnx":
-        return "cpu"
-    return "cuda" if subject in trt.FLAVOURS or has_gpu() else "cpu"

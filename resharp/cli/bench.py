@@ -151,13 +151,13 @@ def _measure(
     engines: Path | None,
 ) -> tuple[Records, Path]:
     from resharp.bench import cases
-    from resharp.bench.run import Bench
+    from resharp.bench.benchmark import Benchmark
 
     chosen = cases.load(suite or _by_device(""))
     picked = cases.choose(chosen, _split(models), _split(backends))
     path = output or FOLDER / f"run-{datetime.now():%Y%m%d-%H%M%S}.jsonl"
     try:
-        return Bench(chosen, picked, path, engines, say).run(), path
+        return Benchmark(chosen, picked, path, engines, say).run(), path
     except KeyboardInterrupt:
         say(f"stopped: what was measured so far is in {path}")
         raise click.exceptions.Exit(INTERRUPTED) from None
@@ -207,14 +207,12 @@ def _summary(records: Records) -> None:
 
 
 def _line(record: Record) -> Sequence[str]:
-    from resharp.bench.records import peak
-
-    parity, rates, taken = record.parity, record.rates, peak(record)
+    parity, taken = record.parity, record.peak_memory
     ratio = f"{record.ratio.median:.3f}" if record.ratio else "1"
     return (
         record.case.id + (" (again)" if record.twin else ""),
         f"{parity.psnr:.1f} dB" if parity else "",
-        f"{rates.input_megapixels:.4g}" if rates else "",
+        "" if record.megapixels is None else f"{record.megapixels:.4g}",
         ratio,
         "" if record.noise is None else f"{100 * record.noise:.1f} %",
         "" if taken is None else f"{taken / 2**20:.0f} MiB",

@@ -1,8 +1,5 @@
 """The store that export writes and the runtime reads. Standard library and filelock only."""
 
-from functools import partial
-
-from resharp import fsutil
 from resharp.engines.bundle import ENGINES, Bundle
 from resharp.engines.engine import (
     CURRENT,
@@ -29,8 +26,6 @@ from resharp.engines.manifest import (
     parse,
 )
 from resharp.engines.store import BundleDraft, Store, check_name, describe_file, variant_name
-
-write_whole = partial(fsutil.write_whole, parents=True)
 
 __all__ = [
     "CURRENT",
@@ -63,5 +58,4 @@ __all__ = [
     "parse",
     "target_name",
     "variant_name",
-    "write_whole",
 ]

@@ -271,7 +271,7 @@ class EngineDraft:
     """An engine being written under temporary names."""
 
     def __init__(self, engine_store: EngineStore, key: str) -> None:
-        self._shelf, self._stem = engine_store, f"{_DRAFT}{key[:24]}~{uuid4().hex}"
+        self._store, self._stem = engine_store, f"{_DRAFT}{key[:24]}~{uuid4().hex}"
 
     def scratch(self) -> Path:
         """A folder for the build, on the store's disk, that goes with the draft.
@@ -279,8 +279,8 @@ class EngineDraft:
         Raises:
             OutputError: it cannot be made.
         """
-        folder = self._shelf.folder / f"{self._stem}.scratch"
-        with _writing(self._shelf.folder):
+        folder = self._store.folder / f"{self._stem}.scratch"
+        with _writing(self._store.folder):
             folder.mkdir(exist_ok=True)
         return folder
 
@@ -291,7 +291,7 @@ class EngineDraft:
             OutputError: the disk refused; what was there before is as it was, unless it refused to
                 rename: then there is no engine of that key.
         """
-        engine_store = self._shelf
+        engine_store = self._store
         sidecar = engine_store.folder / f"{engine.key}.json"
         with locked(engine_store.folder, _COMMITS), _writing(engine_store.folder):
             # All is on the disk before anything of an older engine is touched.
@@ -308,14 +308,14 @@ class EngineDraft:
 
     def _staged(self, suffix: str, data: Any) -> Path:
         """Bytes beside where they will go, on the disk; :meth:`discard` removes them."""
-        path = self._shelf.folder / f"{self._stem}.{suffix}"
+        path = self._store.folder / f"{self._stem}.{suffix}"
         path.write_bytes(data)
         flush(path)
         return path
 
     def discard(self) -> None:
         """Remove what a failed write left."""
-        _sweep(self._shelf.folder.glob(f"{self._stem}*"))
+        _sweep(self._store.folder.glob(f"{self._stem}*"))
 
 
 def _age(path: Path) -> float:

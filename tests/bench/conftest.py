@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from resharp.bench import pairs
-from tests.bench.card import FakeNvml
-from tests.bench.machine import Clock
+from resharp.bench.measure import paired_timing
+from tests.bench.fake_machine import Clock
+from tests.bench.fake_nvml import FakeNvml
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def card(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The time that pairs see. Nobody disturbs them, whatever else the machine does."""
     made_up = Clock()
-    monkeypatch.setattr(pairs, "time", made_up)
-    monkeypatch.setattr(pairs, "mark", lambda at, pids: None)
+    monkeypatch.setattr(paired_timing, "time", made_up)
+    monkeypatch.setattr(paired_timing, "sample_cpu", lambda at, pids: None)
     return made_up
 
 

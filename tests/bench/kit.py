@@ -12,25 +12,25 @@ from resharp.bench.records import (
     DROPPED,
     FAILED,
     MEASURED,
-    Actual,
-    Memory,
-    Parity,
+    CaseParity,
+    Estimate,
+    PeakMemory,
     Rates,
     Record,
     Records,
-    Run,
-    Spread,
-    Stages,
+    ResolvedCase,
+    RunInfo,
+    StageTimes,
 )
 
 MIB = 2**20
 FACTORS = {"tensorrt": 3.4, "torch": 2.1, "torch-eager": 1.4, "onnx-cuda": 1.7, "onnx": 1.05}
-"""Speeds of subjects as ratios to upstream, of the synthetic machine."""
+"""Speeds of subjects as paired_ratio to upstream, of the synthetic machine."""
 
 
-def run(name: str = "20250102-030405-abcd", **changes: object) -> Run:
+def run(name: str = "20250102-030405-abcd", **changes: object) -> RunInfo:
     """What a run's cases have in common."""
-    made = Run(
+    made = RunInfo(
         run=name,
         began="2025-01-02T03:04:05+00:00",
         suite="quick",
@@ -57,9 +57,9 @@ def wobble(case: Case) -> float:
     return hashlib.sha256(case.id.encode()).digest()[0] / 255
 
 
-def spread(median: float, relative: float = 0.03) -> Spread:
+def estimate(median: float, relative: float = 0.03) -> Estimate:
     """A median with an interval."""
-    return Spread(
+    return Estimate(
         median=median, low=median * (1 - relative), high=median * (1 + relative), values=(median,)
     )
 
@@ -98,7 +98,7 @@ def record(
         case=case,
         status=MEASURED,
         baseline=None if subject == "upstream" else "upstream",
-        actual=Actual(
+        actual=ResolvedCase(
             backend=subject,
             device="cuda:0" if gpu else "cpu",
             tile=side,
@@ -106,11 +106,11 @@ def record(
             batch=batch or 1,
             lanes=lanes,
         ),
-        parity=Parity(
+        parity=CaseParity(
             reference="torch FP32", psnr=66.04, levels=1, differing=0.001, floor=40.0, passed=True
         ),
-        seconds=spread(seconds),
-        ratio=None if subject == "upstream" else spread(ratio, 0.05),
+        seconds=estimate(seconds),
+        ratio=None if subject == "upstream" else estimate(ratio, 0.05),
         noise=0.0123,
         rates=Rates(
             frames=1 / seconds,
@@ -120,13 +120,13 @@ def record(
             matrix_share=0.41 if gpu else None,
             joules_per_megapixel=12.3 if gpu else None,
         ),
-        memory=Memory(
+        memory=PeakMemory(
             host=int((600 + 0.0006 * area + 90 * wobble(case)) * MIB),
             host_before=300 * MIB,
             device=int((420 + 0.0021 * area + 60 * wobble(case)) * MIB) if gpu else None,
             device_by="nvml, process" if gpu else "",
         ),
-        stages=Stages(
+        stages=StageTimes(
             read=0.004,
             upload=0.05 * seconds,
             compute=0.8 * seconds,
@@ -180,7 +180,9 @@ def gpu(
 ) -> Records:
     """A run on a GPU: a product of options with a front, and all kinds of failures."""
     cases = [
-        replace(record("upstream", model=model), baseline="upstream", ratio=spread(1.0), twin=True)
+        replace(
+            record("upstream", model=model), baseline="upstream", ratio=estimate(1.0), twin=True
+        )
         for model in models
     ]
     for model in models:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resharp.bench.capacity import Line, capacities, fit, parse_memory
-from resharp.bench.records import Memory, Record, Records
+from resharp.bench.capacity import MemoryLine, capacities, fit, parse_memory
+from resharp.bench.records import PeakMemory, Record, Records
 from resharp.errors import OptionError
 from tests.bench.kit import record, run
 from tests.cli.commands import call
@@ -32,7 +32,7 @@ def point(
         one,
         actual=replace(one.actual, pixels=pixels, lanes=lanes, batch=batch),
         rates=replace(one.rates, input_megapixels=speed),
-        memory=Memory(host=taken, device=taken if gpu else None),
+        memory=PeakMemory(host=taken, device=taken if gpu else None),
     )
 
 
@@ -85,7 +85,7 @@ def test_the_largest_tile_and_the_fastest_that_fits() -> None:
     assert found.best == cases[1]
     assert found.megapixels == 3.0
     assert found.per_hour(1000, 1000) == pytest.approx(3 * 3600)
-    assert Line(fixed=GB, per_pixel=2000).at(found.largest_tile**2) <= 2 * GB
+    assert MemoryLine(fixed=GB, per_pixel=2000).at(found.largest_tile**2) <= 2 * GB
 
 
 def test_lanes_and_batches_share_the_memory() -> None:

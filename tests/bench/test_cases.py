@@ -32,7 +32,7 @@ def test_a_list_is_a_product_and_a_value_is_one() -> None:
     assert len(made.cases) == 1 + 2 * 2 * 2
     assert made.cases[0] == Case(model="a", subject="upstream", height=4, width=8)
     assert Case(model="a", subject="torch", height=6, width=9, tile=64) in made.cases
-    assert made.effort.most_pairs == 5
+    assert made.budget.most_pairs == 5
     assert made.stand_ins == {}
 
 
@@ -103,8 +103,8 @@ def test_a_suite_that_comes_along_is_sound(name: str) -> None:
         assert case.lanes >= 1
         assert case.precision in ("auto", "fp32")
         assert case.tile in ("auto", "whole") or (isinstance(case.tile, int) and case.tile > 0)
-    assert 1 <= made.effort.pairs <= made.effort.most_pairs
-    assert 0 < made.effort.seconds <= made.effort.limit
+    assert 1 <= made.budget.pairs <= made.budget.most_pairs
+    assert 0 < made.budget.seconds <= made.budget.limit
     for stand_in in made.stand_ins:
         assert stand_in in {case.model for case in made.cases}
 

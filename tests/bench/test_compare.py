@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resharp.bench.compare import FASTER, LOST, MORE_MEMORY, SAME, SLOWER, compare
-from resharp.bench.records import ABSENT, DROPPED, Record, Records, Spread
+from resharp.bench.records import ABSENT, DROPPED, Estimate, Record, Records
 from resharp.errors import OptionError
 from tests.bench.kit import record, run
 from tests.cli.commands import call
 
 
 def made(speed: float = 1.0, noise: float = 0.02, **options: object) -> Record:
-    """A case with a speed against its kin."""
-    ratio = Spread(median=speed, low=speed * (1 - noise), high=speed * (1 + noise))
+    """A case with a speed against its paired baseline."""
+    ratio = Estimate(median=speed, low=speed * (1 - noise), high=speed * (1 + noise))
     one = record("onnx", gpu=False, **options)  # type: ignore[arg-type]
     return replace(one, kin="onnxruntime", kin_ratio=ratio, noise=noise)
 
@@ -89,8 +89,8 @@ def test_more_memory_is_a_regression() -> None:
 
 def test_a_baselines_change_is_not_ours() -> None:
     own = replace(record("openvino", gpu=False), kin="onnxruntime", noise=0.01)
-    fast = replace(own, kin_ratio=Spread(median=1.3, low=1.3, high=1.3))
-    slow = replace(own, kin_ratio=Spread(median=1.0, low=1.0, high=1.0))
+    fast = replace(own, kin_ratio=Estimate(median=1.3, low=1.3, high=1.3))
+    slow = replace(own, kin_ratio=Estimate(median=1.0, low=1.0, high=1.0))
     (change,) = compare(records(fast), records(slow)).changes
     assert change.verdict == SLOWER
     assert not change.regressed
@@ -100,7 +100,7 @@ def test_what_took_no_turns_is_compared_by_the_clock() -> None:
     one = replace(made(), kin=None, kin_ratio=None)
     assert one.seconds is not None
     seconds = one.seconds
-    later = Spread(median=2 * seconds.median, low=2 * seconds.low, high=2 * seconds.high)
+    later = Estimate(median=2 * seconds.median, low=2 * seconds.low, high=2 * seconds.high)
     (change,) = compare(records(one), records(replace(one, seconds=later))).changes
     assert change.verdict == SLOWER
     assert "clock alone" in change.note

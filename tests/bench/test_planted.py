@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from resharp.bench.cases import Case, Effort, Suite
+from resharp.bench.benchmark import Benchmark
+from resharp.bench.cases import Budget, Case, Suite
 from resharp.bench.compare import SAME, THRESHOLD
 from resharp.bench.records import Records, read
-from resharp.bench.run import Bench
 from resharp.engines import Bundle
-from tests.bench.machine import Machine
+from tests.bench.fake_machine import Machine
 from tests.cli.commands import call
 
 SECONDS = {
@@ -32,7 +32,7 @@ SECONDS = {
 SLOW = "onnx/56x48/tile-32"
 PLANTED = {**SECONDS, SLOW: 1.15 * SECONDS[SLOW]}
 JITTER, DRIFT = 0.02, 0.3
-SITTINGS = 3
+REPEATS = 3
 SUITE = Suite(
     name="tiny",
     cases=tuple(
@@ -42,7 +42,7 @@ SUITE = Suite(
             *(("onnx", 32), ("onnx", "auto"), ("torch", "auto")),
         )
     ),
-    effort=Effort(pairs=9, most_pairs=25, seconds=6.0, limit=20.0, sittings=SITTINGS),
+    budget=Budget(pairs=9, most_pairs=25, seconds=6.0, limit=20.0, sittings=REPEATS),
     stand_ins={},
 )
 
@@ -60,7 +60,7 @@ def measured(
     machine, path = Machine(seconds, jitter, seed, DRIFT), store.parent / name
     with pytest.MonkeyPatch.context() as patch:
         machine.install(patch)
-        Bench(SUITE, SUITE.cases, path, store).run()
+        Benchmark(SUITE, SUITE.cases, path, store).run()
     assert not machine.left_open()
     return path
 
@@ -123,12 +123,12 @@ def ratios(records: Records) -> dict[str, tuple[str | None, float]]:
 def test_a_machine_that_drifts_leaves_the_ratios_exact(store: Path) -> None:
     """Only the drift is left: it is within a turn of being the same for both of a pair."""
     found = read(measured(store, "run.jsonl", SECONDS, seed=0, jitter=0.0))
-    base, kin = SECONDS["onnxruntime/56x48"], SECONDS["pytorch/56x48"]
+    base, paired = SECONDS["onnxruntime/56x48"], SECONDS["pytorch/56x48"]
     wanted = {
-        "compact/pytorch/56x48": ("onnxruntime", base / kin),
+        "compact/pytorch/56x48": ("onnxruntime", base / paired),
         "compact/onnx/56x48/tile-32": ("onnxruntime", base / SECONDS["onnx/56x48/tile-32"]),
         "compact/onnx/56x48/tile-auto": ("onnxruntime", base / SECONDS["onnx/56x48/tile-auto"]),
-        "compact/torch/56x48/tile-auto": ("pytorch", kin / SECONDS["torch/56x48/tile-auto"]),
+        "compact/torch/56x48/tile-auto": ("pytorch", paired / SECONDS["torch/56x48/tile-auto"]),
     }
     got = ratios(found)
     assert {name: partner for name, (partner, _) in got.items()} == {
@@ -144,18 +144,20 @@ def test_a_machine_that_drifts_leaves_the_ratios_exact(store: Path) -> None:
     assert 0 < twin.noise < 0.01
 
 
-def test_each_sitting_has_processes_of_its_own(
+def test_each_repeat_has_processes_of_its_own(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = Machine(SECONDS)
     machine.install(monkeypatch)
-    found = Bench(SUITE, SUITE.cases, tmp_path / "run.jsonl", store).run()
+    found = Benchmark(SUITE, SUITE.cases, tmp_path / "run.jsonl", store).run()
     assert len(found.measured()) == len(SUITE.cases)
     once = 1 + 1 + 1 + 1  # the machine, the exact result, the baseline, PyTorch's baseline
-    assert len(machine.made) == once + SITTINGS * (1 + 1 + 1 + 2)  # twin, onnx, onnx, torch and kin
-    opened = [seat.asked for seat in machine.made if "open" in seat.asked]
-    for asked in opened:  # it agrees before it is timed, and rests after each turn
+    assert len(machine.made) == once + REPEATS * (
+        1 + 1 + 1 + 2
+    )  # twin, onnx, onnx, torch and its paired baseline
+    opened = [one.asked for one in machine.made if "open" in one.asked]
+    for asked in opened:  # it agrees before it is timed, and is suspended after each turn
         assert asked[:4] == ["open", "check", "warm", "warm"]
-        assert asked[4] == "rest"
-        assert all(next_ == "rest" for one, next_ in itertools.pairwise(asked) if one == "time")
+        assert asked[4] == "suspend"
+        assert all(next_ == "suspend" for one, next_ in itertools.pairwise(asked) if one == "time")
     assert not machine.left_open()

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resharp.bench.records import MEASURED, SCHEMA, Records, by_model, front, newest, read
+from resharp.bench.records import (
+    MEASURED,
+    SCHEMA,
+    Records,
+    group_by_model,
+    newest,
+    pareto_front,
+    read,
+)
 from resharp.errors import OptionError
 from tests.bench import kit
 
@@ -111,7 +119,7 @@ Points = st.lists(
 
 @given(Points)
 def test_the_front_is_what_no_other_point_beats(points: list[tuple[float, float]]) -> None:
-    found = front(points)
+    found = pareto_front(points)
     kept = [points[index] for index in found]
     beaten = {
         (memory, speed)
@@ -131,7 +139,7 @@ def test_cases_are_grouped_in_their_order() -> None:
         kit.record("onnx", model="b"),
         kit.record("onnx", model="b", size=(100, 200)),
     ]
-    groups = by_model(records)
+    groups = group_by_model(records)
     assert list(groups) == [("b", 360, 640), ("a", 360, 640), ("b", 100, 200)]
     assert groups["b", 360, 640] == [records[0], records[2]]
-    assert by_model([]) == {}
+    assert group_by_model([]) == {}

@@ -10,14 +10,15 @@ import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
-from resharp.bench.records import Actual, Record, Records, Spread
-from resharp.bench.report import words, write_report
-from resharp.bench.report.labels import Box, around, place
+from resharp.bench.cases import SUBJECTS
+from resharp.bench.records import Estimate, Record, Records, ResolvedCase
+from resharp.bench.report import figures, formatting, write_report
 from resharp.errors import MissingExtraError
 from tests.bench import kit
 from tests.waiting import LIMIT
@@ -28,7 +29,8 @@ NASTY = "model-$x$-<b>&\"'|*_`-한-" + "long-" * 20
 
 @pytest.fixture(autouse=True)
 def _drawing() -> None:
-    pytest.importorskip("matplotlib", reason="needs matplotlib (pip install 'resharp[bench]')")
+    for library in ("matplotlib", "jinja2"):
+        pytest.importorskip(library, reason=f"needs {library} (pip install 'resharp[bench]')")
 
 
 class Page(HTMLParser):
@@ -158,10 +160,11 @@ def test_labels_that_find_no_room_are_counted(tmp_path: Path) -> None:
     assert 0 < int(found[1]) < 60
 
 
-def test_without_matplotlib_nothing_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("library", ["matplotlib", "jinja2"])
+def test_without_its_libraries_nothing_is_written(
+    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(MissingExtraError, match=r"pip install 'resharp\[bench\]'"):
         write_report(kit.cpu(), tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -179,27 +182,47 @@ def test_matplotlib_waits_and_pyplot_is_not_touched() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=LIMIT)
 
 
-def test_labels_cover_no_marker_and_no_label() -> None:
+def overlap(one: Any, two: Any) -> bool:
+    return bool(one.count_overlaps([two]))
+
+
+def test_labels_cover_no_marker_no_label_and_no_line() -> None:
+    from matplotlib.transforms import Bbox
+
     rng = np.random.default_rng(4)
-    points = [(float(x), float(y)) for x, y in rng.uniform(60, 540, (40, 2))]
-    sizes = [(50.0, 16.0)] * len(points)
-    frame = Box(0, 0, 600, 600)
-    places = place(points, sizes, frame=frame, radius=8.0)
-    assert places == place(points, sizes, frame=frame, radius=8.0)
-    boxes = [around(p.x, p.y, 25.0, 8.0) for p in places if p is not None]
-    assert len(boxes) > 30
-    markers = [around(x, y, 8.0, 8.0) for x, y in points]
-    pairs = [*itertools.combinations(boxes, 2), *itertools.product(boxes, markers)]
-    for one, two in pairs:
-        apart = one.left >= two.right or two.left >= one.right
-        assert apart or one.bottom >= two.top or two.bottom >= one.top
-    assert all(box.left >= 0 and box.top <= 600 for box in boxes)
+    points = [(float(x), float(y)) for x, y in rng.uniform(5, 95, (40, 2))]
+    steps = [(10.0, 40.0), (50.0, 60.0), (100.0, 60.0)]
+    boxes = []
+    for _ in range(2):
+        made, axes = figures.figure(5.0, "title", "x")
+        axes.set(xlim=(0, 100), ylim=(0, 100))
+        left_out = figures.label_points(made, axes, points, ["512 b4"] * 40, steps)
+        made.draw_without_rendering()
+        boxes.append([label.get_window_extent() for label in axes.texts])
+        assert len(boxes[-1]) == 40 - left_out > 30
+    assert [box.bounds for box in boxes[0]] == [box.bounds for box in boxes[1]]
+    frame, radius = axes.get_window_extent(), figures.MARKER / 2 * figures.DPI / 72
+    pixels = axes.transData.transform(points)
+    markers = [Bbox([[x, y], [x, y]]).padded(radius) for x, y in pixels]
+    corners = axes.transData.transform([(10.0, 40.0), (50.0, 40.0), (50.0, 60.0), (100.0, 60.0)])
+    lines = [Bbox([one, two]) for one, two in itertools.pairwise(corners)]
+    assert not any(overlap(one, two) for one, two in itertools.combinations(boxes[1], 2))
+    assert not any(overlap(one, two) for one, two in itertools.product(boxes[1], markers + lines))
+    for box in boxes[1]:
+        assert frame.x0 <= box.x0 < box.x1 <= frame.x1
+        assert frame.y0 <= box.y0 < box.y1 <= frame.y1
 
 
 def test_a_label_without_room_is_left_out() -> None:
-    frame = Box(0, 0, 30, 30)
-    assert place([(15.0, 15.0)], [(40.0, 10.0)], frame=frame, radius=4.0) == [None]
-    assert place([], [], frame=frame, radius=4.0) == []
+    made, axes = figures.figure(5.0, "title", "x")
+    axes.set(xlim=(0, 100), ylim=(0, 100))
+    assert figures.label_points(made, axes, [(50.0, 50.0)], ["long " * 40], [(0, 0), (1, 1)]) == 1
+    assert len(axes.texts) == 0
+
+
+def test_every_subject_has_a_look() -> None:
+    assert set(figures.LOOKS) == set(SUBJECTS)
+    assert len(set(figures.LOOKS.values())) == len(SUBJECTS)
 
 
 @pytest.mark.parametrize(
@@ -218,44 +241,47 @@ def test_a_label_without_room_is_left_out() -> None:
     ],
 )
 def test_figures_have_three_digits(value: float | None, text: str) -> None:
-    assert words.digits(value) == text
+    assert formatting.digits(value) == text
 
 
 def test_the_best_case_goes_by_the_ratio_where_all_have_one() -> None:
     slow, fast = kit.record("torch", tile=128), kit.record("torch", tile=512)
-    steady = replace(slow, ratio=Spread(median=9.0, low=8.0, high=10.0))
-    assert words.best([steady, fast]) == {"torch": steady}
-    assert words.best([replace(steady, ratio=None), fast]) == {"torch": fast}
-    assert words.best([replace(fast, rates=None)]) == {}
-    assert list(words.best([kit.record("upstream"), fast])) == ["torch", "upstream"]
+    steady = replace(slow, ratio=Estimate(median=9.0, low=8.0, high=10.0))
+    assert formatting.best([steady, fast]) == {"torch": steady}
+    assert formatting.best([replace(steady, ratio=None), fast]) == {"torch": fast}
+    assert formatting.best([replace(fast, rates=None)]) == {}
+    assert list(formatting.best([kit.record("upstream"), fast])) == ["torch", "upstream"]
 
 
 def test_peak_memory_is_of_where_it_ran() -> None:
     on_gpu, on_cpu = kit.record("torch"), kit.record("onnx", gpu=False)
     assert on_gpu.memory is not None
     assert on_cpu.memory is not None
-    assert words.peak(on_gpu) == on_gpu.memory.device
-    assert words.peak(on_cpu) == on_cpu.memory.host
-    assert words.peak(replace(on_gpu, memory=replace(on_gpu.memory, device=None))) is None
-    assert words.peak(replace(on_gpu, memory=None)) is None
-    assert not words.on_gpu(replace(on_gpu, actual=None))
+    assert on_gpu.peak_memory == on_gpu.memory.device
+    assert on_cpu.peak_memory == on_cpu.memory.host
+    assert replace(on_gpu, memory=replace(on_gpu.memory, device=None)).peak_memory is None
+    assert replace(on_gpu, memory=None).peak_memory is None
+    assert not replace(on_gpu, actual=None).on_gpu
 
 
 def test_cases_in_few_words() -> None:
     case = kit.record("torch", tile=256, batch=4, lanes=2)
-    assert (words.title(case), words.series(case)) == ("torch 256 b4 L2", "torch, batch 4, lanes 2")
+    assert (formatting.title(case), formatting.series(case)) == (
+        "torch 256 b4 L2",
+        "torch, batch 4, lanes 2",
+    )
     auto = kit.record("onnx", tile="auto", gpu=False)
-    assert (words.point(auto), words.tile(auto)) == ("whole auto", "whole (auto)")
+    assert (formatting.point(auto), formatting.tile(auto)) == ("whole auto", "whole (auto)")
     asked = replace(auto, actual=None)
-    assert words.tile(asked) == "auto"
+    assert formatting.tile(asked) == "auto"
     odd = replace(auto.case, precision="fp32", threads=1)
-    used = Actual(backend="onnx", device="cpu", tile=96)
-    assert words.title(replace(auto, case=odd, actual=used)) == "onnx 96 auto t1 fp32"
-    assert words.title(kit.record("upstream")) == "upstream"
+    used = ResolvedCase(backend="onnx", device="cpu", tile=96)
+    assert formatting.title(replace(auto, case=odd, actual=used)) == "onnx 96 auto t1 fp32"
+    assert formatting.title(kit.record("upstream")) == "upstream"
 
 
 def test_an_environment_is_rows_of_text() -> None:
-    rows = words.facts(
+    rows = formatting.environment_rows(
         {"zeta": 1.23456, "gpu": {"memory (bytes)": 2**30, "clocks": [1, 2]}, "cpu": "x", "b": None}
     )
     assert rows == [
@@ -276,6 +302,6 @@ def test_many_lines_are_parted_by_lanes_and_slow_subjects_keep_the_line_at_one(
     assert [name.split("-resharp")[0] for name in names] == [
         f"tiles-gpu-lanes-{lanes}" for lanes in (1, 2, 3)
     ]
-    slow = replace(kit.record("torch"), ratio=kit.spread(0.1))
+    slow = replace(kit.record("torch"), ratio=kit.estimate(0.1))
     _, files = written(Records(kit.run(), (slow,)), tmp_path / "slow")
     assert (tmp_path / "slow" / "speed-resharp-x4-640x360.png") in files

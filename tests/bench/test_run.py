@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from resharp.bench import cases
+from resharp.bench.benchmark import Benchmark
 from resharp.bench.cases import Suite
+from resharp.bench.implementations import Image
+from resharp.bench.implementations.resharp_backends import ResharpBackend
 from resharp.bench.records import ABSENT, DROPPED, FAILED, MEASURED, Records, newest, read
-from resharp.bench.run import Bench
-from resharp.bench.subjects.ours import Ours
 from resharp.engines import Bundle
 from resharp.gpu import tensorrt as trt
-from resharp.types import Image
-from tests.bench.machine import Machine
+from tests.bench.fake_machine import Machine
 from tests.cli.commands import call
 from tests.waiting import LIMIT
 
@@ -142,7 +142,7 @@ def test_what_disagrees_is_dropped_and_what_is_interrupted_is_kept(
 
     picked = [case for case in suite.cases if case.subject in ("onnxruntime", "onnx")]
     with pytest.raises(KeyboardInterrupt):
-        Bench(suite, picked, out, tmp_path / "store", report).run()
+        Benchmark(suite, picked, out, tmp_path / "store", report).run()
     found = read(out)
     assert found.run.seconds is None
     status = {r.case.subject: r.status for r in found.cases if not r.twin}
@@ -162,7 +162,7 @@ def run_of(store: Path, folder: Path, *subjects: str) -> Records:
         "cases": [{"model": "compact", "subject": [*subjects], "size": [40, 40]}],
     }
     suite = cases.parse("one", data)
-    return Bench(suite, suite.cases, folder / "run.jsonl", store).run()
+    return Benchmark(suite, suite.cases, folder / "run.jsonl", store).run()
 
 
 def test_without_a_baseline_a_case_is_timed_alone(
@@ -187,13 +187,13 @@ def test_a_record_tells_what_a_backend_learned_in_its_first_runs(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where CUDA graphs fail, which are recorded when a shape comes again."""
-    run = Ours.__call__
+    run = ResharpBackend.__call__
 
-    def failing(self: Ours, image: Image) -> Image:
+    def failing(self: ResharpBackend, image: Image) -> Image:
         self._upscaler._backend.note = "without CUDA graphs (a synchronization)"
         return run(self, image)
 
-    monkeypatch.setattr(Ours, "__call__", failing)
+    monkeypatch.setattr(ResharpBackend, "__call__", failing)
     machine = Machine({"": 0.25})
     machine.install(monkeypatch)
     found = run_of(store, tmp_path, "onnxruntime", "onnx")
@@ -247,23 +247,23 @@ def test_a_variable_that_makes_no_sense_ends_a_run_before_it_begins(
 
 HELD = """
 import json, sys, threading
-from resharp.bench import cases, seat
+from resharp.bench import cases, worker_process
 from resharp.cli import main
 
 small = cases.parse("quick", json.loads(sys.argv.pop(1)))
 cases.load = lambda name: small
-ask = seat.Seat.ask
+request = worker_process.WorkerProcess.request
 
 def held(self, do, **options):
     if do in ("rates", "memory_check"):  # slow, and not what this is about
         return {}
-    found = ask(self, do, **options)
+    found = request(self, do, **options)
     if do == "memory":  # the twin has been measured; the baseline is stopped until its next turn
         print("held with", self.pid, file=sys.stderr, flush=True)
         threading.Event().wait()
     return found
 
-seat.Seat.ask = held
+worker_process.WorkerProcess.request = held
 main()
 """
 

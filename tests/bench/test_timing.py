@@ -1,4 +1,4 @@
-"""Pairs, disturbances, intervals."""
+"""Pairs, contention, intervals."""
 
 from __future__ import annotations
 
@@ -13,20 +13,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resharp.bench import pairs, quiet
-from resharp.bench.cases import Effort
-from resharp.bench.pairs import Pair, alternate, choose
-from resharp.bench.quiet import GRAIN, Mark, disturbance, mark
-from resharp.bench.records import Spread
-from resharp.bench.statistics import chained, own_width, ratios, spread, width
-from tests.bench.machine import Clock
+from resharp.bench.cases import Budget
+from resharp.bench.measure import cpu_contention, paired_timing
+from resharp.bench.measure.cpu_contention import RESOLUTION, CpuSample, contention, sample_cpu
+from resharp.bench.measure.estimates import (
+    deviation,
+    estimate,
+    half_width,
+    paired_ratio,
+    product,
+)
+from resharp.bench.measure.paired_timing import TimedPair, alternate, choose
+from resharp.bench.records import Estimate
+from tests.bench.fake_machine import Clock
 
 times = st.lists(st.floats(0.001, 100), min_size=1, max_size=40)
 
 
 @given(times)
 def test_the_interval_holds_the_median(values: list[float]) -> None:
-    found = spread(values)
+    found = estimate(values)
     assert found.low <= found.median <= found.high
     assert found.median == plain.median(values)
     assert found.values == tuple(values)
@@ -38,34 +44,34 @@ def test_the_interval_holds_the_true_median_as_often_as_it_says() -> None:
     for count in (7, 15, 31):
         hits = 0
         for _ in range(600):
-            found = spread([source.lognormvariate(0, 0.3) for _ in range(count)])
+            found = estimate([source.lognormvariate(0, 0.3) for _ in range(count)])
             hits += found.low <= 1 <= found.high
         assert hits / 600 >= 0.94
 
 
 def test_an_outlier_moves_nothing() -> None:
     steady = [1.0, 1.01, 0.99, 1.0, 1.02, 0.98, 1.0, 1.01, 0.99]
-    found = spread([*steady, 40.0])
+    found = estimate([*steady, 40.0])
     assert found.high < 1.03
 
 
 @given(times, st.floats(0.5, 2))
 def test_a_factor_on_every_time_is_the_ratio(values: list[float], factor: float) -> None:
-    found = ratios([factor * value for value in values], values)
+    found = paired_ratio([factor * value for value in values], values)
     assert found.median == pytest.approx(factor)
-    assert own_width(found) == pytest.approx(0, abs=1e-9)
-    assert width(ratios(values, values)) == 0
+    assert half_width(found) == pytest.approx(0, abs=1e-9)
+    assert deviation(paired_ratio(values, values)) == 0
 
 
 def test_widths_and_chains() -> None:
-    ratio = Spread(median=1.1, low=1.0, high=1.21)
-    assert own_width(ratio) == pytest.approx(0.1)
-    assert width(ratio) == pytest.approx(0.21)
-    whole = chained(ratio, Spread(median=2.0, low=1.5, high=2.5))
+    ratio = Estimate(median=1.1, low=1.0, high=1.21)
+    assert half_width(ratio) == pytest.approx(0.1)
+    assert deviation(ratio) == pytest.approx(0.21)
+    whole = product(ratio, Estimate(median=2.0, low=1.5, high=2.5))
     assert (whole.median, whole.low, whole.high) == pytest.approx((2.2, 1.5, 3.025))
 
 
-class FakeSeat:
+class FakeTimer:
     """Takes turns of made-up times and notes them."""
 
     pid = 0
@@ -78,19 +84,19 @@ class FakeSeat:
         self._clock.now += self._seconds * calls
         return self._seconds, 5.0
 
-    def rest(self) -> None:
+    def suspend(self) -> None:
         self._log.append(f"{self._name} rests")
 
 
-def turns(clock: Clock, effort: Effort) -> tuple[pairs.Turns, list[str]]:
+def turns(clock: Clock, budget: Budget) -> tuple[paired_timing.PairedTimes, list[str]]:
     """Of one that takes 0.5 s and one of 0.01 s, which has eight calls in a turn: 0.58 s a pair."""
     log: list[str] = []
-    first, second = FakeSeat("a", log, 0.5, clock), FakeSeat("b", log, 0.01, clock)
-    return alternate(first, second, effort), log  # type: ignore[arg-type]
+    first, second = FakeTimer("a", log, 0.5, clock), FakeTimer("b", log, 0.01, clock)
+    return alternate(first, second, budget), log  # type: ignore[arg-type]
 
 
 def test_neither_always_goes_first_and_each_rests_after_its_turn(clock: Clock) -> None:
-    found, log = turns(clock, Effort(pairs=3, most_pairs=3, seconds=0, limit=9))
+    found, log = turns(clock, Budget(pairs=3, most_pairs=3, seconds=0, limit=9))
     assert log[:4] == ["a1", "a rests", "b1", "b rests"]  # how long a call takes
     assert log[4:] == [  # short ones are repeated
         *("b8", "b rests", "a1", "a rests"),
@@ -102,57 +108,57 @@ def test_neither_always_goes_first_and_each_rests_after_its_turn(clock: Clock) -
 
 
 def test_pairs_end_at_the_most_or_when_the_time_is_over(clock: Clock) -> None:
-    found, _ = turns(clock, Effort(pairs=2, most_pairs=6, seconds=60, limit=60))
+    found, _ = turns(clock, Budget(pairs=2, most_pairs=6, seconds=60, limit=60))
     assert len(found.first) == 6
-    found, _ = turns(clock, Effort(pairs=2, most_pairs=6, seconds=0, limit=60))
+    found, _ = turns(clock, Budget(pairs=2, most_pairs=6, seconds=0, limit=60))
     assert len(found.first) == 2
-    found, _ = turns(clock, Effort(pairs=2, most_pairs=6, seconds=2, limit=60))
+    found, _ = turns(clock, Budget(pairs=2, most_pairs=6, seconds=2, limit=60))
     assert len(found.first) == 4
-    found, _ = turns(clock, Effort(pairs=2, most_pairs=6, seconds=60, limit=2.5))
+    found, _ = turns(clock, Budget(pairs=2, most_pairs=6, seconds=60, limit=2.5))
     assert len(found.first) == 5
 
 
 def test_disturbed_pairs_are_left_out(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     shares = iter([0.0, 0.0] + [0.5, 0.0] + [0.0] * 40)
-    monkeypatch.setattr(pairs, "disturbance", lambda before, after: next(shares))
-    found, _ = turns(clock, Effort(pairs=4, most_pairs=9, seconds=0, limit=60))
+    monkeypatch.setattr(paired_timing, "contention", lambda before, after: next(shares))
+    found, _ = turns(clock, Budget(pairs=4, most_pairs=9, seconds=0, limit=60))
     assert (len(found.first), found.disturbed) == (4, 1)
 
 
 def test_on_a_busy_machine_the_calmest_pairs_count(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pairs, "disturbance", lambda before, after: 0.5)
-    found, _ = turns(clock, Effort(pairs=3, most_pairs=9, seconds=0, limit=0))
+    monkeypatch.setattr(paired_timing, "contention", lambda before, after: 0.5)
+    found, _ = turns(clock, Budget(pairs=3, most_pairs=9, seconds=0, limit=0))
     assert len(found.first) == 3  # they end at the limit, and something is said all the same
     began = clock.now
-    found, _ = turns(clock, Effort(pairs=3, most_pairs=9, seconds=0, limit=20))
+    found, _ = turns(clock, Budget(pairs=3, most_pairs=9, seconds=0, limit=20))
     assert len(found.first) > 9  # none is calm, so the most does not end them
     assert 20 < clock.now - began < 22
 
 
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=20), st.integers(1, 3))
 def test_the_calm_ones_are_chosen_whatever_their_times(shares: list[float], least: int) -> None:
-    taken = [Pair((1.0, float(i)), None, share) for i, share in enumerate(shares)]
+    taken = [TimedPair((1.0, float(i)), None, share) for i, share in enumerate(shares)]
     found = choose(taken, least)
     assert len(found) >= least
     assert [pair.seconds[1] for pair in found] == sorted(pair.seconds[1] for pair in found)
-    left = [pair.disturbance for pair in taken if pair not in found]
-    assert all(share >= max(pair.disturbance for pair in found) for share in left)
+    left = [pair.contention for pair in taken if pair not in found]
+    assert all(share >= max(pair.contention for pair in found) for share in left)
 
 
 def test_disturbance_is_what_others_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quiet, "usable_threads", lambda: 2)
-    monkeypatch.setattr("resharp.bench.quiet.os.cpu_count", lambda: 2)
-    start = Mark(10.0, 100.0, 50.0)
-    assert disturbance(start, Mark(11.0, 102.0, 52.0)) == 0  # all ours
-    half = disturbance(start, Mark(11.0, 102.0, 51.0))
-    assert half == pytest.approx((1 - GRAIN) / 2)
-    monkeypatch.setattr("resharp.bench.quiet.os.cpu_count", lambda: 8)
-    assert disturbance(start, Mark(11.0, 104.0, 51.0)) == 0  # six others were free
-    assert disturbance(start, Mark(11.0, 109.0, 51.0)) == pytest.approx((2 - GRAIN) / 2)
-    assert disturbance(None, start) == 0
-    assert disturbance(start, start) == 0
+    monkeypatch.setattr(cpu_contention, "usable_threads", lambda: 2)
+    monkeypatch.setattr("resharp.bench.measure.cpu_contention.os.cpu_count", lambda: 2)
+    start = CpuSample(10.0, 100.0, 50.0)
+    assert contention(start, CpuSample(11.0, 102.0, 52.0)) == 0  # all ours
+    half = contention(start, CpuSample(11.0, 102.0, 51.0))
+    assert half == pytest.approx((1 - RESOLUTION) / 2)
+    monkeypatch.setattr("resharp.bench.measure.cpu_contention.os.cpu_count", lambda: 8)
+    assert contention(start, CpuSample(11.0, 104.0, 51.0)) == 0  # six others were free
+    assert contention(start, CpuSample(11.0, 109.0, 51.0)) == pytest.approx((2 - RESOLUTION) / 2)
+    assert contention(None, start) == 0
+    assert contention(start, start) == 0
 
 
 TICK = 100
@@ -169,22 +175,24 @@ class Kernel:
             ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal"), 1000
         )
 
-    def marked(self, at: float) -> Mark | None:
+    def marked(self, at: float) -> CpuSample | None:
         """What the instrument reads at a moment, where it measures the process 7."""
         counts = " ".join(map(str, self.columns.values()))
         self.stat.write_text(f"cpu  {counts} 5 6\ncpu0 {counts} 5 6\nintr 1 2\n")
-        return mark(at, [7])
+        return sample_cpu(at, [7])
 
 
 @pytest.fixture
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
     """One of a machine with two processors."""
     made_up = Kernel(tmp_path / "stat")
-    monkeypatch.setattr(quiet, "_STAT", made_up.stat)
-    monkeypatch.setattr(quiet, "_of", lambda pid: made_up.own[pid])
-    monkeypatch.setattr(quiet, "usable_threads", lambda: 2)
-    monkeypatch.setattr("resharp.bench.quiet.os.cpu_count", lambda: 2)
-    monkeypatch.setattr("resharp.bench.quiet.os.sysconf", lambda name: TICK, raising=False)
+    monkeypatch.setattr(cpu_contention, "_STAT", made_up.stat)
+    monkeypatch.setattr(cpu_contention, "_ticks", lambda pid: made_up.own[pid])
+    monkeypatch.setattr(cpu_contention, "usable_threads", lambda: 2)
+    monkeypatch.setattr("resharp.bench.measure.cpu_contention.os.cpu_count", lambda: 2)
+    monkeypatch.setattr(
+        "resharp.bench.measure.cpu_contention.os.sysconf", lambda name: TICK, raising=False
+    )
     return made_up
 
 
@@ -192,7 +200,7 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
 def test_another_programs_burst_is_seen(kernel: Kernel, column: str) -> None:
     before = kernel.marked(50.0)
     kernel.columns[column] += TICK  # in half a second, on two processors
-    assert disturbance(before, kernel.marked(50.5)) == pytest.approx((1 - GRAIN) / 0.5 / 2)
+    assert contention(before, kernel.marked(50.5)) == pytest.approx((1 - RESOLUTION) / 0.5 / 2)
 
 
 @pytest.mark.parametrize("pid", [7, pytest.param(os.getpid(), id="ours")])
@@ -203,41 +211,41 @@ def test_our_own_work_is_counted_as_ours(kernel: Kernel, pid: int) -> None:
     after = kernel.marked(50.5)
     assert before is not None
     assert after is not None
-    assert (after.own - before.own, after.all - before.all) == (1.0, 1.0)
-    assert disturbance(before, after) == 0
+    assert (after.own - before.own, after.total - before.total) == (1.0, 1.0)
+    assert contention(before, after) == 0
     kernel.columns["system"] += TICK // 4  # what others had meanwhile
-    assert disturbance(before, kernel.marked(50.5)) == pytest.approx((0.25 - GRAIN) / 0.5 / 2)
+    assert contention(before, kernel.marked(50.5)) == pytest.approx((0.25 - RESOLUTION) / 0.5 / 2)
 
 
 def test_processors_that_wait_are_free(kernel: Kernel) -> None:
     before = kernel.marked(50.0)
     kernel.columns["idle"] += TICK
     kernel.columns["iowait"] += TICK
-    assert disturbance(before, kernel.marked(51.0)) == 0
+    assert contention(before, kernel.marked(51.0)) == 0
 
 
 def test_a_count_that_cannot_be_read_disturbs_nobody(kernel: Kernel) -> None:
     before = kernel.marked(50.0)
     for text in ("", "cpu 1 2", "cpu one two three four five six seven eight"):
         kernel.stat.write_text(text)
-        assert mark(51.0, [7]) is None
+        assert sample_cpu(51.0, [7]) is None
     kernel.stat.unlink()
-    assert mark(51.0, [7]) is None
-    assert disturbance(before, None) == 0
+    assert sample_cpu(51.0, [7]) is None
+    assert contention(before, None) == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_kernel_counts_our_work() -> None:
     """Bounded on both sides by the clock of this process, which stands while others run."""
     outside = time.process_time()
-    before, began = mark(0.0, []), time.process_time()
+    before, began = sample_cpu(0.0, []), time.process_time()
     while time.process_time() < began + 0.1:
         pass
     inside = time.process_time() - began
-    after = mark(1.0, [])
+    after = sample_cpu(1.0, [])
     outside = time.process_time() - outside
     assert before is not None
     assert after is not None
     grain = 2 / os.sysconf("SC_CLK_TCK")  # user and system time are each rounded down
     assert inside - grain <= after.own - before.own <= outside + grain
-    assert after.all >= before.all
+    assert after.total >= before.total

@@ -13,10 +13,10 @@ import pytest
 
 from resharp import Upscaler
 from resharp.bench import tune
-from resharp.bench.cases import Case, Effort
-from resharp.bench.records import Actual, Memory, Spread
-from resharp.bench.seat import Seat
+from resharp.bench.cases import Budget, Case
+from resharp.bench.records import Estimate, PeakMemory, ResolvedCase
 from resharp.bench.tune import Trial, Tuned, Tuner
+from resharp.bench.worker_process import WorkerProcess
 from resharp.engines import Bundle
 from resharp.errors import BackendError
 from resharp.gpu.devices import device_name
@@ -36,28 +36,32 @@ class FakeTuner(Tuner):
     def _sizes(self) -> tuple[tuple[int, int], ...]:
         return ((300, 400), (200, 200), (500, 100))
 
-    def _open(self, seat: Seat, case: Case) -> Actual:
-        return Actual(backend="onnx", device="cpu")
+    def _open(self, process: WorkerProcess, case: Case) -> ResolvedCase:
+        return ResolvedCase(backend="onnx", device="cpu")
 
-    def _trial(self, seat: Seat, actual: Actual, case: Case, ratio: Spread) -> Trial:
+    def _trial(
+        self, process: WorkerProcess, actual: ResolvedCase, case: Case, ratio: Estimate
+    ) -> Trial:
         return self.made(case, ratio)
 
-    def _against(self, seat: Seat, case: Case, effort: Effort) -> list[Trial]:
+    def _against(self, default: WorkerProcess, case: Case, budget: Budget) -> list[Trial]:
         self.tried.append(case)
         key = case.threads or case.tile
         speed = self._speeds.get((key, case.height), self._speeds.get(key, 0.9))
-        return [self.made(case, Spread(median=speed, low=speed - 0.01, high=speed + 0.01))]
+        return [self.made(case, Estimate(median=speed, low=speed - 0.01, high=speed + 0.01))]
 
-    def made(self, case: Case, ratio: Spread) -> Trial:
+    def made(self, case: Case, ratio: Estimate) -> Trial:
         tile = case.tile if isinstance(case.tile, int) else 512
-        actual = Actual(backend="onnx", device="cpu", tile=tile, pixels=tile**2, lanes=1, batch=1)
-        memory = Memory(host=10**8 + 1000 * tile**2)
+        actual = ResolvedCase(
+            backend="onnx", device="cpu", tile=tile, pixels=tile**2, lanes=1, batch=1
+        )
+        memory = PeakMemory(host=10**8 + 1000 * tile**2)
         return Trial(case=case, ratio=ratio, actual=actual, memory=memory)
 
 
 def tuned(bundle: Bundle, speeds: Speed, memory: int | None = None) -> Tuned:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tune, "Seat", nullcontext)
+        patch.setattr(tune, "WorkerProcess", nullcontext)
         return FakeTuner(bundle, speeds, memory).tune()
 
 
@@ -114,7 +118,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "CPU_SIZES", ((tune.LEAST_SIDE, tune.LEAST_SIDE),))  # no other one
     monkeypatch.setattr(tune, "CPU_TILES", (128,))
     monkeypatch.setattr(tune, "usable_threads", lambda: 1)
-    brief = Effort(pairs=2, most_pairs=2, seconds=0, limit=0)
+    brief = Budget(pairs=2, most_pairs=2, seconds=0, limit=0)
     monkeypatch.setattr(tune, "SCREEN", brief)
     monkeypatch.setattr(tune, "PROVE", brief)
     monkeypatch.setattr(tune, "FINAL", 1)

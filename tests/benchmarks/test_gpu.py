@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from benchmarks.gpu import bars
 from resharp.bench import cases
-from resharp.bench.records import Record, Records, Spread, Stages
+from resharp.bench.records import Estimate, Record, Records, StageTimes
 from tests.bench.kit import record, run
 
 RATE = 1e15
@@ -24,8 +24,8 @@ def made(speed: float, *, over: float, model: str = RRDBNET, share: float = 0.5)
     device = one.seconds.median / over
     return replace(
         one,
-        ratio=Spread(median=speed, low=speed, high=speed),
-        stages=Stages(compute=device),
+        ratio=Estimate(median=speed, low=speed, high=speed),
+        stages=StageTimes(compute=device),
         rates=replace(one.rates, flops=share * RATE * device * one.rates.frames),
     )
 

@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from resharp.bench.records import Records
-from resharp.bench.report.page import page
-from resharp.bench.report.plots import draw_all
-from resharp.engines import write_whole
+from resharp.bench.records import MEASURED, Record, Records, group_by_model
+from resharp.bench.report import formatting as fmt
+from resharp.bench.report import plots
+from resharp.bench.report.figures import Plot
+from resharp.fsutil import write_whole
+from resharp.optional import require
 
 __all__ = ["write_report"]
+
+KINDS: dict[str, Callable[[str, Sequence[Record]], list[Plot]]] = {
+    "throughput against memory": plots.draw_memory,
+    "scaling with tile size": plots.draw_tiles,
+    "time by stage": plots.draw_stages,
+    "speed against the baseline": plots.draw_speeds,
+}
+"""Each draws the plots of one model and size; none where the records have no data for it."""
+COLUMNS: dict[str, Callable[[Record], str]] = {
+    "subject": fmt.subject,
+    "tile": fmt.tile,
+    "batch": fmt.batch,
+    "lanes": lambda record: str(record.case.lanes),
+    "parity": lambda record: fmt.parity(record.parity),
+    "ms per picture (95 %)": lambda record: fmt.estimate(record.seconds, 1000.0),
+    "ratio (95 %)": lambda record: fmt.estimate(record.ratio),
+    "to": lambda record: record.baseline or fmt.NONE,
+    "noise": lambda record: fmt.percent(record.noise),
+    "MP/s in": lambda record: fmt.digits(record.megapixels),
+    "frames/s": lambda record: fmt.digits(getattr(record.rates, "frames", None)),
+    "GFLOP/s": lambda record: fmt.gigaflops(getattr(record.rates, "flops", None)),
+    "matrix rate": lambda record: fmt.percent(getattr(record.rates, "matrix_share", None)),
+    "J/MP": lambda record: fmt.digits(getattr(record.rates, "joules_per_megapixel", None)),
+    "GPU MiB": lambda record: fmt.mebibytes(getattr(record.memory, "device", None)),
+    "host MiB": lambda record: fmt.mebibytes(getattr(record.memory, "host", None)),
+}
+"""Of the tables of cases."""
 
 
 def write_report(records: Records, folder: Path) -> tuple[Path, ...]:
@@ -19,12 +50,49 @@ def write_report(records: Records, folder: Path) -> tuple[Path, ...]:
         The files written, the page first. Files of the same names are replaced.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
+        MissingExtraError: matplotlib or Jinja2 is not installed.
         OutputError: the disk refused; no file is left in part.
     """
-    drawn = draw_all(records)
-    files = [(folder / "report.html", page(records, drawn).encode())]
-    files += [(folder / plot.file, plot.png) for plot in drawn.plots]
+    require("matplotlib", feature="Drawing the report", extra="bench")
+    drawn, missing = _draw(records)
+    files = [(folder / "report.html", _page(records, drawn, missing).encode())]
+    files += [(folder / plot.file, plot.png) for plot in drawn]
     for path, data in files:
-        write_whole(path, data)
+        write_whole(path, data, parents=True)
     return tuple(path for path, _ in files)
+
+
+def _draw(records: Records) -> tuple[list[Plot], list[str]]:
+    """All plots of a run, each with a file name of its own; and those without data, in words."""
+    found: list[Plot] = []
+    missing: list[str] = []
+    seen: dict[str, int] = {}
+    for (model, height, width), group in group_by_model(records.measured()).items():
+        name = f"{model}, {width}x{height}"
+        for kind, draw in KINDS.items():
+            drawn = draw(name, group)
+            missing += [] if drawn else [f"{name}: {kind}"]
+            for plot in drawn:
+                again = seen[plot.file] = seen.get(plot.file, 0) + 1
+                stem = plot.file.removesuffix(".png")
+                found.append(plot if again == 1 else replace(plot, file=f"{stem}_{again}.png"))
+    return found, missing
+
+
+def _page(records: Records, drawn: Sequence[Plot], missing: Sequence[str]) -> str:
+    jinja2 = require("jinja2", feature="Writing the report", extra="bench")
+    loader, undefined = jinja2.PackageLoader("resharp.bench.report"), jinja2.StrictUndefined
+    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    templates = jinja2.Environment(loader=loader, undefined=undefined, **options)
+    twins = {f"{t.case.model} {t.case.width}x{t.case.height}": t.ratio for t in records.twins()}
+    html: str = templates.get_template("report.html").render(
+        fmt=fmt,
+        run=records.run,
+        columns=COLUMNS,
+        groups=group_by_model(records.measured()),
+        failures=[record for record in records.cases if record.status != MEASURED],
+        twins=twins,
+        plots=drawn,
+        missing=missing,
+    )
+    return html

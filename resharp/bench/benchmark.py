@@ -1,0 +1,107 @@
+"""A run: the machine first, then every group of cases; the file is whole after each record."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from resharp.bench.bundle_provider import BundleProvider
+from resharp.bench.case_group import CaseGroup
+from resharp.bench.cases import Case, Suite
+from resharp.bench.machine_info import machine_info
+from resharp.bench.parity_check import make_reference
+from resharp.bench.records import FAILED, Record, Records, RunInfo, group_by
+from resharp.bench.worker_process import WorkerProcess
+from resharp.errors import ResharpError
+
+log = logging.getLogger(__name__)
+
+
+class Benchmark:
+    """One run of some cases.
+
+    Args:
+        suite: for its budget and stand-ins.
+        cases: those of the suite to run, or others.
+        out: file of the records.
+        engines: folder of the store.
+        report: called with a line about what happens next.
+    """
+
+    def __init__(
+        self,
+        suite: Suite,
+        cases: Sequence[Case],
+        out: Path,
+        engines: Path | None = None,
+        report: Callable[[str], object] = log.info,
+    ) -> None:
+        self._suite, self._cases, self._out = suite, tuple(cases), out
+        self._engines, self._report = engines, report
+        self._records: list[Record] = []
+        began = datetime.now(timezone.utc)
+        self._run = RunInfo(
+            run=f"{began:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}",
+            began=began.isoformat(timespec="seconds"),
+            suite=suite.name,
+            environment={},
+        )
+
+    def run(self) -> Records:
+        """Measure everything.
+
+        Raises:
+            OutputError: the records cannot be written.
+            OptionError: an environment variable makes no sense, before anything is written.
+        """
+        began = time.monotonic()
+        with WorkerProcess() as process:
+            self._report("looking at the machine")
+            self._note(environment=machine_info())
+            self._note(
+                matrix_rate=process.request("rates"), memory_check=process.request("memory_check")
+            )
+        groups = group_by(self._cases, lambda case: (case.model, case.height, case.width))
+        with tempfile.TemporaryDirectory(prefix="resharp-bench-") as scratch:
+            folder = Path(scratch)
+            bundles = BundleProvider(folder, self._suite.stand_ins, self._engines, self._report)
+            for group in groups.values():
+                self._measure(group, bundles, folder)
+        self._note(seconds=time.monotonic() - began)
+        return Records(self._run, tuple(self._records))
+
+    def _measure(self, cases: Sequence[Case], bundles: BundleProvider, folder: Path) -> None:
+        """Measure cases of one model and size."""
+        model, height, width = cases[0].model, cases[0].height, cases[0].width
+        try:
+            reference = make_reference(bundles.find(model), height, width, folder, self._report)
+        except ResharpError as error:
+            self._report(f"{model}: {error}")
+            for case in cases:
+                self._add(Record(run=self._run.run, case=case, status=FAILED, reason=str(error)))
+            return
+        budget, add, report = self._suite.budget, self._add, self._report
+        with CaseGroup(cases, reference, budget, bundles, self._run, add, report) as group:
+            first_record = len(self._records)
+            noise = group.measure()
+            self._records[first_record:] = map(group.paced, self._records[first_record:])
+        if noise is not None:
+            self._note(noise={**self._run.noise, f"{model} {width}x{height}": noise})
+
+    def _add(self, record: Record) -> None:
+        self._records.append(record)
+        self._write()
+
+    def _note(self, **facts: Any) -> None:
+        self._run = replace(self._run, **facts)
+        self._write()
+
+    def _write(self) -> None:
+        Records(self._run, tuple(self._records)).write(self._out)

@@ -1,0 +1,117 @@
+"""The models of a run: from the store, or made on the spot; and engines for them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from resharp.bench.cases import Case
+from resharp.bench.random_models import make_random_model
+from resharp.engines import ENGINES, Bundle
+from resharp.errors import BackendError
+from resharp.gpu import tensorrt as trt
+from resharp.runtime.bundle_lookup import resolve
+
+
+class BundleProvider:
+    """Finds each model once.
+
+    Args:
+        scratch: folder for what is made here; the user's store is only read.
+        stand_ins: networks with random weights, by name.
+        engines: folder of the user's store.
+        report: called with what is made, in a line.
+    """
+
+    def __init__(
+        self,
+        scratch: Path,
+        stand_ins: Mapping[str, Mapping[str, Any]],
+        engines: Path | None,
+        report: Callable[[str], object],
+    ) -> None:
+        self._scratch, self._stand_ins = scratch, stand_ins
+        self._engines, self._report = engines, report
+        self._found: dict[str, Bundle] = {}
+        self._shelves: dict[tuple[str, str], Bundle | str] = {}
+
+    def find(self, name: str) -> Bundle:
+        """The bundle of a model.
+
+        Raises:
+            UnknownModelError, NotExportedError, BundleError: see :func:`resolve`.
+            MissingExtraError: a stand-in needs the extra ``export``.
+        """
+        if name not in self._found:
+            if name in self._stand_ins:
+                self._report(f"{name}: exporting a network with random weights")
+                found = make_random_model(name, self._stand_ins[name], self._scratch)
+            else:
+                found = resolve(name, engines=self._engines)
+            found.verify()
+            self._found[name] = found
+        return self._found[name]
+
+    def with_engines(self, bundle: Bundle, case: Case, cases: Sequence[Case]) -> Bundle:
+        """The bundle with engines of one flavour alone, for a case that needs them.
+
+        The user's engines of that flavour are taken; where there are none, one is built for the
+        largest tile and batch that the run asks for.
+
+        Raises:
+            MissingExtraError: that TensorRT is not installed.
+            BackendError: there are none, and none can be built.
+        """
+        if case.subject not in trt.FLAVOURS:
+            return bundle
+        trt.load(case.subject)
+        key = (case.model, case.subject)
+        if key not in self._shelves:
+            same = [c for c in cases if (c.model, c.subject) == key]
+            try:
+                self._shelves[key] = self._copy_with_engines(bundle, case.subject, same)
+            except (BackendError, OSError) as error:
+                self._shelves[key] = str(error)
+        found = self._shelves[key]
+        if isinstance(found, str):
+            raise BackendError(found)
+        return found
+
+    def _copy_with_engines(self, bundle: Bundle, flavour: str, cases: Sequence[Case]) -> Bundle:
+        store, name = self._scratch / "engines" / flavour, bundle.manifest.name
+        shutil.copytree(bundle.folder, store / name, ignore=shutil.ignore_patterns(ENGINES))
+        own, shelf = bundle.engine_store.folder, store / name / ENGINES
+        if own.is_dir():
+            shutil.copytree(own, shelf)
+        found = replace(bundle, engine_store_folder=shelf)
+        for engine in found.engine_store.engines()[0]:
+            if engine.recipe.flavour != flavour:
+                found.engine_store.remove(engine)
+        if not found.engine_store.engines()[0]:
+            self._report(f"{name}: building the engine of {flavour}")
+            _build(name, flavour, store, cases)
+        return found
+
+
+def _build(name: str, flavour: str, store: Path, cases: Sequence[Case]) -> None:
+    """Build an engine for the first GPU, in a process whose CUDA context goes with it.
+
+    Raises:
+        BackendError: it failed; the message is the last line of what it said.
+    """
+    batch = max(case.batch or 1 for case in cases)
+    command = [sys.executable, "-m", "resharp", "export-engines", name, "--offline"]
+    command += ["--dtype", "uint8", "--flavour", flavour, "--engines", str(store)]
+    command += ["--batch", str(batch)]
+    tiles = [case.tile for case in cases if isinstance(case.tile, int)]
+    if tiles:
+        command += ["--tile", str(max(tiles))]
+    done = subprocess.run([*command, "--gpu", "0"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
+        raise BackendError(f"no engine was built: {lines[-1]}")

@@ -1,0 +1,1 @@
+"""What is measured, and how: time in pairs, processor contention, peak memory, matrix rates."""
