@@ -235,7 +235,7 @@ def opened(found: Found, folder: Path) -> Iterator[TensorrtBackend]:
         try:
             yield backend
         finally:
-            lanes = backend._runner._lanes
+            lanes = backend._executor._lanes
             found.graphs = [len(one._fixed) for lane in lanes for one in lane._contexts.values()]
             backend.close()
             log.removeHandler(handler)
@@ -350,7 +350,7 @@ def measure(found: Found, variant: str, count: int) -> None:
     with tempfile.TemporaryDirectory() as folder, opened(found, Path(folder)) as backend:
         pictures = Pictures(backend, found, count)
         if variant == "wait":
-            with waiting(found, backend._runner._provider):
+            with waiting(found, backend._executor._provider):
                 pictures.run()
         else:
             pictures.run()

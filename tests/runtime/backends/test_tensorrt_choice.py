@@ -295,7 +295,7 @@ def test_an_engine_that_spoils_whole_tiles_alone_is_passed_over(kit: Kit) -> Non
     backend = kit.open()
     with backend:
         assert f"rejected: tensorrt engine {bad.key[:12]}" in backend.note
-        assert backend._models["uint8"].key == good.key
+        assert backend._engines["uint8"].key == good.key
     record = kit.bundle.engine_store.parity(bad, kit.here)
     assert record is not None
     assert not record.passed
@@ -337,7 +337,7 @@ def test_a_proof_of_an_earlier_release_is_made_again(kit: Kit) -> None:
     path.write_text(json.dumps(records))
     backend = kit.open()
     with backend:
-        assert backend._models["uint8"].key == good.key
+        assert backend._engines["uint8"].key == good.key
 
 
 def test_rtx_lets_go_of_its_configuration_before_the_cache_in_it(rtx: Kit) -> None:
@@ -405,7 +405,7 @@ def test_rtx_keeps_its_compiled_kernels(rtx: Kit) -> None:
             )
         assert rtx.provider.live["graph"] == 0  # TensorRT-RTX captures by itself
         caches[0].unlink()
-        cache = backend._models["uint8"].cache
+        cache = backend._engines["uint8"].cache
         assert cache is not None
         cache._size = 0  # as if kernels had been added
         for _ in range(4):

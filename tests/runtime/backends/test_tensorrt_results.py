@@ -61,10 +61,10 @@ def test_a_view_alone_keeps_the_memory(provider: HostProvider) -> None:
     other = results.allocate((100, 30, 3), np.dtype(np.float32))
     other[:] = 0
     assert (row == 0.5).all()
-    assert results.holds(np.ascontiguousarray(row)) is False
-    assert results.holds(other)
-    assert results.holds(other[5:])
-    assert not results.holds(np.empty(3, np.uint8))
+    assert results.owns(np.ascontiguousarray(row)) is False
+    assert results.owns(other)
+    assert results.owns(other[5:])
+    assert not results.owns(np.empty(3, np.uint8))
     results.close()
     assert (row == 0.5).all()
     results.close()
@@ -88,13 +88,13 @@ def test_memory_is_used_again(provider: HostProvider) -> None:
 def test_the_caps(provider: HostProvider) -> None:
     results = PinnedPool(provider, most_out=4 * STEP, most_idle=2 * STEP)
     held = [results.allocate((STEP,), BYTE) for _ in range(6)]
-    assert [results.holds(array) for array in held] == [True] * 4 + [False] * 2
+    assert [results.owns(array) for array in held] == [True] * 4 + [False] * 2
     del held
     one = results.allocate((STEP,), BYTE)
     assert provider.live["pinned"] == 2  # of four, two were given up; one of the others is out
     assert results.allocate((0, 3), BYTE).shape == (0, 3)
     results.close()
-    assert not results.holds(results.allocate((10,), BYTE))
+    assert not results.owns(results.allocate((10,), BYTE))
     assert one is not None
     del one
     assert provider.leaks() == {}
@@ -112,7 +112,7 @@ def test_ordinary_memory_where_none_can_be_locked(
     results = PinnedPool(provider)
     array = results.allocate((4, 5), BYTE)
     assert array.shape == (4, 5)
-    assert not results.holds(array)
+    assert not results.owns(array)
     results.close()
     assert provider.closed == 1
 
@@ -147,7 +147,7 @@ def test_results_without_out_are_page_locked(kit: Kit) -> None:
     backend = kit.open()
     with backend:
         found = backend.run(image, _whole(image))
-        assert backend._runner.results.holds(found)
+        assert backend._executor.results.owns(found)
         assert found.shape == (60 * SCALE, 60 * SCALE, 3)
         assert not (found == OLD).all()
         del found

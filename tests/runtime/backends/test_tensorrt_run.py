@@ -68,12 +68,12 @@ def relieve(upscaler: Upscaler) -> None:
 
 
 def relieve_of(backend: TensorrtBackend) -> None:
-    with backend._runner.scope():
-        backend._runner._relieve_idle()
-        for lane in backend._runner._lanes:
+    with backend._executor.scope():
+        backend._executor._release_idle()
+        for lane in backend._executor._lanes:
             lane.staging.free()
             for slot in lane.slots:
-                slot.room.free()
+                slot.buffer.free()
 
 
 def tiles_of(image: Any, tile: int = 48) -> Any:
@@ -426,8 +426,8 @@ def test_a_shape_of_which_tensorrt_does_not_say_the_memory_gets_the_largest(kit:
         relieve_of(backend)
         kit.fake.untold = True
         np.testing.assert_array_equal(backend.run(image, tiles_of(image)), expected(image))
-        most = backend._model("uint8").activation_bytes()
-        held = [lane.activations.size for lane in backend._runner._lanes]
+        most = backend._loaded("uint8").activation_bytes()
+        held = [lane.activations.size for lane in backend._executor._lanes]
         assert max(held) >= most > 0
 
 
@@ -506,10 +506,10 @@ def test_rtx_replays_no_graph_on_memory_that_moved(
             for _ in range(6):
                 backend.infer(batch)
         assert rtx.fake.replayed > 0
-        for lane in backend._runner._lanes:
-            with backend._runner.scope():
+        for lane in backend._executor._lanes:
+            with backend._executor.scope():
                 before = lane.activations.address
-                lane.prepare(backend._model("uint8"), (1, 48, 48))  # for a run that is cancelled
+                lane.prepare(backend._loaded("uint8"), (1, 48, 48))  # for a run that is cancelled
                 assert lane.activations.address != before
         for _ in range(3):
             np.testing.assert_array_equal(backend.infer(batch)[0], expected(batch[0]))
@@ -733,7 +733,7 @@ def test_an_engine_rejected_within_a_callback(kit: Kit) -> None:
 def test_closing_in_a_callback_while_another_thread_opens_an_engine(kit: Kit) -> None:
     with_bad_float_engine(kit)
     image, backend = picture(120, 60), kit.open()
-    changed = backend._runner._pool._changed = Watched()
+    changed = backend._executor._pool._changed = Watched()
     opening = threading.Thread(target=backend.unsupported_reason, args=("float32",), daemon=True)
 
     def close(count: int) -> None:
@@ -761,7 +761,7 @@ def test_closing_waits_for_runs_and_refuses_new_ones(kit: Kit) -> None:
 
     def slow(count: int) -> None:
         began.set()
-        until(lambda: backend._runner._closed)  # whoever closes now waits for this run
+        until(lambda: backend._executor._closed)  # whoever closes now waits for this run
 
     def work() -> None:
         results.append(backend.run(image, tiles_of(image), slow))

@@ -32,7 +32,7 @@ from resharp.runtime.backends.base import (
 )
 from resharp.runtime.backends.tensorrt.executor import LANES, Executor
 from resharp.runtime.backends.tensorrt.loaded_engine import LoadedEngine
-from resharp.runtime.backends.tensorrt.verify import measure
+from resharp.runtime.backends.tensorrt.verify import verify_engine
 from resharp.runtime.tiling.plan import Tile, smallest_tile
 from resharp.types import Image
 
@@ -73,20 +73,20 @@ class TensorrtBackend(Backend):
             raise BackendError(reason)
         self._bundle = bundle
         self._lock = threading.Lock()
-        self._models: dict[str, LoadedEngine] = {}
+        self._engines: dict[str, LoadedEngine] = {}
         self._environments = current_environments(gpus()[options.index], driver_version())
         fitting, reasons = self._fitting("uint8")
         if not fitting:  # said before a device is opened for nothing
             raise no_engine_error(bundle, self._environments, "uint8", reasons)
-        self._runner = Executor(
+        self._executor = Executor(
             open_provider(options.index), self.manifest.scale, options.lanes(LANES)
         )
         self._opened = True
         # Also where nobody closes it: before the provider goes, and the interpreter.
-        self._finalizer = weakref.finalize(self, _close, self._runner, self._models)
+        self._finalizer = weakref.finalize(self, _close, self._executor, self._engines)
         try:
-            with self._runner.opening():
-                self._models["uint8"], self.note = self._first_good(fitting, "uint8", reasons)
+            with self._executor.opening():
+                self._engines["uint8"], self.note = self._first_good(fitting, "uint8", reasons)
         except BaseException:
             self.close()
             raise
@@ -127,24 +127,24 @@ class TensorrtBackend(Backend):
         batch: int = 1,
         out: Image | None = None,
     ) -> Image:
-        model = self._model(image.dtype.name)
+        loaded = self._loaded(image.dtype.name)
         start, end = core_rows(tiles)
         scale = self.manifest.scale
         if out is None:
             shape = ((end - start) * scale, image.shape[1] * scale, 3)
             out = self.allocate(shape, image.dtype)
-        self._runner.run(model, image, tiles, out, batch, advance, scalars)
+        self._executor.run(loaded, image, tiles, out, batch, advance, scalars)
         return out
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Image:
         """See :meth:`Backend.allocate`; page-locked, as far as there is."""
-        return self._runner.results.allocate(shape, dtype)
+        return self._executor.results.allocate(shape, dtype)
 
     def estimate(self, tile: int, batch: int) -> int:
         """See :meth:`Backend.estimate`; of all lanes, from what TensorRT says of the engine."""
-        model = self._model("uint8")
-        profile, pixels = model.profile, tile * tile * batch
-        most = model.activation_bytes()
+        loaded = self._loaded("uint8")
+        profile, pixels = loaded.profile, tile * tile * batch
+        most = loaded.activation_bytes()
         if most:
             activations = most * pixels // (profile.tile**2 * profile.batch)
         else:
@@ -155,20 +155,20 @@ class TensorrtBackend(Backend):
     def free_memory(self) -> int:
         """See :meth:`Backend.free_memory`."""
         ensure_open(self._opened, self.name)
-        return self._runner.free_memory()
+        return self._executor.free_memory()
 
     def largest_tile(self) -> int:
         """See :meth:`Backend.largest_tile`: that of the engine's profile."""
-        return self._model("uint8").profile.tile
+        return self._loaded("uint8").profile.tile
 
     def smallest_side(self) -> int:
         """See :meth:`Backend.smallest_side`: that of the engine's profile."""
-        return self._model("uint8").profile.smallest
+        return self._loaded("uint8").profile.smallest
 
     def unsupported_reason(self, dtype: str) -> str | None:
         """See :meth:`Backend.unsupported_reason`: whether there is an engine that can be used."""
         try:
-            self._model(dtype)
+            self._loaded(dtype)
         except (BackendError, OutOfMemoryError) as error:
             return str(error)
         return None
@@ -179,11 +179,11 @@ class TensorrtBackend(Backend):
 
     def batch_limit(self) -> int | None:
         """See :meth:`Backend.batch_limit`: that of the engine's profile."""
-        return self._model("uint8").profile.batch
+        return self._loaded("uint8").profile.batch
 
     def batch_for(self, tile: int) -> int:
         """See :meth:`Backend.batch_for`."""
-        return min(max(FILLING // tile**2, 1), self._model("uint8").profile.batch)
+        return min(max(FILLING // tile**2, 1), self._loaded("uint8").profile.batch)
 
     def workers(self) -> int:
         """See :meth:`Backend.workers`."""
@@ -193,18 +193,18 @@ class TensorrtBackend(Backend):
         """See :meth:`Backend.close`; waits for the runs under way."""
         self._opened = False
         if self._finalizer.detach() is not None:
-            self._runner.close(self._models)
+            self._executor.close(self._engines)
 
-    def _model(self, dtype: str) -> LoadedEngine:
+    def _loaded(self, dtype: str) -> LoadedEngine:
         ensure_open(self._opened, self.name)
-        model = self._models.get(dtype)
-        if model is not None:
-            return model
+        loaded = self._engines.get(dtype)
+        if loaded is not None:
+            return loaded
         # A lock that close() does not need: what opens here may wait for a run that closes.
-        with self._lock, self._runner.opening():
-            if dtype not in self._models:
-                self._models[dtype] = self._further(dtype)
-            return self._models[dtype]
+        with self._lock, self._executor.opening():
+            if dtype not in self._engines:
+                self._engines[dtype] = self._further(dtype)
+            return self._engines[dtype]
 
     def _fitting(
         self, dtype: str, prefer: str | None = None
@@ -214,7 +214,7 @@ class TensorrtBackend(Backend):
 
     def _further(self, dtype: str) -> LoadedEngine:
         """An engine of another dtype than the first one's, like it in precision if there is one."""
-        first = self._models["uint8"].engine.recipe
+        first = self._engines["uint8"].engine.recipe
         fitting, reasons = self._fitting(dtype, first.precision)
         profile = first.profile
         able = [
@@ -233,12 +233,12 @@ class TensorrtBackend(Backend):
         rejected: list[str] = []
         for candidate in fitting:
             try:
-                model = self._proven(candidate)
+                loaded = self._proven(candidate)
             except (BundleError, BackendError, OptionError) as error:
                 rejected.append(str(error))
                 continue
-            notes = [model.note, *(f"rejected: {reason}" for reason in rejected)]
-            return model, f"{candidate}" + "".join(f"; {note}" for note in notes if note)
+            notes = [loaded.note, *(f"rejected: {reason}" for reason in rejected)]
+            return loaded, f"{candidate}" + "".join(f"; {note}" for note in notes if note)
         raise no_engine_error(self._bundle, self._environments, dtype, [*rejected, *reasons])
 
     def _proven(self, candidate: EngineCandidate) -> LoadedEngine:
@@ -252,23 +252,25 @@ class TensorrtBackend(Backend):
         known = engine_store.parity(engine, candidate.here)
         if known is not None and not known.passed:
             raise _unlike(candidate, known)
-        with self._runner.scope():
-            model = LoadedEngine(engine_store, candidate, [one.name for one in self.manifest.extra])
+        with self._executor.scope():
+            loaded = LoadedEngine(
+                engine_store, candidate, [one.name for one in self.manifest.extra]
+            )
         try:
             if known is None:
-                known, whole = measure(self._runner, model, self._bundle)
+                known, whole = verify_engine(self._executor, loaded, self._bundle)
                 if whole or not known.passed:
                     engine_store.record(engine, candidate.here, known)
             if not known.passed:
                 raise _unlike(candidate, known)
         except BaseException:
-            self._runner.forget(model)
+            self._executor.forget(loaded)
             raise
-        return model
+        return loaded
 
 
-def _close(runner: Executor, models: dict[str, LoadedEngine]) -> None:
-    runner.close(models, SHUTDOWN_TIMEOUT)
+def _close(executor: Executor, engines: dict[str, LoadedEngine]) -> None:
+    executor.close(engines, SHUTDOWN_TIMEOUT)
 
 
 def _unlike(candidate: EngineCandidate, found: ParityResult) -> BackendError:

@@ -42,7 +42,7 @@ class Contexts:
     """See the module.
 
     Args:
-        model: the engine.
+        loaded: the engine.
         provider: an open device.
         stream: of the lane; all work goes there.
         activations: of the lane; grown as shapes need it.
@@ -52,15 +52,15 @@ class Contexts:
 
     def __init__(
         self,
-        model: LoadedEngine,
+        loaded: LoadedEngine,
         provider: Provider,
         stream: Stream,
         activations: DeviceBuffer,
         scale: int,
         scalars: DeviceBuffer,
     ) -> None:
-        self._model, self._provider, self._stream = model, provider, stream
-        self._activations, self._scale, self._numbers = activations, scale, scalars
+        self._loaded, self._provider, self._stream = loaded, provider, stream
+        self._activations, self._scale, self._scalars = activations, scale, scalars
         self._roaming = _Context(self)
         self._fixed: OrderedDict[Shape, _Fixed] = OrderedDict()
         self._runs: Counter[Shape] = Counter()
@@ -114,7 +114,7 @@ class Contexts:
             context = _Context(self)
             context.fit(shape)
             context.execute()  # TensorRT sets itself up for a shape in its first run
-            graph = None if self._model.own_graphs else self._record(context)
+            graph = None if self._loaded.own_graphs else self._record(context)
         except ResharpError as error:
             self._fail(shape, error)
             if context is not None:
@@ -156,8 +156,8 @@ class Contexts:
     @property
     def places(self) -> Places:
         """Addresses of input, output, activations, the size of these, and of the scalars."""
-        room = self._activations
-        return (*self._ends, room.address, room.size, self._numbers.address)
+        buffer = self._activations
+        return (*self._ends, buffer.address, buffer.size, self._scalars.address)
 
     def _drop_stale(self) -> None:
         """Graphs hold addresses, TensorRT-RTX's too: they go with them."""
@@ -194,7 +194,7 @@ class _Context:
 
     def __init__(self, owner: Contexts) -> None:
         self._owner = owner
-        self.raw: Any = owner._model.create_context()
+        self.raw: Any = owner._loaded.create_context()
         self._shape: Shape | None = None
         self._places: Places | None = None
         self._memory: tuple[int, int] | None = None
@@ -206,7 +206,7 @@ class _Context:
         owner = self._owner
         if shape != self._shape:
             self._reshape(shape)
-        if owner._model.own_graphs and self._memory not in (None, owner.places[2:4]):
+        if owner._loaded.own_graphs and self._memory not in (None, owner.places[2:4]):
             self._renew(shape)
         places = owner.places
         if places == self._places:
@@ -214,18 +214,18 @@ class _Context:
         source, target, memory, size, scalars = places
         self.raw.set_device_memory(memory, size)
         self._memory = memory, size
-        ends = {owner._model.source: source, owner._model.target: target}
-        ends |= {name: scalars + i * APART for i, name in enumerate(owner._model.extra)}
+        ends = {owner._loaded.source: source, owner._loaded.target: target}
+        ends |= {name: scalars + i * APART for i, name in enumerate(owner._loaded.extra)}
         for name, address in ends.items():
             if not self.raw.set_tensor_address(name, address):
-                raise owner._model.error(f"TensorRT refused the address of {name}")
+                raise owner._loaded.error(f"TensorRT refused the address of {name}")
         self._places = places
 
     def execute(self) -> None:
         """Queue it."""
         owner = self._owner
         if not self.raw.execute_async_v3(owner._stream.handle):
-            raise owner._model.error("TensorRT could not run it")
+            raise owner._loaded.error("TensorRT could not run it")
         self.ran = True
 
     def _renew(self, shape: Shape) -> None:
@@ -233,21 +233,21 @@ class _Context:
         replayed on activation memory that is gone."""
         owner = self._owner
         owner._stream.synchronize()  # its work may still be queued
-        self.raw = owner._model.create_context()
+        self.raw = owner._loaded.create_context()
         self._reshape(shape)
 
     def _reshape(self, shape: Shape) -> None:
-        owner, model = self._owner, self._owner._model
+        owner, loaded = self._owner, self._owner._loaded
         self._shape = self._places = None
-        if not self.raw.set_input_shape(model.source, (*shape, 3)):
-            raise model.error(f"TensorRT refused a batch of {shape}")
+        if not self.raw.set_input_shape(loaded.source, (*shape, 3)):
+            raise loaded.error(f"TensorRT refused a batch of {shape}")
         count, height, width = shape
         wanted = (count, height * owner._scale, width * owner._scale, 3)
-        found = tuple(self.raw.get_tensor_shape(model.target))
+        found = tuple(self.raw.get_tensor_shape(loaded.target))
         if found != wanted:
-            raise model.error(f"it gives {found}, not {wanted}")
+            raise loaded.error(f"it gives {found}, not {wanted}")
         # 0 stands for an error, and for a shape that needs none: enough for any shape is right.
-        size = int(self.raw.update_device_memory_size_for_shapes()) or model.activation_bytes()
+        size = int(self.raw.update_device_memory_size_for_shapes()) or loaded.activation_bytes()
         if size > owner._activations.size or not owner._activations.address:
             owner._stream.synchronize()  # what is queued still uses it
             owner._activations.grow(size)

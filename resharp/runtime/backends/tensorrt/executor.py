@@ -34,7 +34,7 @@ class Executor:
         self._provider, self._scale = provider, scale
         self._lock = threading.Lock()
         self._closed = False
-        self._models: Mapping[str, LoadedEngine] = {}
+        self._engines: Mapping[str, LoadedEngine] = {}
         self._rejected: list[LoadedEngine] = []
         self.results = PinnedPool(provider)
         try:
@@ -51,7 +51,7 @@ class Executor:
 
     def run(
         self,
-        model: LoadedEngine,
+        loaded: LoadedEngine,
         image: Image,
         tiles: Sequence[Tile],
         out: Image,
@@ -68,27 +68,29 @@ class Executor:
             OutOfMemoryError: the device has no room for them; the lanes' memory was given back.
             BackendError: this was closed, or TensorRT refused.
         """
-        _check(model, image, tiles, out, self._scale)
-        batch = max(min(batch, model.profile.batch), 1)
-        direct = self.results.holds(out)
-        job = TileRun(self._provider, model, image, tiles, batch, out, self._scale, direct, scalars)
+        _check(loaded, image, tiles, out, self._scale)
+        batch = max(min(batch, loaded.profile.batch), 1)
+        direct = self.results.owns(out)
+        job = TileRun(
+            self._provider, loaded, image, tiles, batch, out, self._scale, direct, scalars
+        )
         with self._pool.take() as lane, self._clean(lane):
-            job.prepare(lane, self._relieve_idle)
+            job.prepare(lane, self._release_idle)
             job.run(lane, advance)
-            if model.cache is not None:
-                model.cache.note_run()
+            if loaded.cache is not None:
+                loaded.cache.note_run()
 
-    def forget(self, model: LoadedEngine) -> None:
+    def forget(self, loaded: LoadedEngine) -> None:
         """Free an engine that no run uses any more; inside :meth:`opening`."""
         try:
             for lane in self._pool.all_lanes():
                 with self._provider.scope():
-                    lane.forget(model)
+                    lane.forget(loaded)
         except BackendError:  # closed meanwhile: its contexts may be anywhere, so it goes last
-            self._rejected.append(model)
+            self._rejected.append(loaded)
             return
         with self._provider.scope():
-            model.free()
+            loaded.free()
 
     def opening(self) -> contextlib.AbstractContextManager[None]:
         """While engines are being opened, nothing is freed under them.
@@ -103,13 +105,13 @@ class Executor:
         with self._provider.scope():
             return self._provider.memory()[0] + sum(lane.held for lane in self._lanes)
 
-    def close(self, models: Mapping[str, LoadedEngine], timeout: float | None = None) -> None:
+    def close(self, engines: Mapping[str, LoadedEngine], timeout: float | None = None) -> None:
         """Wait for the runs under way and free everything, the models last.
 
         Called from within a run, by a progress callback, it is the end of that run that frees.
 
         Args:
-            models: read at the end: one that is being opened now may still come.
+            engines: read at the end: one that is being opened now may still come.
             timeout: seconds to wait for runs; what has not ended by then is left to the end of the
                 process.
         """
@@ -117,7 +119,7 @@ class Executor:
             if self._closed:
                 return
             self._closed = True
-        self._models = models
+        self._engines = engines
         self._pool.close(timeout)
 
     def _finish(self) -> None:
@@ -125,10 +127,10 @@ class Executor:
         with contextlib.ExitStack() as last:
             last.callback(self.results.close)
             last.enter_context(self._provider.scope())
-            for model in (*self._models.values(), *self._rejected):
-                last.callback(model.free)
-                if model.cache is not None:
-                    last.callback(model.cache.save)
+            for loaded in (*self._engines.values(), *self._rejected):
+                last.callback(loaded.free)
+                if loaded.cache is not None:
+                    last.callback(loaded.cache.save)
 
     @contextlib.contextmanager
     def _clean(self, lane: TensorrtLane) -> Iterator[None]:
@@ -142,16 +144,16 @@ class Executor:
             finally:
                 lane.synchronize()
 
-    def _relieve_idle(self) -> None:
+    def _release_idle(self) -> None:
         with self._pool.idle() as lanes:
             for lane in lanes:
                 lane.release_memory()
 
 
 def _check(
-    model: LoadedEngine, image: Image, tiles: Sequence[Tile], out: Image, scale: int
+    loaded: LoadedEngine, image: Image, tiles: Sequence[Tile], out: Image, scale: int
 ) -> None:
-    profile, name = model.profile, model.engine.model
+    profile, name = loaded.profile, loaded.engine.model
     sides = {tiles[0].height, tiles[0].width}
     if max(sides) > profile.tile or min(sides) < profile.smallest:
         raise OptionError(

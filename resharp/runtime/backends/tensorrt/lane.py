@@ -25,11 +25,11 @@ class Slot:
     """Page-locked memory for one download, and the mark of its end."""
 
     def __init__(self, provider: Provider) -> None:
-        self.room, self.event = PinnedBuffer(provider), provider.event()
+        self.buffer, self.event = PinnedBuffer(provider), provider.event()
 
     def free(self) -> None:
         """Give both back."""
-        self.room.free()
+        self.buffer.free()
         self.event.free()
 
 
@@ -50,7 +50,7 @@ class TensorrtLane:
         """A batch in and out of the network."""
         self.activations, self.scalars = DeviceBuffer(provider), DeviceBuffer(provider)
         """TensorRT's; the model's further inputs."""
-        self.staging, self.number_staging = PinnedBuffer(provider), PinnedBuffer(provider)
+        self.staging, self.scalar_staging = PinnedBuffer(provider), PinnedBuffer(provider)
         """For the upload."""
         self.compute = provider.stream()
         self.copy = provider.stream()
@@ -62,35 +62,35 @@ class TensorrtLane:
     @property
     def held(self) -> int:
         """Bytes on the device that the next run can use."""
-        return sum(room.size for room in self._rooms())
+        return sum(buffer.size for buffer in self._buffers())
 
-    def prepare(self, model: LoadedEngine, shape: Shape) -> None:
+    def prepare(self, loaded: LoadedEngine, shape: Shape) -> None:
         """Make room for batches of ``shape``.
 
         Raises:
             OutOfMemoryError: there is none.
         """
         count, height, width = shape
-        item = 4 if model.engine.recipe.dtype == "float32" else 1
+        item = 4 if loaded.engine.recipe.dtype == "float32" else 1
         size = count * height * width * 3 * item
         self.tiles.grow(size)
         self.results.grow(size * self._scale**2)
-        if model.extra:
-            self.scalars.grow(APART * len(model.extra))
-        self.contexts(model).prepare(shape, self.tiles.address, self.results.address)
+        if loaded.extra:
+            self.scalars.grow(APART * len(loaded.extra))
+        self.contexts(loaded).prepare(shape, self.tiles.address, self.results.address)
 
-    def contexts(self, model: LoadedEngine) -> Contexts:
+    def contexts(self, loaded: LoadedEngine) -> Contexts:
         """Those of an engine, made at the first need."""
-        contexts = self._contexts.get(model.key)
+        contexts = self._contexts.get(loaded.key)
         if contexts is None:
-            rooms = self.activations, self._scale, self.scalars
-            contexts = Contexts(model, self._provider, self.compute, *rooms)
-            self._contexts[model.key] = contexts
+            buffers = self.activations, self._scale, self.scalars
+            contexts = Contexts(loaded, self._provider, self.compute, *buffers)
+            self._contexts[loaded.key] = contexts
         return contexts
 
-    def forget(self, model: LoadedEngine) -> None:
+    def forget(self, loaded: LoadedEngine) -> None:
         """Free the contexts of an engine that will not be used."""
-        contexts = self._contexts.pop(model.key, None)
+        contexts = self._contexts.pop(loaded.key, None)
         if contexts is not None:
             self.synchronize()
             contexts.free()
@@ -99,7 +99,7 @@ class TensorrtLane:
         """Begin to copy the model's further inputs; what computes waits for :attr:`uploaded`."""
         if not scalars:
             return
-        staged = self.number_staging.grow(APART * len(scalars))
+        staged = self.scalar_staging.grow(APART * len(scalars))
         staged.view(np.float32).reshape(len(scalars), -1)[:, 0] = scalars
         self._provider.upload(self.scalars.address, staged, self.copy)
 
@@ -116,19 +116,19 @@ class TensorrtLane:
         self.synchronize()
         while self._contexts:
             self._contexts.popitem()[1].free()
-        for room in self._rooms():
-            room.free()
+        for buffer in self._buffers():
+            buffer.free()
 
     def close(self) -> None:
         """Give everything back; makes the device current by itself."""
         with self._provider.scope():
             self.release_memory()
             self.staging.free()
-            self.number_staging.free()
+            self.scalar_staging.free()
             owned: tuple[Slot | Event | Stream, ...] = (*self.slots, *self.computed, self.uploaded)
             for item in (*owned, self.copy, self.compute):
                 item.free()
 
-    def _rooms(self) -> tuple[DeviceBuffer, ...]:
+    def _buffers(self) -> tuple[DeviceBuffer, ...]:
         ends = self.source, self.rows, self.tiles, self.results
         return *ends, self.activations, self.scalars

@@ -63,7 +63,7 @@ class PinnedPool:
             pinned = None
         return np.empty(shape, dtype) if pinned is None else self._wrap(pinned, shape, dtype)
 
-    def holds(self, array: Image) -> bool:
+    def owns(self, array: Image) -> bool:
         """Whether all of a C-contiguous array lies in memory of this pool."""
         start = _address(array)
         return any(

@@ -44,7 +44,7 @@ class TileRun:
 
     Args:
         provider: an open device, in whose scope all is called.
-        model: the engine.
+        loaded: the engine.
         image: ``[h, w, 3]``.
         tiles: in reading order.
         batch: tiles of one run of the network.
@@ -57,7 +57,7 @@ class TileRun:
     def __init__(
         self,
         provider: Provider,
-        model: LoadedEngine,
+        loaded: LoadedEngine,
         image: Image,
         tiles: Sequence[Tile],
         batch: int,
@@ -66,9 +66,9 @@ class TileRun:
         direct: bool,
         scalars: Sequence[float] = (),
     ) -> None:
-        self._provider, self._model, self._image = provider, model, image
+        self._provider, self._loaded, self._image = provider, loaded, image
         self._tiles, self._batch, self._scale, self._direct = tiles, batch, scale, direct
-        self._numbers = scalars
+        self._scalars = scalars
         self._bytes: NDArray[np.uint8] = out.reshape(-1).view(np.uint8)
         self._pixel = 3 * image.dtype.itemsize
         self._start = core_rows(tiles)[0]
@@ -77,12 +77,12 @@ class TileRun:
         self._width = max(image.shape[1], max(tile.x + tile.width for tile in tiles))
         self._sent = 0
 
-    def prepare(self, lane: TensorrtLane, spare: Callable[[], None]) -> None:
+    def prepare(self, lane: TensorrtLane, release_others: Callable[[], None]) -> None:
         """Make room on the lane.
 
         Args:
             lane: for this run alone.
-            spare: frees what lanes outside this run hold.
+            release_others: frees what lanes outside this run hold.
 
         Raises:
             OutOfMemoryError: there is none.
@@ -90,12 +90,12 @@ class TileRun:
         try:
             self._make_room(lane)
         except OutOfMemoryError:
-            spare()
+            release_others()
             self._make_room(lane)
 
     def run(self, lane: TensorrtLane, advance: Advance | None) -> None:
         """Do it on a lane that was prepared; returns when every row is in ``out``."""
-        lane.set_scalars(self._numbers)
+        lane.set_scalars(self._scalars)
         chunks = self._compute_all(lane)
         queued: deque[_Chunk] = deque()
         while True:
@@ -113,7 +113,7 @@ class TileRun:
     def _make_room(self, lane: TensorrtLane) -> None:
         lane.source.grow(self._height * self._width * self._pixel)
         lane.rows.grow(self._bytes.size)
-        lane.prepare(self._model, self._shape(self._batch))
+        lane.prepare(self._loaded, self._shape(self._batch))
 
     def _shape(self, count: int) -> tuple[int, int, int]:
         return min(count, len(self._tiles)), self._tiles[0].height, self._tiles[0].width
@@ -172,7 +172,7 @@ class TileRun:
                 height,
                 lane.compute,
             )
-        lane.contexts(self._model).enqueue(shape)
+        lane.contexts(self._loaded).enqueue(shape)
         for index, tile in enumerate(group):
             self._paste(lane, lane.results.address + index * window * self._scale**2, tile)
 
@@ -203,7 +203,7 @@ class TileRun:
             if len(under_way) == len(lane.slots):
                 _land(*under_way.popleft())
             target = self._bytes[start : min(start + step, chunk.end)]
-            landing = target if self._direct else slot.room.grow(target.size)
+            landing = target if self._direct else slot.buffer.grow(target.size)
             self._provider.download(landing, lane.rows.address + start, lane.copy)
             slot.event.record(lane.copy)
             under_way.append((slot, landing, target))

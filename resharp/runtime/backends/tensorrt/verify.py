@@ -23,7 +23,9 @@ SEAM = 1.0
 """Levels of 255 that tiles may differ from the untiled picture by, where they do not show."""
 
 
-def measure(runner: Executor, model: LoadedEngine, bundle: Bundle) -> tuple[ParityResult, bool]:
+def verify_engine(
+    executor: Executor, loaded: LoadedEngine, bundle: Bundle
+) -> tuple[ParityResult, bool]:
     """Run an engine on its reference picture, as any picture is run, and on one whole tile.
 
     TensorRT takes other kernels for other sizes, so that the small reference alone proves little.
@@ -39,8 +41,8 @@ def measure(runner: Executor, model: LoadedEngine, bundle: Bundle) -> tuple[Pari
         BackendError: TensorRT could not run it.
         OutOfMemoryError: the device has no room for the reference.
     """
-    recipe, manifest = model.engine.recipe, bundle.manifest
-    path = bundle.engine_store.path(model.engine.reference)
+    recipe, manifest = loaded.engine.recipe, bundle.manifest
+    path = bundle.engine_store.path(loaded.engine.reference)
     reference = read_reference(path)
     picture, restored = reference.input(recipe.dtype), reference.restored
     height, width, _ = picture.shape
@@ -54,7 +56,7 @@ def measure(runner: Executor, model: LoadedEngine, bundle: Bundle) -> tuple[Pari
         tiles = plan(tall, wide, profile.tile, manifest.overlap, multiple, least)
         found = np.empty((tall * scale, wide * scale, 3), given.dtype)
         scalars = manifest.extra_values()
-        runner.run(model, given, tiles, found, profile.batch, scalars=scalars)
+        executor.run(loaded, given, tiles, found, profile.batch, scalars=scalars)
         return found
 
     small = likeness(run(picture), restored)
@@ -98,17 +100,17 @@ def check_engine(bundle: Bundle, engine: Engine, index: int = 0) -> ParityResult
     here = found.get(engine.recipe.flavour)
     if here is None:
         raise BackendError(f"{engine.recipe.flavour}, which made the engine, is not installed")
-    runner = Executor(open_provider(index), bundle.manifest.scale)
-    models: dict[str, LoadedEngine] = {}
+    executor = Executor(open_provider(index), bundle.manifest.scale)
+    engines: dict[str, LoadedEngine] = {}
     try:
-        with runner.scope():
+        with executor.scope():
             extra = [one.name for one in bundle.manifest.extra]
-            models[engine.key] = LoadedEngine(
+            engines[engine.key] = LoadedEngine(
                 bundle.engine_store, EngineCandidate(engine, here), extra
             )
-        result, whole = measure(runner, models[engine.key], bundle)
+        result, whole = verify_engine(executor, engines[engine.key], bundle)
     finally:
-        runner.close(models)
+        executor.close(engines)
     if whole or not result.passed:
         bundle.engine_store.record(engine, here, result)
     return result
