@@ -58,7 +58,7 @@ def test_an_interrupted_video_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
 
     target = tmp_path / "out.mp4"
     try:
-        restore_video(clip, target, ON_GPU, options=OPTIONS, tick=stop)
+        restore_video(clip, target, ON_GPU, options=OPTIONS, progress=stop)
     except StopError:
         assert restore_video(clip, target, ON_GPU, options=OPTIONS).resumed_at >= 10
     assert _frames(target) == _frames(whole.target)

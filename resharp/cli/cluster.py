@@ -127,8 +127,8 @@ def video(source: str, output: str, overwrite: bool, as_json: bool, **options: A
                 options=VideoOptions(**options),
                 cluster=where,
                 overwrite=overwrite,
-                tick=shown.tick,
-                say=shown.say,
+                progress=shown.progress,
+                log=shown.log,
             )
 
     show(run, as_json)

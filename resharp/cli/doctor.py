@@ -15,28 +15,18 @@ import numpy as np
 
 from resharp import __version__
 from resharp.gpu import tensorrt as trt
-from resharp.gpu.devices import CudaError, Gpu, device_name, driver_version, gpus
+from resharp.gpu.devices import CudaError, device_name, driver_version, gpus
 from resharp.gpu.host_memory import available_memory
 from resharp.paths import engines_folder, weights_folder
-from resharp.runtime.backends import Backend, BackendOptions, driver
+from resharp.runtime.backends import BackendOptions, driver
 from resharp.runtime.bundle_lookup import DEFAULT_MODEL, resolve
 from resharp.runtime.fallback import BackendAttempt, candidates, probe
 
 PACKAGES = (
-    "numpy",
-    "opencv-python-headless",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "torch",
-    "onnx",
-    "onnxscript",
-    "safetensors",
-    "tensorrt",
-    "tensorrt-rtx",
-    "tensorrt-rtx-cu13-bindings",
-    "pycuda",
-    "cuda-bindings",
-)
+    "numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "torch", "onnx",
+    "onnxscript", "safetensors", "tensorrt", "tensorrt-rtx", "tensorrt-rtx-cu13-bindings",
+    "pycuda", "cuda-bindings",
+)  # fmt: skip
 
 
 @click.command()
@@ -74,23 +64,20 @@ def _try(link: BackendAttempt, engines: Path | None) -> BackendAttempt:
     """Restore a small picture; believe nothing less."""
     if not link.works:
         return link
-    options = BackendOptions(device=link.device)
     try:
         bundle = resolve(DEFAULT_MODEL, engines=engines)
         bundle.verify()
+        options = BackendOptions(device=link.device)
         with driver(link.backend).open_backend(bundle, options) as backend:
-            return BackendAttempt(link.backend, link.device, *_runs(backend))
+            out = backend.infer(np.full((1, 24, 32, 3), 128, np.uint8))
+            works, note = True, backend.note
+        off = int(np.abs(out.astype(int) - 128).max())
+        if off > 16:
+            works = False
+            note = f"it turned a gray picture by {off} levels: do not use it, and report this"
     except Exception as error:  # whatever a broken library raises is what we are asked for
-        return BackendAttempt(link.backend, link.device, False, str(error) or type(error).__name__)
-
-
-def _runs(backend: Backend) -> tuple[bool, str]:
-    picture = np.full((1, 24, 32, 3), 128, np.uint8)
-    out = backend.infer(picture)
-    gray = int(np.abs(out.astype(int) - 128).max())
-    if gray > 16:
-        return False, f"it turned a gray picture by {gray} levels: do not use it, and report this"
-    return True, backend.note
+        works, note = False, str(error) or type(error).__name__
+    return BackendAttempt(link.backend, link.device, works, note)
 
 
 def _text(report: dict[str, Any], links: list[BackendAttempt]) -> str:
@@ -115,21 +102,18 @@ def _version(package: str) -> str | None:
 
 
 def _gpus() -> list[str]:
+    found = []
     try:
-        found = [
-            f"{gpu.name}, compute capability {gpu.capability}, {gpu.memory / 2**30:.0f} GiB, "
-            f"driver for CUDA {driver_version()}; {_engines(gpu)}"
-            for gpu in gpus()
-        ]
+        for gpu in gpus():
+            refusal = trt.rtx_refusal(gpu.name, gpu.capability)
+            found.append(
+                f"{gpu.name}, compute capability {gpu.capability}, {gpu.memory / 2**30:.0f} GiB, "
+                f"driver for CUDA {driver_version()}; "
+                f"{refusal or 'TensorRT and TensorRT-RTX can build engines for it'}"
+            )
     except CudaError as error:
         return [str(error)]
     return found or ["the NVIDIA driver shows none"]
-
-
-def _engines(gpu: Gpu) -> str:
-    """Which TensorRT has engines for a GPU."""
-    refusal = trt.rtx_refusal(gpu.name, gpu.capability)
-    return refusal or "TensorRT and TensorRT-RTX can build engines for it"
 
 
 def _folder(folder: Path) -> str:

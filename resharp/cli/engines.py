@@ -34,8 +34,15 @@ def list_(engines: Path | None, as_json: bool) -> None:
         damaged += bad
         sidecars = [{"key": engine.key, **asdict(engine)} for engine in built]
         found.append({**asdict(bundle.manifest), "engines": sidecars})
-        if not as_json:
-            click.echo("\n".join([_line(bundle), *map(_engine_line, built)]))
+        if as_json:
+            continue
+        click.echo(_line(bundle))
+        for engine in built:
+            profile = engine.recipe.profile
+            click.echo(
+                f"  {engine.key[:12]}  {_describe(engine)}, tile {profile.tile}, "
+                f"batch {profile.batch}, {engine.file.size / 1e6:.1f} MB"
+            )
     if as_json:
         click.echo(json.dumps(found, indent=2))
     for line in damaged:
@@ -51,9 +58,9 @@ def verify(engines: Path | None) -> None:
         built, unread = bundle.engine_store.engines()
         bad += unread
         checks = [(bundle.manifest.name, bundle.verify)]
-        checks += [
-            (_engine_name(engine), partial(bundle.engine_store.verify, engine)) for engine in built
-        ]
+        for engine in built:
+            name = f"{engine.model} {engine.key[:12]} ({_describe(engine)})"
+            checks.append((name, partial(bundle.engine_store.verify, engine)))
         for name, check in checks:
             try:
                 check()
@@ -115,19 +122,7 @@ def _line(bundle: Bundle) -> str:
     )
 
 
-def _engine_line(engine: Engine) -> str:
-    profile = engine.recipe.profile
-    return (
-        f"  {engine.key[:12]}  {_engine_place(engine)}, tile {profile.tile}, "
-        f"batch {profile.batch}, {engine.file.size / 1e6:.1f} MB"
-    )
-
-
-def _engine_name(engine: Engine) -> str:
-    return f"{engine.model} {engine.key[:12]} ({_engine_place(engine)})"
-
-
-def _engine_place(engine: Engine) -> str:
+def _describe(engine: Engine) -> str:
     recipe = engine.recipe
     place = recipe.gpu or "+".join(recipe.targets)
     return f"{recipe.dtype} {recipe.precision}, {recipe.flavour} {recipe.version}, {place}"

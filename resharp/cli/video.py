@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from fractions import Fraction
 from typing import Any, TypeVar
 
@@ -16,13 +17,7 @@ from resharp.cli.showing import INTERRUPTED
 from resharp.errors import ResharpError
 from resharp.optional import require
 from resharp.runtime.stages import StageReport
-from resharp.video import (
-    CODECS,
-    VideoOptions,
-    VideoProgress,
-    VideoReport,
-    restore_video,
-)
+from resharp.video import CODECS, VideoOptions, VideoProgress, VideoReport, restore_video
 
 LEVELS = 1.0
 """What ``--skip-duplicates`` alone stands for."""
@@ -100,14 +95,14 @@ def show(run: Callable[[Shown], VideoReport], as_json: bool) -> None:
     """Run, with a bar or lines of JSON, and print what became of it.
 
     Args:
-        run: told what to call meanwhile.
+        run: takes what shows progress and notes.
         as_json: print JSON.
     """
-    shown: Shown = _Lines() if as_json else _Bar()
+    shown = _JsonLines() if as_json else Shown()
     # SVT-AV1 greets on the standard error otherwise.
     os.environ.setdefault("SVT_LOG", "1")
     try:
-        with shown:
+        with closing(shown):
             report = run(shown)
     except KeyboardInterrupt as error:
         shown.stopped()
@@ -143,8 +138,8 @@ def command(source: str, output: str, overwrite: bool, as_json: bool, **options:
             gpus=gpus,
             workers=workers,
             overwrite=overwrite,
-            tick=shown.tick,
-            say=shown.say,
+            progress=shown.progress,
+            log=shown.log,
         )
 
     show(run, as_json)
@@ -159,46 +154,20 @@ def waiting(stages: tuple[StageReport, ...], seconds: float) -> dict[str, float]
 
 
 class Shown:
-    """What the user sees of a run."""
+    """What the user sees of a run: a progress bar, and words."""
 
     def __init__(self) -> None:
         self.out = sys.stdout
         """Of results, whatever others make of it meanwhile: a cluster prints there."""
-
-    def __enter__(self) -> Shown:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def tick(self, progress: VideoProgress) -> None:
-        """Show how far it is."""
-
-    def say(self, text: str) -> None:
-        """Show what the user should know."""
-
-    def stopped(self) -> None:
-        """After Ctrl-C."""
-
-    def failed(self, error: ResharpError) -> None:
-        """After an error, which click prints."""
-
-    def done(self, report: VideoReport) -> None:
-        """At the end."""
-
-
-class _Bar(Shown):
-    """A progress bar, and words."""
-
-    def __init__(self) -> None:
-        super().__init__()
         self._bar: Any = None
 
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
+        """Take the bar away; before anything is printed about the end."""
         if self._bar is not None:
             self._bar.close()
 
-    def tick(self, progress: VideoProgress) -> None:
+    def progress(self, progress: VideoProgress) -> None:
+        """Show how far it is."""
         if self._bar is None:
             tqdm = require("tqdm", feature="The progress bar", extra="").tqdm
             self._bar = tqdm(
@@ -209,17 +178,23 @@ class _Bar(Shown):
                 leave=False,
             )
         shares = waiting(progress.stages, progress.seconds)
-        said = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-        self._bar.set_postfix_str(f"waiting: {said}", refresh=False)
+        text = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        self._bar.set_postfix_str(f"waiting: {text}", refresh=False)
         self._bar.update(progress.done - self._bar.n)
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
+        """Show what the user should know."""
         click.echo(f"note: {text}", err=True)
 
     def stopped(self) -> None:
+        """After Ctrl-C."""
         click.echo("stopped: what is finished is kept, and the same command goes on", err=True)
 
+    def failed(self, error: ResharpError) -> None:
+        """After an error; click prints it."""
+
     def done(self, report: VideoReport) -> None:
+        """At the end."""
         if report.skipped:
             click.echo("1 skipped (done before)", file=self.out)
             return
@@ -233,10 +208,10 @@ class _Bar(Shown):
         )
 
 
-class _Lines(Shown):
+class _JsonLines(Shown):
     """An object of JSON for each event, for machines."""
 
-    def tick(self, progress: VideoProgress) -> None:
+    def progress(self, progress: VideoProgress) -> None:
         self._print(
             event="progress",
             done=progress.done,
@@ -246,7 +221,7 @@ class _Lines(Shown):
             waiting=waiting(progress.stages, progress.seconds),
         )
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self._print(event="note", text=text)
 
     def stopped(self) -> None:
@@ -256,22 +231,17 @@ class _Lines(Shown):
         self._print(event="failed", error=str(error), kind=type(error).__name__)
 
     def done(self, report: VideoReport) -> None:
+        names = ("frames", "restored", "repeated", "resumed_at", "width", "height")
         self._print(
             event="done",
             output=str(report.target),
             status="skipped" if report.skipped else "restored",
-            frames=report.frames,
-            restored=report.restored,
-            repeated=report.repeated,
-            resumed_at=report.resumed_at,
-            width=report.width,
-            height=report.height,
+            **{name: getattr(report, name) for name in names},
             seconds=round(report.seconds, 3),
             waiting=waiting(report.stages, report.seconds),
-            with_=report.description,
+            **{"with": report.description},
             notes=list(report.notes),
         )
 
     def _print(self, **event: Any) -> None:
-        told = {name.rstrip("_"): value for name, value in event.items()}
-        click.echo(json.dumps(told), file=self.out)
+        click.echo(json.dumps(event), file=self.out)

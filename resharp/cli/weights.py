@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -51,13 +50,22 @@ def list_command(folder: Path | None, as_json: bool) -> None:
     entries = [*catalogue().values(), *local_entries(place).values()]
     rows = [(entry, inspect(entry, place, quick=True)) for entry in entries]
     if as_json:
-        click.echo(json.dumps([_record(*row) for row in rows], indent=2, ensure_ascii=False))
+        records = [
+            {**entry.to_json(), "state": report.state, "path": str(report.path)}
+            for entry, report in rows
+        ]
+        click.echo(json.dumps(records, indent=2, ensure_ascii=False))
         return
-    marks = _marks(entries)
+    terms = dict.fromkeys(entry.terms for entry in entries if entry.terms)
+    marks = {text: number for number, text in enumerate(terms, start=1)}
     titles = ("NAME", "TASK", "SCALE", "SIZE", "LICENCE", "STATE")
-    _table([titles, *(_cells(entry, report, marks) for entry, report in rows)])
-    for terms, mark in marks.items():
-        click.echo(f"\n[{mark}] {terms}")
+    table = [titles, *(_cells(entry, report, marks) for entry, report in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+    for text, mark in marks.items():
+        click.echo(f"\n[{mark}] {text}")
 
 
 @weights.command("fetch")
@@ -167,24 +175,8 @@ def _show_terms(entry: ModelEntry) -> None:
         click.echo(f"{entry.name} ({entry.licence}): {entry.terms}", err=True)
 
 
-def _record(entry: ModelEntry, report: CheckpointStatus) -> dict[str, Any]:
-    return {**entry.to_json(), "state": report.state, "path": str(report.path)}
-
-
-def _marks(entries: Iterable[ModelEntry]) -> dict[str, int]:
-    terms = dict.fromkeys(entry.terms for entry in entries if entry.terms)
-    return {text: number for number, text in enumerate(terms, start=1)}
-
-
 def _cells(entry: ModelEntry, report: CheckpointStatus, marks: dict[str, int]) -> tuple[str, ...]:
     mark = f" [{marks[entry.terms]}]" if entry.terms else ""
     size = f"{entry.bytes / 1e6:.1f} MB" if entry.bytes else "?"
     state = report.state if report.state != "missing" else "-"
     return entry.name, entry.task, f"x{entry.scale}", size, entry.licence + mark, state
-
-
-def _table(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())

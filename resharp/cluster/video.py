@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from resharp.cluster.session import ClusterOptions, Session, session
 from resharp.errors import VideoError
 from resharp.images import write_whole
 from resharp.runtime.recipe import Recipe
+from resharp.types import Log
 from resharp.video.options import VideoOptions
 from resharp.video.render import Rendering
 from resharp.video.report import VideoProgress, VideoReport
 from resharp.video.resume import workspace
-from resharp.video.run import Tick, VideoJob, expected, is_done, task_of
+from resharp.video.run import OnProgress, VideoJob, expected, is_done, task_of
 from resharp.video.timeline import Position, frames
 
 
@@ -27,8 +28,8 @@ def restore_video(
     options: VideoOptions | None = None,
     cluster: ClusterOptions | None = None,
     overwrite: bool = False,
-    tick: Tick | None = None,
-    say: Callable[[str], object] | None = None,
+    progress: OnProgress | None = None,
+    log: Log | None = None,
 ) -> VideoReport:
     """Restore a video on a Ray cluster; the result is the one of a single machine.
 
@@ -44,18 +45,18 @@ def restore_video(
         BackendError: the cluster cannot be reached, or its workers die.
         ResharpError: see :func:`resharp.restore_video`.
     """
-    recipe, task = task_of(Path(source).resolve(), target, recipe, options, say)
+    recipe, task = task_of(Path(source).resolve(), target, recipe, options, log)
     if is_done(task) and not overwrite:
         return task.there()
     with workspace(task.target) as work:
         job = VideoJob(task, work)
         with session(job.pinned(recipe), cluster or ClusterOptions()) as workers:
-            return _Run(job, workers, tick).run()
+            return _Run(job, workers, progress).run()
 
 
 class _Run:
-    def __init__(self, job: VideoJob, workers: Session, tick: Tick | None) -> None:
-        self._job, self._workers, self._tick = job, workers, tick
+    def __init__(self, job: VideoJob, workers: Session, progress: OnProgress | None) -> None:
+        self._job, self._workers, self._progress = job, workers, progress
         self._began = time.monotonic()
         self._trouble: VideoError | None = None
         self._restored = 0
@@ -96,9 +97,9 @@ class _Run:
             yield what, place, last.number
 
     def _tell(self, before: int) -> None:
-        if self._tick is not None:
+        if self._progress is not None:
             done = sum(len(one.times) for one in self._job.work.segments)
-            self._tick(
+            self._progress(
                 VideoProgress(
                     done=done,
                     total=expected(self._job.task),

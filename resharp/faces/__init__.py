@@ -2,8 +2,7 @@
 
 from resharp.faces.detection import Detector, Face, YuNet, detector_file
 from resharp.faces.network import BundleNetwork, FaceNetwork
-from resharp.faces.options import FaceOptions
-from resharp.faces.restorer import Crop, FaceRestorer, FaceResult
+from resharp.faces.restorer import Crop, FaceOptions, FaceRestorer, FaceResult
 
 __all__ = [
     "BundleNetwork",

@@ -132,7 +132,9 @@ def _region(image: Image, matrix: Matrix, side: int) -> tuple[Image, Matrix]:
 
     OpenCV warps no picture of 32768 pixels or more, and the rest need not be converted.
     """
-    corners = apply(inverse(matrix), _corners(side))
+    last = side - 0.5
+    square = np.array([[-0.5, -0.5], [last, -0.5], [-0.5, last], [last, last]])
+    corners = apply(inverse(matrix), square)
     low = np.floor(corners.min(axis=0)).astype(int) - 2
     high = np.ceil(corners.max(axis=0)).astype(int) + 3
     limit = np.array([image.shape[1], image.shape[0]])
@@ -167,11 +169,6 @@ def _faded(crop: Image, beyond: NDArray[np.float32]) -> Image:
     mixed += (median.astype(np.float32) - mixed) * gone
     faded: Image = np.rint(mixed).astype(np.uint8)
     return faded
-
-
-def _corners(side: int) -> Points:
-    last = side - 0.5
-    return np.array([[-0.5, -0.5], [last, -0.5], [-0.5, last], [last, last]])
 
 
 def to_bytes(image: Image) -> Image:

@@ -48,6 +48,9 @@ _LOOK_EYES = 70  # distance of the eyes there
 _LOOKS = 3  # each halves the error of the landmarks of a leaning face
 _SMALLEST_EYES = 5.0  # pixels between the eyes: with less there is nothing to restore from
 _SURE = 0.91  # faces that were taken upside down had 0.88 at most
+_UPRIGHT: Points = (TEMPLATE - TEMPLATE.mean(axis=0)) * (
+    _LOOK_EYES / float(np.linalg.norm(TEMPLATE[0] - TEMPLATE[1]))
+) + _LOOK / 2  # landmarks in the second look: the template, in its middle
 _APART = 1.5  # two faces are apart by this many times their size, or else one face
 
 
@@ -158,12 +161,9 @@ class YuNet:
         """What YuNet finds in a uint8 BGR picture as it is."""
         self._detector.setInputSize((image.shape[1], image.shape[0]))
         rows = self._detector.detect(image)[1]
-        if rows is None:
-            return []
-        places = np.asarray(rows, np.float64)[:, 4:14].reshape(-1, 5, 2)
         return [
-            Face(landmarks=place, score=float(row[14]))
-            for row, place in zip(rows, places, strict=True)
+            Face(landmarks=np.asarray(row[4:14], np.float64).reshape(5, 2), score=float(row[14]))
+            for row in (() if rows is None else rows)
         ]
 
 
@@ -249,13 +249,3 @@ def _distinct(faces: Iterable[Face]) -> tuple[Face, ...]:
 
 def _apart(one: Face, two: Face) -> bool:
     return float(np.linalg.norm(one.middle - two.middle)) > _APART * max(one.size, two.size)
-
-
-def _upright() -> Points:
-    """The template at the size that YuNet likes, in the middle of its picture."""
-    eyes = float(np.linalg.norm(TEMPLATE[0] - TEMPLATE[1]))
-    upright: Points = (TEMPLATE - TEMPLATE.mean(axis=0)) * (_LOOK_EYES / eyes) + _LOOK / 2
-    return upright
-
-
-_UPRIGHT = _upright()

@@ -56,9 +56,17 @@ class BundleNetwork:
         threads: int | None = None,
         precision: str = "auto",
     ) -> None:
-        _check_catalogue(model)
+        entry = lookup(model) if isinstance(model, str) else None
+        if entry is not None:  # it may not be exported
+            _check_task(entry.name, entry.task)
         bundle = resolve(model, engines=engines)
-        _check_manifest(bundle.manifest)
+        manifest = bundle.manifest
+        _check_task(manifest.name, manifest.task)
+        if manifest.fixed_size != SIDE:
+            raise OptionError(
+                f"{manifest.name} takes faces of {manifest.fixed_size} pixels, and only those of "
+                f"{SIDE} can be cut and pasted here"
+            )
         bundle.verify()
         self._backend, self.links = open_first(
             bundle, backend, device, threads, precision=precision
@@ -124,23 +132,7 @@ def run(network: FaceNetwork, faces: Image, fidelity: float) -> Image:
     return restored
 
 
-def _check_catalogue(model: object) -> None:
-    """Refuse what the catalogue knows as another kind, exported or not."""
-    entry = lookup(model) if isinstance(model, str) else None
-    if entry is not None and entry.task not in FACE_TASKS:
-        raise _no_face(entry.name, entry.task)
-
-
-def _check_manifest(manifest: Manifest) -> None:
-    if manifest.task not in FACE_TASKS:
-        raise _no_face(manifest.name, manifest.task)
-    if manifest.fixed_size != SIDE:
-        raise OptionError(
-            f"{manifest.name} takes faces of {manifest.fixed_size} pixels, and only those of "
-            f"{SIDE} can be cut and pasted here"
-        )
-
-
-def _no_face(name: str, task: str) -> OptionError:
-    able = ", ".join(entry.name for entry in catalogue().values() if entry.task in FACE_TASKS)
-    return OptionError(f"{name} is no network for faces (its task: {task}); these are: {able}")
+def _check_task(name: str, task: str) -> None:
+    if task not in FACE_TASKS:
+        able = ", ".join(entry.name for entry in catalogue().values() if entry.task in FACE_TASKS)
+        raise OptionError(f"{name} is no network for faces (its task: {task}); these are: {able}")

@@ -77,11 +77,7 @@ def mask(radius: Plane) -> Plane:
 
 
 def paste(
-    out: Image,
-    face: Image,
-    places: Sequence[PastePlace],
-    index: int = 0,
-    weight: float = 1.0,
+    out: Image, face: Image, places: Sequence[PastePlace], index: int = 0, weight: float = 1.0
 ) -> None:
     """Blend a restored crop into a result, in place.
 
@@ -107,7 +103,14 @@ def paste(
     for start in range(top, bottom, step):
         part = (start, left, min(start + step, bottom), right)
         share = _share(places, index, others, part, weight)
-        blend(out[part[0] : part[2], left:right], _warped(source, back, part), share)
+        rows = cv2.warpAffine(
+            source,
+            chain(np.array([[1.0, 0, left], [0, 1, start]]), back),
+            (right - left, part[2] - start),
+            flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        blend(out[start : part[2], left:right], rows, share)
 
 
 def _meet(place: PastePlace, box: tuple[int, int, int, int], out: Image) -> bool:
@@ -147,19 +150,6 @@ def _fitted(face: Image, matrix: Matrix) -> tuple[Image, Matrix]:
     if side == SIDE:
         return face, back
     return resize(face, side, side), chain(back, scaling(side / SIDE, side / SIDE))
-
-
-def _warped(face: Image, back: Matrix, box: tuple[int, int, int, int]) -> Image:
-    """The crop as it lies in a box of the result; ``back`` leads from the result to the crop."""
-    top, left, bottom, right = box
-    here = chain(np.array([[1.0, 0, left], [0, 1, top]]), back)
-    return cv2.warpAffine(
-        face,
-        here,
-        (right - left, bottom - top),
-        flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
 
 
 def blend(target: Image, rows: Image, share: Plane) -> None:

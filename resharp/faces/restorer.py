@@ -6,21 +6,64 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 
-from resharp.engines import Bundle
+from resharp.engines import Bundle, Manifest
 from resharp.errors import ImageError, OptionError
 from resharp.faces.alignment import SIDE, Matrix, cut, to_bytes, to_crop
 from resharp.faces.detection import Detector, Face, YuNet, central
 from resharp.faces.network import BundleNetwork, FaceNetwork, run
-from resharp.faces.options import BATCH, Background, FaceOptions, check_scale, refuse_anime
 from resharp.faces.paste import PastePlace, blend, paste
 from resharp.runtime.imaging.alpha import bleed
 from resharp.runtime.imaging.layout import layout_of
 from resharp.runtime.imaging.resize import resize
+from resharp.runtime.upscaler import LARGEST_SCALE
 from resharp.types import Image, Progress
+
+BATCH = 4
+"""Faces per run of the network where no number is given."""
+
+
+class Background(Protocol):
+    """What restores the rest of a picture: an ``Upscaler``, or an ensemble of them."""
+
+    @property
+    def scale(self) -> float:
+        """Output size over input size."""
+
+    def __call__(self, image: Image, *, progress: Progress | None = None) -> Image:
+        """Restore one picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaceOptions:
+    """What a caller may ask of the restoration of faces."""
+
+    fidelity: float = 0.5
+    """CodeFormer: 0 is the most beautiful face, 1 the nearest to what is there. Networks without
+    such an input ignore it."""
+    weight: float = 1.0
+    """Share of the restored face: 0 leaves the background, 1 takes the face."""
+    only_center: bool = False
+    """Restore only the face that is nearest to the middle of the picture."""
+    aligned: bool = False
+    """Pictures are aligned crops already: nothing is detected, upscaled or pasted."""
+    batch: int = BATCH
+    """Faces per run of the network, at most; all that is ever held of them."""
+
+    def __post_init__(self) -> None:
+        for name in ("fidelity", "weight"):
+            value = getattr(self, name)
+            if not _is_number(value) or not 0 <= value <= 1:
+                raise OptionError(f"{name} {value!r} is not in 0..1")
+        if type(self.batch) is not int or self.batch < 1:
+            raise OptionError(f"batch is {self.batch!r}; it must be at least 1")
+        if self.aligned and self.only_center:
+            raise OptionError("an aligned crop has one face: only_center has no meaning there")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,18 +140,14 @@ class FaceRestorer:
         detector: Detector | None = None,
     ) -> None:
         self.options = FaceOptions(
-            fidelity=fidelity,
-            weight=weight,
-            only_center=only_center,
-            aligned=aligned,
-            batch=batch,
+            fidelity=fidelity, weight=weight, only_center=only_center, aligned=aligned, batch=batch
         )
-        self._upscaler, self._scale = upscaler, check_scale(scale, upscaler)
-        refuse_anime(upscaler)
+        self._upscaler, self._scale = upscaler, _check_scale(scale, upscaler)
+        _refuse_anime(upscaler)
         self._detector = detector
         self._weights, self._lock = weights, threading.Lock()
         if not aligned:
-            self._find()  # a detector that is not there is one error now, and not one a picture
+            self._open_detector()  # one that is not there is an error now, not one a picture
         self._own: BundleNetwork | None = None
         if isinstance(model, str | os.PathLike | Bundle):
             self._own = BundleNetwork(
@@ -121,12 +160,8 @@ class FaceRestorer:
             )
         elif not callable(model):
             raise OptionError(f"model {model!r} is neither a name, a bundle nor a face network")
-        self._network: FaceNetwork = self._own or model  # type: ignore[assignment]
-
-    @property
-    def network(self) -> FaceNetwork:
+        self.network: FaceNetwork = self._own or model  # type: ignore[assignment]
         """The face network."""
-        return self._network
 
     @property
     def scale(self) -> float:
@@ -160,20 +195,28 @@ class FaceRestorer:
             return self._aligned(image, progress)
         faces = self.find(image)
         count = len(faces) if self.options.weight else 0
-        tiles = _Tiles(progress, count)
-        out = self._background(image, tiles)
+        tiles = 0
+
+        def report(done: int, total: int) -> None:
+            nonlocal tiles
+            tiles = total
+            if progress is not None:
+                progress(done, total + count)
+
+        out = self._background(image, report)
         if count:
             ratio = (out.shape[0] / image.shape[0], out.shape[1] / image.shape[1])
             places = [PastePlace.of(to_crop(face.landmarks), *ratio) for face in faces]
             for at, crop in enumerate(self.crops(image, faces)):
                 paste(out, crop.after, places, at, self.options.weight)
-                tiles.face(at + 1)
+                if progress is not None:
+                    progress(tiles + at + 1, tiles + count)
         return FaceResult(image=out, faces=faces, count=len(faces))
 
     def find(self, image: Image) -> tuple[Face, ...]:
         """The faces that would be restored, without restoring them."""
         layout = layout_of(image)
-        faces = self._find()(_colours(image))
+        faces = self._open_detector()(_colors(image))
         if faces and self.options.only_center:
             faces = (central(faces, layout.height, layout.width),)
         return faces
@@ -187,12 +230,12 @@ class FaceRestorer:
         """
         if faces is None:
             faces = self.find(image)
-        colours = _colours(image) if len(faces) else image
+        colors = _colors(image) if len(faces) else image
         for first in range(0, len(faces), self.options.batch):
             group = faces[first : first + self.options.batch]
             matrices = [to_crop(face.landmarks) for face in group]
-            before = np.stack([cut(colours, matrix) for matrix in matrices])
-            after = run(self._network, before, self.options.fidelity)
+            before = np.stack([cut(colors, matrix) for matrix in matrices])
+            after = run(self.network, before, self.options.fidelity)
             for face, matrix, one, two in zip(group, matrices, before, after, strict=True):
                 yield Crop(face=face, matrix=matrix, before=one, after=two)
 
@@ -207,7 +250,7 @@ class FaceRestorer:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _find(self) -> Detector:
+    def _open_detector(self) -> Detector:
         with self._lock:
             if self._detector is None:
                 self._detector = YuNet(self._weights)
@@ -228,44 +271,49 @@ class FaceRestorer:
                 f"an aligned crop is square, as the 512x512 ones of FFHQ are; this picture is "
                 f"{width}x{height}: leave 'aligned' out, and its faces are found"
             )
-        out = _to_side(image)
-        after = run(self._network, to_bytes(_colours(out))[None], self.options.fidelity)[0]
+        if height == SIDE:
+            out = image.copy()
+        else:
+            how = cv2.INTER_AREA if height > SIDE else cv2.INTER_LINEAR
+            out = cv2.resize(image, (SIDE, SIDE), interpolation=how)
+            out = out.reshape(SIDE, SIDE, *image.shape[2:])
+        after = run(self.network, to_bytes(_colors(out))[None], self.options.fidelity)[0]
         blend(out, after, np.full((SIDE, SIDE), self.options.weight, np.float32))
         if progress is not None:
             progress(1, 1)
         return FaceResult(image=out, faces=(), count=1)
 
 
-class _Tiles:
-    """Progress over the tiles of the background and then the faces."""
-
-    def __init__(self, progress: Progress | None, faces: int) -> None:
-        self._progress, self._faces, self._tiles = progress, faces, 0
-
-    def __call__(self, done: int, total: int) -> None:
-        self._tiles = total
-        if self._progress is not None:
-            self._progress(done, total + self._faces)
-
-    def face(self, done: int) -> None:
-        if self._progress is not None:
-            self._progress(self._tiles + done, self._tiles + self._faces)
-
-
-def _colours(image: Image) -> Image:
+def _colors(image: Image) -> Image:
     """The picture without alpha, and without what lies hidden under transparent pixels."""
     if image.ndim == 3 and image.shape[2] == 4:
         return bleed(image)[:, :, :3]
     return image
 
 
-def _to_side(image: Image) -> Image:
-    """A copy of 512x512."""
-    if image.shape[0] == SIDE:
-        return image.copy()
-    resized = cv2.resize(
-        image,
-        (SIDE, SIDE),
-        interpolation=cv2.INTER_AREA if image.shape[0] > SIDE else cv2.INTER_LINEAR,
-    )
-    return resized.reshape(SIDE, SIDE, *image.shape[2:])
+def _check_scale(scale: Any, upscaler: Background | None) -> float:
+    """The scale of a background without an upscaler."""
+    if scale is None:
+        return 1.0
+    if upscaler is not None:
+        raise OptionError("scale is the upscaler's: give it there")
+    if not _is_number(scale) or not 0 < scale <= LARGEST_SCALE:
+        raise OptionError(f"scale {scale!r} is not in 0..{LARGEST_SCALE:g}")
+    return float(scale)
+
+
+def _refuse_anime(upscaler: Background | None) -> None:
+    """Raise OptionError for an upscaler whose pictures have no faces of people."""
+    for member in getattr(upscaler, "members", ()):
+        _refuse_anime(member)
+    manifest = getattr(upscaler, "manifest", None)
+    if isinstance(manifest, Manifest) and "anime" in f"{manifest.name} {manifest.title}".lower():
+        raise OptionError(
+            f"{manifest.name} is for anime, and face networks know photographs of people only: a "
+            "drawn face would be replaced by a photographic one. Leave --face out, or take another "
+            "model"
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

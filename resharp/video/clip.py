@@ -1,19 +1,22 @@
-"""What is known of a video before it is restored."""
+"""The input: what is known of it before it is restored, and its frames."""
 
 from __future__ import annotations
 
 import os
 import struct
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from resharp.errors import VideoError
+from resharp.types import Image
 from resharp.video.color import Color, PixelFormat, color_of, pixel_format
-from resharp.video.pyav import open_file, pyav, reason
+from resharp.video.pyav import open_video, pyav, reason
 
 if TYPE_CHECKING:
     from av.container.input import InputContainer
@@ -43,9 +46,9 @@ class Clip:
     """Timestamp of the first frame, in ticks."""
     frames: int
     """How many there are; an estimate, and 0 where nothing tells."""
-    aspect: Fraction | None
+    aspect: Fraction | None = None
     """Width over height of a pixel; None where it is square or not said."""
-    matrix: tuple[int, ...] | None
+    matrix: tuple[int, ...] | None = None
     """Display matrix (rotation and mirroring), nine numbers of 16.16 and 2.30 bits."""
     late: int | None = None
     """Where a format has no timestamps for showing (AVI), those for decoding count, less this."""
@@ -54,28 +57,35 @@ class Clip:
     notes: tuple[str, ...] = ()
     """What the user should know of the input."""
 
+    @property
+    def start(self) -> Fraction:
+        """Time of the first frame, in seconds."""
+        return self.first * self.time_base
 
-@contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
-    """A video file, for reading.
 
-    Raises:
-        VideoError: it cannot be opened; the message says why.
-    """
-    av = pyav()
-    if not os.path.exists(path):
-        raise VideoError(f"there is no file {path}")
-    if Path(path).stat().st_size == 0:
-        raise VideoError(f"{path} is empty")
-    try:
-        container = open_file(os.fspath(path), "r")
-    except (av.error.FFmpegError, ValueError) as error:
-        raise VideoError(
-            f"{path} cannot be read as a video: {reason(error)}. If it was cut off while it was "
-            "copied or recorded, its index is missing: fetch it again, or repair it first"
-        ) from error
-    with container:
-        yield container
+class ResumePoint(NamedTuple):
+    """A picture of the input that a run can go on after."""
+
+    pts: int
+    """Its timestamp, in ticks of the clip."""
+    crc: int
+    """CRC-32 of its pixels."""
+
+
+@dataclass(frozen=True, eq=False)
+class SourceFrame:
+    """A picture of the input."""
+
+    pts: int
+    """When it is shown, in ticks of the clip."""
+    duration: int
+    """How long, in ticks; 0 where nothing tells."""
+    image: Image
+    """BGR or BGRA ``[h, w, c]``, uint8 or uint16."""
+
+    def mark(self) -> ResumePoint:
+        """Where a run goes on after this picture."""
+        return ResumePoint(self.pts, zlib.crc32(np.ascontiguousarray(self.image).data))
 
 
 def probe(path: str | os.PathLike[str]) -> Clip:
@@ -84,7 +94,7 @@ def probe(path: str | os.PathLike[str]) -> Clip:
     Raises:
         VideoError: it cannot be read, or shows no pictures.
     """
-    with opened(path) as container:
+    with open_video(path) as container:
         videos = [s for s in container.streams.video if not is_cover(s)]
         if not videos:
             kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
@@ -94,9 +104,15 @@ def probe(path: str | os.PathLike[str]) -> Clip:
         stream = videos[0]
         frame = _first_frame(container, stream, path)
         form = pixel_format(frame.format.name)
-        color = color_of(frame, form)
-        late = _late(container, stream, frame)
-        rate = _rate(stream)
+        color, side_data = color_of(frame, form), _side_data(frame)
+        rate, time_base, aspect = _rate(stream), stream.time_base, stream.sample_aspect_ratio
+        first = frame.pts if frame.pts is not None else frame.dts or 0
+        late: int | None = None
+        if container.format.name == "avi" and frame.dts is not None:
+            first = stream.start_time or 0
+            late = int(frame.dts - first)
+        if time_base is None or time_base.denominator >= 1 << 31:  # which no muxer of ours keeps
+            time_base = Fraction(1, 90_000)
         return Clip(
             path=Path(path),
             stream=stream.index,
@@ -104,14 +120,14 @@ def probe(path: str | os.PathLike[str]) -> Clip:
             height=frame.height,
             form=form,
             color=color,
-            time_base=_time_base(stream.time_base),
+            time_base=time_base,
             rate=rate,
-            first=_first(frame) if late is None else (frame.dts or 0) - late,
+            first=first,
             late=late,
             frames=stream.frames or _estimate(container, stream, rate),
-            aspect=_aspect(stream.sample_aspect_ratio),
-            matrix=_matrix(frame),
-            notes=tuple(_notes(frame, stream, form, color)),
+            aspect=None if not aspect or aspect == 1 else Fraction(aspect),
+            matrix=_matrix(side_data),
+            notes=tuple(_notes(frame, form, color, side_data)),
         )
 
 
@@ -140,17 +156,6 @@ def _first_frame(container: InputContainer, stream: Any, path: object) -> VideoF
     )
 
 
-def _first(frame: VideoFrame) -> int:
-    return frame.pts if frame.pts is not None else frame.dts or 0
-
-
-def _late(container: InputContainer, stream: Any, frame: VideoFrame) -> int | None:
-    """How far times of decoding run behind, in a format that has no others."""
-    if container.format.name != "avi" or frame.dts is None:
-        return None
-    return int(frame.dts - (stream.start_time or 0))
-
-
 def _rate(stream: Any) -> Fraction:
     """Frames per second; Matroska often says nothing, and libav then counts its milliseconds."""
     average, guessed = stream.average_rate, stream.guessed_rate
@@ -159,43 +164,33 @@ def _rate(stream: Any) -> Fraction:
     return Fraction(average or guessed or DEFAULT_RATE)
 
 
-def _time_base(time_base: Fraction | None) -> Fraction:
-    """Of the stream, if the muxers that we write with can keep it."""
-    if time_base is None or time_base.denominator >= 1 << 31:
-        return Fraction(1, 90_000)
-    return time_base
-
-
 def _estimate(container: InputContainer, stream: Any, rate: Fraction) -> int:
     if stream.duration is not None and stream.time_base is not None:
         return round(Fraction(stream.duration * stream.time_base) * rate)
     return round(Fraction(container.duration or 0, 1_000_000) * rate)
 
 
-def _aspect(aspect: Fraction | None) -> Fraction | None:
-    return None if not aspect or aspect == 1 else Fraction(aspect)
-
-
-def _matrix(frame: VideoFrame) -> tuple[int, ...] | None:
-    for data in _side_data(frame):
-        if data.type.name == "DISPLAYMATRIX":
-            numbers = struct.unpack("=9i", bytes(data))
-            identity = (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
-            return None if numbers == identity else numbers
-    return None
-
-
-def _side_data(frame: VideoFrame) -> list[Any]:
+def _side_data(frame: VideoFrame) -> dict[str, Any]:
     found: Any = frame.side_data
     # Up to PyAV 18 iterating it gives its values, and from 19 on its keys.
-    return [item if hasattr(item, "type") else found[item] for item in found]
+    values = [item if hasattr(item, "type") else found[item] for item in found]
+    return {data.type.name: data for data in values}
 
 
-def _notes(frame: VideoFrame, stream: Any, form: PixelFormat, color: Color) -> Iterator[str]:
+def _matrix(side_data: dict[str, Any]) -> tuple[int, ...] | None:
+    if "DISPLAYMATRIX" not in side_data:
+        return None
+    numbers = struct.unpack("=9i", bytes(side_data["DISPLAYMATRIX"]))
+    return None if numbers == (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30) else numbers
+
+
+def _notes(
+    frame: VideoFrame, form: PixelFormat, color: Color, side_data: dict[str, Any]
+) -> Iterator[str]:
     if frame.interlaced_frame:
         yield "it is interlaced and restored as it is: combing stays, and the mark is lost"
     if color.math != color.matrix and not form.rgb:
         yield f"its colour matrix (code {color.matrix}) is taken as BT.709, and kept as a tag"
-    kinds = {data.type.name for data in _side_data(frame)}
-    if kinds & {"MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL", "DYNAMIC_HDR_PLUS"}:
+    hdr = {"MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL", "DYNAMIC_HDR_PLUS"}
+    if hdr & side_data.keys():
         yield "its HDR mastering metadata (brightness of the display) are not carried"

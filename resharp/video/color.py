@@ -138,8 +138,12 @@ class Converter:
         packed = {("uint8", 3): "bgr24", ("uint16", 3): "bgr48le", ("uint8", 4): "bgra"}
         name = packed.get((array.dtype.name, array.shape[2]), "rgba64le")
         if name == "rgba64le":
-            array = np.ascontiguousarray(array[:, :, [2, 1, 0, 3]])
-        frame = self._frame(np.ascontiguousarray(array), name)
+            array = array[:, :, [2, 1, 0, 3]]
+        array = np.ascontiguousarray(array)
+        if name in ("bgr24", "bgra"):  # the others have to be copied
+            frame = pyav().VideoFrame.from_numpy_buffer(array, format=name)
+        else:
+            frame = pyav().VideoFrame.from_ndarray(array, format=name)
         return _tagged(self._to(frame, form.name, color, FULL, color.range), color)
 
     def _in_planes(self, array: Image, form: PixelFormat, color: Color) -> VideoFrame:
@@ -154,23 +158,17 @@ class Converter:
         fill(planes, array[:, :, :3], color.math, full=full, depth=form.depth)
         return frame
 
-    def _frame(self, array: Image, name: str) -> Any:
-        if name in ("bgr24", "bgra"):  # the others have to be copied
-            return pyav().VideoFrame.from_numpy_buffer(array, format=name)
-        return pyav().VideoFrame.from_ndarray(array, format=name)
-
     def _to(self, frame: Any, name: str, color: Color, source: int, target: int) -> Any:
-        if color.matrix == RGB:  # nothing but the order of the bytes differs
-            return self._reformatter.reformat(frame, format=name, interpolation=ACCURATE, threads=1)
+        how: dict[str, Any] = {}
+        if color.matrix != RGB:  # else nothing but the order of the bytes differs
+            how = {
+                "src_colorspace": color.math,
+                "dst_colorspace": color.math,
+                "src_color_range": source,
+                "dst_color_range": target,
+            }
         return self._reformatter.reformat(
-            frame,
-            format=name,
-            interpolation=ACCURATE,
-            threads=1,
-            src_colorspace=color.math,
-            dst_colorspace=color.math,
-            src_color_range=source,
-            dst_color_range=target,
+            frame, format=name, interpolation=ACCURATE, threads=1, **how
         )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -46,6 +46,13 @@ class VideoEncoder:
     notes: tuple[str, ...] = ()
     """What of the input it cannot keep."""
 
+    def tag(self, context: Any) -> None:
+        """Tell a codec context what pictures it has."""
+        if self.aspect is not None:
+            context.sample_aspect_ratio = self.aspect
+        context.color_range, context.colorspace = self.color.range, self.color.matrix
+        context.color_primaries, context.color_trc = self.color.primaries, self.color.transfer
+
 
 def choose_encoder(
     clip: Clip, options: VideoOptions, width: int, height: int, threads: int
@@ -63,15 +70,17 @@ def choose_encoder(
     """
     codec = options.codec if options.codec != "auto" else ("h264", "hevc")[clip.form.depth > 8]
     options = replace(options, codec=codec)  # which looks at the crf
-    name = _present(options.encoder, codec)
+    name = _available_encoder(options.encoder, codec)
     form, lost = _choose_format(name, clip.form)
-    color = _color_in(clip.color, form)
-    even_width, even_height = (
-        side + side % n for side, n in ((width, form.across), (height, form.down))
-    )
+    color = clip.color
+    if form.rgb:  # the format may be of the other family
+        color = replace(color, range=FULL, matrix=RGB)
+    elif color.matrix == RGB:
+        color = replace(color, range=LIMITED, matrix=BT709)
+    even_width, even_height = width + width % form.across, height + height % form.down
     if (even_width, even_height) != (width, height):
         lost = (*lost, f"{width}x{height} became {even_width}x{even_height}, as {form.name} asks")
-    when = timing(clip, options)
+    time_base, rate = timing(clip, options)
     return VideoEncoder(
         name=name,
         options=_options(name, codec, options, threads),
@@ -79,24 +88,23 @@ def choose_encoder(
         height=even_height,
         form=form,
         color=color,
-        time_base=when.time_base,
-        rate=when.rate,
+        time_base=time_base,
+        rate=rate,
         aspect=clip.aspect,
         threads=threads,
         notes=lost,
     )
 
 
-def _present(asked: str | None, codec: str) -> str:
-    av = pyav()
+def _available_encoder(asked: str | None, codec: str) -> str:
     wanted = (asked,) if asked else CODECS[codec].encoders
     for name in wanted:
         if _is_encoder(name):
             return name
     able = [name for name, one in CODECS.items() if any(map(_is_encoder, one.encoders))]
     raise OptionError(
-        f"this build of libav (PyAV {av.__version__}) has no encoder {' or '.join(wanted)}: take "
-        f"--codec {' or '.join(able)}"
+        f"this build of libav (PyAV {pyav().__version__}) has no encoder {' or '.join(wanted)}: "
+        f"take --codec {' or '.join(able)}"
     )
 
 
@@ -145,15 +153,6 @@ def _distance(wanted: PixelFormat, one: PixelFormat, *, lossless: bool) -> tuple
     )
 
 
-def _color_in(color: Color, form: PixelFormat) -> Color:
-    """The same colour in a format that may be of the other family."""
-    if form.rgb:
-        return Color(FULL, RGB, color.primaries, color.transfer)
-    if color.matrix == RGB:
-        return Color(LIMITED, BT709, color.primaries, color.transfer)
-    return color
-
-
 def _options(
     name: str, codec: str, options: VideoOptions, threads: int
 ) -> tuple[tuple[str, str], ...]:
@@ -190,11 +189,10 @@ class Encoding:
 
     def __init__(self, path: Path, encoder: VideoEncoder) -> None:
         self._path, self._part, self._encoder = path, path.with_name(f"{path.name}.part"), encoder
-        self._first: int | None = None
         self.times: list[int] = []
         """Timestamps of its frames."""
         self._order: list[int] = []
-        with self._guard():
+        with _writing_to(self._part.parent):
             self._container = pyav().open(
                 os.fspath(self._part),
                 "w",
@@ -214,25 +212,17 @@ class Encoding:
                 f"the encoder {encoder.name} is not for containers of MP4's kind ({error}): take "
                 "another"
             ) from error
-        stream.width, stream.height, stream.pix_fmt = (
-            encoder.width,
-            encoder.height,
-            encoder.form.name,
-        )
-        stream.time_base = encoder.time_base
+        stream.width, stream.height = encoder.width, encoder.height
+        stream.pix_fmt, stream.time_base = encoder.form.name, encoder.time_base
         context = stream.codec_context
         context.time_base, context.thread_count = encoder.time_base, encoder.threads
-        context.color_range, context.colorspace = encoder.color.range, encoder.color.matrix
-        context.color_primaries = encoder.color.primaries
-        context.color_trc = encoder.color.transfer
-        if encoder.aspect is not None:
-            context.sample_aspect_ratio = encoder.aspect
+        encoder.tag(context)
         try:
             context.open()
         except pyav().error.FFmpegError as error:
-            told = " ".join(f"{name}={value}" for name, value in encoder.options)
+            options = " ".join(f"{name}={value}" for name, value in encoder.options)
             raise OptionError(
-                f"the encoder {encoder.name} cannot be opened with {told}: {reason(error)}"
+                f"the encoder {encoder.name} cannot be opened with {options}: {reason(error)}"
             ) from error
         return stream
 
@@ -246,24 +236,19 @@ class Encoding:
         Raises:
             OutputError: it cannot be written.
         """
-        if self._first is None:
-            self._first = pts
         self.times.append(pts)
-        frame.pts, frame.time_base = pts - self._first, self._encoder.time_base
-        with self._guard():
+        frame.pts, frame.time_base = pts - self.times[0], self._encoder.time_base
+        with _writing_to(self._part.parent):
             self._mux(self._stream.encode(frame))
 
     def _mux(self, packets: Sequence[Any]) -> None:
+        usual = max(round(1 / (self._encoder.rate * self._encoder.time_base)), 1)
         for packet in packets:
-            packet.dts = self._decoding_time(len(self._order))
+            # Counted anew, for libx265's decoding times are wrong in very short segments.
+            early = len(self._order) - LARGEST_DELAY
+            packet.dts = early * usual if early < 0 else self.times[early] - self.times[0]
             self._order.append(packet.pts)
             self._container.mux(packet)
-
-    def _decoding_time(self, index: int) -> int:
-        """Of a packet, for libx265's are wrong in very short segments."""
-        usual = max(round(1 / (self._encoder.rate * self._encoder.time_base)), 1)
-        early = index - LARGEST_DELAY
-        return early * usual if early < 0 else self.times[early] - self.times[0]
 
     @property
     def delay(self) -> int:
@@ -277,7 +262,7 @@ class Encoding:
         Raises:
             OutputError: it cannot be written.
         """
-        with self._guard():
+        with _writing_to(self._part.parent):
             self._mux(self._stream.encode(None))
             self._container.close()
             commit_file(self._part, self._path)
@@ -288,24 +273,16 @@ class Encoding:
             self._container.close()
         self._part.unlink(missing_ok=True)
 
-    def _guard(self) -> _Guard:
-        return _Guard(self._part.parent)
 
-
-class _Guard:
+@contextmanager
+def _writing_to(folder: Path) -> Iterator[None]:
     """Turns what libav and the disk say into our error."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError | pyav().error.FFmpegError) and not isinstance(
-            error, OutputError
-        ):
-            raise OutputError(
-                f"a segment cannot be written to {self._folder}: {reason(error)}. What is finished "
-                "is kept: free space there and run the same again, it goes on"
-            ) from error
+    try:
+        yield
+    except OutputError:
+        raise
+    except (OSError, pyav().error.FFmpegError) as error:
+        raise OutputError(
+            f"a segment cannot be written to {folder}: {reason(error)}. What is finished "
+            "is kept: free space there and run the same again, it goes on"
+        ) from error

@@ -63,7 +63,15 @@ class VideoOptions:
     def __post_init__(self) -> None:
         if self.codec != "auto" and self.codec not in CODECS:
             raise OptionError(f"codec {self.codec!r} is not one of auto, {', '.join(CODECS)}")
-        self._check_crf()
+        codec = CODECS.get(self.codec)
+        if self.crf is not None and codec is not None:
+            if codec.crf is None:
+                raise OptionError(f"{self.codec} is lossless: leave --crf out")
+            low, high = codec.crf[1:]
+            if not low <= self.crf <= high:
+                raise OptionError(
+                    f"crf {self.crf:g} is not in {low:g}..{high:g}, those of {self.codec}"
+                )
         if self.fps is not None and not 0 < self.fps <= 1000:
             raise OptionError(f"fps {self.fps} is not in 0..1000")
         start = self.start or Fraction(0)
@@ -75,18 +83,6 @@ class VideoOptions:
                 raise OptionError(f"{name} is {value!r}; it must be at least 1")
         if self.skip_duplicates is not None and not 0 <= self.skip_duplicates <= 255:
             raise OptionError(f"skip_duplicates {self.skip_duplicates} is not in 0..255 levels")
-
-    def _check_crf(self) -> None:
-        codec = CODECS.get(self.codec)
-        if self.crf is None or codec is None:
-            return
-        if codec.crf is None:
-            raise OptionError(f"{self.codec} is lossless: leave --crf out")
-        if not codec.crf[1] <= self.crf <= codec.crf[2]:
-            low, high = codec.crf[1:]
-            raise OptionError(
-                f"crf {self.crf:g} is not in {low:g}..{high:g}, those of {self.codec}"
-            )
 
     def deciding(self) -> dict[str, Any]:
         """What of it decides the frames of a result, as JSON; the end does not: it only cuts."""

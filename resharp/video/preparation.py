@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
-from resharp.errors import OptionError
+from resharp.errors import OptionError, VideoError
+from resharp.fsutil import sha256_of
+from resharp.types import Log
 from resharp.video.clip import Clip
 from resharp.video.color import Converter
-from resharp.video.encoding import Encoding, choose_encoder
-from resharp.video.muxing import CONTAINERS, MuxPlan, choose_delivery
+from resharp.video.container_choice import CONTAINERS, MuxPlan, choose_container
+from resharp.video.encoding import Encoding, VideoEncoder, choose_encoder
 from resharp.video.options import VideoOptions
+from resharp.video.pyav import pyav
 from resharp.video.report import VideoReport
 from resharp.video.sequence import FrameFiles, probe_any, sequence_target
 
@@ -23,8 +26,8 @@ from resharp.video.sequence import FrameFiles, probe_any, sequence_target
 class Notes:
     """What the user should know, said once each."""
 
-    def __init__(self, say: Callable[[str], object] | None) -> None:
-        self._say = say
+    def __init__(self, log: Log | None) -> None:
+        self._log = log
         self.all: tuple[str, ...] = ()
 
     def add(self, *notes: str) -> None:
@@ -32,8 +35,8 @@ class Notes:
         for note in notes:
             if note and note not in self.all:
                 self.all = (*self.all, note)
-                if self._say is not None:
-                    self._say(note)
+                if self._log is not None:
+                    self._log(note)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +47,10 @@ class VideoTask:
     options: VideoOptions
     target: Path
     """The file or folder of the result."""
-    delivery: MuxPlan | None
+    mux_plan: MuxPlan | None
     """None where frames are files."""
     files: FrameFiles | None
     notes: Notes
-
-    @property
-    def done(self) -> bool:
-        """Whether a result is there."""
-        if self.files is not None:
-            return os.path.exists(self.files.path(0))
-        return os.path.exists(self.target)
 
     def there(self) -> VideoReport:
         """Nothing was done, for the result is there."""
@@ -68,11 +64,35 @@ class VideoTask:
         )  # fmt: skip
 
 
+class RestorerInfo(Protocol):
+    """What must be known of what restores: a :class:`Restorer` knows it."""
+
+    @property
+    def scale(self) -> float:
+        """Output size over input size."""
+
+    @property
+    def key(self) -> str:
+        """Hash of all that decides the pixels, but for the next two."""
+
+    @property
+    def place(self) -> str:
+        """Backend and kind of device."""
+
+    @property
+    def tile(self) -> int | None:
+        """Largest side of a tile."""
+
+    @property
+    def description(self) -> str:
+        """For people."""
+
+
 def plan(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     options: VideoOptions,
-    say: Callable[[str], object] | None = None,
+    log: Log | None = None,
 ) -> VideoTask:
     """Look at the input, and find out whether its result can be made.
 
@@ -82,23 +102,24 @@ def plan(
     clip = probe_any(source, options)
     if clip.files:  # the rate is that of the input
         options = replace(options, fps=None)
-    notes, wanted = Notes(say), _named(target, clip)
+    notes, wanted, mux_plan = Notes(log), _result_path(target, clip), None
     notes.add(*clip.notes)
     files = sequence_target(wanted)
-    if files is not None:
-        _spare(files, clip)
-        return VideoTask(
-            clip=clip, options=options, target=files.folder, delivery=None, files=files, notes=notes
-        )
-    delivery = _tried(wanted, clip, options)
-    notes.add(*delivery.notes)
+    if files is None:
+        mux_plan = _try_containers(wanted, clip, options)
+        notes.add(*mux_plan.notes)
+        wanted = mux_plan.target
+    else:
+        for path in clip.files:
+            if files.has(path):
+                raise OptionError(f"a frame would overwrite {path}: choose another folder with -o")
+        wanted = files.folder
     return VideoTask(
-        clip=clip, options=options, target=delivery.target, delivery=delivery, files=None,
-        notes=notes,
-    )  # fmt: skip
+        clip=clip, options=options, target=wanted, mux_plan=mux_plan, files=files, notes=notes
+    )
 
 
-def _named(target: str | os.PathLike[str], clip: Clip) -> Path:
+def _result_path(target: str | os.PathLike[str], clip: Clip) -> Path:
     """The file of the result: in a folder it is called as the input.
 
     Raises:
@@ -114,18 +135,7 @@ def _named(target: str | os.PathLike[str], clip: Clip) -> Path:
     return path
 
 
-def _spare(files: FrameFiles, clip: Clip) -> None:
-    """Refuse names that pictures of the input have.
-
-    Raises:
-        OptionError: a frame could overwrite one.
-    """
-    for path in clip.files:
-        if files.has(path):
-            raise OptionError(f"a frame would overwrite {path}: choose another folder with -o")
-
-
-def _tried(target: Path, clip: Clip, options: VideoOptions) -> MuxPlan:
+def _try_containers(target: Path, clip: Clip, options: VideoOptions) -> MuxPlan:
     """The container, found out with one gray frame: better now than after hours."""
     encoder = choose_encoder(clip, options, 256, 256, 1)
     with tempfile.TemporaryDirectory(prefix="resharp-") as folder:
@@ -137,4 +147,43 @@ def _tried(target: Path, clip: Clip, options: VideoOptions) -> MuxPlan:
             encoding.finish()
         finally:
             encoding.abandon()
-        return choose_delivery(target, clip, path)
+        return choose_container(target, clip, path)
+
+
+def header(task: VideoTask, restorer: RestorerInfo, encoder: VideoEncoder | None) -> dict[str, Any]:
+    """All that decides the frames of a result, as JSON; what differs makes a run start over."""
+    return {
+        "input": hash_of(task.clip),
+        "model": restorer.key,
+        "options": task.options.deciding(),
+        "encoder": None
+        if encoder is None
+        else {
+            "name": encoder.name,
+            "options": dict(encoder.options),
+            "size": f"{encoder.width}x{encoder.height}",
+            "format": encoder.form.name,
+            "rate": str(encoder.rate),
+        },
+        "files": None if task.files is None else [str(task.files.folder), task.files.pattern],
+        "machine": {
+            "backend": restorer.place,
+            "tile": restorer.tile,
+            "encoder_threads": None if encoder is None else encoder.threads,
+            "libavcodec": ".".join(map(str, pyav().library_versions["libavcodec"])),
+        },
+    }
+
+
+def hash_of(clip: Clip) -> str:
+    """SHA-256 of the input.
+
+    Raises:
+        VideoError: it cannot be read.
+    """
+    try:
+        if not clip.files:
+            return sha256_of(clip.path)
+        return sha256_of(b"".join(bytes.fromhex(sha256_of(path)) for path in clip.files))
+    except OSError as error:
+        raise VideoError(f"{clip.path} cannot be read: {error.strerror}") from error

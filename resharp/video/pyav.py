@@ -1,10 +1,18 @@
-"""PyAV, imported when video is wanted."""
+"""PyAV: imported when video is wanted, and how files are opened with it."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from resharp.errors import VideoError
 from resharp.optional import require
+
+if TYPE_CHECKING:
+    from av.container.input import InputContainer
 
 
 def pyav() -> Any:
@@ -26,7 +34,29 @@ def open_file(path: str, mode: str, **options: Any) -> Any:
     return pyav().open(path, mode, **options)
 
 
+@contextmanager
+def open_video(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
+    """A video file, for reading.
+
+    Raises:
+        VideoError: it cannot be opened; the message says why.
+    """
+    av = pyav()
+    if not os.path.exists(path):
+        raise VideoError(f"there is no file {path}")
+    if Path(path).stat().st_size == 0:
+        raise VideoError(f"{path} is empty")
+    try:
+        container = open_file(os.fspath(path), "r")
+    except (av.error.FFmpegError, ValueError) as error:
+        raise VideoError(
+            f"{path} cannot be read as a video: {reason(error)}. If it was cut off while it was "
+            "copied or recorded, its index is missing: fetch it again, or repair it first"
+        ) from error
+    with container:
+        yield container
+
+
 def reason(error: BaseException) -> str:
     """What libav said, in one line."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(text)
+    return str(getattr(error, "strerror", None) or str(error) or type(error).__name__)

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import cv2
-import numpy as np
 
 from resharp.errors import VideoError
 from resharp.fsutil import sha256_of
+from resharp.images import write
 from resharp.runtime.stages import Pipeline, Stage, StageReport
-from resharp.types import Image
+from resharp.types import Image, Log
 from resharp.video.clip import Clip
 from resharp.video.color import Converter
 from resharp.video.encoding import Encoding, VideoEncoder
 from resharp.video.options import VideoOptions
 from resharp.video.resume import Segment
 from resharp.video.sequence import FrameFiles
-from resharp.video.source import Warn, log
+from resharp.video.source import log
 from resharp.video.timeline import Frame, Position, frames
 
 Check = Callable[[], None]
@@ -49,55 +48,61 @@ class Rendering:
         return self.folder / f"{index:06d}.mp4"
 
 
-@dataclass(frozen=True, eq=False)
-class _Made:
+@dataclass(eq=False)
+class _Item:
     """A frame on its way through the stages."""
 
     frame: Frame
-    last: bool = False
-    """Whether it ends a segment."""
     result: Any = None
     """None where the result before is shown again; else an array, later a frame of libav."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Trouble:
-    """The end of the input, and what is wrong with it."""
+class _Group:
+    """Frames of one segment, restored together."""
 
-    error: VideoError | None
+    items: list[_Item]
+    is_last: bool = False
+    """Whether the input ends after it; then it may be empty."""
+    error: VideoError | None = None
+    """What is wrong with that end."""
 
 
 class Renderer:
     """Restores the frames of a clip from a place on, and writes segments of them.
 
     Args:
-        what: to make.
+        rendering: what is made.
         calls: what restores, one for each picture in work at once.
         batch: pictures for each call.
-        keep: told each finished segment, in order.
-        warn: told what is damaged.
+        keep: called with each finished segment, in order.
+        warn: called with what is damaged.
     """
 
     def __init__(
         self,
-        what: Rendering,
+        rendering: Rendering,
         calls: Sequence[Restore],
         batch: int,
         keep: Callable[[Segment], object],
-        warn: Warn = log.warning,
+        warn: Log = log.warning,
     ) -> None:
-        self._warn = warn
-        self._what, self._batch, self._keep = what, batch, keep
-        self._open: list[_Part] = []
-        self._last: Any = None
+        self._rendering, self._batch, self._keep, self._warn = rendering, batch, keep, warn
+        self._segment: _SegmentWriter | None = None
+        """That is being written."""
+        self._open: list[_SegmentWriter] = []
+        """That one, and those that wait to be finished."""
+        self._shown: Any = None
+        """The last result, for frames that show it again."""
         self.written = 0
         """Frames that have been written in this run."""
         self.restored = 0
         """Frames that went through the network in this run."""
-        self._lock = threading.Lock()
+        encoder = rendering.encoder
+        converters = [None if encoder is None else Converter() for _ in range(CONVERTERS)]
         stages = [
             Stage(name="restore", calls=[partial(self._restore, call) for call in calls]),
-            Stage(name="convert", calls=[_Convert(what) for _ in range(CONVERTERS)]),
+            Stage(name="convert", calls=[partial(self._convert, one) for one in converters]),
             Stage(name="write", calls=[self._write]),
             Stage(name="finish", calls=[self._finish]),
         ]
@@ -107,157 +112,130 @@ class Renderer:
         self,
         place: Position,
         stop: int | None = None,
-        tick: Callable[[tuple[StageReport, ...]], object] | None = None,
+        progress: Callable[[tuple[StageReport, ...]], object] | None = None,
     ) -> tuple[StageReport, ...]:
         """Make segments from a place on.
 
         Args:
             place: a segment's beginning.
             stop: number of the frame to stop before, a segment's beginning too; None: the end.
-            tick: told now and then what the stages do.
+            progress: called now and then with what the stages do.
 
         Raises:
             VideoError: the input ends early, or its size changes; the segments before are kept.
             OutputError: nothing more can be written.
         """
         try:
-            return self.pipeline.run(self._read(place, stop), tick)
+            return self.pipeline.run(self._read(place, stop), progress)
         finally:
-            for part in self._open:
-                part.abandon()
+            for segment in self._open:
+                segment.abandon()
 
-    def _read(self, place: Position, stop: int | None) -> Iterator[list[_Made] | _Trouble]:
-        """Groups of frames of one segment, and then the end."""
-        length = self._what.options.segment
-        group: list[_Made] = []
+    def _read(self, place: Position, stop: int | None) -> Iterator[_Group]:
+        clip, options = self._rendering.clip, self._rendering.options
+        items: list[_Item] = []
+        problem = None
         try:
-            for frame in frames(self._what.clip, self._what.options, place, self._warn):
-                last = frame.number % length == length - 1
-                group.append(_Made(frame, last))
-                if last or len(group) == self._batch:
-                    yield group
-                    group = []
+            for frame in frames(clip, options, place, self._warn):
+                items.append(_Item(frame))
+                if (frame.number + 1) % options.segment == 0 or len(items) == self._batch:
+                    yield _Group(items)
+                    items = []
                 if frame.number + 1 == stop:  # what is wrong after that is not ours to find
                     break
         except VideoError as error:
-            if group:
-                yield group
-            yield _Trouble(error)
-            return
-        if group:
-            yield group
-        yield _Trouble(None)
+            problem = error
+        yield _Group(items, is_last=True, error=problem)
 
-    def _restore(self, call: Restore, item: list[_Made] | _Trouble) -> list[_Made] | _Trouble:
-        if isinstance(item, _Trouble):
-            return item
-        fresh = [made.frame.source.image for made in item if made.frame.fresh]
-        results = iter(call(fresh, self.pipeline.check) if fresh else [])
-        return [replace(made, result=next(results)) if made.frame.fresh else made for made in item]
+    def _restore(self, call: Restore, group: _Group) -> _Group:
+        fresh = [item for item in group.items if item.frame.fresh]
+        if fresh:
+            results = call([item.frame.source.image for item in fresh], self.pipeline.check)
+            for item, result in zip(fresh, results, strict=True):
+                item.result = result
+        return group
 
-    def _write(self, item: list[_Made] | _Trouble) -> _Part | _Trouble | None:
-        """Encode frames; what is returned is a segment that is complete but for its end."""
-        if isinstance(item, _Trouble):
-            return item
-        for made in item:
-            part = self._part(made.frame)
-            if made.result is not None:
-                self._last = made.result
-            part.add(made, self._last)
+    def _convert(self, converter: Converter | None, group: _Group) -> _Group:
+        """Results as what is written: frames of libav, or files."""
+        encoder, files = self._rendering.encoder, self._rendering.files
+        for item in group.items:
+            if item.result is None:
+                continue
+            if files is not None:
+                write(files.path(item.frame.number), item.result)
+                item.result = True
+            else:
+                assert encoder is not None
+                assert converter is not None
+                image = item.result
+                # An even size may be asked for: the last row and column are doubled then.
+                below, right = encoder.height - image.shape[0], encoder.width - image.shape[1]
+                if below or right:
+                    image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REPLICATE)
+                item.result = converter.to_frame(image, encoder.form, encoder.color)
+        return group
+
+    def _write(self, group: _Group) -> tuple[_SegmentWriter | None, VideoError | None]:
+        """Encode frames; returns a segment that is complete but for its end, and what is wrong."""
+        length = self._rendering.options.segment
+        for item in group.items:
+            if self._segment is None:
+                self._segment = _SegmentWriter(self._rendering, item.frame.number)
+                self._open.append(self._segment)
+            if item.result is not None:
+                self._shown = item.result
+            self._segment.add(item, self._shown)
             self.written += 1
-            self.restored += made.frame.fresh
-        return part if item[-1].last else None
+            self.restored += item.frame.fresh
+        complete = None
+        if group.is_last or (group.items[-1].frame.number + 1) % length == 0:
+            complete, self._segment = self._segment, None
+        return complete, group.error
 
-    def _part(self, frame: Frame) -> _Part:
-        index = frame.number // self._what.options.segment
-        with self._lock:
-            if not self._open or self._open[-1].index != index:
-                self._open.append(_Part(self._what, index))
-            return self._open[-1]
-
-    def _finish(self, item: _Part | _Trouble | None) -> None:
-        if isinstance(item, _Part):
-            self._done(item)
-        elif isinstance(item, _Trouble):
-            with self._lock:
-                rest = list(self._open)
-            for part in rest:
-                self._done(part)
-            if item.error is not None:
-                raise item.error
-
-    def _done(self, part: _Part) -> None:
-        self._keep(part.finish())
-        with self._lock:
-            self._open.remove(part)
+    def _finish(self, written: tuple[_SegmentWriter | None, VideoError | None]) -> None:
+        segment, error = written
+        if segment is not None:
+            self._keep(segment.finish())
+            self._open.remove(segment)
+        if error is not None:
+            raise error
 
 
-class _Convert:
-    """Results as what is written: frames of libav, or files. One for each thread."""
-
-    def __init__(self, what: Rendering) -> None:
-        self._what = what
-        self._converter = None if what.encoder is None else Converter()
-
-    def __call__(self, item: list[_Made] | _Trouble) -> list[_Made] | _Trouble:
-        if isinstance(item, _Trouble):
-            return item
-        return [made if made.result is None else self._one(made) for made in item]
-
-    def _one(self, made: _Made) -> _Made:
-        encoder, files = self._what.encoder, self._what.files
-        if files is not None:
-            files.write(made.frame.number, made.result)
-            return replace(made, result=True)
-        assert encoder is not None
-        assert self._converter is not None
-        image = fitted(made.result, encoder.width, encoder.height)
-        return replace(made, result=self._converter.to_frame(image, encoder.form, encoder.color))
-
-
-def fitted(image: Image, width: int, height: int) -> Image:
-    """A picture whose last row and column are doubled where an even size is asked for."""
-    below, right = height - image.shape[0], width - image.shape[1]
-    if not below and not right:
-        return image
-    return np.asarray(cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REPLICATE))
-
-
-class _Part:
+class _SegmentWriter:
     """A segment that is being written."""
 
-    def __init__(self, what: Rendering, index: int) -> None:
-        self.index, self._what = index, what
-        self._encoding = None if what.encoder is None else Encoding(what.file(index), what.encoder)
-        self._first, self._last = -1, cast(Frame | None, None)
+    def __init__(self, rendering: Rendering, first: int) -> None:
+        self._rendering, self._first = rendering, first
+        self._index = first // rendering.options.segment
+        path, encoder = rendering.file(self._index), rendering.encoder
+        self._encoding = None if encoder is None else Encoding(path, encoder)
+        self._last: Frame | None = None
         self._times: list[int] = []
         self._restored = 0
 
-    def add(self, made: _Made, result: Any) -> None:
-        frame = made.frame
+    def add(self, item: _Item, result: Any) -> None:
+        frame = item.frame
         if self._encoding is not None:
             self._encoding.add(result, frame.pts)
-        elif made.result is None:
-            assert self._what.files is not None
-            self._what.files.repeat(frame.number)
-        if self._last is None:
-            self._first = frame.number
+        elif item.result is None:
+            assert self._rendering.files is not None
+            self._rendering.files.repeat(frame.number)
         self._last = frame
         self._times.append(frame.pts)
         self._restored += frame.fresh
 
     def finish(self) -> Segment:
         assert self._last is not None
-        ends = self._what.options.end
+        ends = self._rendering.options.end
         file = sha256 = None
         if self._encoding is not None:
             self._encoding.finish()
-            path = self._what.file(self.index)
+            path = self._rendering.file(self._index)
             file, sha256 = path.name, sha256_of(path)
-        elif self._what.files is not None:
-            sha256 = self._what.files.digest(self._first, len(self._times))
+        elif self._rendering.files is not None:
+            sha256 = self._rendering.files.digest(self._first, len(self._times))
         return Segment(
-            index=self.index,
+            index=self._index,
             first=self._first,
             times=tuple(self._times),
             duration=self._last.duration,

@@ -13,13 +13,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from resharp.errors import OutputError
 from resharp.fsutil import LockTimeoutError, locked, replacing, sha256_of
+from resharp.video.clip import ResumePoint
 from resharp.video.sequence import FrameFiles
-from resharp.video.source_frame import ResumePoint
 from resharp.video.timeline import Position
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,8 @@ class Workspace:
     def _load(self) -> None:
         try:
             lines = (self.folder / JOURNAL).read_text(encoding="utf-8").splitlines()
-            header, *entries = [json.loads(line) for line in _whole(lines)]
+            whole = takewhile(lambda line: line.endswith("}"), lines)  # but one that was cut off
+            header, *entries = [json.loads(line) for line in whole]
             if header.get("schema") == SCHEMA:
                 self.header = header
                 known = {segment.index: segment for segment in map(_segment, entries)}
@@ -110,9 +112,9 @@ class Workspace:
             sound = [one for one in self.segments if self._is_sound(one, end, until, length)]
             self.segments = sound if gaps else list(_in_order(sound))
             done = sum(len(one.times) for one in self.segments)
-            said = f"going on after {done} finished frames" if done else ""
+            note = f"going on after {done} finished frames" if done else ""
         else:
-            said = "" if self.header is None else f"starting over: {_changes(self.header, header)}"
+            note = "" if self.header is None else f"starting over: {_changes(self.header, header)}"
             self.segments = []
         self.header = header
         kept = {one.file for one in self.segments} | {JOURNAL, ".lock"}
@@ -120,7 +122,7 @@ class Workspace:
             if path.name not in kept:
                 path.unlink(missing_ok=True)
         self._rewrite()
-        return said
+        return note
 
     def _is_sound(self, segment: Segment, end: str | None, until: int | None, length: int) -> bool:
         """Whether a segment is as it was written, and as this run would make it."""
@@ -226,14 +228,6 @@ def _hash(path: Path) -> str | None:
         return None
 
 
-def _whole(lines: list[str]) -> Iterator[str]:
-    """Lines up to the first that was cut off in the middle."""
-    for line in lines:
-        if not line.endswith("}"):
-            return
-        yield line
-
-
 def _in_order(segments: list[Segment]) -> Iterator[Segment]:
     """The segments from the first on, up to one that is missing."""
     place = 0
@@ -256,10 +250,12 @@ def _segment(entry: dict[str, Any]) -> Segment:
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> str:
     """What differs, for people: ``crf 18 -> 20``."""
-    said = [f"the {name} changed" for name in ("input", "model") if old.get(name) != new.get(name)]
+    changes = [
+        f"the {name} changed" for name in ("input", "model") if old.get(name) != new.get(name)
+    ]
     for name in ("options", "encoder", "machine"):
         before, now = old.get(name) or {}, new.get(name) or {}
         differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
-        if not said or name == "options":  # the others follow from these
-            said += [f"{key} {before.get(key)} -> {now.get(key)}" for key in differing]
-    return ", ".join(said) or "it was made by another version, or into other files"
+        if not changes or name == "options":  # the others follow from these
+            changes += [f"{key} {before.get(key)} -> {now.get(key)}" for key in differing]
+    return ", ".join(changes) or "it was made by another version, or into other files"

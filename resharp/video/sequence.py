@@ -15,12 +15,11 @@ import numpy as np
 
 from resharp.errors import ImageError, OptionError, OutputError, VideoError
 from resharp.fsutil import sha256_of, write_whole
-from resharp.images import read, suffixes, writable, write
+from resharp.images import read, suffixes, writable
 from resharp.types import Image
-from resharp.video.clip import DEFAULT_RATE, Clip, probe
+from resharp.video.clip import DEFAULT_RATE, Clip, SourceFrame, probe
 from resharp.video.color import FULL, RGB, Color, PixelFormat
 from resharp.video.options import VideoOptions
-from resharp.video.source_frame import SourceFrame
 
 NUMBER = re.compile(r"%(0?\d*)d")
 TIMECODES = "timecodes.txt"
@@ -34,24 +33,20 @@ def probe_any(source: str | os.PathLike[str], options: VideoOptions) -> Clip:
     """
     text = os.fspath(source)
     if os.path.isdir(text):
-        found = sorted(p for p in Path(text).iterdir() if _is_picture(p))
+        files = sorted(path for path in Path(text).iterdir() if path.is_file())
+        found = [p for p in files if p.suffix.lower() in suffixes() and not p.name.startswith(".")]
         return _of_pictures(Path(text), found, options.fps or DEFAULT_RATE)
     if NUMBER.search(Path(text).name) and not os.path.exists(text):
-        clip = _of_pictures(Path(text), _matching(text), options.fps or DEFAULT_RATE)
-        return replace(clip, notes=tuple(_gaps(clip, Path(text).name)))
+        numbered = _matching(text)
+        files = [path for _, path in numbered]
+        clip = _of_pictures(Path(text), files, options.fps or DEFAULT_RATE)
+        first, last = numbered[0][0], numbered[-1][0]
+        missing = last - first + 1 - len(files)
+        if missing > 0:
+            note = f"{missing} numbers from {first} to {last} have no picture: passed over"
+            clip = replace(clip, notes=(note,))
+        return clip
     return probe(text)
-
-
-def _gaps(clip: Clip, name: str) -> Iterator[str]:
-    """What to say of numbers that are missing."""
-    numbers = [int(found[1]) for p in clip.files if (found := _numbered(name).fullmatch(p.name))]
-    missing = numbers[-1] - numbers[0] + 1 - len(numbers)
-    if missing > 0:
-        yield f"{missing} numbers from {numbers[0]} to {numbers[-1]} have no picture: passed over"
-
-
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in suffixes() and path.is_file() and not path.name.startswith(".")
 
 
 def _numbered(name: str) -> re.Pattern[str]:
@@ -60,13 +55,13 @@ def _numbered(name: str) -> re.Pattern[str]:
     return re.compile(rf"{re.escape(before)}(\d+){re.escape(after)}")
 
 
-def _matching(pattern: str) -> list[Path]:
+def _matching(pattern: str) -> list[tuple[int, Path]]:
     """The files of a pattern like ``frame_%05d.png``, by their numbers."""
     folder, name = Path(pattern).parent, Path(pattern).name
     numbered = _numbered(name)
-    loose = NUMBER.sub("*", glob.escape(name))
-    found = [(m, p) for p in folder.glob(loose) if (m := numbered.fullmatch(p.name)) is not None]
-    return [path for _, path in sorted(found, key=lambda item: int(item[0][1]))]
+    files = folder.glob(NUMBER.sub("*", glob.escape(name)))
+    found = [(int(match[1]), path) for path in files if (match := numbered.fullmatch(path.name))]
+    return sorted(found, key=lambda item: item[0])
 
 
 def _of_pictures(source: Path, found: Sequence[Path], rate: Fraction) -> Clip:
@@ -90,8 +85,6 @@ def _of_pictures(source: Path, found: Sequence[Path], rate: Fraction) -> Clip:
         rate=rate,
         first=0,
         frames=len(found),
-        aspect=None,
-        matrix=None,
         files=tuple(found),
     )
 
@@ -119,15 +112,14 @@ def sequence(clip: Clip, first: int = 0) -> Iterator[SourceFrame]:
     Raises:
         VideoError: one cannot be read, or has another size than the first.
     """
+    shape = (clip.height, clip.width, 4 if clip.form.alpha else 3)
     for number, path in enumerate(clip.files[first:], start=first):
         image = picture(path)
-        if image.shape[:2] != (clip.height, clip.width) or image.shape[2] != (
-            4 if clip.form.alpha else 3
-        ):
+        if image.shape != shape:
             raise VideoError(
                 f"{path} is {image.shape[1]}x{image.shape[0]} with {image.shape[2]} channels, and "
-                f"the first is {clip.width}x{clip.height} with {4 if clip.form.alpha else 3}: a "
-                "video has one size. Use resharp upscale for pictures of any size"
+                f"the first is {clip.width}x{clip.height} with {shape[2]}: a video has one size. "
+                "Use resharp upscale for pictures of any size"
             )
         if image.dtype != (np.uint16 if clip.form.depth > 8 else np.uint8):
             raise VideoError(f"{path} has another number of bits than the first picture")
@@ -160,14 +152,6 @@ class FrameFiles:
         except OSError:
             return None
 
-    def write(self, number: int, image: Image) -> None:
-        """Write a frame, whole or not at all.
-
-        Raises:
-            OutputError: it cannot be written.
-        """
-        write(self.path(number), image)
-
     def repeat(self, number: int) -> None:
         """Write the frame before once more.
 
@@ -199,8 +183,8 @@ def sequence_target(target: Path) -> FrameFiles | None:
     Raises:
         OptionError: pictures of that ending cannot be written.
     """
-    if NUMBER.search(target.name):
-        if target.suffix.lower() not in writable():
-            raise OptionError(f"{target.suffix or 'no ending'} cannot be written: end it in .png")
-        return FrameFiles(Path(os.path.abspath(target)).parent, target.name)  # noqa: PTH100
-    return None
+    if not NUMBER.search(target.name):
+        return None
+    if target.suffix.lower() not in writable():
+        raise OptionError(f"{target.suffix or 'no ending'} cannot be written: end it in .png")
+    return FrameFiles(Path(os.path.abspath(target)).parent, target.name)  # noqa: PTH100

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
 from math import floor
 from typing import TYPE_CHECKING, Any
 
 from resharp.errors import VideoError
-from resharp.video.clip import Clip, opened
+from resharp.types import Log
+from resharp.video.clip import Clip, ResumePoint, SourceFrame
 from resharp.video.color import Converter, color_of, pixel_format
-from resharp.video.pyav import pyav, reason
+from resharp.video.pyav import open_video, pyav, reason
 from resharp.video.sequence import sequence
-from resharp.video.source_frame import ResumePoint, SourceFrame
 
 if TYPE_CHECKING:
     from av.container.input import InputContainer
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Warn = Callable[[str], object]
 DECODER_THREADS = 2
 """Decoding is cheap beside the network; more threads would take cores from it."""
 SHARING = ("matroska,webm", "flv", "nut")
@@ -42,7 +41,7 @@ def pictures(
     until: int | None = None,
     *,
     seek: bool = True,
-    warn: Warn = log.warning,
+    warn: Log = log.warning,
 ) -> Iterator[SourceFrame]:
     """The pictures of a clip.
 
@@ -63,12 +62,12 @@ def pictures(
         shown = _from_mark(sequence(clip, after.pts), after) if after else sequence(clip)
         yield from (one for one in shown if until is None or one.pts < until)
         return
-    with opened(clip.path) as container:
+    with open_video(clip.path) as container:
         stream: Any = container.streams[clip.stream]
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = DECODER_THREADS
         goal = begin if after is None else after.pts
-        if seek and goal is not None and goal > clip.first:
+        if seek and goal is not None:
             _seek(container, stream, clip, goal)
         decoded = _decoded(container, stream, clip, until, warn)
         shown = _converted(decoded, clip, goal, until, counts=not seek)
@@ -91,12 +90,12 @@ def _from_mark(shown: Iterator[SourceFrame], mark: ResumePoint) -> Iterator[Sour
 
 
 def _decoded(
-    container: InputContainer, stream: Any, clip: Clip, until: int | None, warn: Warn
+    container: InputContainer, stream: Any, clip: Clip, until: int | None, warn: Log
 ) -> Iterator[VideoFrame]:
     """All frames; damaged packets are passed over with a warning, an early end is an error."""
     av = pyav()
-    ends, damaged, why = Ends(container, clip, until), 0, ""
-    for packet in _whole(_until_broken(container, ends), clip, warn):
+    ends, damaged, why = _Ends(container, clip, until), 0, ""
+    for packet in _whole(ends.packets(), clip, warn):
         try:
             frames = packet.decode()
         except av.error.FFmpegError as error:
@@ -108,7 +107,7 @@ def _decoded(
         raise VideoError(ends.problem)
 
 
-def _whole(packets: Iterator[Any], clip: Clip, warn: Warn) -> Iterator[Any]:
+def _whole(packets: Iterator[Any], clip: Clip, warn: Log) -> Iterator[Any]:
     """The picture's packets, but for a last one that was cut off: half of it would be garbage."""
     cut = None
     for packet in packets:
@@ -125,51 +124,46 @@ def _whole(packets: Iterator[Any], clip: Clip, warn: Warn) -> Iterator[Any]:
         warn(f"{clip.path}: the last picture is cut off and left out")
 
 
-def _until_broken(container: InputContainer, ends: Ends) -> Iterator[Any]:
-    try:
-        for packet in container.demux():
-            ends.see(packet)
-            yield packet
-    except pyav().error.FFmpegError as error:
-        ends.broken = reason(error)
-
-
-class Ends:
+class _Ends:
     """How far a file goes, and how far it says that it goes."""
 
     def __init__(self, container: InputContainer, clip: Clip, until: int | None) -> None:
-        self._until = until
-        self._clip, self._seen = clip, dict[int, Fraction]()
+        self._container, self._clip, self._until = container, clip, until
+        self._seen: dict[int, Fraction] = {}
+        """Where the packets of each stream end, in seconds."""
         self._stream = container.streams[clip.stream]
         self._start = Fraction(container.start_time or 0, 1_000_000)
-        self._name = container.format.name
-        self._tagged = "DURATION" in self._stream.metadata
+        self._shared = container.format.name in SHARING and "DURATION" not in self._stream.metadata
         self._duration = Fraction(container.duration or 0, 1_000_000)
-        self.broken = ""
+        self._broken = ""
         """Why reading stopped, if it was not at the end."""
 
-    def see(self, packet: Any) -> None:
-        """Take note of a packet."""
-        time = packet.pts if packet.pts is not None else packet.dts
-        if time is not None and packet.time_base:
-            end = (time + (packet.duration or 0)) * packet.time_base
-            index = packet.stream.index
-            self._seen[index] = max(self._seen.get(index, end), end)
+    def packets(self) -> Iterator[Any]:
+        """The packets of all streams, to the end or where the file is broken."""
+        try:
+            for packet in self._container.demux():
+                time = packet.pts if packet.pts is not None else packet.dts
+                if time is not None and packet.time_base:
+                    end = (time + (packet.duration or 0)) * packet.time_base
+                    index = packet.stream.index
+                    self._seen[index] = max(self._seen.get(index, end), end)
+                yield packet
+        except pyav().error.FFmpegError as error:
+            self._broken = reason(error)
 
     @property
     def problem(self) -> str:
         """What is wrong with the end, for the user; empty if nothing is."""
         clip = self._clip
-        first = clip.first * clip.time_base
-        end = self._seen.get(clip.stream, first) - first
+        end = self._seen.get(clip.stream, clip.start) - clip.start
         promised = self._promised()
-        near = clip.first * clip.time_base + end + 1 / clip.rate
+        near = clip.start + end + 1 / clip.rate
         if self._until is not None and near >= self._until * clip.time_base:
             return ""  # what is wanted is there
-        if not self.broken and promised is None:
+        if not self._broken and promised is None:
             return ""
         whole = "" if promised is None else f" of {milliseconds(promised)}"
-        why = self.broken or "the file was cut off"
+        why = self._broken or "the file was cut off"
         at = milliseconds(end)
         return (
             f"{clip.path} ends early, after {at}{whole} seconds of pictures ({why}). What is "
@@ -181,20 +175,14 @@ class Ends:
         """Seconds that the pictures should last, if they last less by any count."""
         clip = self._clip
         slack = 2 / clip.rate + Fraction(1, 4)
-        first = clip.first * clip.time_base
-        end = self._seen.get(clip.stream, first)
-        own = self._own()
+        end = self._seen.get(clip.stream, clip.start)
+        # In some formats libav says of a stream what it knows of the file.
+        own = None if self._shared else _own_duration(self._stream)
         if own is not None:  # some say how long, others when it ends
-            return own if end < own - slack and end - first < own - slack else None
+            return own if end < own - slack and end - clip.start < own - slack else None
         last = max(self._seen.values(), default=self._start)
         whole = self._duration - slack - 1
         return self._duration if last < whole and last - self._start < whole else None
-
-    def _own(self) -> Fraction | None:
-        """What the stream says of its duration; in some formats libav says that of the file."""
-        if not self._tagged and self._name in SHARING:
-            return None
-        return _own_duration(self._stream)
 
 
 def milliseconds(seconds: Fraction) -> str:
@@ -234,7 +222,9 @@ def _converted(
             return
         if goal is not None and pts < goal:
             continue
-        _check_size(frame, clip, pts)
+        if (frame.width, frame.height) != (clip.width, clip.height):
+            before, now = f"{clip.width}x{clip.height}", f"{frame.width}x{frame.height}"
+            raise VideoError(_changed(clip, pts, before, now, "size"))
         form = clip.form if frame.format.name == clip.form.name else pixel_format(frame.format.name)
         image = converter.to_array(frame, form, color_of(frame, form))
         if form.array != clip.form.array:
@@ -256,16 +246,10 @@ def _rescaled(ticks: int, frame: VideoFrame, clip: Clip) -> int:
     return round(ticks * base / clip.time_base)
 
 
-def _check_size(frame: VideoFrame, clip: Clip, pts: int) -> None:
-    if (frame.width, frame.height) != (clip.width, clip.height):
-        before, now = f"{clip.width}x{clip.height}", f"{frame.width}x{frame.height}"
-        raise VideoError(_changed(clip, pts, before, now, "size"))
-
-
-def _changed(clip: Clip, pts: int, before: str, now: str, what: str) -> str:
+def _changed(clip: Clip, pts: int, before: str, now: str, name: str) -> str:
     at = milliseconds((pts - clip.first) * clip.time_base)
     return (
-        f"{clip.path}: the {what} of the pictures changes from {before} to {now} after {at} "
+        f"{clip.path}: the {name} of the pictures changes from {before} to {now} after {at} "
         f"seconds, and a video has one. What is before that is restored and kept: run it again "
         f"with --end {at} for that part, and with --start {at} for the rest"
     )

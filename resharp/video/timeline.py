@@ -10,10 +10,10 @@ from math import ceil, floor
 import cv2
 import numpy as np
 
-from resharp.video.clip import Clip
+from resharp.types import Log
+from resharp.video.clip import Clip, ResumePoint, SourceFrame
 from resharp.video.options import VideoOptions
-from resharp.video.source import LostError, Warn, log, pictures
-from resharp.video.source_frame import ResumePoint, SourceFrame
+from resharp.video.source import LostError, log, pictures
 
 BLOCK = 16
 """Side of the blocks whose means are compared, in pixels."""
@@ -41,25 +41,16 @@ class Frame:
     """Whether it is to be restored; else the last restored one is shown again."""
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Of the result."""
-
-    time_base: Fraction
-    rate: Fraction
-    """Frames per second; the average, where they vary."""
-
-
-def timing(clip: Clip, options: VideoOptions) -> Timing:
-    """Ticks and rate of the result."""
+def timing(clip: Clip, options: VideoOptions) -> tuple[Fraction, Fraction]:
+    """Seconds of a tick of the result, and its frames per second: an average, where they vary."""
     if options.fps is None:
-        return Timing(clip.time_base, clip.rate)
+        return clip.time_base, clip.rate
     finer = ceil(10_000 / options.fps.numerator)  # so that the first frame's time is kept as well
-    return Timing(Fraction(1, options.fps.numerator * finer), options.fps)
+    return Fraction(1, options.fps.numerator * finer), options.fps
 
 
 def frames(
-    clip: Clip, options: VideoOptions, place: Position, warn: Warn = log.warning
+    clip: Clip, options: VideoOptions, place: Position, warn: Log = log.warning
 ) -> Iterator[Frame]:
     """The frames of the result from a place on, without those that are there already.
 
@@ -73,7 +64,7 @@ def frames(
 
 
 def _placed(
-    clip: Clip, options: VideoOptions, place: Position, warn: Warn, *, seek: bool
+    clip: Clip, options: VideoOptions, place: Position, warn: Log, *, seek: bool
 ) -> Iterator[Frame]:
     first = clip.first + ceil((options.start or 0) / clip.time_base)
     mark = place.mark if seek else None
@@ -81,7 +72,11 @@ def _placed(
     shown = pictures(clip, mark, begin, last_tick(clip, options), seek=seek, warn=warn)
     number = 0 if mark is None else place.number - 1  # the mark's picture was the last one's
     if options.fps is None:
-        made = _as_they_are(shown, first if options.start else 0, number)
+        origin = first if options.start else 0
+        made: Iterator[Frame] = (
+            Frame(index, one.pts - origin, one.duration, one, True)
+            for index, one in enumerate(shown, start=number)
+        )
     else:
         made = _at_rate(shown, clip, options, number)
     wanted = (frame for frame in made if frame.number >= place.number)
@@ -93,20 +88,14 @@ def last_tick(clip: Clip, options: VideoOptions) -> int | None:
     return None if options.end is None else clip.first + ceil(options.end / clip.time_base)
 
 
-def _as_they_are(shown: Iterator[SourceFrame], origin: int, number: int) -> Iterator[Frame]:
-    for index, one in enumerate(shown, start=number):
-        yield Frame(index, one.pts - origin, one.duration, one, True)
-
-
 def _at_rate(
     shown: Iterator[SourceFrame], clip: Clip, options: VideoOptions, number: int
 ) -> Iterator[Frame]:
     """Each picture from the tick nearest to its time until the next one's; some are shown never."""
-    assert options.fps is not None
-    base, rate = timing(clip, options).time_base, options.fps
+    base, rate = timing(clip, options)
     step = round(1 / (rate * base))
-    offset = 0 if options.start else round(clip.first * clip.time_base / base)
-    origin = clip.first * clip.time_base + (options.start or 0)
+    offset = 0 if options.start else round(clip.start / base)
+    origin = clip.start + (options.start or 0)
 
     def tick(pts: int) -> int:
         return floor((pts * clip.time_base - origin) * rate + Fraction(1, 2))

@@ -106,7 +106,7 @@ def test_a_video_is_the_one_of_a_single_machine_though_a_worker_dies(
             os.kill(workers[0], signal.SIGKILL)
 
     target = tmp_path / "out.mp4"
-    report = restore_video(clip, target, recipe, options=OPTIONS, cluster=TWO, tick=kill_one)
+    report = restore_video(clip, target, recipe, options=OPTIONS, cluster=TWO, progress=kill_one)
     assert killed
     assert target.read_bytes() == alone.read_bytes()
     assert parts(target).times == parts(clip).times
@@ -128,14 +128,14 @@ def test_an_interrupted_video_goes_on_here_or_there(tmp_path: Path, recipe: Reci
 
     target = tmp_path / "out.mp4"
     with pytest.raises(StopError):
-        restore_video(clip, target, recipe, options=OPTIONS, cluster=TWO, tick=stop)
+        restore_video(clip, target, recipe, options=OPTIONS, cluster=TWO, progress=stop)
     report = restore_video(clip, target, recipe, options=OPTIONS, cluster=TWO)
     assert report.resumed_at >= 24
     assert report.restored == 60 - report.resumed_at
     assert target.read_bytes() == alone.read_bytes()
     target.unlink()
     with pytest.raises(StopError):
-        restore_video(clip, target, recipe, options=OPTIONS, cluster=TWO, tick=stop)
+        restore_video(clip, target, recipe, options=OPTIONS, cluster=TWO, progress=stop)
     assert video.restore_video(clip, target, recipe, options=OPTIONS).resumed_at >= 8
     assert target.read_bytes() == alone.read_bytes()
     assert restore_video(clip, target, recipe, options=OPTIONS, cluster=TWO).skipped

@@ -76,7 +76,7 @@ def test_frames_of_an_interrupted_sequence_are_looked_at(tmp_path: Path) -> None
 
     held: Any = Enlarged(2, hold=12 + LATE)
     with pytest.raises(StopError):
-        restore_video(clip, target, held, options=VideoOptions(segment=5), tick=stop)
+        restore_video(clip, target, held, options=VideoOptions(segment=5), progress=stop)
     (tmp_path / "out" / "003.png").unlink()
     (tmp_path / "out" / "008.png").write_bytes(b"x")
     report = restore(clip, target, segment=5)
@@ -126,11 +126,11 @@ def test_matroska_tells_its_rate(tmp_path: Path) -> None:
     totals, told = list[int](), threading.Event()
     recipe: Any = Enlarged(2, hold=10, release=told)
 
-    def tick(progress: Any) -> None:
+    def count(progress: Any) -> None:
         totals.append(progress.total)
         told.set()
 
-    restore_video(report.target, tmp_path / "two.mkv", recipe, tick=tick)
+    restore_video(report.target, tmp_path / "two.mkv", recipe, progress=count)
     assert set(totals) == {48}
 
 

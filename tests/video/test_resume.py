@@ -85,14 +85,14 @@ class InterruptedByTestError(Exception):
 def interrupt(clip: Path, target: Path, after: int, **options: Any) -> None:
     """Stop a run in the middle, when so many frames, and the segments they end, are written."""
 
-    def tick(progress: VideoProgress) -> None:
+    def stop(progress: VideoProgress) -> None:
         if progress.done >= after and progress.stages[-1].items >= after:
             raise InterruptedByTestError
 
     given = VideoOptions(**{"segment": SEGMENT, **options})
     held: Any = Enlarged(2, hold=after + LATE)
     with pytest.raises(InterruptedByTestError):
-        restore_video(clip, target, held, options=given, tick=tick)
+        restore_video(clip, target, held, options=given, progress=stop)
 
 
 def lines(log: Path) -> int:
