@@ -17,8 +17,9 @@ import cv2
 import numpy as np
 
 from benchmarks.common import Image, json_option, report
-from resharp import Recipe, Settings, Upscaler, VideoOptions, restore_video
+from resharp import RestoreConfig, Upscaler, VideoOptions, restore_video
 from resharp.gpu.devices import usable_threads
+from resharp.pipeline.restorer import ModelUse, RestorerInfo
 from resharp.runtime import DEFAULT_MODEL
 from resharp.video import VideoReport
 from resharp.video.clip import Clip, probe
@@ -78,7 +79,7 @@ def _inference(place: Place, notes: dict[str, Any]) -> list[Row]:
     """Against the network alone, on the same frames as arrays."""
     path = _clip(place, 120, 640, 360)
     frames = list(_arrays(path))
-    recipe = Recipe(settings=Settings(model=place.model))
+    config = RestoreConfig(model=place.model)
     with Upscaler(place.model) as upscaler:
         expected = upscaler(frames[0])
 
@@ -89,7 +90,7 @@ def _inference(place: Place, notes: dict[str, Any]) -> list[Row]:
 
     target = place.folder / "inference.mp4"
     rows = _paired(
-        {"inference alone": alone}, lambda: _whole(path, target, recipe), place.pairs, target
+        {"inference alone": alone}, lambda: _whole(path, target, config), place.pairs, target
     )
     _assert_alike(next(_arrays(target)), expected)
     notes["inference"] = "120 frames of 640x360, x4"
@@ -111,8 +112,8 @@ def _libav(place: Place, notes: dict[str, Any]) -> list[Row]:
         "loop over arrays, exact colours": encoding(lambda: _exact(path, clip, encoder)),
         "decode + encode, no arrays": encoding(lambda: _kept(path, large)),
     }
-    recipe = cast(Recipe, Nearest())
-    rows = _paired(ways, lambda: _whole(path, target, recipe), 5, target)
+    config = cast(RestoreConfig, Nearest())
+    rows = _paired(ways, lambda: _whole(path, target, config), 5, target)
     _encode(_exact(path, clip, encoder), encoder, other)
     for ours, theirs in zip(_arrays(target), _arrays(other), strict=True):
         _assert_alike(ours, theirs)
@@ -123,16 +124,16 @@ def _libav(place: Place, notes: dict[str, Any]) -> list[Row]:
 def _duplicates(place: Place, notes: dict[str, Any]) -> list[Row]:
     """--skip-duplicates against without, where each picture is shown three times."""
     path, rows = _clip(place, 24, 320, 180, shown=3), list[Row]()
-    recipe = Recipe(settings=Settings(model=place.model))
+    config = RestoreConfig(model=place.model)
     target, other = place.folder / "skipping.mp4", place.folder / "all.mp4"
     for levels in (1.0, 2.0):
         options = VideoOptions(encoder_threads=THREADS, skip_duplicates=levels)
         name = f"itself without --skip-duplicates {levels:g}"
-        ways = {name: partial(_whole, path, other, recipe)}
+        ways = {name: partial(_whole, path, other, config)}
         made: list[VideoReport] = []
 
         def ours(options: VideoOptions = options, made: list[VideoReport] = made) -> None:
-            made.append(_whole(path, target, recipe, options))
+            made.append(_whole(path, target, config, options))
 
         rows += _paired(ways, ours, 3, target)
         for one, two in zip(_arrays(target), _arrays(other), strict=True):
@@ -163,22 +164,25 @@ def _paired(
 
 
 def _whole(
-    path: Path, target: Path, recipe: Recipe, options: VideoOptions = OPTIONS
+    path: Path, target: Path, config: RestoreConfig, options: VideoOptions = OPTIONS
 ) -> VideoReport:
-    made = restore_video(path, target, recipe, options=options, overwrite=True)
+    made = restore_video(path, target, config, options=options, overwrite=True)
     assert _times(made.target) == _times(path), "a timestamp is not kept"
     return made
 
 
 class Nearest:
-    """Stands for a recipe, and for its restorer: nearest neighbours, at next to no cost."""
+    """Stands for a config, and for its restorer: nearest neighbours, at next to no cost."""
 
     upscaler = network = tile = None
-    key = description = "nearest"
-    place, threads, aligned, scale = "opencv on cpu", 1, False, float(SCALE)
+    threads, aligned, scale = 1, False, float(SCALE)
 
     def __init__(self) -> None:
-        self.settings, self.recipe = Settings(), self
+        self.config, self.memory = self, 0.5
+        use = ModelUse(model="nearest", backend="opencv", device="cpu")
+        self.info = RestorerInfo(
+            scale=self.scale, key="nearest", tile=None, upscaler=use, face=None
+        )
 
     def open(self) -> Nearest:
         """Itself."""
@@ -199,7 +203,7 @@ class Nearest:
         """All of them."""
         return [enlarged(image) for image in images]
 
-    def keep_tile(self, tile: int | None) -> None:
+    def pin_tile(self, tile: int | None) -> None:
         """There is none."""
 
     def close(self) -> None:

@@ -17,12 +17,12 @@ from resharp.runtime import Upscaler
 
 if TYPE_CHECKING:
     from resharp.faces import FaceRestorer
-    from resharp.runtime.ensemble import Ensemble
-    from resharp.runtime.folders import restore_folder
-    from resharp.runtime.loader import Loader
+    from resharp.folders import restore_folder
+    from resharp.pipeline.ensemble import Ensemble
+    from resharp.pipeline.model_cache import Loader
+    from resharp.pipeline.restorer import RestoreConfig
+    from resharp.pipeline.settings import Settings
     from resharp.runtime.model_info import model_info
-    from resharp.runtime.recipe import Recipe
-    from resharp.runtime.settings import Settings
     from resharp.video import VideoOptions, restore_video
 
 __version__ = "0.1.0"
@@ -30,8 +30,8 @@ __all__ = [
     "Ensemble",
     "FaceRestorer",
     "Loader",
-    "Recipe",
     "ResharpError",
+    "RestoreConfig",
     "Settings",
     "Upscaler",
     "VideoOptions",
@@ -42,14 +42,14 @@ __all__ = [
 ]
 
 _LATE = {
-    "Ensemble": "runtime.ensemble",
+    "Ensemble": "pipeline.ensemble",
     "FaceRestorer": "faces",
-    "Loader": "runtime.loader",
-    "Settings": "runtime.settings",
-    "Recipe": "runtime.recipe",
+    "Loader": "pipeline.model_cache",
+    "Settings": "pipeline.settings",
+    "RestoreConfig": "pipeline.restorer",
     "VideoOptions": "video",
     "model_info": "runtime.model_info",
-    "restore_folder": "runtime.folders",
+    "restore_folder": "folders",
     "restore_video": "video",
 }
 """Imported at their first use, so that ``import resharp`` is quick: name and module."""

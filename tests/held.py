@@ -71,7 +71,7 @@ def start(*arguments: str, **options: Any) -> Child:
 def main(count: int, arguments: Sequence[str]) -> None:
     """Run the command."""
     from resharp.cli import main as command
-    from resharp.runtime.recipe import Restorer
+    from resharp.pipeline.restorer import Restorer
 
     own, lock, calls, release = Restorer.__call__, threading.Lock(), 0, released()
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from resharp import Recipe, Settings, VideoOptions, restore_folder, restore_video
+from resharp import RestoreConfig, VideoOptions, restore_folder, restore_video
 from resharp.images import read
 from resharp.video import VideoProgress
 from tests.video.kit import Spec, av, draw, make, parts
@@ -18,8 +18,8 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no NVIDIA GPU"),
 ]
-ON_GPU = Recipe(settings=Settings(device="cuda"))
-ON_CPU = Recipe(settings=Settings(device="cpu"))
+ON_GPU = RestoreConfig(device="cuda")
+ON_CPU = RestoreConfig(device="cpu")
 OPTIONS = VideoOptions(segment=10)
 
 
@@ -68,10 +68,10 @@ def test_gpus_by_number_and_a_folder_of_small_pictures(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for number in range(40):
         assert cv2.imwrite(str(tmp_path / "in" / f"{number:02d}.png"), draw(number))
-    report = restore_folder(tmp_path / "in", tmp_path / "out", recipe=Recipe(), gpus=[0])
+    report = restore_folder(tmp_path / "in", tmp_path / "out", config=RestoreConfig(), gpus=[0])
     assert report.upscaler is not None
     assert report.upscaler.device == "cuda:0"
-    restore_folder(tmp_path / "in", tmp_path / "cpu", recipe=ON_CPU)
+    restore_folder(tmp_path / "in", tmp_path / "cpu", config=ON_CPU)
     for path in sorted((tmp_path / "cpu").glob("*.png")):
         made = read(tmp_path / "out" / path.name).pixels.astype(int)
         assert np.abs(made - read(path).pixels).mean() < 1

@@ -13,30 +13,22 @@ from resharp import __version__
 from resharp.errors import ResharpError
 
 COMMANDS = {
-    "upscale": ("resharp.cli.upscale:command", "Restore pictures: files, folders, globs."),
-    "video": ("resharp.cli.video:command", "Restore a video, with its sound and timestamps."),
-    "cluster": ("resharp.cli.cluster:cluster", "Folders and video over many machines, on Ray."),
-    "realesrgan": (
-        "resharp.cli.realesrgan:command",
-        "The options of Real-ESRGAN's own script.",
-    ),
-    "weights": ("resharp.cli.weights:weights", "List, fetch, verify and import checkpoints."),
-    "export": ("resharp.cli.export:command", "Turn a checkpoint into an ONNX bundle of the store."),
-    "engines": ("resharp.cli.engines:command", "List, verify and remove the bundles of the store."),
-    "export-engines": (
-        "resharp.cli.export_engines:command",
-        "Build TensorRT engines, once per GPU.",
-    ),
-    "info": ("resharp.cli.info:command", "Say what a model is and takes."),
-    "bench": ("resharp.cli.bench:bench", "Measure speed and memory, and compare."),
-    "doctor": (
-        "resharp.cli.doctor:command",
-        "Say which backends work here, and why the others do not.",
-    ),
+    "upscale": ("upscale:command", "Restore pictures: files, folders, globs."),
+    "video": ("video:command", "Restore a video, with its sound and timestamps."),
+    "cluster": ("cluster:cluster", "Folders and video over many machines, on Ray."),
+    "realesrgan": ("realesrgan:command", "The options of Real-ESRGAN's own script."),
+    "weights": ("weights:weights", "List, fetch, verify and import checkpoints."),
+    "export": ("export:command", "Turn a checkpoint into an ONNX bundle of the store."),
+    "engines": ("engines:command", "List, verify and remove the bundles of the store."),
+    "export-engines": ("export_engines:command", "Build TensorRT engines, once per GPU."),
+    "info": ("info:command", "Say what a model is and takes."),
+    "bench": ("bench:bench", "Measure speed and memory, and compare."),
+    "doctor": ("doctor:command", "Say which backends work here, and why the others do not."),
 }
+"""Each command's module in this room and its name there, and its line in the help."""
 
 
-class Group(click.Group):
+class LazyGroup(click.Group):
     """A group that imports a command when it is wanted and prints our errors without a trace."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -48,7 +40,7 @@ class Group(click.Group):
         if name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        command: click.Command = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -64,7 +56,7 @@ class Group(click.Group):
             raise click.ClickException(str(error)) from error
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="resharp")
 @click.option("-v", "--verbose", count=True, help="Say more; twice says all.")
 def main(verbose: int) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resharp.cli.showing import INTERRUPTED, say
+from resharp.cli.common import INTERRUPTED, say
 from resharp.errors import OptionError, ResharpError
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from resharp.gpu import tensorrt as trt
 from resharp.gpu.devices import CudaError, device_name, driver_version, gpus
 from resharp.gpu.host_memory import available_memory
 from resharp.paths import engines_folder, weights_folder
-from resharp.runtime.backends import BackendOptions, driver
+from resharp.runtime.backends import BackendOptions
 from resharp.runtime.bundle_lookup import DEFAULT_MODEL, resolve
-from resharp.runtime.fallback import BackendAttempt, candidates, probe
+from resharp.runtime.fallback import BackendAttempt, candidates, load_backend, probe
 
 PACKAGES = (
     "numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "torch", "onnx",
@@ -68,7 +68,7 @@ def _try(link: BackendAttempt, engines: Path | None) -> BackendAttempt:
         bundle = resolve(DEFAULT_MODEL, engines=engines)
         bundle.verify()
         options = BackendOptions(device=link.device)
-        with driver(link.backend).open_backend(bundle, options) as backend:
+        with load_backend(link.backend)(bundle, options) as backend:
             out = backend.infer(np.full((1, 24, 32, 3), 128, np.uint8))
             works, note = True, backend.note
         off = int(np.abs(out.astype(int) - 128).max())

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from resharp.cli.parameters import parameter_option, parse_parameters
+from resharp.errors import OptionError
 from resharp.optional import require
+
+parameter_option = click.option(
+    "--parameter",
+    "parameters",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Argument of the network that its weights cannot tell: act_type=leakyrelu.",
+)
 
 
 @click.command()
@@ -85,3 +94,18 @@ def pixels(path: Path | None) -> Any:
 
     colour = to_network(read(path).pixels[..., :3])
     return colour if colour.dtype == np.uint8 else np.rint(colour * 255).astype(np.uint8)
+
+
+def parse_parameters(items: Iterable[str]) -> dict[str, int | str]:
+    """``KEY=VALUE`` texts as a dictionary; whole numbers become numbers.
+
+    Raises:
+        OptionError: one has no key, or no ``=``.
+    """
+    found: dict[str, int | str] = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not key or not equals:
+            raise OptionError(f"--parameter {item!r} is not KEY=VALUE")
+        found[key] = int(value) if value.lstrip("-").isdecimal() else value
+    return found

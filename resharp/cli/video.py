@@ -12,11 +12,10 @@ from typing import Any, TypeVar
 
 import click
 
-from resharp.cli.asking import recipe_of, recipe_options
-from resharp.cli.showing import INTERRUPTED
+from resharp.cli.common import INTERRUPTED, config_of, config_options
 from resharp.errors import ResharpError
 from resharp.optional import require
-from resharp.runtime.stages import StageReport
+from resharp.pipeline.staged_pipeline import StageReport
 from resharp.video import CODECS, VideoOptions, VideoProgress, VideoReport, restore_video
 
 LEVELS = 1.0
@@ -116,7 +115,7 @@ def show(run: Callable[[Shown], VideoReport], as_json: bool) -> None:
 @click.command()
 @click.argument("source", metavar="IN")
 @click.option("-o", "--output", required=True, metavar="OUT", help="File, folder or %06d.png.")
-@recipe_options
+@config_options
 @video_options
 @click.option("--overwrite", is_flag=True, help="Make a result anew that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print progress and result as JSON lines.")
@@ -126,14 +125,14 @@ def command(source: str, output: str, overwrite: bool, as_json: bool, **options:
     IN and OUT are video files, or numbered pictures: frames/%06d.png. An interrupted run goes on
     where it stopped when the same command is given again.
     """
-    recipe = recipe_of(options)
+    config = config_of(options)
     gpus, workers = options.pop("gpus"), options.pop("workers")
 
     def run(shown: Shown) -> VideoReport:
         return restore_video(
             source,
             output,
-            recipe,
+            config,
             options=VideoOptions(**options),
             gpus=gpus,
             workers=workers,

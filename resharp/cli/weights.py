@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from resharp.cli.parameters import parameter_option, parse_parameters
+from resharp.cli.export import parameter_option, parse_parameters
 from resharp.errors import CheckpointError, ChecksumError, OptionError
 from resharp.optional import require
 from resharp.paths import weights_folder

@@ -4,8 +4,8 @@ Ray (Apache-2.0) schedules, restarts what died and tries again; here is only wha
 are: a segment of a video, and a picture of a folder.
 """
 
-from resharp.cluster.folder import ClusterRun
+from resharp.cluster.folder import cluster_stages
 from resharp.cluster.session import ClusterOptions
 from resharp.cluster.video import restore_video
 
-__all__ = ["ClusterOptions", "ClusterRun", "restore_video"]
+__all__ = ["ClusterOptions", "cluster_stages", "restore_video"]

@@ -3,86 +3,56 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from resharp.cluster.session import AHEAD, ClusterOptions, Session, session
+from resharp.cluster.session import AHEAD, ClusterOptions, ClusterSession, session
 from resharp.errors import BackendError, ResharpError
-from resharp.runtime.folders import FolderOptions, FolderRun, Hooks, Target
-from resharp.runtime.folders.desk import Item
-from resharp.runtime.folders.line import WRITERS, Line
-from resharp.runtime.folders.work import Work, look
-from resharp.runtime.recipe import Recipe
-from resharp.runtime.stages import Pipeline, Stage
+from resharp.folders.stages import Advance, FolderOptions, OpenStages, RestoreStages, begin
+from resharp.folders.task import ClaimedImage, EncodedImage, FailedImage, InputFile
+from resharp.pipeline.restorer import RestoreConfig
+from resharp.pipeline.staged_pipeline import Stage
 
 
-class ClusterRun(FolderRun):
-    """One run over pictures on a Ray cluster; see :class:`FolderRun` for all but where.
+def cluster_stages(cluster: ClusterOptions) -> OpenStages:
+    """What a :class:`~resharp.folders.FolderRun` restores with on a Ray cluster.
 
     Every machine reads the inputs under the same paths; results come back as the bytes of their
     files, and only this machine writes them.
 
     Args:
         cluster: which, and how much of it.
-        inputs: see :class:`FolderRun`; so too the others.
     """
 
-    def __init__(
-        self,
-        cluster: ClusterOptions,
-        inputs: Sequence[str],
-        target: Target,
-        recipe: Recipe,
-        options: FolderOptions | None = None,
-        hooks: Hooks | None = None,
-    ) -> None:
-        self._cluster = cluster
-        super().__init__(inputs, target, recipe, options, hooks)
+    @contextmanager
+    def opened(
+        config: RestoreConfig, options: FolderOptions, advance: Advance
+    ) -> Iterator[RestoreStages]:
+        with session(config, cluster) as workers:
+            calls = [
+                partial(_restore, workers, number % workers.count, options.quality, advance)
+                for number in range(workers.count * AHEAD)
+            ]
+            yield [Stage(name="restore", calls=calls)], (workers.info.upscaler, workers.info.face)
 
-    def _open(self, todo: list[Item]) -> None:
-        with session(self._recipe, self._cluster) as workers:
-            self._used = workers.facts.used
-            quality, watching = self._options.quality, self._watch is not None
-            line = _Line(workers, self._desk, self._rules, self._progress, quality, watching)
-            self._work(todo, line)
+    return opened
 
 
-class _Line(Line):
-    """The stages, of which the middle one is elsewhere."""
-
-    def __init__(self, workers: Session, *rest: Any) -> None:
-        self._workers = workers
-        super().__init__(None, *rest)
-
-    def _stages(self) -> Pipeline:
-        calls = [partial(self._sent, i % self._workers.count) for i in range(self._slots)]
-        return Pipeline(
-            [
-                Stage(name="restore", calls=calls),
-                Stage(name="write", calls=[self._write] * WRITERS),
-            ],
-            source="claim",
-        )
-
-    @property
-    def _slots(self) -> int:
-        return self._workers.count * AHEAD
-
-    def _sent(self, which: int, work: Work) -> Work:
-        self._progress.at(work, 0.0)
-        if look(work).error:
-            return work
-        source = Path(os.path.abspath(work.job.source))  # noqa: PTH100 - links stay as they are
-        suffix = work.job.target.suffix
-        unit = (source, suffix, self._quality)
-        try:
-            work.sha256, work.encoded = self._workers.call(
-                which, "picture", unit, self.pipeline.check
-            )
-        except BackendError:  # no worker is left: not this picture's fault
-            raise
-        except (ResharpError, MemoryError) as error:
-            work.fail(error)
-        return work
+def _restore(
+    workers: ClusterSession, which: int, quality: int | None, advance: Advance, task: ClaimedImage
+) -> EncodedImage | FailedImage:
+    """Have a picture read, restored and encoded by one of the workers."""
+    waits = partial(advance, task, 0.0)
+    waits()
+    source = Path(os.path.abspath(task.job.source))  # noqa: PTH100 - links stay as they are
+    try:
+        task, stat = begin(task)
+        unit = (source, task.job.target.suffix, quality)
+        sha256, made = workers.call(which, "picture", unit, waits)
+        return EncodedImage(task, InputFile(stat, sha256), made)
+    except BackendError:  # no worker is left: not this picture's fault
+        raise
+    except (ResharpError, MemoryError) as error:
+        return FailedImage.of(task, error)

@@ -6,17 +6,16 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from resharp.cluster.hand import Facts, Hand, facts_of
+from resharp.cluster.worker import RestoreWorker, probe_worker
 from resharp.errors import BackendError, OptionError
 from resharp.optional import require
-from resharp.runtime.recipe import Recipe
+from resharp.pipeline.restorer import RestoreConfig, RestorerInfo
 
-log = logging.getLogger(__name__)
-PATIENCE = 10.0
+CONNECT_TIMEOUT = 10.0
 """Seconds for a cluster to answer."""
 AHEAD = 2
 """Units that each worker is given at once, so that none waits for the next."""
@@ -51,34 +50,27 @@ class ClusterOptions:
             raise OptionError(f"retries is {self.retries!r}; it must be at least 0")
 
 
-class Session:
+class ClusterSession:
     """Workers on a cluster. Made by :func:`session`."""
 
-    def __init__(self, ray: Any, recipe: Recipe, options: ClusterOptions) -> None:
+    def __init__(self, ray: Any, config: RestoreConfig, options: ClusterOptions) -> None:
         self._ray, self._options = ray, options
-        self.count, self._resources = _shares(ray.cluster_resources(), options)
-        recipe = recipe.on(threads=recipe.settings.threads or max(int(self._resources[0]), 1))
-        self.facts: Facts = self._first_look(recipe)
+        self.count, (cpus, gpus) = _shares(ray.cluster_resources(), options)
+        config = config.on(threads=config.threads or max(int(cpus), 1))
+        self._needs = {"num_cpus": cpus, "num_gpus": gpus}
+        probe = self._ray.remote(probe_worker).options(**self._needs)
+        self.info: RestorerInfo = self._answer(probe.remote(config))
         """What the workers are."""
-        self._recipe = recipe if self.facts.tile is None else recipe.on(tile=self.facts.tile)
+        self._config = config if self.info.tile is None else config.on(tile=self.info.tile)
         self._actors: list[Any] = []
-
-    def _first_look(self, recipe: Recipe) -> Facts:
-        task = self._ray.remote(facts_of).options(**self._needs())
-        facts: Facts = self._answer(task.remote(recipe))
-        return facts
-
-    def _needs(self) -> dict[str, float]:
-        cpus, gpus = self._resources
-        return {"num_cpus": cpus, "num_gpus": gpus}
 
     def start(self) -> None:
         """Start the workers."""
         retries = self._options.retries
-        actor = self._ray.remote(Hand).options(
-            max_restarts=retries, max_task_retries=retries, **self._needs()
+        actor = self._ray.remote(RestoreWorker).options(
+            max_restarts=retries, max_task_retries=retries, **self._needs
         )
-        self._actors = [actor.remote(self._recipe) for _ in range(self.count)]
+        self._actors = [actor.remote(self._config) for _ in range(self.count)]
 
     def map(
         self, units: Iterable[tuple[Any, ...]], method: str
@@ -95,26 +87,23 @@ class Session:
         Raises:
             ResharpError: a unit cannot be done, or its worker died again and again.
         """
-        running: dict[Any, tuple[Any, tuple[Any, ...]]] = {}
-        busy = dict.fromkeys(range(len(self._actors)), 0)
-        source, ended = iter(units), False
-        while running or not ended:
-            while not ended and min(busy.values()) < AHEAD:
-                unit = next(source, None)
-                if unit is None:
-                    ended = True
-                    break
-                which = min(busy, key=lambda index: busy[index])
-                busy[which] += 1
-                reference = getattr(self._actors[which], method).remote(*unit)
-                running[reference] = (which, unit)
-            if not running:
-                return
-            done, _ = self._ray.wait(list(running), num_returns=1)
-            for reference in done:
-                which, unit = running.pop(reference)
-                busy[which] -= 1
-                yield unit, self._answer(reference)
+        running: dict[Any, tuple[int, tuple[Any, ...]]] = {}
+        busy = [0] * self.count
+
+        def finished() -> tuple[tuple[Any, ...], Any]:
+            (reference,), _ = self._ray.wait(list(running), num_returns=1)
+            which, unit = running.pop(reference)
+            busy[which] -= 1
+            return unit, self._answer(reference)
+
+        for unit in units:
+            while min(busy) >= AHEAD:
+                yield finished()
+            which = busy.index(min(busy))
+            busy[which] += 1
+            running[getattr(self._actors[which], method).remote(*unit)] = (which, unit)
+        while running:
+            yield finished()
 
     def call(
         self, which: int, method: str, unit: tuple[Any, ...], check: Callable[[], object]
@@ -158,38 +147,35 @@ class Session:
 
 
 @contextmanager
-def session(recipe: Recipe, options: ClusterOptions) -> Iterator[Session]:
-    """Workers for a recipe, ready; they end with it, and so does a cluster that was started for it.
+def session(config: RestoreConfig, options: ClusterOptions) -> Iterator[ClusterSession]:
+    """Workers for a config, ready; they end with it, and so does a cluster that was started for it.
 
     Raises:
         MissingExtraError: Ray is not installed.
         BackendError: the cluster cannot be reached.
-        ResharpError: see :meth:`Recipe.open`.
+        ResharpError: see :meth:`RestoreConfig.open`.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray warns that it will one day leave CUDA_VISIBLE_DEVICES alone for workers without a GPU.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray = require("ray", feature="A cluster", extra="ray")
-    mine = not ray.is_initialized()
-    if mine:
-        _connect(ray, options.address)
-    try:
-        made = Session(ray, recipe, options)
-        try:
-            made.start()
-            yield made
-        finally:
-            made.stop()
-    finally:
-        if mine:
-            ray.shutdown()
+    with ExitStack() as stack:
+        if not ray.is_initialized():
+            _connect(ray, options.address)
+            stack.callback(ray.shutdown)
+        made = ClusterSession(ray, config, options)
+        stack.callback(made.stop)
+        made.start()
+        yield made
 
 
 def _connect(ray: Any, address: str | None) -> None:
     where = address or os.environ.get("RAY_ADDRESS")
     extra = {} if where else {"include_dashboard": False}
+    host, _, port = (where or "").removeprefix("ray://").rpartition(":")
     try:
-        _knock(where or "")
+        if host and port.isdecimal():  # does anybody listen there? Ray itself asks for minutes
+            socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **extra)
     except (ConnectionError, ImportError, RuntimeError, ValueError, OSError) as error:
         raise BackendError(
@@ -197,17 +183,6 @@ def _connect(ray: Any, address: str | None) -> None:
             f"{str(error).rstrip('.')}. On its own machines --address auto finds it; from others "
             "its token may be needed (RAY_AUTH_MODE). One is started with: ray start --head"
         ) from error
-
-
-def _knock(address: str) -> None:
-    """See whether anybody listens there: Ray itself asks for minutes.
-
-    Raises:
-        OSError: nobody does.
-    """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
 
 
 def _shares(have: dict[str, float], options: ClusterOptions) -> tuple[int, tuple[float, float]]:

@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from resharp.cluster.session import ClusterOptions, Session, session
+from resharp.cluster.session import ClusterOptions, ClusterSession, session
 from resharp.errors import VideoError
 from resharp.images import write_whole
-from resharp.runtime.recipe import Recipe
+from resharp.pipeline.restorer import RestoreConfig
 from resharp.types import Log
 from resharp.video.options import VideoOptions
 from resharp.video.render import Rendering
@@ -23,7 +23,7 @@ from resharp.video.timeline import Position, frames
 def restore_video(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    recipe: Recipe | None = None,
+    config: RestoreConfig | None = None,
     *,
     options: VideoOptions | None = None,
     cluster: ClusterOptions | None = None,
@@ -45,17 +45,17 @@ def restore_video(
         BackendError: the cluster cannot be reached, or its workers die.
         ResharpError: see :func:`resharp.restore_video`.
     """
-    recipe, task = task_of(Path(source).resolve(), target, recipe, options, log)
+    config, task = task_of(Path(source).resolve(), target, config, options, log)
     if is_done(task) and not overwrite:
         return task.there()
     with workspace(task.target) as work:
         job = VideoJob(task, work)
-        with session(job.pinned(recipe), cluster or ClusterOptions()) as workers:
+        with session(job.pinned(config), cluster or ClusterOptions()) as workers:
             return _Run(job, workers, progress).run()
 
 
 class _Run:
-    def __init__(self, job: VideoJob, workers: Session, progress: OnProgress | None) -> None:
+    def __init__(self, job: VideoJob, workers: ClusterSession, progress: OnProgress | None) -> None:
         self._job, self._workers, self._progress = job, workers, progress
         self._began = time.monotonic()
         self._trouble: VideoError | None = None
@@ -63,7 +63,7 @@ class _Run:
 
     def run(self) -> VideoReport:
         job, work = self._job, self._job.work
-        what = job.prepare(self._workers.facts, gaps=True)
+        what = job.prepare(self._workers.info, gaps=True)
         before = sum(len(one.times) for one in work.segments)
         for (_, place, _), (segments, contents) in self._workers.map(self._units(what), "segment"):
             for segment, data in zip(segments, contents, strict=True):
@@ -76,7 +76,7 @@ class _Run:
             self._tell(before)
         if self._trouble is not None:
             raise self._trouble
-        return job.conclude(what, self._workers.facts, self._restored, before, self._began)
+        return job.conclude(what, self._workers.info, self._restored, before, self._began)
 
     def _units(self, what: Rendering) -> Iterator[tuple[Rendering, Position, int]]:
         """The segments that are not finished: the input is read through once to find them."""
@@ -97,14 +97,13 @@ class _Run:
             yield what, place, last.number
 
     def _tell(self, before: int) -> None:
-        if self._progress is not None:
-            done = sum(len(one.times) for one in self._job.work.segments)
-            self._progress(
-                VideoProgress(
-                    done=done,
-                    total=expected(self._job.task),
-                    began_at=before,
-                    seconds=time.monotonic() - self._began,
-                    stages=(),
-                )
-            )
+        if self._progress is None:
+            return
+        done, total = (
+            sum(len(one.times) for one in self._job.work.segments),
+            expected(self._job.task),
+        )
+        seconds = time.monotonic() - self._began
+        self._progress(
+            VideoProgress(done=done, total=total, began_at=before, seconds=seconds, stages=())
+        )

@@ -6,10 +6,9 @@ docs/files.md says what each format keeps.
 from __future__ import annotations
 
 from resharp.fsutil import remove_leftovers, write_whole
+from resharp.images.codec import decode, encode, load, read, turned, write
 from resharp.images.formats import suffixes, writable
 from resharp.images.picture import Metadata, Picture, Pixels
-from resharp.images.reading import decode, load, read, turned
-from resharp.images.writing import encode, write
 
 __all__ = [
     "Metadata",

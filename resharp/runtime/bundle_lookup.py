@@ -8,6 +8,7 @@ from pathlib import Path
 
 from resharp.engines import ENGINES, Bundle, Store, variant_name
 from resharp.engines.blend import blended
+from resharp.engines.bundle import MANIFEST
 from resharp.engines.tuning import load_tuning
 from resharp.errors import (
     BundleError,
@@ -25,14 +26,19 @@ DEFAULT_MODEL = "resharp-x4"
 FACE_TASKS = ("face", "face-restoration")
 """``task`` of the manifests and catalogue entries of networks for aligned faces."""
 WEIGHTS = (".pth", ".pt", ".safetensors")
+_CURE = "Install it anew: pip install --force-reinstall resharp"
+
+
+def builtin_folder() -> Path:
+    """Where the bundles inside the package are, to read only."""
+    import resharp.weights
+
+    return Path(resharp.weights.__file__).parent / "builtin"
 
 
 def builtin_store() -> Store:
-    """The bundles inside the package, to read only."""
-    import resharp.weights
-
-    folder = Path(resharp.weights.__file__).parent / "builtin"
-    return Store(folder, "Install it anew: pip install --force-reinstall resharp")
+    """The bundles inside the package, as a store."""
+    return Store(builtin_folder(), _CURE)
 
 
 def resolve(
@@ -59,14 +65,16 @@ def resolve(
         return _at(model, denoise)
     if not isinstance(model, str | os.PathLike):
         raise OptionError(f"model {model!r} is neither a name, a folder nor a bundle")
+    if not isinstance(engines, str | os.PathLike | None):
+        raise OptionError(f"engines is {engines!r}; it must be a folder")
     text = os.fspath(model)
     if text.lower().endswith(WEIGHTS) and os.path.isfile(text):
         raise NotExportedError(f"{text} holds weights, no graph: resharp export {text}")
-    if os.sep in text or os.path.isfile(Path(text, "manifest.json")):
+    if os.sep in text or os.path.isfile(Path(text, MANIFEST)):
         return _at(_from_folder(Path(text)), denoise)
-    shipped = builtin_store()
-    if denoise is None and text in shipped:
-        return _shipped(shipped, text, engines)
+    shipped = None if denoise is not None else _shipped(text, engines)
+    if shipped is not None:
+        return shipped
     canonical = _canonical(text)
     name = variant_name(canonical, denoise)
     store = Store(engines_folder(engines))
@@ -76,8 +84,9 @@ def resolve(
             return blended(bundle, denoise, store)
     if name in store:
         return store.find(name)
-    if name in shipped:
-        return _shipped(shipped, name, engines)
+    shipped = _shipped(name, engines)
+    if shipped is not None:
+        return shipped
     raise _missing(text, canonical, denoise, engines)
 
 
@@ -91,9 +100,12 @@ def _at(bundle: Bundle, denoise: float | None) -> Bundle:
     return blended(bundle, denoise, Store(bundle.folder.parent))
 
 
-def _shipped(store: Store, name: str, engines: str | os.PathLike[str] | None) -> Bundle:
-    """A bundle of the package, whose engines are in the user's store."""
-    bundle = store.find(name)
+def _shipped(name: str, engines: str | os.PathLike[str] | None) -> Bundle | None:
+    """A bundle of the package, whose engines are in the user's store; None: there is none."""
+    inside = builtin_folder() / name
+    if not os.path.isfile(inside / MANIFEST):
+        return None
+    bundle = Bundle.open(inside, _CURE)
     try:
         folder = engines_folder(engines)
     except MissingExtraError:  # platformdirs: without it there is no store, nor an engine in it
@@ -119,11 +131,11 @@ def check_upscales(model: str | os.PathLike[str] | Bundle) -> None:
     Raises:
         OptionError: it is such a model; the message says what it is for.
     """
-    from resharp.weights import lookup
-
     if isinstance(model, Bundle):
         name, task = model.manifest.name, model.manifest.task
     else:
+        from resharp.weights import lookup
+
         entry = lookup(model) if isinstance(model, str) else None
         if entry is None:
             return

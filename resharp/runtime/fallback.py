@@ -1,7 +1,8 @@
-"""The chain of backends: the first that works is used, and every one before it says why not."""
+"""Which backend runs a model: the first that works, and every one before it says why not."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,10 +10,12 @@ from dataclasses import dataclass, replace
 from resharp.engines import Bundle, Tuning
 from resharp.errors import BackendError, OptionError, ResharpError
 from resharp.gpu.devices import device_name, gpus
-from resharp.runtime.backends import BACKENDS, Backend, BackendOptions, driver
+from resharp.runtime.backends import Backend, BackendOptions
 
 log = logging.getLogger(__name__)
 
+BACKENDS = {"tensorrt": "TensorrtBackend", "torch": "TorchBackend", "onnx": "OnnxBackend"}
+"""The backends of this release: each is a class of the module of its name in ``backends``."""
 CHAIN = (
     ("tensorrt", "cuda"),
     ("torch", "cuda"),
@@ -38,6 +41,13 @@ class BackendAttempt:
         return f"{self.backend} on {self.device}: {state}" + (
             f" ({self.reason})" if self.reason else ""
         )
+
+
+def load_backend(name: str) -> type[Backend]:
+    """Import the module of one backend, not yet its library."""
+    module = importlib.import_module(f"resharp.runtime.backends.{name}")
+    backend: type[Backend] = getattr(module, BACKENDS[name])
+    return backend
 
 
 def candidates(backend: str, device: str) -> tuple[tuple[str, str], ...]:
@@ -100,7 +110,7 @@ def open_first(
         if link.works:
             options = replace(options, tuning=_tuning(bundle, options, name, tuning))
             try:
-                opened = driver(name).open_backend(bundle, options)
+                opened = load_backend(name)(bundle, options)
             except (ResharpError, RuntimeError, OSError, MemoryError) as error:
                 # Libraries raise RuntimeError for a GPU that is full, too old or broken.
                 link = BackendAttempt(name, where, False, str(error) or type(error).__name__)
@@ -135,7 +145,7 @@ def _probe(name: str, options: BackendOptions) -> BackendAttempt:
     try:
         if options.on_cuda:
             gpus()  # cheap, and spares a machine without a GPU the import of torch
-        reason = driver(name).probe(options)
+        reason = load_backend(name).probe(options)
     except (ResharpError, RuntimeError, OSError) as error:
         reason = str(error) or type(error).__name__
     return BackendAttempt(name, options.device, reason is None, reason or "")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from resharp.engines import Bundle, Manifest, Tuning
-from resharp.errors import OptionError, OutOfMemoryError
+from resharp.errors import OptionError, OutOfMemoryError, ResharpError
 from resharp.runtime.backends import Backend
 from resharp.runtime.backends.base import cut, stack
 from resharp.runtime.bundle_lookup import DEFAULT_MODEL, check_upscales, resolve
@@ -88,8 +88,11 @@ class Upscaler:
         self._scale, self._tile = _check_scale(scale), check_tile(tile)
         _check_tuning(tuning)
         self._memory = _check_memory(memory)
-        check_upscales(model)
-        bundle = resolve(model, engines=engines, denoise=denoise)
+        try:
+            bundle = resolve(model, engines=engines, denoise=denoise)
+        except ResharpError:
+            check_upscales(model)  # to export a face model would be in vain
+            raise
         check_upscales(bundle)
         bundle.verify()
         self._open = partial(
@@ -142,7 +145,7 @@ class Upscaler:
         """Largest side of a tile, in pixels, that it would use now."""
         return choose_tiling(self._backend, self._tile, self._memory).size
 
-    def keep_tile(self, tile: int) -> None:
+    def pin_tile(self, tile: int) -> None:
         """From now on use tiles of that size, whatever memory is free: all frames of a video alike.
 
         Raises:

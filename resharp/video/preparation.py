@@ -6,12 +6,13 @@ import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from resharp.errors import OptionError, VideoError
 from resharp.fsutil import sha256_of
+from resharp.pipeline.restorer import RestorerInfo
 from resharp.types import Log
 from resharp.video.clip import Clip
 from resharp.video.color import Converter
@@ -62,30 +63,6 @@ class VideoTask:
             target=self.target, frames=0, restored=0, repeated=0, resumed_at=0, width=0, height=0,
             seconds=0.0, skipped=True, notes=self.notes.all,
         )  # fmt: skip
-
-
-class RestorerInfo(Protocol):
-    """What must be known of what restores: a :class:`Restorer` knows it."""
-
-    @property
-    def scale(self) -> float:
-        """Output size over input size."""
-
-    @property
-    def key(self) -> str:
-        """Hash of all that decides the pixels, but for the next two."""
-
-    @property
-    def place(self) -> str:
-        """Backend and kind of device."""
-
-    @property
-    def tile(self) -> int | None:
-        """Largest side of a tile."""
-
-    @property
-    def description(self) -> str:
-        """For people."""
 
 
 def plan(
@@ -167,7 +144,7 @@ def header(task: VideoTask, restorer: RestorerInfo, encoder: VideoEncoder | None
         },
         "files": None if task.files is None else [str(task.files.folder), task.files.pattern],
         "machine": {
-            "backend": restorer.place,
+            "backend": restorer.device_label,
             "tile": restorer.tile,
             "encoder_threads": None if encoder is None else encoder.threads,
             "libavcodec": ".".join(map(str, pyav().library_versions["libavcodec"])),

@@ -13,7 +13,7 @@ import cv2
 from resharp.errors import VideoError
 from resharp.fsutil import sha256_of
 from resharp.images import write
-from resharp.runtime.stages import Pipeline, Stage, StageReport
+from resharp.pipeline.staged_pipeline import Pipeline, Stage, StageReport
 from resharp.types import Image, Log
 from resharp.video.clip import Clip
 from resharp.video.color import Converter

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from resharp.runtime.stages import StageReport
+from resharp.pipeline.staged_pipeline import StageReport
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,15 +11,14 @@ from typing import Any
 
 from resharp.errors import OptionError, VideoError
 from resharp.gpu.devices import usable_threads
-from resharp.runtime.crew import Crew
-from resharp.runtime.recipe import Recipe, Restorer
-from resharp.runtime.stages import StageReport
+from resharp.pipeline.restorer import RestoreConfig, Restorer, RestorerInfo, RestorerPool
+from resharp.pipeline.staged_pipeline import StageReport
 from resharp.types import Image, Log
 from resharp.video.clip import Clip
 from resharp.video.encoding import choose_encoder
 from resharp.video.muxing import mux
 from resharp.video.options import VideoOptions
-from resharp.video.preparation import RestorerInfo, VideoTask, header, plan
+from resharp.video.preparation import VideoTask, header, plan
 from resharp.video.pyav import pyav
 from resharp.video.render import Renderer, Rendering
 from resharp.video.report import VideoProgress, VideoReport
@@ -35,7 +34,7 @@ OnProgress = Callable[[VideoProgress], object]
 def restore_video(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    recipe: Recipe | None = None,
+    config: RestoreConfig | None = None,
     *,
     options: VideoOptions | None = None,
     gpus: Sequence[int] = (),
@@ -53,7 +52,7 @@ def restore_video(
     Args:
         source: a video file, a folder of pictures, or a pattern of them (``%06d.png``).
         target: a video file, a folder, or a pattern of pictures (``out/%06d.png``).
-        recipe: what is to become of each frame; None: the built-in model.
+        config: what is to become of each frame; None: the built-in model.
         options: what is asked of the video.
         gpus: numbers of GPUs to spread the frames over.
         workers: frames in work at once on each device; None leaves it to the device.
@@ -68,30 +67,31 @@ def restore_video(
         MissingExtraError: PyAV is not installed.
         ResharpError: see :class:`~resharp.Upscaler`.
     """
-    recipe, task = task_of(source, target, recipe, options, log)
+    config, task = task_of(source, target, config, options, log)
     if is_done(task) and not overwrite:
         return task.there()
     with workspace(task.target) as work:
         job = VideoJob(task, work)
-        with Crew(job.pinned(recipe), gpus=gpus, workers=workers) as crew:
-            for member in crew.members:  # all frames in tiles of one size
-                member.keep_tile(crew.first.tile)
-            return job.run(crew, progress)
+        with RestorerPool(job.pinned(config), gpus=gpus, workers=workers) as pool:
+            tile = pool.first.info.tile
+            for one in pool.workers:  # all frames in tiles of one size
+                one.pin_tile(tile)
+            return job.run(pool, progress)
 
 
 def task_of(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    recipe: Recipe | None,
+    config: RestoreConfig | None,
     options: VideoOptions | None,
     log: Log | None,
-) -> tuple[Recipe, VideoTask]:
+) -> tuple[RestoreConfig, VideoTask]:
     """What is to be done, and whether it can be; see :func:`restore_video`."""
     pyav()
-    recipe = recipe or Recipe()
-    if recipe.aligned:
+    config = config or RestoreConfig()
+    if config.aligned:
         raise OptionError("aligned faces are pictures and no video: leave --aligned out")
-    return recipe, plan(source, target, options or VideoOptions(), log)
+    return config, plan(source, target, options or VideoOptions(), log)
 
 
 def is_done(task: VideoTask) -> bool:
@@ -121,19 +121,20 @@ class VideoJob:
         stored = work.header or {}
         self._stored: dict[str, Any] = stored.get("machine", {})
 
-    def pinned(self, recipe: Recipe) -> Recipe:
-        """The recipe with the tile of the run before: another could change pixels by a level."""
+    def pinned(self, config: RestoreConfig) -> RestoreConfig:
+        """The config with the tile of the run before: another could change pixels by a level."""
         tile = self._stored.get("tile")
-        if isinstance(tile, int) and recipe.settings.tile == "auto":
-            return recipe.on(tile=tile)
-        return recipe
+        if isinstance(tile, int) and config.tile == "auto":
+            return config.on(tile=tile)
+        return config
 
-    def run(self, crew: Crew, progress: OnProgress | None) -> VideoReport:
+    def run(self, pool: RestorerPool, progress: OnProgress | None) -> VideoReport:
         """Restore what is not restored yet, and write the result."""
-        began, rendering = time.monotonic(), self.prepare(crew.first)
+        began, info = time.monotonic(), pool.first.info
+        rendering = self.prepare(info)
         clip, start, total = self.task.clip, self.work.place, expected(self.task)
-        batch = min(one.batch(clip.height, clip.width) for one in crew.members)
-        calls = [partial(restored, one) for one in crew.calls]
+        batch = min(one.batch(clip.height, clip.width) for one in pool.workers)
+        calls = [partial(restored, one) for one in pool.slots]
         renderer = Renderer(rendering, calls, batch, self.work.add, self.task.notes.add)
 
         def report(stages: tuple[StageReport, ...]) -> None:
@@ -149,7 +150,7 @@ class VideoJob:
                 )
 
         stages = renderer.run(start, None, report)
-        return self.conclude(rendering, crew.first, renderer.restored, start.number, began, stages)
+        return self.conclude(rendering, info, renderer.restored, start.number, began, stages)
 
     def prepare(self, restorer: RestorerInfo, *, gaps: bool = False) -> Rendering:
         """Choose how frames are encoded, and go on where an earlier run stopped, or start over.

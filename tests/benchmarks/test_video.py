@@ -20,10 +20,10 @@ def test_all_ways_give_the_same_frames(tmp_path: Path) -> None:
     photo = np.random.default_rng(0).integers(0, 256, (9, 16, 3)).astype(np.uint8)
     path = video._clip(video.Place(photo, tmp_path, 1, ""), 4, 64, 36, shown=2)
     assert video._times(path) == [Fraction(n, video.RATE) for n in range(4)]
-    clip, recipe = probe(path), video.Nearest()
+    clip, config = probe(path), video.Nearest()
     encoder = choose_encoder(clip, video.OPTIONS, 256, 144, 1)
     target, other = tmp_path / "target.mp4", tmp_path / "other.mp4"
-    made: Any = video._whole(path, target, recipe)  # type: ignore[arg-type]
+    made: Any = video._whole(path, target, config)  # type: ignore[arg-type]
     assert made.frames == 4
     video._encode(video._exact(path, clip, encoder), encoder, other)
     for one, two in zip(video._arrays(target), video._arrays(other), strict=True):

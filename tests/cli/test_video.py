@@ -11,7 +11,7 @@ import pytest
 
 from resharp.cli.video import waiting
 from resharp.engines import Bundle
-from resharp.runtime.stages import StageReport
+from resharp.pipeline.staged_pipeline import StageReport
 from resharp.video import VideoOptions, VideoReport
 from tests.cli.commands import call
 from tests.video.kit import Spec, make, parts
@@ -63,8 +63,8 @@ def test_lines_of_json(clip: Path, compact: Bundle) -> None:
 def test_options_reach_the_run(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
 
-    def fake(source: str, target: str, recipe: Any, **given: Any) -> VideoReport:
-        seen.update(given, source=source, target=target, recipe=recipe)
+    def fake(source: str, target: str, config: Any, **given: Any) -> VideoReport:
+        seen.update(given, source=source, target=target, config=config)
         return VideoReport(
             target=Path(target), frames=1, restored=1, repeated=0, resumed_at=0, width=1, height=1,
             seconds=1.0,
@@ -86,9 +86,9 @@ def test_options_reach_the_run(clip: Path, monkeypatch: pytest.MonkeyPatch) -> N
         segment=60,
         skip_duplicates=1.0,
     )
-    recipe = seen["recipe"]
-    assert (recipe.settings.model, recipe.settings.scale) == ("realesr-animevideov3", 2)
-    assert (recipe.face, recipe.fidelity) == ("codeformer", 0.7)
+    config = seen["config"]
+    assert (config.model, config.scale) == ("realesr-animevideov3", 2)
+    assert (config.face, config.fidelity) == ("codeformer", 0.7)
     assert (seen["gpus"], seen["workers"], seen["overwrite"]) == ((0, 1), 2, True)
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,12 @@ import numpy as np
 import pytest
 
 from resharp import video
-from resharp.cluster import ClusterOptions, ClusterRun, restore_video
-from resharp.cluster.session import Session, _shares
+from resharp.cluster import ClusterOptions, cluster_stages, restore_video
+from resharp.cluster.session import ClusterSession, _shares
 from resharp.engines import Bundle
 from resharp.errors import BackendError, OptionError, ResharpError, UnknownModelError, VideoError
-from resharp.runtime.folders import Hooks, Target, restore_folder
-from resharp.runtime.recipe import Recipe
-from resharp.runtime.settings import Settings
+from resharp.folders import FolderRun, Output, restore_folder
+from resharp.pipeline.restorer import RestoreConfig
 from resharp.video import VideoOptions, VideoProgress
 from tests.cli.commands import call
 from tests.video.kit import Spec, make, parts
@@ -75,29 +75,29 @@ def _cluster() -> Iterator[None]:
 
 
 @pytest.fixture
-def recipe(compact: Bundle) -> Recipe:
-    return Recipe(settings=Settings(model=str(compact.folder), device="cpu", tile=64))
+def config(compact: Bundle) -> RestoreConfig:
+    return RestoreConfig(model=str(compact.folder), device="cpu", tile=64)
 
 
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Process numbers of the workers of the last session."""
     pids: list[int] = []
-    start = Session.start
+    start = ClusterSession.start
 
-    def started(self: Session) -> None:
+    def started(self: ClusterSession) -> None:
         start(self)
         pids[:] = ray.get([actor.pid.remote() for actor in self._actors])
 
-    monkeypatch.setattr(Session, "start", started)
+    monkeypatch.setattr(ClusterSession, "start", started)
     return pids
 
 
 def test_a_video_is_the_one_of_a_single_machine_though_a_worker_dies(
-    tmp_path: Path, recipe: Recipe, workers: list[int]
+    tmp_path: Path, config: RestoreConfig, workers: list[int]
 ) -> None:
     clip = make(tmp_path / "in.mp4", Spec(frames=60, sound=("aac",), options={"g": "13"}))
-    alone = video.restore_video(clip, tmp_path / "alone.mp4", recipe, options=OPTIONS).target
+    alone = video.restore_video(clip, tmp_path / "alone.mp4", config, options=OPTIONS).target
     killed: list[int] = []
 
     def kill_one(progress: VideoProgress) -> None:
@@ -106,7 +106,7 @@ def test_a_video_is_the_one_of_a_single_machine_though_a_worker_dies(
             os.kill(workers[0], signal.SIGKILL)
 
     target = tmp_path / "out.mp4"
-    report = restore_video(clip, target, recipe, options=OPTIONS, cluster=TWO, progress=kill_one)
+    report = restore_video(clip, target, config, options=OPTIONS, cluster=TWO, progress=kill_one)
     assert killed
     assert target.read_bytes() == alone.read_bytes()
     assert parts(target).times == parts(clip).times
@@ -114,9 +114,9 @@ def test_a_video_is_the_one_of_a_single_machine_though_a_worker_dies(
     assert not list(tmp_path.glob("*.resharp"))
 
 
-def test_an_interrupted_video_goes_on_here_or_there(tmp_path: Path, recipe: Recipe) -> None:
+def test_an_interrupted_video_goes_on_here_or_there(tmp_path: Path, config: RestoreConfig) -> None:
     clip = make(tmp_path / "in.mp4", Spec(frames=60))
-    alone = video.restore_video(clip, tmp_path / "alone.mp4", recipe, options=OPTIONS).target
+    alone = video.restore_video(clip, tmp_path / "alone.mp4", config, options=OPTIONS).target
 
     class StopError(Exception):
         pass
@@ -128,24 +128,24 @@ def test_an_interrupted_video_goes_on_here_or_there(tmp_path: Path, recipe: Reci
 
     target = tmp_path / "out.mp4"
     with pytest.raises(StopError):
-        restore_video(clip, target, recipe, options=OPTIONS, cluster=TWO, progress=stop)
-    report = restore_video(clip, target, recipe, options=OPTIONS, cluster=TWO)
+        restore_video(clip, target, config, options=OPTIONS, cluster=TWO, progress=stop)
+    report = restore_video(clip, target, config, options=OPTIONS, cluster=TWO)
     assert report.resumed_at >= 24
     assert report.restored == 60 - report.resumed_at
     assert target.read_bytes() == alone.read_bytes()
     target.unlink()
     with pytest.raises(StopError):
-        restore_video(clip, target, recipe, options=OPTIONS, cluster=TWO, progress=stop)
-    assert video.restore_video(clip, target, recipe, options=OPTIONS).resumed_at >= 8
+        restore_video(clip, target, config, options=OPTIONS, cluster=TWO, progress=stop)
+    assert video.restore_video(clip, target, config, options=OPTIONS).resumed_at >= 8
     assert target.read_bytes() == alone.read_bytes()
-    assert restore_video(clip, target, recipe, options=OPTIONS, cluster=TWO).skipped
+    assert restore_video(clip, target, config, options=OPTIONS, cluster=TWO).skipped
 
 
-def test_a_video_that_ends_early_keeps_its_beginning(tmp_path: Path, recipe: Recipe) -> None:
+def test_a_video_that_ends_early_keeps_its_beginning(tmp_path: Path, config: RestoreConfig) -> None:
     clip = make(tmp_path / "in.mkv", Spec(frames=60))
     clip.write_bytes(clip.read_bytes()[: clip.stat().st_size * 2 // 3])
     with pytest.raises(VideoError, match="ends early"):
-        restore_video(clip, tmp_path / "out.mkv", recipe, options=OPTIONS, cluster=TWO)
+        restore_video(clip, tmp_path / "out.mkv", config, options=OPTIONS, cluster=TWO)
     assert len(list((tmp_path / "out.mkv.resharp").glob("*.mp4"))) >= 3
 
 
@@ -167,11 +167,11 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_folder_is_the_one_of_a_single_machine_though_a_worker_dies(
-    tmp_path: Path, recipe: Recipe, workers: list[int]
+    tmp_path: Path, config: RestoreConfig, workers: list[int]
 ) -> None:
     inputs = _pictures(tmp_path / "in", 24)
     (inputs / "bad.png").write_text("no picture")
-    restore_folder(inputs, tmp_path / "alone", recipe=recipe)
+    restore_folder(inputs, tmp_path / "alone", config=config)
     killed: list[int] = []
 
     def kill_one(result: Any) -> None:
@@ -179,20 +179,20 @@ def test_a_folder_is_the_one_of_a_single_machine_though_a_worker_dies(
             killed.append(workers[1])
             os.kill(workers[1], signal.SIGKILL)
 
-    target = Target(output=tmp_path / "out", suffix="", format=None)
-    run = ClusterRun(TWO, [str(inputs)], target, recipe, hooks=Hooks(on_result=kill_one))
-    report = run.run()
+    target = Output(path=tmp_path / "out", suffix="", format=None)
+    run = partial(FolderRun, [str(inputs)], target, config, open_stages=cluster_stages(TWO))
+    report = run(on_result=kill_one).run()
     assert killed
     assert sum(one.status == "restored" for one in report.results) == 24
     (failed,) = [one for one in report.results if one.status == "failed"]
     assert "bad.png" in failed.error
     assert _files(tmp_path / "out") == _files(tmp_path / "alone")
-    again = ClusterRun(TWO, [str(inputs)], target, recipe).run()
+    again = run().run()
     assert sum(one.status == "skipped" for one in again.results) == 24
 
 
 def test_a_worker_that_dies_again_and_again_is_an_error(
-    tmp_path: Path, recipe: Recipe, workers: list[int]
+    tmp_path: Path, config: RestoreConfig, workers: list[int]
 ) -> None:
     inputs = _pictures(tmp_path / "in", 24)  # more than can be in work before the first is done
     once = ClusterOptions(workers=1, cpus=1, retries=0)
@@ -201,8 +201,9 @@ def test_a_worker_that_dies_again_and_again_is_an_error(
         with suppress(ProcessLookupError):  # a second result may have been on its way
             os.kill(workers[0], signal.SIGKILL)
 
-    target = Target(output=tmp_path / "out", suffix="", format=None)
-    run = ClusterRun(once, [str(inputs)], target, recipe, hooks=Hooks(on_result=kill))
+    target = Output(path=tmp_path / "out", suffix="", format=None)
+    stages = cluster_stages(once)
+    run = FolderRun([str(inputs)], target, config, open_stages=stages, on_result=kill)
     with pytest.raises(BackendError, match="a worker died"):
         run.run()
 
@@ -224,16 +225,16 @@ def test_the_command(tmp_path: Path, compact: Bundle, monkeypatch: pytest.Monkey
     assert "--gpus is about one machine" in said
 
 
-def test_what_cannot_be_is_said(tmp_path: Path, recipe: Recipe) -> None:
+def test_what_cannot_be_is_said(tmp_path: Path, config: RestoreConfig) -> None:
     clip = make(tmp_path / "in.mp4", Spec(frames=3))
     with pytest.raises(OptionError, match="more than the cluster has"):
-        restore_video(clip, tmp_path / "out.mp4", recipe, cluster=ClusterOptions(workers=9))
+        restore_video(clip, tmp_path / "out.mp4", config, cluster=ClusterOptions(workers=9))
     with pytest.raises(UnknownModelError, match="nobody"):
-        restore_video(clip, tmp_path / "out.mp4", recipe.on(model="nobody"), cluster=TWO)
+        restore_video(clip, tmp_path / "out.mp4", config.on(model="nobody"), cluster=TWO)
     with pytest.raises(ResharpError, match="there is no file"):
-        restore_video(tmp_path / "none.mp4", tmp_path / "out.mp4", recipe, cluster=TWO)
+        restore_video(tmp_path / "none.mp4", tmp_path / "out.mp4", config, cluster=TWO)
     with pytest.raises(OptionError, match="leave --aligned out"):
-        restore_video(clip, tmp_path / "out.mp4", Recipe(face="codeformer", aligned=True))
+        restore_video(clip, tmp_path / "out.mp4", RestoreConfig(face="codeformer", aligned=True))
     with pytest.raises(OptionError, match="workers is 0"):
         ClusterOptions(workers=0)
     assert not list(tmp_path.glob("out*"))
@@ -256,23 +257,23 @@ def test_resources_are_shared(
 
 
 def test_without_ray_the_extra_is_named(
-    tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, config: RestoreConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import sys
 
     clip = make(tmp_path / "in.mp4", Spec(frames=3))
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ResharpError, match=r"pip install 'resharp\[ray\]'"):
-        restore_video(clip, tmp_path / "out.mp4", recipe)
+        restore_video(clip, tmp_path / "out.mp4", config)
 
 
 def test_a_cluster_that_is_not_there_is_said_at_once(
-    tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, config: RestoreConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip = make(tmp_path / "in.mp4", Spec(frames=3))
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     for address in ("127.0.0.1:9", "ray://127.0.0.1:9"):
         nobody = ClusterOptions(address=address)
         with pytest.raises(BackendError, match=r"cannot be reached: .*refused"):
-            restore_video(clip, tmp_path / "out.mp4", recipe, cluster=nobody)
+            restore_video(clip, tmp_path / "out.mp4", config, cluster=nobody)
     assert not list(tmp_path.glob("out*"))

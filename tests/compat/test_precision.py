@@ -7,13 +7,14 @@ import pytest
 from resharp import Upscaler
 from resharp.engines import Bundle
 from resharp.errors import OptionError
-from resharp.runtime.backends import BackendOptions, driver
+from resharp.runtime.backends import BackendOptions
 from resharp.runtime.backends.torch.backend import TorchBackend
+from resharp.runtime.fallback import load_backend
 
 
 def test_engines_are_skipped_with_a_reason() -> None:
     options = BackendOptions(device="cuda", precision="fp32")
-    assert "fp32 was asked for" in str(driver("tensorrt").probe(options))
+    assert "fp32 was asked for" in str(load_backend("tensorrt").probe(options))
 
 
 @pytest.mark.parametrize(

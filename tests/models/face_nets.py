@@ -20,8 +20,8 @@ from resharp.export import ExportOptions, export
 from resharp.export.engine import Built, EngineOptions, build_engines
 from resharp.gpu import tensorrt as flavours
 from resharp.models import NetworkFacts, for_pictures
-from resharp.runtime import backends
 from resharp.runtime.backends import BackendOptions
+from resharp.runtime.fallback import load_backend
 
 SIDE = 32
 needs_rtx = pytest.mark.skipif(
@@ -60,7 +60,7 @@ def as_run(
     bundle: Bundle, name: str, batch: NDArray[Any], extra: dict[str, float] | None = None
 ) -> NDArray[Any]:
     """What a backend makes of a batch on the CPU."""
-    with backends.driver(name).open_backend(bundle, BackendOptions()) as backend:
+    with load_backend(name)(bundle, BackendOptions()) as backend:
         found: NDArray[Any] = backend.infer(batch, extra)
     return found
 

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from resharp import Upscaler
-from resharp.engines import Bundle, Store
+from resharp.engines import Bundle
 from resharp.errors import (
     BackendError,
     BundleError,
@@ -20,10 +19,15 @@ from resharp.errors import (
 )
 from resharp.gpu.devices import CudaError, Gpu
 from resharp.runtime import fallback as chain
-from resharp.runtime.backends import Driver, driver
+from resharp.runtime.backends import Backend
 from resharp.runtime.bundle_lookup import DEFAULT_MODEL, builtin_store
-from resharp.runtime.fallback import BackendAttempt, candidates
+from resharp.runtime.fallback import BackendAttempt, candidates, load_backend
 from resharp.weights.entry import BUILTIN
+
+
+def altered(name: str, **attributes: Any) -> type[Backend]:
+    """A backend with something in its place."""
+    return type("Altered", (load_backend(name),), attributes)
 
 
 def test_the_default_model_is_the_one_in_the_package() -> None:
@@ -71,16 +75,16 @@ def test_with_a_driver_but_cpu_libraries_the_reason_is_theirs(
 def test_a_missing_library_is_skipped_with_the_way_to_get_it(
     compact: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def absent(name: str) -> Driver:
+    def absent(name: str) -> type[Backend]:
         if name != "onnx":
-            return driver(name)
+            return load_backend(name)
 
         def probe(options: Any) -> str | None:
             raise MissingExtraError("The onnx backend needs: pip install 'resharp[cpu]'")
 
-        return Driver(probe, driver(name).open_backend)
+        return altered(name, probe=staticmethod(probe))
 
-    monkeypatch.setattr(chain, "driver", absent)
+    monkeypatch.setattr(chain, "load_backend", absent)
     with Upscaler(compact, device="cpu") as upscaler:
         assert upscaler.backend == "torch"
         assert "resharp[cpu]" in upscaler.explain().splitlines()[0]
@@ -89,10 +93,10 @@ def test_a_missing_library_is_skipped_with_the_way_to_get_it(
 def test_when_nothing_works_every_reason_is_in_the_error(
     compact: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(name: str) -> Driver:
-        return Driver(lambda options: f"{name} is out of order", driver(name).open_backend)
+    def broken(name: str) -> type[Backend]:
+        return altered(name, probe=staticmethod(lambda options: f"{name} is out of order"))
 
-    monkeypatch.setattr(chain, "driver", broken)
+    monkeypatch.setattr(chain, "load_backend", broken)
     with pytest.raises(BackendError) as caught:
         Upscaler(compact)
     for name in ("tensorrt", "torch", "onnx"):
@@ -125,9 +129,7 @@ def test_a_damaged_built_in_model_says_to_install_it_anew(
     weights = next((tmp_path / "builtin").rglob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     monkeypatch.setattr(
-        sys.modules["resharp.runtime.bundle_lookup"],
-        "builtin_store",
-        lambda: Store(tmp_path / "builtin", shipped._cure),
+        "resharp.runtime.bundle_lookup.builtin_folder", lambda: tmp_path / "builtin"
     )
     with pytest.raises(BundleError, match=r"is damaged: .* pip install --force-reinstall"):
         Upscaler()
@@ -140,16 +142,16 @@ def test_a_damaged_built_in_model_says_to_install_it_anew(
 def test_whatever_a_library_raises_on_opening_skips_its_link(
     compact: Bundle, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
-    def broken(name: str) -> Driver:
+    def broken(name: str) -> type[Backend]:
         if name != "onnx":
-            return driver(name)
+            return load_backend(name)
 
-        def opens(bundle: Bundle, options: Any) -> Any:
+        def opens(self: Backend, bundle: Bundle, options: Any) -> None:
             raise failure
 
-        return Driver(driver(name).probe, opens)
+        return altered(name, __init__=opens)
 
-    monkeypatch.setattr(chain, "driver", broken)
+    monkeypatch.setattr(chain, "load_backend", broken)
     with Upscaler(compact, device="cpu") as upscaler:
         assert upscaler.backend == "torch"
         assert str(failure) in upscaler.links[0].reason

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from resharp.pipeline.restorer import ModelUse, RestorerInfo
+
 av = pytest.importorskip("av", reason="needs PyAV (pip install 'resharp[video]')")
 
 Image = NDArray[Any]
@@ -281,7 +283,7 @@ def _facts(stream: Any, frames: Sequence[Any]) -> dict[str, Any]:
 
 
 class Enlarged:
-    """Stands for a recipe: each pixel four or more times, at once, and counts what it did.
+    """Stands for a config: each pixel four or more times, at once, and counts what it did.
 
     Args:
         scale: output size over input size.
@@ -290,19 +292,20 @@ class Enlarged:
         release: lets the calls that wait go on; None: they wait for the run to stop.
     """
 
-    upscaler = network = None
-    key, tile, place, description, threads = "enlarged", None, "numpy on cpu", "enlarged", 1
-    aligned = False
+    upscaler = network = tile = None
+    threads, aligned = 1, False
 
     def __init__(
         self, scale: int = 2, *, hold: int | None = None, release: threading.Event | None = None
     ) -> None:
-        from resharp.runtime.settings import Settings
-
         self.scale, self.count = float(scale), 0
         self._hold, self._release = hold, release or threading.Event()
         self._lock = threading.Lock()
-        self.settings, self.recipe = Settings(), self
+        self.config, self.memory = self, 0.5
+        use = ModelUse(model="enlarged", backend="numpy", device="cpu")
+        self.info = RestorerInfo(
+            scale=self.scale, key="enlarged", tile=None, upscaler=use, face=None
+        )
 
     def open(self) -> Enlarged:
         return self
@@ -327,7 +330,7 @@ class Enlarged:
     def many(self, images: Sequence[Image]) -> list[Image]:
         return [self(image)[0] for image in images]
 
-    def keep_tile(self, tile: int | None) -> None:
+    def pin_tile(self, tile: int | None) -> None:
         pass
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from resharp.errors import OptionError, OutputError, ResharpError, VideoError
 from resharp.images import write
-from resharp.runtime.recipe import Recipe
+from resharp.pipeline.restorer import RestoreConfig
 from resharp.video import VideoOptions, VideoReport, restore_video
 from resharp.video.resume import JOURNAL
 from tests.video.kit import Enlarged, Spec, av, draw, make, parts
@@ -241,7 +241,7 @@ def test_what_stops_a_run_is_what_is_reported(tmp_path: Path) -> None:
         restore_video(clip, target, Broken(2), options=VideoOptions(segment=5))  # type: ignore[arg-type]
     assert restore(clip, target, segment=5).resumed_at >= 5
     with pytest.raises(OptionError, match="leave --aligned out"):
-        restore_video(clip, target, Recipe(face="codeformer", aligned=True))
+        restore_video(clip, target, RestoreConfig(face="codeformer", aligned=True))
 
 
 def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

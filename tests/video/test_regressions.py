@@ -15,8 +15,7 @@ import pytest
 from resharp.engines import Bundle
 from resharp.errors import OptionError
 from resharp.images import read, write
-from resharp.runtime.recipe import Recipe
-from resharp.runtime.settings import Settings
+from resharp.pipeline.restorer import RestoreConfig
 from resharp.runtime.tiling.bands import choose_tiling
 from resharp.video import VideoOptions, VideoReport, restore_video
 from resharp.video.clip import _rate
@@ -25,9 +24,9 @@ from tests.video.kit import LATE, Enlarged, Spec, av, draw, make, number_in, par
 
 
 def restore(source: Path, target: Path, overwrite: bool = False, **options: Any) -> VideoReport:
-    recipe: Any = Enlarged(2)
+    config: Any = Enlarged(2)
     given = VideoOptions(**options)
-    return restore_video(source, target, recipe, options=given, overwrite=overwrite)
+    return restore_video(source, target, config, options=given, overwrite=overwrite)
 
 
 def _pictures(folder: Path, names: list[str]) -> Path:
@@ -124,13 +123,13 @@ def test_matroska_tells_its_rate(tmp_path: Path) -> None:
     with av.open(str(report.target)) as made:
         assert made.streams.video[0].average_rate == 24
     totals, told = list[int](), threading.Event()
-    recipe: Any = Enlarged(2, hold=10, release=told)
+    config: Any = Enlarged(2, hold=10, release=told)
 
     def count(progress: Any) -> None:
         totals.append(progress.total)
         told.set()
 
-    restore_video(report.target, tmp_path / "two.mkv", recipe, progress=count)
+    restore_video(report.target, tmp_path / "two.mkv", config, progress=count)
     assert set(totals) == {48}
 
 
@@ -276,8 +275,8 @@ def test_all_frames_are_cut_into_tiles_of_one_size(
 
     monkeypatch.setattr("resharp.runtime.upscaler.choose_tiling", noted)
     clip = make(tmp_path / "in.mp4", Spec(frames=6))
-    recipe = Recipe(settings=Settings(model=str(compact.folder), device="cpu"))
-    restore_video(clip, tmp_path / "out.mp4", recipe)
+    config = RestoreConfig(model=str(compact.folder), device="cpu")
+    restore_video(clip, tmp_path / "out.mp4", config)
     assert asked[0] is None  # once: what memory allows
     assert len(asked) > 6
     assert len({tile for tile in asked if tile is not None}) == 1

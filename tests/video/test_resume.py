@@ -44,9 +44,9 @@ class Logged(Enlarged):
         return super().__call__(image, progress)
 
 hold = int(sys.argv[4]) if sys.argv[4] else None
-recipe = Logged(2, hold=hold, release=None if hold is None else released())
+config = Logged(2, hold=hold, release=None if hold is None else released())
 # Two frames in work at once on any machine: what a kill costs depends on it.
-restore_video(sys.argv[1], sys.argv[2], recipe, options=VideoOptions(segment=10), workers=2)
+restore_video(sys.argv[1], sys.argv[2], config, options=VideoOptions(segment=10), workers=2)
 """
 
 
@@ -72,9 +72,9 @@ def frames(path: Path) -> list[bytes]:
         return [frame.to_ndarray().tobytes() for frame in container.decode(video=0)]
 
 
-def restore(clip: Path, target: Path, recipe: Any = None, **options: Any) -> VideoReport:
+def restore(clip: Path, target: Path, config: Any = None, **options: Any) -> VideoReport:
     given: Any = VideoOptions(**{"segment": SEGMENT, **options})
-    chosen: Any = recipe or Enlarged(2)
+    chosen: Any = config or Enlarged(2)
     return restore_video(clip, target, chosen, options=given)
 
 

@@ -86,6 +86,11 @@ class Backend(AbstractContextManager["Backend"], ABC):
         self.note = ""
         """What the user should know of how it runs, if anything."""
 
+    @staticmethod
+    def probe(options: BackendOptions) -> str | None:
+        """Why this backend cannot run on that device here; None if it can."""
+        return None
+
     @abstractmethod
     def infer(self, batch: Image, extra: Mapping[str, float] | None = None) -> Image:
         """Run the network on ``[n, h, w, 3]``, giving ``[n, h*s, w*s, 3]`` of the same dtype.

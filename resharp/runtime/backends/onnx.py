@@ -19,26 +19,31 @@ from resharp.types import Image
 _NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "out of memory", "CUDNN_STATUS_ALLOC")
 
 
-def probe(options: BackendOptions) -> str | None:
-    """Why this backend cannot run on that device here; None if it can."""
-    extra = "gpu" if options.on_cuda else "cpu"
-    ort = require("onnxruntime", feature="The onnx backend", extra=extra)
-    if options.on_cuda and "CUDAExecutionProvider" not in ort.get_available_providers():
-        return (
-            f"onnxruntime {ort.__version__} has no CUDA provider: "
-            "pip uninstall onnxruntime; pip install 'resharp[gpu]'"
-        )
-    return None
-
-
 class OnnxBackend(Backend):
-    """onnxruntime sessions on the bundle's graphs; the float one is made when first needed."""
+    """onnxruntime sessions on the bundle's graphs; the float one is made when first needed.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        BackendError: it cannot run on that device, or cannot load the graph.
+    """
 
     name = "onnx"
 
+    @staticmethod
+    def probe(options: BackendOptions) -> str | None:
+        """See :meth:`Backend.probe`."""
+        extra = "gpu" if options.on_cuda else "cpu"
+        ort = require("onnxruntime", feature="The onnx backend", extra=extra)
+        if options.on_cuda and "CUDAExecutionProvider" not in ort.get_available_providers():
+            return (
+                f"onnxruntime {ort.__version__} has no CUDA provider: "
+                "pip uninstall onnxruntime; pip install 'resharp[gpu]'"
+            )
+        return None
+
     def __init__(self, bundle: Bundle, options: BackendOptions) -> None:
         super().__init__(bundle, options)
-        reason = probe(options)
+        reason = self.probe(options)
         if reason:
             raise BackendError(reason)
         self._bundle = bundle
@@ -107,13 +112,3 @@ class OnnxBackend(Backend):
         if self.options.on_cuda:
             return [("CUDAExecutionProvider", {"device_id": self.options.index})]
         return ["CPUExecutionProvider"]
-
-
-def open_backend(bundle: Bundle, options: BackendOptions) -> Backend:
-    """Open the bundle with onnxruntime.
-
-    Raises:
-        MissingExtraError: onnxruntime is not installed.
-        BackendError: it cannot run on that device, or cannot load the graph.
-    """
-    return OnnxBackend(bundle, options)

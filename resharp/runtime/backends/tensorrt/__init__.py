@@ -3,7 +3,7 @@
 Nothing here imports TensorRT or CUDA before it is used.
 """
 
-from resharp.runtime.backends.tensorrt.backend import open_backend, probe
+from resharp.runtime.backends.tensorrt.backend import TensorrtBackend, probe
 from resharp.runtime.backends.tensorrt.verify import check_engine
 
-__all__ = ["check_engine", "open_backend", "probe"]
+__all__ = ["TensorrtBackend", "check_engine", "probe"]

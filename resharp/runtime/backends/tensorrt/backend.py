@@ -62,9 +62,15 @@ def probe(options: BackendOptions) -> str | None:
 
 
 class TensorrtBackend(Backend):
-    """The best engine that fits and keeps the picture; the float one is opened when needed."""
+    """The best engine that fits and keeps the picture; the float one is opened when needed.
+
+    Raises:
+        MissingExtraError: no TensorRT is installed, or neither pycuda nor cuda-python.
+        BackendError: no driver, no such GPU, or no engine that can be used; every reason is given.
+    """
 
     name = "tensorrt"
+    probe = staticmethod(probe)
 
     def __init__(self, bundle: Bundle, options: BackendOptions) -> None:
         super().__init__(bundle, options)
@@ -278,13 +284,3 @@ def _unlike(candidate: EngineCandidate, found: ParityResult) -> BackendError:
         f"{candidate} is {found.psnr:.1f} dB from fp32 on this GPU, up to {found.levels} levels of "
         "255 off"
     )
-
-
-def open_backend(bundle: Bundle, options: BackendOptions) -> Backend:
-    """Open the bundle with its engine for that GPU.
-
-    Raises:
-        MissingExtraError: no TensorRT is installed, or neither pycuda nor cuda-python.
-        BackendError: no driver, no such GPU, or no engine that can be used; every reason is given.
-    """
-    return TensorrtBackend(bundle, options)

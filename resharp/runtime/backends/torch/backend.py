@@ -67,9 +67,15 @@ def probe(options: BackendOptions) -> str | None:
 
 
 class TorchBackend(Backend):
-    """The bundle's weights in the network that their names tell of."""
+    """The bundle's weights in the network that their names tell of.
+
+    Raises:
+        MissingExtraError: torch or safetensors is not installed.
+        BackendError: torch cannot use that device.
+    """
 
     name = "torch"
+    probe = staticmethod(probe)
 
     def __init__(self, bundle: Bundle, options: BackendOptions) -> None:
         super().__init__(bundle, options)
@@ -348,13 +354,3 @@ def _memory_errors(
             traceback.clear_frames(error.__traceback__)  # they hold the run's tensors
             relieve()
         raise OutOfMemoryError(f"torch: {error}") from error
-
-
-def open_backend(bundle: Bundle, options: BackendOptions) -> Backend:
-    """Open the bundle with PyTorch.
-
-    Raises:
-        MissingExtraError: torch or safetensors is not installed.
-        BackendError: torch cannot use that device.
-    """
-    return TorchBackend(bundle, options)

@@ -1,0 +1,87 @@
+"""What runs on the machines of a cluster: a restorer, and the units of work that it is given."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from resharp.folders.stages import encode_file
+from resharp.folders.task import EncodedFile
+from resharp.images import decode, load
+from resharp.pipeline.restorer import RestoreConfig, RestorerInfo
+from resharp.video.render import Renderer, Rendering
+from resharp.video.resume import Segment
+from resharp.video.run import restored
+from resharp.video.timeline import Position
+
+
+def probe_worker(config: RestoreConfig) -> RestorerInfo:
+    """Open a config, look at it, and close it.
+
+    Raises:
+        ResharpError: see :class:`Restorer`.
+    """
+    with config.open() as restorer:
+        return restorer.info
+
+
+class RestoreWorker:
+    """A restorer on one device of the cluster."""
+
+    def __init__(self, config: RestoreConfig) -> None:
+        self._restorer = config.open()
+
+    def pid(self) -> int:
+        """Its process."""
+        return os.getpid()
+
+    def picture(self, source: Path, suffix: str, quality: int | None) -> tuple[str, EncodedFile]:
+        """Make a picture.
+
+        Args:
+            source: file to read.
+            suffix: of the file that it becomes.
+            quality: of its encoder.
+
+        Returns:
+            SHA-256 of the input's bytes, and the result.
+
+        Raises:
+            ResharpError: it cannot be made.
+        """
+        data = load(source)
+        picture = decode(data, str(source))
+        pixels, faces = self._restorer(picture.pixels)
+        made = encode_file(pixels, picture.metadata, faces, suffix, quality)
+        return hashlib.sha256(data).hexdigest(), made
+
+    def segment(
+        self, what: Rendering, place: Position, stop: int
+    ) -> tuple[list[Segment], list[bytes]]:
+        """Make a segment of a video.
+
+        Args:
+            what: is made; its folder is not used, for segments go back as bytes.
+            place: where the segment begins.
+            stop: number of the frame that it ends before.
+
+        Returns:
+            The segment and the bytes of its file; nothing where the video ends before it.
+
+        Raises:
+            ResharpError: it cannot be made.
+        """
+        made: list[Segment] = []
+        restorer, clip = self._restorer, what.clip
+        with tempfile.TemporaryDirectory(prefix="resharp-") as folder:
+            here = replace(what, folder=Path(folder))
+            calls = [partial(restored, restorer)] * restorer.threads
+            batch = restorer.batch(clip.height, clip.width)
+            Renderer(here, calls, batch, made.append).run(place, stop)
+            return made, [
+                b"" if one.file is None else (here.folder / one.file).read_bytes() for one in made
+            ]

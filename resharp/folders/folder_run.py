@@ -1,0 +1,225 @@
+"""A run over files, folders and globs, once or for ever."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from resharp.errors import ResharpError
+from resharp.folders.discovery import Job, Output, discover
+from resharp.folders.report import FolderReport, Used
+from resharp.folders.scheduler import OnProgress, OnResult, Scheduler, SkipPolicy
+from resharp.folders.stages import (
+    WRITERS,
+    FolderOptions,
+    OpenStages,
+    Restored,
+    encode_image,
+    is_full,
+    local_stages,
+    write,
+)
+from resharp.folders.task import ClaimedImage, FailedImage
+from resharp.folders.watcher import FolderWatcher
+from resharp.pipeline.restorer import RestoreConfig
+from resharp.pipeline.staged_pipeline import Pipeline, Stage
+
+RECHECK = 0.1
+"""Seconds between two looks at what another run has claimed."""
+
+
+class FolderRun:
+    """One run over pictures.
+
+    Args:
+        inputs: files, folders and globs.
+        output: where results go.
+        config: what is to become of them.
+        options: how.
+        open_stages: what restores: this machine, or
+            :func:`resharp.cluster.cluster_stages`.
+        progress: see :data:`OnProgress`.
+        on_result: see :data:`OnResult`. Raising in it, or in the next, ends the run.
+        on_ready: called once, when the model is open.
+        stop: when it is set, nothing new is begun, what is in work is finished, and the run ends.
+
+    Raises:
+        OptionError: a request that makes no sense.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[str],
+        output: Output,
+        config: RestoreConfig,
+        options: FolderOptions | None = None,
+        *,
+        open_stages: OpenStages = local_stages,
+        progress: OnProgress | None = None,
+        on_result: OnResult | None = None,
+        on_ready: Callable[[], object] | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self._inputs, self._output, self._config = inputs, output, config
+        self._options, self._open_stages = options or FolderOptions(), open_stages
+        self._on_ready, self._stop = on_ready, stop or threading.Event()
+        self._policy = SkipPolicy(config.key, self._options.quality, self._options.overwrite)
+        self._scheduler = Scheduler(self._policy, progress, on_result)
+        self._watcher = None if self._options.watch is None else FolderWatcher(inputs, output)
+        self._pipeline: Pipeline | None = None
+        self._used: Used = (None, None)
+        self._seconds = 0.0
+
+    @property
+    def begun(self) -> bool:
+        """Whether the model was opened and pictures were taken into work."""
+        return self._pipeline is not None
+
+    def run(self) -> FolderReport:
+        """Do it all, once. A picture that cannot be restored is a failed result.
+
+        Raises:
+            ResharpError: a request that makes no sense, a model that cannot be opened, or a disk
+                that is full.
+            BaseException: KeyboardInterrupt, say, or a bug of ours. No thread, claim or half
+                file is left, and :meth:`report` tells what was done.
+        """
+        todo: list[Job] = []
+        if self._watcher is None:
+            found = discover(self._inputs, self._output)
+            todo += self._scheduler.plan(found, beside=self._output.path is None)
+        if todo or self._watcher is not None:
+            self._restore(todo)
+        return self.report()
+
+    def report(self) -> FolderReport:
+        """What was done so far."""
+        return FolderReport(
+            results=self._scheduler.results,
+            upscaler=self._used[0],
+            face=self._used[1],
+            seconds=self._seconds,
+            stages=() if self._pipeline is None else self._pipeline.report(),
+        )
+
+    def _restore(self, todo: list[Job]) -> None:
+        opened = self._open_stages(self._config, self._options, self._advance)
+        with opened as (stages, self._used):
+            writes = Stage(name="write", calls=[self._write] * WRITERS)
+            pipeline = self._pipeline = Pipeline([*stages, writes], source="claim")
+            if self._on_ready is not None:
+                self._on_ready()
+            began = time.monotonic()
+            try:
+                pipeline.run(self._claimed(todo, pipeline))
+            finally:
+                self._seconds = time.monotonic() - began
+                self._scheduler.close()
+
+    def _claimed(self, waiting: list[Job], pipeline: Pipeline) -> Iterator[ClaimedImage]:
+        """Pictures that are claimed and to be done; those that others have claimed come last."""
+        scheduler, watcher = self._scheduler, self._watcher
+        polled, interval = 0.0, self._options.watch or RECHECK
+        while True:
+            if watcher is not None and time.monotonic() - polled >= interval:
+                polled = time.monotonic()
+                waiting += map(scheduler.add, watcher.poll())
+            busy = []
+            for job in waiting:
+                if self._stop.is_set():
+                    return
+                claimed = scheduler.claim(job, watching=watcher is not None)
+                if isinstance(claimed, ClaimedImage):
+                    yield claimed
+                elif claimed is not None:
+                    busy.append(claimed)
+            waiting = busy
+            if self._stop.is_set() or (watcher is None and not waiting):
+                return
+            pipeline.pause(min(interval, RECHECK))
+
+    def _advance(self, task: ClaimedImage, share: float) -> None:
+        if self._pipeline is not None:
+            self._pipeline.check()
+        self._scheduler.advance(task, share)
+
+    def _write(self, item: Restored) -> None:
+        """The last stage. What cannot be written is a failed result, and a full disk is the end."""
+        task, values, full = item.task, dict[str, Any](), None
+        if isinstance(item, FailedImage):
+            values["error"] = item.error
+        else:
+            try:
+                made = encode_image(item, self._options.quality)
+                notes, file = write(made, self._policy), made.file
+                values |= {"notes": file.notes + notes, "faces": file.faces}
+                values |= {"width": file.width, "height": file.height}
+            except (ResharpError, MemoryError) as error:
+                full = error if is_full(error) else None
+                values["error"] = FailedImage.of(task, error).error
+        gone = self._watcher is not None and not os.path.lexists(task.job.source)
+        if "error" in values and gone:
+            self._scheduler.drop(task)
+        else:
+            self._scheduler.finish(task, **values)
+        if full is not None:
+            raise full
+
+
+def restore_folder(
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    config: RestoreConfig | None = None,
+    suffix: str | None = None,
+    format: str | None = None,  # noqa: A002  # the word that every user looks for
+    quality: int | None = None,
+    overwrite: bool = False,
+    gpus: Sequence[int] = (),
+    workers: int | None = None,
+    watch: float | None = None,
+    progress: OnProgress | None = None,
+    on_result: OnResult | None = None,
+    stop: threading.Event | None = None,
+) -> FolderReport:
+    """Restore the pictures of folders with all below them, of globs, and single ones.
+
+    What is done is skipped, and two runs on one folder share the work; docs/folders.md has the
+    rules. A picture that cannot be restored is a failed result and does not stop the others.
+
+    Args:
+        inputs: a folder, a file or a glob, or several.
+        output: folder of results, which keeps the tree, or one file; None: beside the inputs.
+        config: what is to become of the pictures; None: the built-in model.
+        suffix: added to names; None: nothing, or ``_restored`` or ``_x2`` beside the inputs.
+        format: ``png``, ``jpg``, ...; None: the input's, where it can be written.
+        quality: see :class:`FolderOptions`; so too the next four.
+        progress: see :class:`FolderRun`; so too the next two.
+
+    Returns:
+        A result for each picture, and how fast it went.
+
+    Raises:
+        OptionError: a request that makes no sense.
+        ResharpError: the model cannot be opened, or the disk is full.
+    """
+    config = config or RestoreConfig()
+    several = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
+    folder = None if output is None else Path(output)
+    options = FolderOptions(
+        quality=quality, overwrite=overwrite, gpus=tuple(gpus), workers=workers, watch=watch
+    )
+    run = FolderRun(
+        [os.fspath(one) for one in several],
+        Output.from_args(folder, suffix, format, config.scale),
+        config,
+        options,
+        progress=progress,
+        on_result=on_result,
+        stop=stop,
+    )
+    return run.run()

@@ -1,0 +1,1 @@
+"""What folders, video and clusters restore with: a config, restorers of it, and staged threads."""

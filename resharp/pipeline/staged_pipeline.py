@@ -1,0 +1,337 @@
+"""A staged pipeline: a source and functions in threads of their own, with bounded hand-over.
+
+Folders and video run through it: reading and writing overlap with inference, each stage takes its
+items in order, and at most ``depth`` of them lie between two stages.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+START_TIMEOUT = 10.0
+"""Seconds to wait for a thread whose start was interrupted: it begins in milliseconds, or never."""
+Call = Callable[[Any], Any]
+"""Takes an item and returns what the next stage takes; with a batch, both are lists."""
+
+
+class Stopped(BaseException):
+    """Ends the work of a stage because another one failed. Not an error: nobody needs to see it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One step of a pipeline."""
+
+    name: str
+    """For reports: ``restore``, say."""
+    calls: Sequence[Call]
+    """One function for each thread; items are spread over the threads in order."""
+    batch: int = 1
+    """Items that a call takes at once, at most; if above 1, calls take and return lists."""
+    can_batch: Callable[[Any, Any], bool] | None = None
+    """Whether two items may share a batch; None: all may."""
+    cost: Callable[[Any], int] | None = None
+    """Bytes that an item holds from here until it is through; at most one stage asks."""
+    budget: int | None = None
+    """Of such bytes in work at once; an item waits for its part, but one alone may exceed it."""
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What a stage has done so far; the seconds of its threads are added up."""
+
+    name: str
+    threads: int = 1
+    items: int = 0
+    """Finished."""
+    busy: float = 0.0
+    """Seconds of work."""
+    starved: float = 0.0
+    """Seconds of waiting for the stage before it."""
+    blocked: float = 0.0
+    """Seconds of waiting for the stage after it, or for memory."""
+
+
+class _Channel:
+    """Items on their way between two stages, by number. All access is under the board's lock."""
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+        self.items: dict[int, Any] = {}
+        self.first = 0
+        self.count: int | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the next item is there."""
+        return self.first in self.items
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is no next item, ever."""
+        return self.count is not None and self.first >= self.count
+
+    def has_room(self, number: int) -> bool:
+        """Whether the item of that number may be put."""
+        return number < self.first + self.depth
+
+
+class Pipeline:
+    """Runs items through stages, once.
+
+    Args:
+        stages: the steps after the source; what the last one returns is dropped.
+        depth: items that may wait between two stages; at least a stage's batch is allowed.
+        source: name of the source, for reports.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        *,
+        depth: int = 2,
+        source: str = "read",
+    ) -> None:
+        self._stages = tuple(stages)
+        self._channels = [_Channel(max(depth, stage.batch)) for stage in stages]
+        self._changed = threading.Condition()
+        self._costs: dict[int, int] = {}
+        self._error: BaseException | None = None
+        self._alive = self._begun = 0
+        self._reports = [StageReport(source)] + [
+            StageReport(stage.name, len(stage.calls)) for stage in stages
+        ]
+
+    def run(
+        self,
+        source: Iterable[Any],
+        tick: Callable[[tuple[StageReport, ...]], object] | None = None,
+        interval: float = 0.25,
+    ) -> tuple[StageReport, ...]:
+        """Run all items of ``source``; no thread is left when this returns or raises.
+
+        Args:
+            source: read from a thread of its own, and closed there if it is a generator.
+            tick: called from this thread now and then; raising in it stops the pipeline.
+            interval: seconds between two calls of ``tick``.
+
+        Returns:
+            What each stage did, the source first.
+
+        Raises:
+            BaseException: the first error of the source, a stage or ``tick``; or the interrupt
+                that came to this thread. The items in work are given up.
+        """
+        threads = [self._thread(0, 0, self._read, source)]
+        for index, stage in enumerate(self._stages, start=1):
+            threads += [
+                self._thread(index, number, self._work, index, call)
+                for number, call in enumerate(stage.calls)
+            ]
+        self._alive, tried = len(threads), 0
+        try:
+            for thread in threads:
+                tried += 1
+                thread.start()
+            while self._wait(interval):
+                if tick is not None:
+                    tick(self.report())
+        except BaseException as error:
+            with suppress(RuntimeError):  # an interrupt may have come just as the lock was taken
+                while True:
+                    self._changed.release()
+            self._fail(error)
+            # One in the midst of a thread's start leaves open whether it runs, and only what has
+            # begun can be joined; a thread that was never made is given up after a while.
+            with suppress(KeyboardInterrupt), self._changed:
+                self._changed.wait_for(lambda: self._begun >= tried, START_TIMEOUT)
+        _join(threads)
+        if self._error is not None:
+            raise self._error
+        return self.report()
+
+    def check(self) -> None:
+        """For calls that take long: raises if the pipeline has stopped meanwhile.
+
+        Raises:
+            Stopped: give up.
+        """
+        if self._error is not None:
+            raise Stopped
+
+    def pause(self, seconds: float) -> None:
+        """For a source that waits for something: sleep, but no longer than the pipeline runs.
+
+        Raises:
+            Stopped: give up.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._error is not None, seconds)
+        self.check()
+
+    def report(self) -> tuple[StageReport, ...]:
+        """What each stage has done so far, the source first."""
+        with self._changed:
+            return tuple(self._reports)
+
+    def _thread(self, stage: int, number: int, target: Callable[..., None], *args: Any) -> Any:
+        name = f"resharp-{self._reports[stage].name}-{number}"
+        return threading.Thread(target=target, args=args, name=name, daemon=True)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """What every thread does its work in: an error of one stops all."""
+        with self._changed:
+            self._begun += 1
+            self._changed.notify_all()
+        try:
+            yield
+        except Stopped:
+            pass
+        except BaseException as error:
+            self._fail(error)
+        finally:
+            with self._changed:
+                self._alive -= 1
+                self._changed.notify_all()
+
+    def _wait(self, seconds: float) -> bool:
+        """Whether there is still work, after a while or when it has ended."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alive or self._error is not None, seconds)
+            return self._alive > 0 and self._error is None
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            if self._error is None:
+                self._error = error
+            self._changed.notify_all()
+
+    def _read(self, source: Iterable[Any]) -> None:
+        with self._guarded():
+            self.check()
+            iterator, number = iter(source), 0
+            try:
+                while True:
+                    began = time.perf_counter()
+                    try:
+                        item = next(iterator)
+                    except StopIteration:
+                        break
+                    ended = time.perf_counter()
+                    self._put(0, number, [item])
+                    number += 1
+                    self._count(0, 1, ended - began, 0.0, time.perf_counter() - ended)
+            finally:
+                close = getattr(iterator, "close", None)
+                if close is not None:
+                    close()
+            self._end(0, number)
+
+    def _work(self, index: int, call: Call) -> None:
+        stage, last = self._stages[index - 1], index == len(self._stages)
+        with self._guarded():
+            self.check()
+            while True:
+                began = time.perf_counter()
+                number, items, blocked = self._take(index - 1)
+                if not items:
+                    break
+                taken = time.perf_counter()
+                results = call(items) if stage.batch > 1 else [call(items[0])]
+                done = time.perf_counter()
+                if last:
+                    self._release(number, len(items))
+                else:
+                    self._put(index, number, results)
+                waited = taken - began - blocked
+                blocked += time.perf_counter() - done
+                self._count(index, len(items), done - taken, waited, blocked)
+            if not last:  # number is that of the item that would have been next
+                self._end(index, number)
+
+    def _put(self, channel: int, number: int, items: Sequence[Any]) -> None:
+        """Hand items on, each when there is room for it."""
+        target = self._channels[channel]
+        with self._changed:
+            for place, item in enumerate(items, start=number):
+                self._until(partial(target.has_room, place))
+                target.items[place] = item
+                self._changed.notify_all()
+
+    def _take(self, channel: int) -> tuple[int, list[Any], float]:
+        """The next items in order, none at the end, and how long they waited for memory."""
+        source, stage = self._channels[channel], self._stages[channel]
+        with self._changed:
+            self._until(lambda: source.ended or source.ready)
+            began = time.perf_counter()
+            if stage.cost is not None:  # only once it fits, so that nothing later gets its memory
+                self._until(lambda: source.ended or (source.ready and self._fits(source, stage)))
+            blocked = time.perf_counter() - began
+            number, items = source.first, list[Any]()
+            while source.ready and len(items) < stage.batch:
+                if items and not self._fits(source, stage, items):
+                    break
+                item = source.items.pop(source.first)
+                if stage.cost is not None:
+                    self._costs[source.first] = stage.cost(item)
+                source.first += 1
+                items.append(item)
+            self._changed.notify_all()
+            return number, items, blocked
+
+    def _fits(self, source: _Channel, stage: Stage, batch: Sequence[Any] = ()) -> bool:
+        """Whether the next item may be taken now, into that batch; one alone always fits."""
+        item = source.items[source.first]
+        if batch and stage.can_batch is not None and not stage.can_batch(batch[0], item):
+            return False
+        if stage.cost is None or stage.budget is None or not self._costs:
+            return True
+        return sum(self._costs.values()) + stage.cost(item) <= stage.budget
+
+    def _release(self, number: int, count: int) -> None:
+        with self._changed:
+            for index in range(number, number + count):
+                self._costs.pop(index, None)
+            self._changed.notify_all()
+
+    def _until(self, ready: Callable[[], bool]) -> None:
+        """Wait, holding the lock.
+
+        Raises:
+            Stopped: the pipeline has failed meanwhile.
+        """
+        self._changed.wait_for(lambda: self._error is not None or ready())
+        if self._error is not None:
+            raise Stopped
+
+    def _end(self, channel: int, count: int) -> None:
+        with self._changed:
+            self._channels[channel].count = count
+            self._changed.notify_all()
+
+    def _count(self, stage: int, items: int, busy: float, starved: float, blocked: float) -> None:
+        with self._changed:
+            old = self._reports[stage]
+            self._reports[stage] = replace(
+                old,
+                items=old.items + items,
+                busy=old.busy + busy,
+                starved=old.starved + starved,
+                blocked=old.blocked + blocked,
+            )
+
+
+def _join(threads: Sequence[threading.Thread]) -> None:
+    """Wait for all, also when the user is impatient: each ends at its next hand-over."""
+    waiting = [thread for thread in threads if thread.is_alive()]
+    while waiting:
+        with suppress(KeyboardInterrupt):
+            waiting[0].join(0.2)
+            waiting = [thread for thread in waiting if thread.is_alive()]
