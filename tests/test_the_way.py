@@ -9,15 +9,16 @@ waited on included.
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import pytest
 
 import resharp
 from resharp.drawing import draw
+from resharp.images import Metadata, write
 
 COUNT = """
 import inspect, json, os, sys, threading
@@ -63,8 +64,16 @@ print(json.dumps([sorted(files), max(depths, key=len)]))
 """
 
 
-def _counted(way: str, device: str, folder: Path) -> tuple[list[str], list[str]]:
-    assert cv2.imwrite(str(folder / "one.jpg"), draw(48, 64))
+# A TIFF block with one tag: orientation 6, a quarter turn.
+EXIF = Metadata(
+    exif=struct.pack("<2sHIHHHIHHI", b"II", 42, 8, 1, 274, 3, 1, 6, 0, 0),
+)
+
+
+def _counted(
+    way: str, device: str, folder: Path, metadata: Metadata | None = None
+) -> tuple[list[str], list[str]]:
+    write(folder / "one.jpg", draw(48, 64), metadata=metadata or Metadata())
     root = Path(resharp.__file__).parents[1]
     done = subprocess.run(
         [sys.executable, "-c", COUNT, way, device],
@@ -79,9 +88,10 @@ def _counted(way: str, device: str, folder: Path) -> tuple[list[str], list[str]]
     return files, deepest
 
 
+@pytest.mark.parametrize("metadata", [None, EXIF], ids=["plain", "exif"])
 @pytest.mark.parametrize("device", ["cpu", "auto"])
-def test_the_command(device: str, tmp_path: Path) -> None:
-    files, deepest = _counted("command", device, tmp_path)
+def test_the_command(device: str, metadata: Metadata | None, tmp_path: Path) -> None:
+    files, deepest = _counted("command", device, tmp_path, metadata)
     assert (tmp_path / "out" / "one.jpg").exists()
     assert len(files) <= 30, files
     assert len(deepest) <= 8, deepest

@@ -15,8 +15,7 @@ import numpy as np
 
 from resharp import __version__
 from resharp.gpu import tensorrt as trt
-from resharp.gpu.devices import CudaError, device_name, driver_version, gpus
-from resharp.gpu.host_memory import available_memory
+from resharp.gpu.devices import CudaError, available_memory, device_name, driver_version, gpus
 from resharp.paths import engines_folder, weights_folder
 from resharp.runtime.backends import BackendOptions
 from resharp.runtime.bundle_lookup import DEFAULT_MODEL, resolve

@@ -44,7 +44,7 @@ def tune_model(
         report(f"{bundle.manifest.name}: restores faces of one size: nothing to tune")
         return
     from resharp.bench.tune import Tuner
-    from resharp.engines.tuning import save_tuning
+    from resharp.engines.bundle import save_tuning
 
     subject = _subject(flavour)
     report(f"{bundle.manifest.name}: tuning {subject}")

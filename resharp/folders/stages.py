@@ -27,7 +27,7 @@ from resharp.folders.task import (
     InputFile,
     RestoredImage,
 )
-from resharp.gpu.host_memory import available_memory
+from resharp.gpu.devices import available_memory
 from resharp.images import Metadata, decode, encode, load, write_whole
 from resharp.pipeline.restorer import RestoreConfig, Restorer, RestorerPool
 from resharp.pipeline.staged_pipeline import Stage

@@ -1,6 +1,8 @@
-"""Devices by name; NVIDIA GPUs as the driver sees them, through ctypes: no torch, no toolkit.
+"""Devices by name, and the memory of the host.
 
-The driver API is CUDA's own (``cuda.h``); only calls that every driver since CUDA 11 has are used.
+NVIDIA GPUs are as the driver sees them, through ctypes: no torch, no toolkit. The driver API is
+CUDA's own (``cuda.h``); only calls that every driver since CUDA 11 has are used. Free memory is
+what /proc and cgroups say, or else psutil.
 """
 
 from __future__ import annotations
@@ -13,8 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resharp.errors import BackendError, OutOfMemoryError, ResharpError
+from resharp.errors import BackendError, MissingExtraError, OutOfMemoryError, ResharpError
+from resharp.optional import require
 
+MEMINFO = Path("/proc/meminfo")
+FALLBACK = 2 << 30
+"""Bytes of free memory that are assumed where the system does not tell."""
 LOST = "CUDA refuses everything in this process from now on: restart it, and report this"
 """What follows from an error that CUDA calls sticky."""
 _HINTS = {
@@ -146,6 +152,54 @@ def usable_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def available_memory() -> int:
+    """Bytes that a process may take without swapping, as far as the system tells.
+
+    The smaller of what the kernel calls available and what a cgroup (a container) still allows.
+    """
+    return min(_kernel_memory(), _cgroup_memory())
+
+
+def _kernel_memory() -> int:
+    try:
+        for line in MEMINFO.read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    try:
+        psutil = require("psutil", feature="Reading the free memory", extra="")
+        return int(psutil.virtual_memory().available)
+    except (MissingExtraError, OSError, RuntimeError):  # RuntimeError: the system is unknown to it
+        pass
+    try:
+        return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+    except (AttributeError, OSError, ValueError):
+        return FALLBACK
+
+
+def _cgroup_memory(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """What cgroup version 2 or 1 still allows; unlimited where there is none."""
+    for limit, used, stat, cache in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        (
+            "memory/memory.limit_in_bytes",
+            "memory/memory.usage_in_bytes",
+            "memory/memory.stat",
+            "total_inactive_file",
+        ),
+    ):
+        try:
+            most = int((root / limit).read_text(encoding="ascii"))
+            taken = int((root / used).read_text(encoding="ascii"))
+            # File cache counts as used, and is given back when it is wanted.
+            fields = dict(x.split() for x in (root / stat).read_text(encoding="ascii").splitlines())
+            return max(most - taken + int(fields.get(cache, 0)), 0)
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return 1 << 62
 
 
 def has_gpu() -> bool:

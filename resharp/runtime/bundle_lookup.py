@@ -8,8 +8,7 @@ from pathlib import Path
 
 from resharp.engines import ENGINES, Bundle, Store, variant_name
 from resharp.engines.blend import blended
-from resharp.engines.bundle import MANIFEST
-from resharp.engines.tuning import load_tuning
+from resharp.engines.bundle import MANIFEST, load_tuning
 from resharp.errors import (
     BundleError,
     MissingExtraError,
@@ -31,9 +30,7 @@ _CURE = "Install it anew: pip install --force-reinstall resharp"
 
 def builtin_folder() -> Path:
     """Where the bundles inside the package are, to read only."""
-    import resharp.weights
-
-    return Path(resharp.weights.__file__).parent / "builtin"
+    return Path(__file__).parents[1] / "weights" / "builtin"
 
 
 def builtin_store() -> Store:

@@ -13,7 +13,7 @@ import pytest
 from resharp import Upscaler
 from resharp.drawing import draw
 from resharp.engines import Bundle, Tuning, parse
-from resharp.engines.tuning import TUNINGS, save_tuning
+from resharp.engines.bundle import TUNINGS, save_tuning
 from resharp.errors import BundleError, OptionError
 from resharp.gpu.devices import device_name
 from resharp.runtime.bundle_lookup import resolve

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from resharp.gpu.host_memory import available_memory
+from resharp.gpu.devices import available_memory
 from tests.fakes import fake_cuda
 
 SCRIPT = """

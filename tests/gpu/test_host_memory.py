@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from resharp.gpu import host_memory as memory
-from resharp.gpu.host_memory import FALLBACK, _cgroup, available_memory
+from resharp.gpu import devices
+from resharp.gpu.devices import FALLBACK, _cgroup_memory, available_memory
 
 
 @pytest.mark.parametrize(
@@ -29,20 +29,20 @@ def test_file_cache_of_a_container_counts_as_free(tmp_path: Path, names: tuple[s
     (tmp_path / limit).write_text("1000\n")
     (tmp_path / used).write_text("900\n")
     (tmp_path / stat).write_text(f"anon 300\n{cache} 500\n")
-    assert _cgroup(tmp_path) == 600
+    assert _cgroup_memory(tmp_path) == 600
 
 
 def test_no_limit_is_no_limit(tmp_path: Path) -> None:
-    assert _cgroup(tmp_path) > 1 << 50
+    assert _cgroup_memory(tmp_path) > 1 << 50
     (tmp_path / "memory.max").write_text("max\n")
-    assert _cgroup(tmp_path) > 1 << 50
+    assert _cgroup_memory(tmp_path) > 1 << 50
 
 
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A system without /proc, and its folder of cgroups."""
-    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "none")
-    monkeypatch.setattr(memory, "_cgroup", lambda: _cgroup(tmp_path))
+    monkeypatch.setattr(devices, "MEMINFO", tmp_path / "none")
+    monkeypatch.setattr(devices, "_cgroup_memory", lambda: _cgroup_memory(tmp_path))
     return tmp_path
 
 
