@@ -26,7 +26,7 @@ from benchmarks.exports import SIZES
 from resharp import models
 from resharp.errors import ResharpError
 from resharp.export.engine.typed_graph import typed_checkpoint
-from resharp.export.measure.peak import example
+from resharp.export.measure.costs import example
 from resharp.faces.alignment import SIDE, cut, to_crop
 from resharp.faces.detection import YuNet
 from resharp.models.precision import LARGE, choose_precision, peak
@@ -166,7 +166,7 @@ def measure(
         "over 10,000": "yes" if top > LARGE else "no",
         "begins with": choose_precision(drawn),
     }
-    exporter = models.find(checkpoint.architecture).exporter
+    exporter = facts.exporters[0]
     extra = tuple(number for _, number in facts.extra)
     exact: list[tuple[Array, NDArray[Any] | None]] = []
     for precision in ("fp32", "fp16", "mixed"):

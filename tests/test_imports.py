@@ -201,6 +201,25 @@ def test_import_is_light() -> None:
     assert len(names) <= 120
 
 
+LEAN = """
+import sys
+import resharp.runtime
+print(*sorted(name for name in sys.modules if name.startswith("resharp.")))
+"""
+
+
+def test_the_runtime_loads_nothing_that_a_service_does_not_need() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BARE.partition("for name in")[0] + LEAN],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rooms = {name.split(".")[1] for name in done.stdout.split()}
+    assert {"runtime", "engines", "gpu"} <= rooms
+    assert not rooms & {"images", "video", "folders", "faces", "pipeline", "export", "models"}
+
+
 def test_public_names() -> None:
     assert sorted(resharp.__all__) == [
         "Ensemble",

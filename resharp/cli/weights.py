@@ -152,9 +152,10 @@ def import_command(
             f"{file} is of {theirs.label(found.architecture)}: the folder of weights holds "
             f"resharp's own architectures only; export the file itself: resharp export {file}"
         )
-    if (found.in_channels, found.out_channels) not in ((3, 3), (1, 1)):
+    facts = found.facts
+    if (facts.in_channels, facts.out_channels) not in ((3, 3), (1, 1)):
         raise CheckpointError(
-            f"{file} works on {found.in_channels} channels and gives {found.out_channels}: this "
+            f"{file} works on {facts.in_channels} channels and gives {facts.out_channels}: this "
             "release runs networks for colour pictures, 3 and 3, and gray ones, 1 and 1"
         )
     entry = register(
@@ -162,7 +163,7 @@ def import_command(
         name=name,
         architecture=found.architecture,
         parameters=found.parameters,
-        scale=found.scale,
+        scale=facts.scale,
         licence=licence,
         folder=folder,
         force=force,

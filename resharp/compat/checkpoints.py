@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resharp import weights
-from resharp.engines import Bundle, Store, variant_name
+from resharp.engines import Bundle, Source, Store, variant_name
 from resharp.errors import BundleError, CheckpointError, NotExportedError, OptionError
 from resharp.fsutil import sha256_of
 from resharp.optional import require
@@ -26,8 +26,6 @@ from resharp.weights import ModelEntry, kebab
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from resharp.export import ExportOptions
 
 log = logging.getLogger(__name__)
 
@@ -85,16 +83,16 @@ def named(name: str, denoise: float | None = None) -> Bundle:
     try:
         return resolve(name, denoise=denoise)
     except NotExportedError:
-        options = _exporter()
-        from resharp.export import export
+        _require_export()
+        from resharp.export import ExportOptions, export
 
-        bundle = export(name, options(), report=log.info)
+        bundle = export(name, ExportOptions(), report=log.info)
         if denoise in (None, 1):
             return bundle
     try:
         return resolve(name, denoise=denoise)  # from the weights of both, without another export
     except NotExportedError:  # the twin could not be fetched with it
-        return export(name, options(denoise=denoise), report=log.info)
+        return export(name, ExportOptions(denoise=denoise), report=log.info)
 
 
 def _is_name(text: str) -> bool:
@@ -199,42 +197,31 @@ def _stored(name: str, parts: Sequence[_Part]) -> Bundle | None:
 
 
 def _export(name: str, parts: Sequence[_Part], hidden: dict[str, str]) -> Bundle:
-    options = _exporter()
-    from resharp.engines import Source
-    from resharp.export.run import export_origin
-    from resharp.export.sources import Origin, Part
+    _require_export()
+    from resharp.export.run import ExportOptions, export_origin
+    from resharp.export.sources import Part, origin_of
 
     log.info("first use of %s: exporting it as %s", parts[0].path, name)
-    official = parts[0].official
-    origin = Origin(
-        name=name,
-        title=official.title if official else parts[0].path.stem,
-        task=official.task if official else "upscale",
-        licence=official.licence if official else "unknown",
-        terms=(official.terms or "") if official else "",
-        parts=tuple(
-            Part(
-                path=part.path,
-                source=Source(
-                    name=part.official.name if part.official else part.path.name,
-                    sha256=part.sha256,
-                    weight=part.share,
-                ),
-                architecture=part.official.architecture if part.official else None,
-                parameters=hidden,
-            )
-            for part in parts
-        ),
+    sources = tuple(
+        Part(
+            path=part.path,
+            source=Source(
+                name=part.official.name if part.official else part.path.name,
+                sha256=part.sha256,
+                weight=part.share,
+            ),
+            architecture=part.official.architecture if part.official else None,
+            parameters=hidden,
+        )
+        for part in parts
     )
-    return export_origin(origin, options(), report=log.info)
+    origin = origin_of(name, parts[0].official, sources)
+    return export_origin(origin, ExportOptions(), report=log.info)
 
 
-def _exporter() -> type[ExportOptions]:
+def _require_export() -> None:
     for module in ("torch", "onnx", "onnxruntime", "safetensors"):
         require(module, feature="The first use of a checkpoint", extra="export")
-    from resharp.export import ExportOptions
-
-    return ExportOptions
 
 
 def _hidden_parameters(model: nn.Module | None) -> dict[str, str]:

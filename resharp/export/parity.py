@@ -7,14 +7,19 @@ smallest pictures there are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+import onnxruntime
+import torch
+from torch import nn
 
+from resharp import models
 from resharp.drawing import draw
 from resharp.engines import GraphParity
 from resharp.errors import ParityError, ResharpError
-from resharp.export.infer import Infer
+from resharp.models.spandrel_models import is_foreign
 from resharp.types import Array
 
 SHAPES = ((1, 24, 36), (3, 17, 23), (2, 31, 8), (1, 1, 1), (1, 3, 5), (4, 2, 2))
@@ -34,16 +39,73 @@ DIFFERING_LIMIT = 5e-3
 """Share of uint8 values that may tip over."""
 _BLOCK = 32
 
+Infer = Callable[..., Array]
+"""``[n, h, w, 3]`` to ``[n, h*s, w*s, 3]``, of one dtype; the graph's further inputs, a number
+each, follow the pictures."""
 Case = tuple[Array, tuple[float, ...]]
 """A uint8 batch, and the graph's further inputs."""
 
 
-def inputs(shapes: Sequence[tuple[int, int, int]] = SHAPES) -> list[Array]:
-    """One uint8 batch for each of ``shapes``, cut from drawn pictures."""
-    return [
-        np.stack([draw(h, w, seed=10 * i + k) for k in range(n)])
-        for i, (n, h, w) in enumerate(shapes)
-    ]
+def in_onnxruntime(path: Path, *, lean: bool = False) -> Infer:
+    """A graph in onnxruntime; ``lean`` keeps no memory from run to run.
+
+    Raises:
+        ParityError: onnxruntime refuses the graph.
+    """
+    settings = onnxruntime.SessionOptions()
+    settings.enable_cpu_mem_arena = not lean
+    settings.log_severity_level = 4  # errors are raised too
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), settings, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # its errors have no class in common
+        raise ParityError(f"onnxruntime refuses the graph: {error}") from error
+    names = [one.name for one in session.get_inputs()]
+
+    def infer(batch: Array, *extra: float) -> Array:
+        numbers = (np.array([number], np.float32) for number in extra)
+        return np.asarray(session.run(None, dict(zip(names, (batch, *numbers), strict=True)))[0])
+
+    return infer
+
+
+def in_torch(module: nn.Module) -> Infer:
+    """A module in PyTorch."""
+
+    def infer(batch: Array, *extra: float) -> Array:
+        numbers = (torch.tensor([number]) for number in extra)
+        with torch.inference_mode():
+            return np.asarray(module(torch.from_numpy(batch), *numbers).numpy())
+
+    return infer
+
+
+def check_graphs(
+    checkpoint: models.Checkpoint, network: nn.Module, graphs: Mapping[str, Infer]
+) -> GraphParity:
+    """Compare both graphs of a checkpoint, by dtype, with its network.
+
+    Raises:
+        ParityError: see :func:`compare`.
+    """
+    facts = checkpoint.facts
+    large = facts.fixed_size is not None  # and slow: bytes are the floats, rounded
+    tried = cases(facts.fixed_size, len(facts.extra))
+    if is_foreign(checkpoint.architecture):
+        # A case of more than one block in each axis, and no whole ones: a network that pads all of
+        # the others to one block would else show one size only.
+        sizes = (int(checkpoint.parameters[name]) for name in ("minimum", "multiple"))
+        block = max(facts.size_multiple, _BLOCK, *sizes)
+        tried += [(_batch((2, block + 9, 2 * block + 5)), ())]
+    return compare(
+        None if large else in_torch(models.for_pictures(network, facts, "uint8")),
+        in_torch(models.for_pictures(network, facts, "float32")),
+        graphs["uint8"],
+        graphs["float32"],
+        tried=tried,
+        limit=FACE_LIMIT if large else FLOAT_LIMIT,
+    )
 
 
 def cases(side: int | None, extra: int) -> list[Case]:
@@ -54,21 +116,17 @@ def cases(side: int | None, extra: int) -> list[Case]:
         extra: numbers that it takes beside the pictures; none is the middle, which was traced.
     """
     if side is None:
-        return [(batch, ()) for batch in inputs()]
-    batches = inputs([(n, side, side) for n in COUNTS])
-    return [(batch, (number,) * extra) for batch, number in zip(batches, NUMBERS, strict=True)]
+        return [(_batch(shape, index), ()) for index, shape in enumerate(SHAPES)]
+    return [
+        (_batch((n, side, side), index), (number,) * extra)
+        for index, (n, number) in enumerate(zip(COUNTS, NUMBERS, strict=True))
+    ]
 
 
-def wide(block: int) -> list[Case]:
-    """A case of more than one block in each axis, and no whole ones.
-
-    A network that pads all of the others to one block would else show one size only.
-
-    Args:
-        block: side of what the network works on.
-    """
-    block = max(block, _BLOCK)
-    return [(batch, ()) for batch in inputs([(2, block + 9, 2 * block + 5)])]
+def _batch(shape: tuple[int, int, int], index: int = 0) -> Array:
+    """uint8 ``[n, h, w, 3]``, cut from drawn pictures."""
+    n, height, width = shape
+    return np.stack([draw(height, width, seed=10 * index + k) for k in range(n)])
 
 
 def compare(
@@ -102,8 +160,8 @@ def compare(
         worst = max(worst, float(np.abs(expected - found).max()))
         if torch_uint8 is None and index:
             continue
-        rounded = torch_uint8 or _constant(np.rint(expected * 255).astype(np.uint8))
-        expected, found = _both(rounded, onnx_uint8, batch, extra)
+        restore = torch_uint8 or _constant(np.rint(expected * 255).astype(np.uint8))
+        expected, found = _both(restore, onnx_uint8, batch, extra)
         steps = np.abs(expected.astype(np.int16) - found.astype(np.int16))
         levels = max(levels, int(steps.max()))
         differing += int(np.count_nonzero(steps))
@@ -114,7 +172,14 @@ def compare(
         uint8_max_levels=levels,
         uint8_differing=differing / values,
     )
-    _gate(figures, limit)
+    if worst > limit or levels > LEVEL_LIMIT or figures.uint8_differing > DIFFERING_LIMIT:
+        raise ParityError(
+            "the exported graph does not compute what PyTorch computes: "
+            f"float error {worst:.2e} (limit {limit:.0e}), "
+            f"{levels} levels of 255 (limit {LEVEL_LIMIT}), "
+            f"{figures.uint8_differing:.2%} of values differ (limit {DIFFERING_LIMIT:.2%}). "
+            "Nothing was stored: try the other --exporter, and report the checkpoint"
+        )
     return figures
 
 
@@ -152,19 +217,3 @@ def _both(
     if not np.isfinite(found).all():
         raise ParityError(f"the exported graph gives NaN on an input of {batch.shape[:3]}")
     return expected, found
-
-
-def _gate(figures: GraphParity, limit: float) -> None:
-    over = (
-        figures.float_max_abs > limit
-        or figures.uint8_max_levels > LEVEL_LIMIT
-        or figures.uint8_differing > DIFFERING_LIMIT
-    )
-    if over:
-        raise ParityError(
-            "the exported graph does not compute what PyTorch computes: "
-            f"float error {figures.float_max_abs:.2e} (limit {limit:.0e}), "
-            f"{figures.uint8_max_levels} levels of 255 (limit {LEVEL_LIMIT}), "
-            f"{figures.uint8_differing:.2%} of values differ (limit {DIFFERING_LIMIT:.2%}). "
-            "Nothing was stored: try the other --exporter, and report the checkpoint"
-        )

@@ -6,26 +6,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
-
-from torch import nn
 
 from resharp import __version__, models
-from resharp.engines import (
-    Bundle,
-    BundleDraft,
-    ExtraInput,
-    File,
-    Manifest,
-    Store,
-)
+from resharp.engines import Bundle, BundleDraft, ExtraInput, Manifest, Store
 from resharp.engines.store import named
 from resharp.errors import BundleError, NotExportedError, OptionError
 from resharp.export.dni import with_dni_partner
-from resharp.export.measure import activation, flops, overlap, peak
+from resharp.export.measure import costs, overlap
 from resharp.export.onnx.checked_export import checked_export
 from resharp.export.onnx.external_data import MIN_BYTES
 from resharp.export.onnx.trace import EXPORTERS, OPSET
+from resharp.export.parity import Infer
 from resharp.export.sources import Origin, locate
 from resharp.paths import engines_folder
 from resharp.types import Array, Log
@@ -99,7 +90,7 @@ def export(
         name=options.name,
         folder=weights,
         offline=options.offline,
-        notice=report,
+        report=report,
     )
     return export_origin(origin, options, engines=engines, report=report)
 
@@ -115,104 +106,101 @@ def export_origin(
     store = Store(engines_folder(engines))
     waiting = f"another process exports {origin.name}: waiting for it"
     with store.writing(origin.name, on_wait=lambda: report(waiting)) as draft:
-        _check_free(store, origin, options)
-        done = None if options.force else _done(store, origin, options)
-        if done is not None:
+        try:
+            there = store.find(origin.name)
+        except (NotExportedError, BundleError):
+            there = None
+        _check_free(there, origin, options)
+        if there is not None and not options.force and _is_done(there, origin, options):
             report(f"{origin.name} is exported already: nothing to do")
-            return done
+            return there
         return _export(origin, options, draft, report)
 
 
-def _check_free(store: Store, origin: Origin, options: ExportOptions) -> None:
+def _check_free(there: Bundle | None, origin: Origin, options: ExportOptions) -> None:
     """A file's name says little: do not let it take the place of other weights unasked."""
     if origin.name == BUILTIN and not options.builtin:
         raise OptionError(f"{BUILTIN} is the built-in model: choose another name with --as")
-    if options.force or not origin.from_file or origin.name not in store:
+    if options.force or not origin.from_file or there is None:
         return
-    try:
-        there = store.find(origin.name).manifest.sources
-    except BundleError:
-        return
-    if there != origin.sources:
+    if there.manifest.sources != origin.sources:
         raise OptionError(
             f"{origin.name} in the store was made from other weights "
-            f"({', '.join(source.name for source in there)}): choose another name with --as, or "
-            "replace it with --force"
+            f"({', '.join(source.name for source in there.manifest.sources)}): choose another name "
+            "with --as, or replace it with --force"
         )
 
 
-def _done(store: Store, origin: Origin, options: ExportOptions) -> Bundle | None:
-    """The bundle of the same weights by the same exporter, if it is whole."""
+def _is_done(there: Bundle, origin: Origin, options: ExportOptions) -> bool:
+    """Whether it is of the same weights, by the same exporter, and whole."""
+    manifest = there.manifest
+    mixed = None if manifest.twin is None else manifest.twin.source
     try:
-        bundle = store.find(origin.name)
-        bundle.verify()
-    except (NotExportedError, BundleError):
-        return None
-    mixed = None if bundle.manifest.twin is None else bundle.manifest.twin.source
-    same = (
-        bundle.manifest.sources == origin.sources
+        there.verify()
+    except BundleError:
+        return False
+    return (
+        manifest.sources == origin.sources
         and (origin.twin is None or mixed == origin.twin.source)
-        and options.exporter in (None, bundle.manifest.versions.get("exporter"))
-        and bundle.manifest.versions.get("layout") == str(LAYOUT)
+        and options.exporter in (None, manifest.versions.get("exporter"))
+        and manifest.versions.get("layout") == str(LAYOUT)
     )
-    return bundle if same else None
 
 
 def _export(origin: Origin, options: ExportOptions, draft: BundleDraft, report: Log) -> Bundle:
     report("reading the weights")
     checkpoint = _checkpoint(origin, options.parameters)
     facts = checkpoint.facts
-    modules = _modules(checkpoint)
-    weights = _weights(checkpoint, draft.folder)
+    network = models.build(checkpoint)
+    path = draft.folder / "weights.safetensors"
+    models.save_safetensors(checkpoint, path)
+    weights = named(path, "weights")  # so that no graph meets others
     passed = checked_export(
         checkpoint,
-        modules,
+        network,
         weights,
         draft.folder,
         exporter=options.exporter,
         least=MIN_BYTES if origin.twin is None else 1,  # a twin replaces the small ones too
         report=report,
     )
-    curve: overlap.Curve = ()
-    if facts.fixed_size is None:
-        report("measuring the overlap")
-        curve = overlap.measure(passed.infer["float32"], options.picture, checkpoint.size_multiple)
-        left = overlap.excess(curve)
-        if left is not None:
-            report(
-                f"tiles differ from the whole picture by up to {left:.2f} levels of 255 at an "
-                f"overlap of {curve[-1][0]}, the largest: this network sees farther. Larger tiles "
-                "show it less (--tile)"
-            )
+    curve = _overlap_curve(passed.infer["float32"], facts, options.picture, report)
+    chosen = overlap.choose(curve) if curve else 0
     report("measuring the activations")
-    network = modules["float32"].get_submodule("network")
-    largest, begin = peak.measure(network, facts, options.picture)
+    peak, precision = costs.largest_activation(network, facts, options.picture)
+    flops = costs.flops_per_pixel(network, facts)
     report("measuring the working memory")
-    memory = activation.measure(draft.folder / passed.graphs["uint8"].name, facts.fixed_size)
+    memory = costs.memory_per_pixel(draft.folder / passed.graphs["uint8"].name, facts.fixed_size)
     manifest = Manifest(
         name=origin.name,
         title=options.title or origin.title,
         task=origin.task if facts.fixed_size is None else FACE,
-        scale=checkpoint.scale,
-        channels=checkpoint.in_channels,
+        scale=facts.scale,
+        channels=facts.in_channels,
         graphs=passed.graphs,
         weights=weights,
-        overlap=overlap.choose(curve) if curve else 0,
+        overlap=chosen,
         overlap_curve=curve,
         fixed_size=facts.fixed_size,
         extra=tuple(ExtraInput(name=name, default=value) for name, value in facts.extra),
-        size_multiple=checkpoint.size_multiple,
+        size_multiple=facts.size_multiple,
         licence=options.licence or origin.licence,
         terms=origin.terms,
         architecture=checkpoint.architecture,
         parameters=checkpoint.parameters,
         sources=origin.sources,
         parity=passed.figures,
-        peak=largest,
-        engine_precision=begin,
+        peak=peak,
+        engine_precision=precision,
         activation_bytes=memory,
-        flops_per_pixel=flops.per_pixel(network, facts),
-        versions=_versions(passed.exporter),
+        flops_per_pixel=flops,
+        versions={
+            **{package: version(package) for package in PACKAGES},
+            "resharp": __version__,
+            "exporter": passed.exporter,
+            "opset": str(OPSET),
+            "layout": str(LAYOUT),
+        },
     )
     if origin.twin is not None:
         report(f"comparing the mix with {origin.twin.source.name}")
@@ -221,6 +209,24 @@ def _export(origin: Origin, options: ExportOptions, draft: BundleDraft, report: 
         )
     report("storing the bundle")
     return draft.commit(manifest)
+
+
+def _overlap_curve(
+    infer: Infer, facts: models.NetworkFacts, picture: Array | None, report: Log
+) -> overlap.Curve:
+    """Empty for networks of one size, which are not tiled."""
+    if facts.fixed_size is not None:
+        return ()
+    report("measuring the overlap")
+    curve = overlap.measure(infer, picture, facts.size_multiple)
+    left = overlap.excess(curve)
+    if left is not None:
+        report(
+            f"tiles differ from the whole picture by up to {left:.2f} levels of 255 at an overlap "
+            f"of {curve[-1][0]}, the largest: this network sees farther. Larger tiles show it less "
+            "(--tile)"
+        )
+    return curve
 
 
 def _checkpoint(origin: Origin, parameters: Mapping[str, int | str]) -> models.Checkpoint:
@@ -236,29 +242,3 @@ def _checkpoint(origin: Origin, parameters: Mapping[str, int | str]) -> models.C
         for part in origin.parts
     ]
     return parts[0][0] if len(parts) == 1 else models.blend(parts)
-
-
-def _modules(checkpoint: models.Checkpoint) -> dict[str, nn.Module]:
-    network = models.build(checkpoint)
-    return {
-        dtype: models.for_pictures(network, checkpoint.facts, dtype)
-        for dtype in ("uint8", "float32")
-    }
-
-
-def _weights(checkpoint: models.Checkpoint, folder: Path) -> File:
-    """The weights under a name that carries their hash, so that no graph meets others."""
-    path = folder / "weights.safetensors"
-    models.save_safetensors(checkpoint, path)
-    return named(path, "weights")
-
-
-def _versions(exporter: str) -> dict[str, str]:
-    made = {package: version(package) for package in PACKAGES}
-    return {
-        **made,
-        "resharp": __version__,
-        "exporter": exporter,
-        "opset": str(OPSET),
-        "layout": str(LAYOUT),
-    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from resharp import weights
@@ -57,7 +57,7 @@ def locate(
     name: str | None = None,
     folder: str | os.PathLike[str] | None = None,
     offline: bool | None = None,
-    notice: Log = lambda line: None,
+    report: Log = lambda line: None,
 ) -> Origin:
     """Find the checkpoints of a model, fetching what is missing.
 
@@ -67,7 +67,7 @@ def locate(
         name: of the bundle; None takes the entry's, or the file's.
         folder: of the weights.
         offline: forbids downloads; None asks the environment.
-        notice: told the terms of use before a download.
+        report: told the terms of use before a download.
 
     Raises:
         UnknownModelError: nothing has that name.
@@ -84,18 +84,48 @@ def locate(
             f"{entry.name} is a {entry.architecture}, which needs no export: "
             f"resharp weights fetch {entry.name}, and --face uses it"
         )
-    entries = _blend(entry, denoise, folder)
-    for item, _ in entries:
+    partner = None if entry.blend is None else weights.resolve(entry.blend, folder)
+    shares = [(entry, 1.0)]
+    if denoise not in (None, 1):
+        if partner is None:
+            able = ", ".join(sorted(n for n, e in weights.catalogue().items() if e.blend))
+            raise OptionError(f"{entry.name} has no denoise strength; models that have one: {able}")
+        shares = [(entry, denoise), (partner, 1 - denoise)] if denoise else [(partner, 1.0)]
+    for item, _ in shares:
         if item.terms:
-            notice(f"{item.name}: {item.terms}")
+            report(f"{item.name}: {item.terms}")
+    name = check_name(name or variant_name(entry.name, denoise))
+    parts = tuple(_part(item, share, folder, offline) for item, share in shares)
+    twin = None
+    if partner is not None and denoise in (None, 1):
+        try:
+            twin = _part(partner, 1.0, folder, offline)
+        except DownloadError as error:
+            report(
+                f"{entry.name} is exported without denoise strengths, which need its twin: {error}"
+            )
+    return origin_of(name, entry, parts, twin=twin)
+
+
+def origin_of(
+    name: str, entry: ModelEntry | None, parts: tuple[Part, ...], *, twin: Part | None = None
+) -> Origin:
+    """Where a bundle comes from, as the catalogue describes it.
+
+    Args:
+        name: of the bundle.
+        entry: what the catalogue says of its checkpoints; None, for files that are none of its.
+        parts: the checkpoints.
+        twin: see :class:`Origin`.
+    """
     return Origin(
-        name=check_name(name or variant_name(entry.name, denoise)),
-        title=entry.title,
-        task=entry.task,
-        licence=entry.licence,
-        terms=entry.terms or "",
-        parts=tuple(_part(item, share, folder, offline) for item, share in entries),
-        twin=_twin(entry, folder, offline, notice) if denoise in (None, 1) else None,
+        name=name,
+        title=entry.title if entry else parts[0].path.stem,
+        task=entry.task if entry else "upscale",
+        licence=entry.licence if entry else "unknown",
+        terms=(entry.terms or "") if entry else "",
+        parts=parts,
+        twin=twin,
     )
 
 
@@ -114,41 +144,9 @@ def _from_file(path: Path, denoise: float | None, name: str | None) -> Origin:
             f"{name} is the name of {official.title} in the catalogue, and {path} is another file: "
             "choose a name with --as"
         )
-    return Origin(
-        name=check_name(official.name if official else name),
-        title=official.title if official else path.stem,
-        task=official.task if official else "upscale",
-        licence=official.licence if official else "unknown",
-        terms=(official.terms or "") if official else "",
-        parts=(Part(path=path, source=source),),
-        from_file=True,
-    )
-
-
-def _blend(
-    entry: ModelEntry, denoise: float | None, folder: str | os.PathLike[str] | None
-) -> list[tuple[ModelEntry, float]]:
-    """The entries and their shares: ``s`` of the model itself, ``1 - s`` of its twin."""
-    if denoise is None or denoise == 1:
-        return [(entry, 1.0)]
-    if entry.blend is None:
-        able = ", ".join(sorted(n for n, e in weights.catalogue().items() if e.blend))
-        raise OptionError(f"{entry.name} has no denoise strength; models that have one: {able}")
-    twin = weights.resolve(entry.blend, folder)
-    return [(entry, denoise), (twin, 1 - denoise)] if denoise else [(twin, 1.0)]
-
-
-def _twin(
-    entry: ModelEntry, folder: str | os.PathLike[str] | None, offline: bool | None, notice: Log
-) -> Part | None:
-    """The checkpoint that the entry is mixed with, without which it is whole nevertheless."""
-    if entry.blend is None:
-        return None
-    try:
-        return _part(weights.resolve(entry.blend, folder), 1.0, folder, offline)
-    except DownloadError as error:
-        notice(f"{entry.name} is exported without denoise strengths, which need its twin: {error}")
-        return None
+    name = check_name(official.name if official else name)
+    origin = origin_of(name, official, (Part(path=path, source=source),))
+    return replace(origin, from_file=True)
 
 
 def _part(

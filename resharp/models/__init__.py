@@ -5,21 +5,24 @@
 ``for_pictures`` turns a network into one from pictures to pictures.
 """
 
-from resharp.models.architectures import ARCHITECTURES, Architecture, NetworkFacts, find
+from resharp.models.architecture import Architecture, NetworkFacts, Parameters, State
+from resharp.models.archs import ARCHITECTURES, find
 from resharp.models.archs.codeformer import CodeFormer
 from resharp.models.archs.gfpgan import GFPGANv1Clean
 from resharp.models.archs.restoreformer import RestoreFormer
 from resharp.models.archs.rrdbnet import RRDBNet
 from resharp.models.archs.srvgg import SRVGGNetCompact
 from resharp.models.archs.swinir import SwinIR
-from resharp.models.checkpoint import Checkpoint, build, load_network, read_checkpoint
+from resharp.models.checkpoint import (
+    Checkpoint,
+    build,
+    load_network,
+    read_checkpoint,
+    save_safetensors,
+)
 from resharp.models.detect import detect
-from resharp.models.face_io import ByteFace, FloatFace
-from resharp.models.image_io import ByteImage, FloatImage
 from resharp.models.interpolate import blend
-from resharp.models.save import save_safetensors
-from resharp.models.state import Parameters, State
-from resharp.models.wrap import for_pictures, planes
+from resharp.models.io import ByteFace, ByteImage, FloatFace, FloatImage, for_pictures, planes
 
 __all__ = [
     "ARCHITECTURES",

@@ -1,4 +1,4 @@
-"""A file of weights to a checked checkpoint, and a checkpoint to a network."""
+"""A file of weights to a checked checkpoint, and a checkpoint to a network or to a file."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from resharp.errors import (
     OptionError,
     UnknownArchitectureError,
 )
-from resharp.fsutil import sha256_of
+from resharp.fsutil import sha256_of, write_whole
 from resharp.models import checkpoint_files as files
 from resharp.models import spandrel_models as foreign
-from resharp.models.architectures import NetworkFacts, find
+from resharp.models.architecture import Parameters
+from resharp.models.archs import find
 from resharp.models.detect import Match, identify
-from resharp.models.state import Parameters
+from resharp.optional import require
 
 METADATA_KEY = "resharp"
 """The one metadata entry of a ``.safetensors`` file of ours: JSON, architecture and parameters."""
@@ -47,48 +48,19 @@ _PREFIXES = ("module.", "_orig_mod.")  # DataParallel, torch.compile
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Checkpoint:
-    """Weights that are known to fit a network."""
+class Checkpoint(Match):
+    """Weights that are known to fit a network.
 
-    architecture: str
-    """Name of an entry of ``ARCHITECTURES``, or of spandrel's: ``spandrel:DAT``."""
-    parameters: Parameters
-    """Keyword arguments that build the network."""
-    scale: int
-    """Output size over input size."""
-    in_channels: int
-    """Channels of the input picture."""
-    out_channels: int
-    """Channels of the output picture."""
-    size_multiple: int
-    """Sizes that are a multiple of this need no padding inside the network; any size works."""
-    state: dict[str, Tensor]
-    """Tensors by official name: finite, contiguous, on the CPU; float32 where they are floats."""
+    The tensors of ``state`` have their official names and are finite, contiguous, on the CPU;
+    float32 where they are floats.
+    """
+
     state_key: str
     """Where in the file the tensors were; ``BARE`` for a file of nothing else."""
     path: Path | None
     """The file; none for a blend."""
     sha256: str
     """Of the file; of a blend, over the parts' hashes and weights."""
-
-    @property
-    def facts(self) -> NetworkFacts:
-        """All that the rest of resharp has to know of the network."""
-        if foreign.is_foreign(self.architecture):
-            return NetworkFacts(
-                scale=self.scale,
-                in_channels=self.in_channels,
-                out_channels=self.out_channels,
-                size_multiple=self.size_multiple,
-            )
-        return find(self.architecture).facts(self.parameters)
-
-    @property
-    def exporters(self) -> tuple[str, ...]:
-        """torch's exporters to try, best first."""
-        if foreign.is_foreign(self.architecture):
-            return foreign.EXPORTERS
-        return (find(self.architecture).exporter,)
 
 
 def read_checkpoint(
@@ -134,14 +106,20 @@ def read_checkpoint(
         if parameters or not remembered:
             raise
         raise CheckpointError(f"the metadata of {file} are damaged: {error}") from error
-    if isinstance(match, foreign.SpandrelModel):
-        return _strange(match, state_key=state_key, path=file, sha256=sha256)
-    return checkpoint_of(match, state_key=state_key, path=file, sha256=sha256)
+    return Checkpoint(
+        architecture=match.architecture,
+        parameters=match.parameters,
+        facts=match.facts,
+        state=match.state,
+        state_key=state_key,
+        path=file,
+        sha256=sha256,
+    )
 
 
 def _identify(
     state: dict[str, Tensor], *, architecture: str | None, parameters: Parameters
-) -> Match | foreign.SpandrelModel:
+) -> Match:
     """Our own networks first; then spandrel's, unless the caller knows the architecture."""
     if architecture is not None and foreign.is_foreign(architecture):
         return foreign.restore(state, architecture, parameters)
@@ -154,40 +132,6 @@ def _identify(
             return foreign.recognise(state, parameters)
         except (MissingExtraError, UnknownArchitectureError) as other:
             raise UnknownArchitectureError(f"{error}. {other}") from error
-
-
-def _strange(
-    found: foreign.SpandrelModel, *, state_key: str, path: Path | None, sha256: str
-) -> Checkpoint:
-    return Checkpoint(
-        architecture=found.architecture,
-        parameters=found.parameters,
-        scale=found.facts.scale,
-        in_channels=found.facts.in_channels,
-        out_channels=found.facts.out_channels,
-        size_multiple=found.facts.size_multiple,
-        state=found.state,
-        state_key=state_key,
-        path=path,
-        sha256=sha256,
-    )
-
-
-def checkpoint_of(match: Match, *, state_key: str, path: Path | None, sha256: str) -> Checkpoint:
-    """A checkpoint from tensors that were found to fit a network."""
-    facts = match.architecture.facts(match.parameters)
-    return Checkpoint(
-        architecture=match.architecture.name,
-        parameters=match.parameters,
-        scale=facts.scale,
-        in_channels=facts.in_channels,
-        out_channels=facts.out_channels,
-        size_multiple=facts.size_multiple,
-        state=match.state,
-        state_key=state_key,
-        path=path,
-        sha256=sha256,
-    )
 
 
 def build(checkpoint: Checkpoint) -> nn.Module:
@@ -207,6 +151,24 @@ def build(checkpoint: Checkpoint) -> nn.Module:
 def load_network(path: str | PathLike[str]) -> nn.Module:
     """``build(read_checkpoint(path))``."""
     return build(read_checkpoint(path))
+
+
+def save_safetensors(checkpoint: Checkpoint, path: str | PathLike[str]) -> None:
+    """Write the clean tensors, the architecture and its parameters; ``read_checkpoint`` reads them.
+
+    Equal checkpoints give equal bytes: the library orders the tensors by dtype and name, and there
+    is one metadata entry only, because it writes several in an order that differs from run to run.
+    The file is written whole or not at all.
+
+    Raises:
+        OutputError: the folder is missing, full or read-only.
+        MissingExtraError: safetensors is not installed.
+    """
+    library = require("safetensors.torch", feature="Writing .safetensors files", extra="torch")
+    note = {"architecture": checkpoint.architecture, "parameters": checkpoint.parameters}
+    tensors = {name: checkpoint.state[name] for name in sorted(checkpoint.state)}
+    data: bytes = library.save(tensors, metadata={METADATA_KEY: json.dumps(note, sort_keys=True)})
+    write_whole(path, data)
 
 
 def _state_dict(raw: Any, file: Path) -> tuple[str, dict[str, Tensor]]:

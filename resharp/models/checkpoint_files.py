@@ -33,7 +33,8 @@ def read(path: Path) -> tuple[Any, dict[str, str]]:
     """
     head = _head(path)
     _refuse_known(path, head)
-    if _is_safetensors(path, head):
+    length = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and length <= path.stat().st_size - 8:
         return _read_safetensors(path)
     if head.startswith(b"PK"):
         head = _head_of_zip(path)
@@ -42,7 +43,11 @@ def read(path: Path) -> tuple[Any, dict[str, str]]:
             f"{path} is no checkpoint (it begins with {head[:16]!r}): weights come as .pth, .pt or "
             f".safetensors; {_AGAIN}"
         )
-    _refuse_new_pickles(path, head)
+    if len(head) > 1 and head[1] > 2:  # torch writes 2, and its restricted reader knows no more
+        raise CheckpointError(
+            f"{path} is a pickle of protocol {head[1]}, which cannot be read without the risk that "
+            "it could run code: ask its publisher for a plain torch.save or .safetensors file"
+        )
     return _read_torch(path), {}
 
 
@@ -68,11 +73,6 @@ def _refuse_known(path: Path, head: bytes) -> None:
         )
 
 
-def _is_safetensors(path: Path, head: bytes) -> bool:
-    length = int.from_bytes(head[:8], "little")
-    return head[8:9] == b"{" and length <= path.stat().st_size - 8
-
-
 def _head_of_zip(path: Path) -> bytes:
     """The first bytes of the pickle in a file of ``torch.save``."""
     try:
@@ -92,15 +92,6 @@ def _head_of_zip(path: Path) -> bytes:
             f"{path} is an archive, no checkpoint: unpack it and take the .pth file"
         )
     return head
-
-
-def _refuse_new_pickles(path: Path, head: bytes) -> None:
-    # torch writes protocol 2, and its restricted reader knows little more.
-    if len(head) > 1 and head[1] > 2:
-        raise CheckpointError(
-            f"{path} is a pickle of protocol {head[1]}, which cannot be read without the risk that "
-            "it could run code: ask its publisher for a plain torch.save or .safetensors file"
-        )
 
 
 def _read_torch(path: Path) -> Any:

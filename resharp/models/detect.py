@@ -10,20 +10,22 @@ import torch
 from torch import Tensor
 
 from resharp.errors import OptionError, UnknownArchitectureError
-from resharp.models.architectures import ARCHITECTURES, Architecture, find, names
-from resharp.models.state import Parameters, State
+from resharp.models.architecture import Architecture, NetworkFacts, Parameters, State
+from resharp.models.archs import ARCHITECTURES, find, names
 
 _SHOWN = 3
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Match:
     """A state dict that fits a network."""
 
-    architecture: Architecture
-    """The kind of network."""
+    architecture: str
+    """Name of an entry of ``ARCHITECTURES``, or of spandrel's: ``spandrel:DAT``."""
     parameters: Parameters
-    """Keyword arguments of ``architecture.build``."""
+    """Keyword arguments that build the network; of spandrel's, the sizes that it takes."""
+    facts: NetworkFacts
+    """All that the rest of resharp has to know of the network."""
     state: dict[str, Tensor]
     """The tensors under their official names."""
 
@@ -38,7 +40,7 @@ def detect(state: State) -> tuple[str, Parameters]:
         UnknownArchitectureError: no network fits exactly; the message compares with the nearest.
     """
     match = identify(state)
-    return match.architecture.name, match.parameters
+    return match.architecture, match.parameters
 
 
 def identify(
@@ -60,34 +62,40 @@ def identify(
     """
     kind = find(architecture) if architecture is not None else _matching(state)
     converted = kind.convert(state)
-    wanted = _merged(kind, kind.infer(converted), parameters or {})
-    if differences := _differences(_expected(kind, wanted), converted):
+    wanted = _merged(kind, _told(kind, converted), parameters or {})
+    if misfit := _misfit(kind, wanted, converted):
         raise UnknownArchitectureError(
-            f"these weights fit no network: nearest is {_described(kind, wanted)}, but "
-            f"{differences}. If the file is whole, its network is not one of {names()}"
+            f"these weights fit no network: {misfit}. If the file is whole, its network is not one "
+            f"of {names()}"
         )
-    return Match(architecture=kind, parameters=wanted, state=converted)
+    return Match(
+        architecture=kind.name, parameters=wanted, facts=kind.facts(wanted), state=converted
+    )
 
 
 def _matching(state: State) -> Architecture:
     for architecture in ARCHITECTURES:
         if architecture.matches(state):
             return architecture
-    nearest = max(ARCHITECTURES, key=lambda one: _likeness(one, state))
+    likeness, nearest = max(
+        ((_likeness(one, state), one) for one in ARCHITECTURES), key=lambda pair: pair[0]
+    )
     message = f"these weights belong to no network here ({names()}): found {_listed(list(state))}"
-    if _likeness(nearest, state):
+    if likeness:
         converted = nearest.convert(state)
-        wanted = nearest.infer(converted)
-        differences = _differences(_expected(nearest, wanted), converted)
-        message += f"; nearest is {_described(nearest, wanted)}, but {differences}"
+        message += f"; {_misfit(nearest, _told(nearest, converted), converted)}"
     raise UnknownArchitectureError(message)
 
 
 def _likeness(architecture: Architecture, state: State) -> int:
     """How many kinds of name, numbers aside, a state dict shares with the default network."""
-    expected = _expected(architecture, architecture.infer({}))
+    expected = _expected(architecture, architecture.official)
     kinds = {re.sub(r"\d+", "N", name) for name in expected}
     return len(kinds & {re.sub(r"\d+", "N", name) for name in architecture.convert(state)})
+
+
+def _told(kind: Architecture, converted: State) -> Parameters:
+    return kind.infer(converted) if converted else kind.official
 
 
 def _merged(kind: Architecture, inferred: Parameters, given: Mapping[str, int | str]) -> Parameters:
@@ -114,17 +122,22 @@ def _expected(kind: Architecture, parameters: Parameters) -> dict[str, tuple[int
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def _differences(expected: Mapping[str, tuple[int, ...]], state: State) -> str:
+def _misfit(kind: Architecture, parameters: Parameters, state: State) -> str:
+    """How a state dict differs from a network; empty where it does not."""
+    expected = _expected(kind, parameters)
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    missing = [name for name in expected if name not in found]
-    unexpected = [name for name in found if name not in expected]
     shapes = [
         f"{name} is {list(found[name])} instead of {list(shape)}"
         for name, shape in expected.items()
         if name in found and found[name] != shape
     ]
-    parts = (("missing", missing), ("unexpected", unexpected), ("of wrong shape", shapes))
-    return "; ".join(f"{title}: {_listed(items)}" for title, items in parts if items)
+    parts = (
+        ("missing", [name for name in expected if name not in found]),
+        ("unexpected", [name for name in found if name not in expected]),
+        ("of wrong shape", shapes),
+    )
+    told = "; ".join(f"{title}: {_listed(items)}" for title, items in parts if items)
+    return told and f"nearest is {_described(kind, parameters)}, but {told}"
 
 
 def _listed(items: Sequence[str]) -> str:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from math import fsum, isfinite
 
 import torch
 from torch import Tensor
 
 from resharp.errors import CheckpointError, OptionError
-from resharp.models.architectures import find
-from resharp.models.checkpoint import Checkpoint, checkpoint_of
-from resharp.models.detect import Match
+from resharp.models.archs import find
+from resharp.models.checkpoint import Checkpoint
 
 TOLERANCE = 1e-6
 """How far from 1 the weights' sum may be."""
@@ -39,15 +39,20 @@ def blend(parts: Iterable[tuple[Checkpoint, float]]) -> Checkpoint:
     first = pairs[0][0]
     for other, _ in pairs[1:]:
         _check_same(first, other)
-    kind = find(first.architecture)  # spandrel's cannot be blended: their shapes are not known
-    names = sorted(first.state)
-    state = {name: _mean([(part.state[name], weight) for part, weight in pairs]) for name in names}
+    find(first.architecture)  # spandrel's cannot be blended: their shapes are not known
+    state = {
+        name: _mean([(part.state[name], weight) for part, weight in pairs])
+        for name in sorted(first.state)
+    }
     recipe = "\n".join(f"{part.sha256} {weight!r}" for part, weight in pairs)
-    return checkpoint_of(
-        Match(architecture=kind, parameters=dict(first.parameters), state=state),
+    sha256 = hashlib.sha256(recipe.encode()).hexdigest()
+    return replace(
+        first,
+        parameters=dict(first.parameters),
+        state=state,
         state_key="blend",
         path=None,
-        sha256=hashlib.sha256(recipe.encode()).hexdigest(),
+        sha256=sha256,
     )
 
 

@@ -1,6 +1,6 @@
 """A network's arithmetic: fp16, mixed, bf16. The weights that stay fp32 are never rounded.
 
-What a network marks as an island (``islands.py``) stays fp32 in all of them.
+What a network marks as an island (``fp32_modules.py``) stays fp32 in all of them.
 """
 
 from __future__ import annotations
@@ -87,7 +87,10 @@ def ranges(network: nn.Module, example: Tensor) -> dict[str, float]:
     finally:
         for handle in handles:
             handle.remove()
-    return {name: _largest(values) for name, values in found.items()}
+    return {
+        name: math.nan if any(map(math.isnan, values)) else max(values, default=0.0)
+        for name, values in found.items()
+    }
 
 
 def peak(network: nn.Module, example: Tensor) -> tuple[float, str]:
@@ -111,10 +114,6 @@ def choose_precision(largest: float) -> str:
     it is where a build ends that the gates send on from both.
     """
     return "fp16" if largest <= LARGE else "mixed"  # NaN compares false
-
-
-def _largest(values: list[float]) -> float:
-    return math.nan if any(map(math.isnan, values)) else max(values, default=0.0)
 
 
 def _weighted(module: nn.Module) -> bool:

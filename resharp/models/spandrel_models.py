@@ -36,9 +36,9 @@ from resharp.errors import (
     ResharpError,
     UnknownArchitectureError,
 )
-from resharp.models.architectures import NetworkFacts
-from resharp.models.padding import reflected
-from resharp.models.state import Parameters, State
+from resharp.models.architecture import NetworkFacts, State
+from resharp.models.archs.layers import reflected, rounded_up
+from resharp.models.detect import Match
 from resharp.optional import require
 
 EXTRA_ARCHITECTURES = "spandrel_extra_arches"
@@ -55,20 +55,12 @@ _CHARACTERS = 300
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
-@dataclass(frozen=True, kw_only=True)
-class SpandrelModel:
-    """A state dict that an architecture of spandrel fits."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SpandrelModel(Match):
+    """A state dict that an architecture of spandrel fits; its names are spandrel's."""
 
-    architecture: str
-    """With :data:`PREFIX`."""
-    parameters: Parameters
-    """The sizes that it takes."""
-    state: dict[str, Tensor]
-    """As spandrel wants them named."""
-    facts: NetworkFacts
-    """Of the network with its padding."""
     network: nn.Module
-    """With the weights; float32, on the CPU, in eval mode."""
+    """With the weights and the padding; float32, on the CPU, in eval mode."""
 
 
 def library(feature: str) -> Any:
@@ -114,7 +106,7 @@ def label(architecture: str) -> str:
     return f"spandrel's {architecture.removeprefix(PREFIX)}"
 
 
-def brief(error: BaseException) -> str:
+def shorten(error: BaseException) -> str:
     """The first lines of a message, which torch's errors have many of."""
     lines = " ".join(_COLOURS.sub("", str(error)).split()) or type(error).__name__
     return lines if len(lines) <= _CHARACTERS else f"{lines[:_CHARACTERS]}..."
@@ -140,12 +132,11 @@ def recognise(state: State, parameters: Mapping[str, int | str] | None = None) -
     if found is None:
         raise UnknownArchitectureError(f"spandrel {_version()} does not know them either")
     name = f"{PREFIX}{found.architecture.id}"
-    descriptor = _loaded(found.architecture, own, name)
-    _check(spandrel, descriptor, name)
-    need = _merged(name, _stated(descriptor), parameters or {})
+    descriptor = _loaded(spandrel, found.architecture, own, name)
+    need = _sizes(descriptor, name, parameters or {})
     if "minimum" not in (parameters or {}):
         need["minimum"] = _smallest(descriptor, need, name)
-    return _stranger(descriptor, name, need, own)
+    return _model(descriptor, name, need, own)
 
 
 def restore(state: State, architecture: str, parameters: Mapping[str, int | str]) -> SpandrelModel:
@@ -164,10 +155,8 @@ def restore(state: State, architecture: str, parameters: Mapping[str, int | str]
             f"newer one, or in the package {EXTRA_ARCHITECTURES}"
         )
     own = dict(spandrel.canonicalize_state_dict(dict(state)))
-    descriptor = _loaded(support.architecture, own, architecture)
-    _check(spandrel, descriptor, architecture)
-    need = _merged(architecture, _stated(descriptor), parameters)
-    return _stranger(descriptor, architecture, need, own)
+    descriptor = _loaded(spandrel, support.architecture, own, architecture)
+    return _model(descriptor, architecture, _sizes(descriptor, architecture, parameters), own)
 
 
 class AnySize(nn.Module):
@@ -204,10 +193,7 @@ class AnySize(nn.Module):
 
     def _side(self, size: Any) -> Any:
         size = size if self.minimum == 1 else _larger(size, self.minimum)
-        if self.multiple == 1:
-            return size
-        # Not `-size % multiple`: TensorRT-RTX 1.7 cannot infer shapes through a remainder.
-        return (size + self.multiple - 1) // self.multiple * self.multiple
+        return size if self.multiple == 1 else rounded_up(size, self.multiple)
 
 
 def _larger(one: Any, other: Any) -> Any:
@@ -231,8 +217,11 @@ def _detects(support: Any, state: dict[str, Tensor]) -> bool:
         return False
 
 
-def _loaded(architecture: Any, state: dict[str, Tensor], name: str) -> Any:
-    """spandrel's descriptor. A copy of the dict is given, since some take out what they read."""
+def _loaded(spandrel: Any, architecture: Any, state: dict[str, Tensor], name: str) -> Any:
+    """spandrel's descriptor of a network that turns one picture into one picture.
+
+    A copy of the dict is given, since some take out what they read.
+    """
     try:
         with quiet():
             descriptor = architecture.load(dict(state))
@@ -241,50 +230,48 @@ def _loaded(architecture: Any, state: dict[str, Tensor], name: str) -> Any:
     except Exception as error:  # shapes and names that its code did not expect
         raise UnknownArchitectureError(
             f"spandrel takes them for its {name.removeprefix(PREFIX)}, but cannot load them: "
-            f"{brief(error)}"
+            f"{shorten(error)}"
         ) from error
+    if reason := _unsuited(spandrel, descriptor):
+        raise CheckpointError(f"these are weights of {label(name)}, which {reason}")
     return descriptor.float().eval()
 
 
-def _check(spandrel: Any, descriptor: Any, name: str) -> None:
-    """Refuse what does not turn one picture into one picture."""
+def _unsuited(spandrel: Any, descriptor: Any) -> str:
     channels = (descriptor.input_channels, descriptor.output_channels)
     tiling = getattr(descriptor.tiling, "name", "")
-    reason = ""
     if not isinstance(descriptor, spandrel.ImageModelDescriptor):
-        reason = f"takes more than a picture ({descriptor.purpose.lower()}, with a mask)"
-    elif descriptor.purpose == "FaceSR":
-        reason = "restores aligned faces only, which resharp does with networks of its own"
-    elif channels not in ((3, 3), (1, 1)):
-        reason = (
+        return f"takes more than a picture ({descriptor.purpose.lower()}, with a mask)"
+    if descriptor.purpose == "FaceSR":
+        return "restores aligned faces only, which resharp does with networks of its own"
+    if channels not in ((3, 3), (1, 1)):
+        return (
             f"takes {channels[0]} and gives {channels[1]} channels; networks for colour pictures "
             "(3 and 3) and gray ones (1 and 1) can be exported"
         )
-    elif tiling == "INTERNAL":
-        reason = "needs the whole picture at once, so that it cannot run in tiles"
-    elif not callable(getattr(descriptor, "_call_fn", None)):
-        reason = f"cannot be called as this release knows it (spandrel {_version()})"
-    if reason:
-        raise CheckpointError(f"these are weights of {label(name)}, which {reason}")
+    if tiling == "INTERNAL":
+        return "needs the whole picture at once, so that it cannot run in tiles"
+    if not callable(getattr(descriptor, "_call_fn", None)):
+        return f"cannot be called as this release knows it (spandrel {_version()})"
+    return ""
 
 
-def _stated(descriptor: Any) -> Parameters:
+def _sizes(descriptor: Any, name: str, given: Mapping[str, int | str]) -> dict[str, int]:
+    """The sizes that a network takes: as spandrel states them, unless overruled."""
     need = descriptor.size_requirements
-    return {
+    sizes = {
         "minimum": max(int(need.minimum), 1),
         "multiple": int(need.multiple_of),
         "square": int(need.square),
     }
-
-
-def _merged(name: str, stated: Parameters, given: Mapping[str, int | str]) -> dict[str, int]:
     for key, value in given.items():
-        if key not in stated:
-            raise OptionError(f"{label(name)} has no parameter {key!r}: it has {', '.join(stated)}")
+        if key not in sizes:
+            raise OptionError(f"{label(name)} has no parameter {key!r}: it has {', '.join(sizes)}")
         least = 0 if key == "square" else 1
         if not isinstance(value, int) or value < least:
             raise OptionError(f"the parameter {key} of {label(name)} is {value!r}, not a size")
-    return {key: int(value) for key, value in (stated | dict(given)).items()}
+        sizes[key] = int(value)
+    return sizes
 
 
 def _any_size(descriptor: Any, need: Mapping[str, int]) -> AnySize:
@@ -307,7 +294,7 @@ def _smallest(descriptor: Any, need: Mapping[str, int], name: str) -> int:
         except ResharpError:
             raise
         except Exception as error:  # whatever its code raises
-            failure = brief(error)
+            failure = shorten(error)
         else:
             return least
     raise CheckpointError(
@@ -325,7 +312,7 @@ def _try(network: AnySize) -> None:
             raise ValueError(f"{tuple(found.shape)} came out instead of {wanted}")
 
 
-def _stranger(
+def _model(
     descriptor: Any, name: str, need: dict[str, int], state: dict[str, Tensor]
 ) -> SpandrelModel:
     network = _any_size(descriptor, need)
@@ -334,9 +321,10 @@ def _stranger(
         in_channels=network.num_in_ch,
         out_channels=network.num_out_ch,
         size_multiple=lcm(need["multiple"], _window(descriptor.model)),
+        exporters=EXPORTERS,
     )
     return SpandrelModel(
-        architecture=name, parameters={**need}, state=state, facts=facts, network=network
+        architecture=name, parameters={**need}, facts=facts, state=state, network=network
     )
 
 

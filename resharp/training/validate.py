@@ -1,4 +1,7 @@
-"""Gain over bicubic on held-out photos: clean, and with noise and JPEG on top."""
+"""Gain over bicubic on held-out photos: clean, and with noise and JPEG on top.
+
+It is measured in PSNR on luma, the figure that super-resolution papers report.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from resharp.training.degrade import Image, add_noise, jpeg, shrink
-from resharp.training.metrics import psnr_y
+
+_BT601 = np.array([24.966, 128.553, 65.481]) / 255.0  # B, G, R to Y of 16..235
 
 Upscale = Callable[[Image], Image]
 """uint8 ``[h, w, 3]`` BGR to uint8 ``[h*s, w*s, 3]``."""
@@ -54,3 +59,17 @@ def measure(
         ours.append(psnr_y(upscale(small), target))
         bicubic.append(psnr_y(np.asarray(plain, dtype=np.uint8), target))
     return Gain(float(np.mean(ours)), float(np.mean(bicubic)))
+
+
+def luma(image: Image) -> NDArray[np.float64]:
+    """BT.601 studio-range luma (16..235, unrounded) of a uint8 BGR image, as MATLAB has it."""
+    y: NDArray[np.float64] = image.astype(np.float64) @ _BT601 + 16.0
+    return y
+
+
+def psnr_y(image: Image, reference: Image) -> float:
+    """PSNR in dB between the lumas of two uint8 BGR images of one shape, no border cut off."""
+    if image.shape != reference.shape:
+        raise ValueError(f"shapes differ: {image.shape} and {reference.shape}")
+    error = float(np.mean((luma(image) - luma(reference)) ** 2))
+    return float("inf") if error == 0 else float(10 * np.log10(255.0**2 / error))

@@ -25,7 +25,7 @@ from tests.shared import ANIMEVIDEO, needs_animevideo
 
 def same(one: Checkpoint, other: Checkpoint) -> bool:
     """Equal in all that is not the file's own."""
-    facts = ("architecture", "parameters", "scale", "in_channels", "out_channels", "size_multiple")
+    facts = ("architecture", "parameters", "facts")
     return (
         all(getattr(one, fact) == getattr(other, fact) for fact in facts)
         and set(one.state) == set(other.state)
@@ -48,8 +48,8 @@ def test_torch_files_come_back(tmp_path: Path, key: str, prefix: str, zipped: bo
     torch.save(wrap(state, key), path, _use_new_zipfile_serialization=zipped)
     found = read_checkpoint(path)
     assert (found.state_key, found.path, found.architecture) == (key, path, "RRDBNet")
-    assert (found.scale, found.in_channels, found.out_channels) == (2, 3, 3)
-    assert found.size_multiple == 2
+    assert (found.facts.scale, found.facts.in_channels, found.facts.out_channels) == (2, 3, 3)
+    assert found.facts.size_multiple == 2
     assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert torch.equal(run(build(found)), run(network))
 
@@ -63,7 +63,7 @@ def test_averaged_weights_come_first(tmp_path: Path) -> None:
 
 def test_a_string_will_do_for_a_path(tmp_path: Path) -> None:
     checkpoint(srvgg(), tmp_path)
-    assert read_checkpoint(str(tmp_path / "net.pth")).scale == 4
+    assert read_checkpoint(str(tmp_path / "net.pth")).facts.scale == 4
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -149,7 +149,7 @@ def test_safetensors_of_strangers_are_read_too(tmp_path: Path) -> None:
     save_file(state, path, metadata={"architecture": "esrgan", "format": "pt"})
     assert read_checkpoint(path).architecture == "RRDBNet"
     path.rename(tmp_path / "misnamed.pth")
-    assert read_checkpoint(tmp_path / "misnamed.pth").scale == 4
+    assert read_checkpoint(tmp_path / "misnamed.pth").facts.scale == 4
 
 
 @pytest.mark.slow
@@ -196,7 +196,11 @@ def test_an_unknown_network_names_its_file(tmp_path: Path) -> None:
 def test_the_official_animevideo_network() -> None:
     """Tagged cuda:0 in the file, and found to be what its release notes say."""
     found = read_checkpoint(ANIMEVIDEO)
-    assert (found.architecture, found.state_key, found.scale) == ("SRVGGNetCompact", "params", 4)
+    assert (found.architecture, found.state_key, found.facts.scale) == (
+        "SRVGGNetCompact",
+        "params",
+        4,
+    )
     assert found.parameters["num_conv"] == 16
     assert found.parameters["act_type"] == "prelu"
     assert sum(tensor.numel() for tensor in found.state.values()) == 621_424

@@ -31,7 +31,7 @@ def test_every_naming_is_the_same_rrdbnet(
     elif naming != "official":
         state = community_names(state, inner=".0" if naming == "community" else "")
     match = identify(state)
-    assert match.architecture.name == "RRDBNet"
+    assert match.architecture == "RRDBNet"
     assert match.parameters == {
         "num_in_ch": 3,
         "num_out_ch": 3,

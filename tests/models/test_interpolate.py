@@ -51,7 +51,7 @@ def test_describes_itself(twins: tuple[Checkpoint, Checkpoint]) -> None:
     general, wdn = twins
     mixed = blend([(general, 0.5), (wdn, 0.5)])
     assert (mixed.architecture, mixed.parameters) == (general.architecture, general.parameters)
-    assert (mixed.scale, mixed.in_channels, mixed.size_multiple) == (4, 3, 1)
+    assert (mixed.facts.scale, mixed.facts.in_channels, mixed.facts.size_multiple) == (4, 3, 1)
     assert (mixed.path, mixed.state_key) == (None, "blend")
     assert mixed.sha256 == blend([(general, 0.5), (wdn, 0.5)]).sha256
     assert mixed.sha256 != blend([(general, 0.25), (wdn, 0.75)]).sha256
@@ -84,7 +84,7 @@ def test_wrong_weights_are_refused(
 
 
 def test_rounding_of_the_weights_is_forgiven(twins: tuple[Checkpoint, Checkpoint]) -> None:
-    assert blend([(twins[0], 0.1 + 0.2), (twins[1], 0.7)]).scale == 4
+    assert blend([(twins[0], 0.1 + 0.2), (twins[1], 0.7)]).facts.scale == 4
 
 
 def test_strangers_are_refused(twins: tuple[Checkpoint, Checkpoint], tmp_path: Path) -> None:

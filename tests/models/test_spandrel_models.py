@@ -30,7 +30,7 @@ from resharp.errors import (
 )
 from resharp.export import export
 from resharp.export.engine import EngineOptions, build_engines
-from resharp.export.measure import activation, overlap
+from resharp.export.measure import costs, overlap
 from resharp.export.onnx import checked_export as gated
 from resharp.export.onnx import dynamic_batch_patches as unbaked
 from resharp.export.onnx import trace as graph
@@ -123,7 +123,7 @@ def quiet() -> Iterator[None]:
 @pytest.fixture
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overlap, "measure", lambda *_: ((16, 0.0),))  # not the matter here
-    monkeypatch.setattr(activation, "measure", lambda *_: None)
+    monkeypatch.setattr(costs, "memory_per_pixel", lambda *_: None)
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
         for dtype in dtypes:
             module = for_pictures(*_built(weights), dtype)
             path = folder / f"{dtype}.onnx"
-            graph.trace(module, getattr(torch, dtype), path, exporter=exporter)
+            graph.trace(module, dtype, path, exporter=exporter)
 
     monkeypatch.setattr(gated, "trace_in_subprocess", traced)
 
@@ -194,15 +194,15 @@ def test_files_come_back(tmp_path: Path, name: str, form: str) -> None:
         assert again.facts == found.facts
         found = again
     assert found.architecture == f"spandrel:{name.rpartition(' ')[2]}"
-    assert found.exporters == ("legacy", "dynamo")
-    side = found.size_multiple * 2  # where both are one function
-    channels = found.in_channels
-    picture = torch.rand(1, channels, side, side + found.size_multiple)
+    assert found.facts.exporters == ("legacy", "dynamo")
+    side = found.facts.size_multiple * 2  # where both are one function
+    channels = found.facts.in_channels
+    picture = torch.rand(1, channels, side, side + found.facts.size_multiple)
     descriptor = oracle.load().ModelLoader().load_from_state_dict(net(name).state_dict())
     with torch.inference_mode():
         ours = build(found)(picture).clamp(0, 1)
     assert float((ours - descriptor(picture)).abs().max()) <= 1e-5
-    assert ours.shape[1] == found.out_channels == (1 if "gray" in name else 3)
+    assert ours.shape[1] == found.facts.out_channels == (1 if "gray" in name else 3)
 
 
 @oracle.needs_oracle
@@ -334,7 +334,7 @@ def test_weights_that_nobody_knows(tmp_path: Path) -> None:
 def test_sizes_can_be_overruled(tmp_path: Path) -> None:
     path = saved("NAFNet", tmp_path)
     found = read_checkpoint(path, parameters={"multiple": 4, "minimum": 8})
-    assert (found.size_multiple, found.parameters["minimum"]) == (4, 8)
+    assert (found.facts.size_multiple, found.parameters["minimum"]) == (4, 8)
     with pytest.raises(OptionError, match="spandrel's NAFNet is 0, not a size"):
         read_checkpoint(path, parameters={"multiple": 0})
     with pytest.raises(UnknownArchitectureError):  # no parameter of spandrel's: it is not asked
@@ -397,4 +397,4 @@ def test_an_exporters_failure_is_told(tmp_path: Path) -> None:
             raise IndexError("odd")
 
     with pytest.raises(ParityError, match="torch's legacy exporter fails: odd"):
-        graph.trace(Broken(), torch.uint8, tmp_path / "broken.onnx")
+        graph.trace(Broken(), "uint8", tmp_path / "broken.onnx")

@@ -13,9 +13,8 @@ from resharp.drawing import draw
 from resharp.models import load_network
 from resharp.training.data import Pairs, load_pictures
 from resharp.training.degrade import Degradation, add_noise, degrade, jpeg, shrink
-from resharp.training.metrics import luma, psnr_y
 from resharp.training.train import TrainingConfig, TrainingRun
-from resharp.training.validate import clean_input, measure, worn_input
+from resharp.training.validate import clean_input, luma, measure, psnr_y, worn_input
 
 TINY = {"features": 8, "convolutions": 1, "batch": 2, "patch": 12, "warmup": 1, "bfloat16": False}
 

@@ -39,7 +39,9 @@ def models(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     found: dict[str, Any] = {"architecture": "RRDBNet", "parameters": {"num_block": 6}, "scale": 4}
     found |= {"in_channels": 3, "out_channels": 3}
     stand_in = SimpleNamespace(
-        read_checkpoint=lambda path, parameters: SimpleNamespace(**found),
+        read_checkpoint=lambda path, parameters: SimpleNamespace(
+            **found, facts=SimpleNamespace(**found)
+        ),
         spandrel_models=SimpleNamespace(
             is_foreign=lambda name: name.startswith("spandrel:"), label=lambda name: name
         ),

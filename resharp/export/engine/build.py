@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,11 @@ from resharp.engines.reference import FLOOR_DB, Reference, reference_file
 from resharp.engines.target import Target, choose_tile
 from resharp.errors import BuildError, OptionError, ParityError
 from resharp.export.engine.builder import Cancel, build, in_background
-from resharp.export.engine.fp32_reference import compare, make_reference
-from resharp.export.engine.typed_graph import TYPING, typed_graph
+from resharp.export.engine.typed_graph import TYPING, compare, make_reference, typed_graph
 from resharp.fsutil import sha256_of
 from resharp.gpu import tensorrt as flavours
 from resharp.gpu.cuda import current_gpu
+from resharp.models.io import DTYPES
 from resharp.models.precision import LARGE, PRECISIONS
 from resharp.types import Log
 
@@ -38,9 +39,10 @@ SMALLEST = 16
 """Side of the smallest window that an engine takes; smaller pictures are padded to it."""
 PRECISION_FALLBACK = ("fp16", "mixed", "fp32")
 """What is tried in turn where no precision is asked for, from where the manifest says."""
-DTYPES = ("uint8", "float32")
 USER_ALLOCATION = "user_allocation"
 """Option of a recipe of TensorRT-RTX: see :func:`build`."""
+PACKAGES = ("torch", "onnx", "onnxruntime")
+"""Whose versions an engine's sidecar names."""
 _OLD = "sm75"  # Turing has no bfloat16
 _NO_PRODUCT = "FP32 GEMM is not supported"
 
@@ -148,28 +150,24 @@ class _Work:
         tile = choose_tile(bundle.manifest, target.memory, options.tile)
         least = SMALLEST if bundle.manifest.fixed_size is None else tile
         self._profile = Profile(smallest=least, tile=tile, batch=options.batch)
-        self._reference: Reference | None = None
-        asked, begin = options.precision, first_precision(bundle.manifest)
-        self._ladder: tuple[str, ...] = (
-            PRECISION_FALLBACK[PRECISION_FALLBACK.index(begin) :] if asked is None else (asked,)
+        self._precisions: tuple[str, ...] = (
+            PRECISION_FALLBACK if options.precision is None else (options.precision,)
         )
-        if asked is None and begin != PRECISION_FALLBACK[0]:
+        begin = bundle.manifest.engine_precision  # older manifests do not say
+        if options.precision is None and begin in PRECISION_FALLBACK[1:]:
+            self._precisions = PRECISION_FALLBACK[PRECISION_FALLBACK.index(begin) :]
             report(f"{bundle.manifest.name}: {_reason(bundle.manifest)}: beginning with {begin}")
 
     def build(self, dtype: str) -> Built:
-        """One engine, in the first precision that is close enough."""
-        ladder = self._ladder
-        for precision in ladder:
+        """One engine, in the first precision that is close enough; the next dtype begins there."""
+        while True:
             try:
-                built = self._one(dtype, precision)
+                return self._one(dtype, self._precisions[0])
             except ParityError as error:
-                if precision == ladder[-1]:
+                if len(self._precisions) == 1:
                     raise
-                self._report(f"{error}; trying {ladder[ladder.index(precision) + 1]}")
-                continue
-            self._ladder = ladder[ladder.index(precision) :]  # the next dtype begins there
-            return built
-        raise AssertionError("a ladder has a last step")
+                self._precisions = self._precisions[1:]
+                self._report(f"{error}; trying {self._precisions[0]}")
 
     def _one(self, dtype: str, precision: str) -> Built:
         recipe = self._recipe(dtype, precision)
@@ -200,9 +198,8 @@ class _Work:
             done = None if self._options.force else self._done(recipe)  # while we waited
             if done is not None:
                 return self._skip(done)
-            reference = self._make_reference()
-            data, graph, seconds = self._make(recipe, reference, draft.scratch())
-            packed = reference.packed()
+            data, graph, seconds = self._make(recipe, draft.scratch())
+            packed = self._reference.packed()
             engine = Engine(
                 model=self._bundle.manifest.name,
                 recipe=recipe,
@@ -210,7 +207,10 @@ class _Work:
                 reference=reference_file(packed),
                 graph=graph,
                 seconds=round(seconds, 2),
-                versions=self._versions(),
+                versions={
+                    "resharp": __version__,
+                    **{package: version(package) for package in PACKAGES},
+                },
             )
             draft.commit(engine, data, packed)
         likeness, spent = self._checked(engine), time.monotonic() - began
@@ -248,10 +248,8 @@ class _Work:
             options=options,
         )
 
-    def _make(
-        self, recipe: EngineSpec, reference: Reference, folder: Path
-    ) -> tuple[bytes, ParityResult, float]:
-        name = self._name(recipe)
+    def _make(self, recipe: EngineSpec, folder: Path) -> tuple[bytes, ParityResult, float]:
+        name, reference = self._name(recipe), self._reference
         self._report(f"{name}: typing the graph")
         graph, infer = typed_graph(self._bundle, recipe.dtype, recipe.precision, folder)
         extra = self._bundle.manifest.extra_values()
@@ -262,6 +260,10 @@ class _Work:
                 f"{FLOOR_DB:.0f}"
             )
         began, cancel = time.monotonic(), Cancel()
+        timing_cache = None  # TensorRT-RTX measures nothing at build time
+        if self._flavour == flavours.TENSORRT:
+            kind = file_part(f"{recipe.gpu}-{recipe.version}")
+            timing_cache = self._bundle.engine_store.folder / f"timing-{kind}.cache"
 
         def work() -> bytes:
             with current_gpu(self._target.device):  # current for a thread, not for the process
@@ -272,7 +274,7 @@ class _Work:
                     inputs=1 + len(extra),
                     targets=recipe.targets,
                     level=self._options.level,
-                    timing_cache=self._timing_cache(recipe),
+                    timing_cache=timing_cache,
                     user_allocation=bool(recipe.options.get(USER_ALLOCATION)),
                     report=lambda line: self._report(f"{name}: {line}"),
                     cancel=cancel,
@@ -292,32 +294,14 @@ class _Work:
             )
         return likeness
 
-    def _make_reference(self) -> Reference:
-        if self._reference is None:
-            self._report("running the fp32 graph on the CPU, to compare with")
-            tile = self._profile.tile
-            self._reference = make_reference(self._bundle, tile, self._options.picture)
-        return self._reference
-
-    def _timing_cache(self, recipe: EngineSpec) -> Path | None:
-        if self._flavour != flavours.TENSORRT:
-            return None  # TensorRT-RTX measures nothing at build time
-        kind = file_part(f"{recipe.gpu}-{recipe.version}")
-        return self._bundle.engine_store.folder / f"timing-{kind}.cache"
+    @cached_property
+    def _reference(self) -> Reference:
+        self._report("running the fp32 graph on the CPU, to compare with")
+        return make_reference(self._bundle, self._profile.tile, self._options.picture)
 
     def _name(self, recipe: EngineSpec) -> str:
         model = self._bundle.manifest.name
         return f"{model} {recipe.dtype} {recipe.precision} for {self._target.label}"
-
-    def _versions(self) -> dict[str, str]:
-        packages = ("torch", "onnx", "onnxruntime")
-        return {"resharp": __version__, **{package: version(package) for package in packages}}
-
-
-def first_precision(manifest: Manifest) -> str:
-    """Where the ladder begins; manifests that do not say, or say another thing, begin with fp16."""
-    begin = manifest.engine_precision
-    return begin if begin in PRECISION_FALLBACK else PRECISION_FALLBACK[0]
 
 
 def _reason(manifest: Manifest) -> str:

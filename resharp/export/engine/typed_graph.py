@@ -1,18 +1,30 @@
-"""The graph that TensorRT is given: strongly typed, so its precision is written in it."""
+"""The graph that TensorRT is given, whose precision is written in it, and the FP32 reference.
+
+The networks that TensorRT builds are strongly typed: each tensor has the type that the graph gives
+it. So a precision other than fp32 is a graph of its own, and it is traced anew from the network:
+which layers must stay float32 is known to the network's modules, not to an ONNX graph.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from resharp import models
-from resharp.engines import Bundle
-from resharp.export.infer import Infer, in_onnxruntime, in_torch
-from resharp.export.measure.peak import example
-from resharp.export.onnx.trace import trace_for
+from resharp.engines import Bundle, ParityResult
+from resharp.engines.reference import Reference, likeness
+from resharp.errors import OptionError
+from resharp.export.measure.costs import example, sample
+from resharp.export.onnx.trace import trace
+from resharp.export.parity import Infer, in_onnxruntime, in_torch
 from resharp.models.precision import with_precision
+from resharp.types import Array
 
 TYPING = 1
 """Part of the key: raised when the same precision comes out as another graph."""
+HEIGHT, WIDTH = 96, 128
+"""Of the reference picture."""
 
 
 def typed_graph(bundle: Bundle, dtype: str, precision: str, folder: Path) -> tuple[Path, Infer]:
@@ -43,6 +55,28 @@ def typed_checkpoint(
     network = with_precision(models.build(checkpoint), precision, example(facts))
     module = models.for_pictures(network, facts, dtype)
     path = folder / f"{dtype}-{precision}.onnx"
-    trace_for(facts, module, dtype, path, exporter)
+    trace(module, dtype, path, exporter=exporter, facts=facts)
     # onnxruntime has no bfloat16 convolution on the CPU.
     return path, in_torch(module) if precision == "bf16" else in_onnxruntime(path)
+
+
+def make_reference(bundle: Bundle, tile: int, picture: Array | None = None) -> Reference:
+    """Run the FP32 graph in onnxruntime; export stores the result beside an engine.
+
+    Args:
+        bundle: a whole bundle.
+        tile: largest side that the engine takes.
+        picture: uint8 BGR photo, whose middle is used; None draws one.
+    """
+    manifest = bundle.manifest
+    shown = sample(picture, manifest.fixed_size, min(HEIGHT, tile), min(WIDTH, tile))
+    if shown.min() == shown.max():
+        raise OptionError("the picture shows nothing in its middle: give another to --picture")
+    infer = in_onnxruntime(bundle.path(manifest.graphs["float32"]))
+    floats = shown.astype(np.float32) / np.float32(255)
+    return Reference(shown, infer(floats[None], *manifest.extra_values())[0])
+
+
+def compare(infer: Infer, reference: Reference, dtype: str) -> ParityResult:
+    """How far a graph of either dtype is from the FP32 graph on the reference picture."""
+    return likeness(infer(reference.input(dtype)[None])[0], reference.restored)

@@ -1,1 +1,1 @@
-"""What export measures on a graph: overlap, activations, memory, operations."""
+"""What export measures: the overlap of tiles, the largest activation, operations and memory."""

@@ -7,15 +7,13 @@ which on it is too small to see.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
-from resharp.drawing import draw
+from resharp.export.measure.costs import sample
+from resharp.export.parity import Infer
 from resharp.types import Array
-
-Infer = Callable[[Array], Array]
-"""float32 ``[1, h, w, 3]`` in 0..1 to ``[1, h*s, w*s, 3]``."""
 
 LIMIT = 0.25
 """Largest error, in levels of 255, that the chosen overlap leaves on the measured picture. Other
@@ -37,13 +35,12 @@ def measure(infer: Infer, picture: Array | None, multiple: int = 1) -> Curve:
     """Error of tiled against untiled, for growing overlap.
 
     Args:
-        infer: the float graph.
+        infer: the float graph, in 0..1.
         picture: uint8 ``[h, w, 3]``, whose middle is used, of at most :data:`SIDE` pixels; None
             draws one.
         multiple: windows start at multiples of this.
     """
-    picture = draw(SIDE, SIDE) if picture is None else picture
-    floats = _middle(picture).astype(np.float32) / np.float32(255)
+    floats = sample(picture, None, SIDE, SIDE).astype(np.float32) / np.float32(255)
     height, width = floats.shape[:2]
     whole = infer(floats[None])[0]
     scale = whole.shape[0] // height
@@ -52,20 +49,20 @@ def measure(infer: Infer, picture: Array | None, multiple: int = 1) -> Curve:
         tall, wide = min(WINDOW, height - y), min(WINDOW, width - x)
         alone = infer(floats[None, y : y + tall, x : x + wide])[0]
         region = whole[y * scale : (y + tall) * scale, x * scale : (x + wide) * scale]
-        gap = _per_pixel(np.abs(alone - region).max(axis=2), scale) * 255
+        blocks = np.abs(alone - region).max(axis=2).reshape(tall, scale, wide, scale)
+        gap = blocks.max(axis=(1, 3)) * 255  # the largest of each input pixel
         distance = _distance(y, x, tall, wide, height, width)
         for index in range(len(error)):
             far = gap[distance >= index * STEP]
             error[index] = max(error[index], float(far.max()) if far.size else 0.0)
-    return _trimmed(tuple((i * STEP, round(float(value), 4)) for i, value in enumerate(error)))
+    curve = tuple((i * STEP, round(float(value), 4)) for i, value in enumerate(error))
+    nothing = (i for i, (_, left) in enumerate(curve) if left == 0)  # beyond the receptive field
+    return curve[: next(nothing, len(curve)) + 1]
 
 
 def choose(curve: Curve, limit: float = LIMIT) -> int:
     """The smallest overlap from which on the error stays within ``limit``, or the largest."""
-    for overlap, error in curve:
-        if error <= limit:
-            return overlap
-    return curve[-1][0]
+    return next((overlap for overlap, error in curve if error <= limit), curve[-1][0])
 
 
 def excess(curve: Curve, limit: float = LIMIT) -> float | None:
@@ -77,20 +74,6 @@ def excess(curve: Curve, limit: float = LIMIT) -> float | None:
     return left if left > limit else None
 
 
-def _trimmed(curve: Curve) -> Curve:
-    """The curve up to the first overlap that leaves nothing: beyond the receptive field."""
-    for index, (_, error) in enumerate(curve):
-        if error == 0:
-            return curve[: index + 1]
-    return curve
-
-
-def _middle(picture: Array) -> Array:
-    height, width = picture.shape[:2]
-    y, x = max(height - SIDE, 0) // 2, max(width - SIDE, 0) // 2
-    return np.ascontiguousarray(picture[y : y + SIDE, x : x + SIDE])
-
-
 def _corners(height: int, width: int, multiple: int) -> Iterator[tuple[int, int]]:
     """Windows in a corner and in the middle: cuts on every side, at two places.
 
@@ -100,13 +83,6 @@ def _corners(height: int, width: int, multiple: int) -> Iterator[tuple[int, int]
     low, right = max(height - WINDOW, 0), max(width - WINDOW, 0)
     for y, x in ((0, 0), (low // 2, right // 2)):
         yield y - y % multiple, x - x % multiple
-
-
-def _per_pixel(error: Array, scale: int) -> Array:
-    """Largest error within each input pixel's block of output pixels."""
-    height, width = error.shape[0] // scale, error.shape[1] // scale
-    blocks: Array = error.reshape(height, scale, width, scale).max(axis=(1, 3))
-    return blocks
 
 
 def _distance(y: int, x: int, tall: int, wide: int, height: int, width: int) -> Array:

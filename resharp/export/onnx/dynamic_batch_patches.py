@@ -49,7 +49,9 @@ _REPLACED: dict[tuple[str, int], Callable[..., Tensor]] = {
 def any_batch(network: nn.Module) -> Iterator[None]:
     """Replace the functions in spandrel's modules that ``network`` is made of."""
     before: list[tuple[ModuleType, str, object]] = []
-    for module in _modules(network):
+    names = {type(one).__module__ for one in network.modules()}
+    own = sorted(name for name in names if name.partition(".")[0] in PACKAGES)
+    for module in (sys.modules[name] for name in own if name in sys.modules):
         for (name, count), function in _REPLACED.items():
             theirs = getattr(module, name, None)
             if inspect.isfunction(theirs) and len(inspect.signature(theirs).parameters) == count:
@@ -60,9 +62,3 @@ def any_batch(network: nn.Module) -> Iterator[None]:
     finally:
         for module, name, theirs in before:
             setattr(module, name, theirs)
-
-
-def _modules(network: nn.Module) -> list[ModuleType]:
-    names = {type(one).__module__ for one in network.modules()}
-    own = sorted(name for name in names if name.partition(".")[0] in PACKAGES)
-    return [sys.modules[name] for name in own if name in sys.modules]

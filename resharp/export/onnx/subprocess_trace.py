@@ -50,20 +50,17 @@ def trace_in_subprocess(weights: Path, dtypes: Sequence[str], exporter: str, fol
     if done.returncode == _REFUSED:
         raise ParityError(done.stderr.rpartition(_MARK)[2].strip())
     if done.returncode:
-        raise ParityError(f"torch's {exporter} exporter {_ended(done.returncode, done.stderr)}")
-
-
-def _ended(code: int, said: str) -> str:
-    if code < 0:
-        names = {one.value: one.name for one in signal.Signals}
-        return f"crashes ({names.get(-code, f'signal {-code}')})"
-    return f"ends with {code}: {said.strip().rpartition(chr(10))[2]}"
+        last = done.stderr.strip().rpartition("\n")[2]
+        ended = f"ends with {done.returncode}: {last}"
+        if done.returncode < 0:
+            names = {one.value: one.name for one in signal.Signals}
+            number = -done.returncode
+            ended = f"crashes ({names.get(number, f'signal {number}')})"
+        raise ParityError(f"torch's {exporter} exporter {ended}")
 
 
 def main(weights: str, exporter: str, folder: str, *dtypes: str) -> int:
     """What the child does; see :func:`trace_in_subprocess`."""
-    import torch
-
     from resharp import models
     from resharp.export.onnx.trace import trace
 
@@ -72,8 +69,7 @@ def main(weights: str, exporter: str, folder: str, *dtypes: str) -> int:
         network = models.build(checkpoint)
         for dtype in dtypes:
             module = models.for_pictures(network, checkpoint.facts, dtype)
-            path = Path(folder) / f"{dtype}.onnx"
-            trace(module, getattr(torch, dtype), path, exporter=exporter)
+            trace(module, dtype, Path(folder) / f"{dtype}.onnx", exporter=exporter)
     except ResharpError as error:
         sys.stderr.write(f"{_MARK}{error}")
         return _REFUSED

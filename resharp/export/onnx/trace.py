@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, MutableSequence, Sequence
+from collections.abc import Iterator, MutableSequence
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -26,18 +27,15 @@ EXPORTERS = ("legacy", "dynamo")
 INPUT, OUTPUT = "image", "restored"
 TRACED = 2
 """Pictures of the example."""
-_AXES = {0: "n", 1: "h", 2: "w"}
-_AXES_OUT = {0: "n", 1: "h_out", 2: "w_out"}
 
 
 def trace(
     module: nn.Module,
-    dtype: torch.dtype,
+    dtype: str,
     path: Path,
     *,
     exporter: str = "legacy",
-    side: int | None = None,
-    extra: Sequence[str] = (),
+    facts: NetworkFacts | None = None,
 ) -> onnx.ModelProto:
     """Export ``module`` to ``path`` and return the graph, checked.
 
@@ -45,98 +43,52 @@ def trace(
     these numbers into some networks without a word.
 
     Args:
-        module: takes and returns ``[n, h, w, 3]``.
-        dtype: of both: ``torch.uint8`` or ``torch.float32``.
+        module: takes and returns ``[n, h, w, 3]``; see ``models.for_pictures``.
+        dtype: of both: ``uint8`` or ``float32``.
         path: of the ONNX file to write.
         exporter: ``legacy`` (TorchScript, seconds) or ``dynamo`` (torch.export, a minute).
-        side: the one size that the module takes; None: any h and w.
-        extra: names of its further arguments, float32 tensors of one number each.
+        facts: of the network, for the one size that it takes and the names of its further inputs,
+            float32 tensors of one number each; None: any h and w, and no such.
 
     Raises:
         ParityError: the exporter fails, the graph is not valid ONNX, or n, h or w are not dynamic.
     """
+    side, extra = _needs(facts)
     height, width = (12, 20) if side is None else (side, side)
-    example = torch.zeros(TRACED, height, width, 3, dtype=dtype)
+    example = torch.zeros(TRACED, height, width, 3, dtype=getattr(torch, dtype))
     inputs = (example, *(torch.full((1,), 0.5) for _ in extra))
-    free = 3 if side is None else 1
+    free = range(3 if side is None else 1)
+    options: dict[str, Any]
+    if exporter == "dynamo":
+        shapes = (dict.fromkeys(free, torch.export.Dim.DYNAMIC), *(None for _ in extra))
+        options = {"dynamic_shapes": shapes, "external_data": False, "verbose": False}
+    else:
+        axes, axes_out = ("n", "h", "w"), ("n", "h_out", "w_out")
+        named = {
+            INPUT: {axis: axes[axis] for axis in free},
+            OUTPUT: {axis: axes_out[axis] for axis in free},
+        }
+        options = {"dynamic_axes": named}
     with torch.no_grad(), any_batch(module), _quiet():
         try:
-            if exporter == "dynamo":
-                _dynamo(module, inputs, path, free, extra)
-            else:
-                _legacy(module, inputs, path, free, extra)
+            torch.onnx.export(
+                module,
+                inputs,
+                str(path),
+                dynamo=exporter == "dynamo",
+                opset_version=OPSET,
+                input_names=[INPUT, *extra],
+                output_names=[OUTPUT],
+                **options,
+            )
         except (ResharpError, MemoryError):
             raise
         except Exception as error:  # a tracer runs the network's code and raises almost anything
             why = error.__cause__ or error  # dynamo wraps it in advice to the network's author
             raise ParityError(f"torch's {exporter} exporter fails: {why}") from error
     model = onnx.load(path)
-    check(model, path, side=side, extra=extra)
+    check(model, path, facts)
     return model
-
-
-def trace_for(
-    facts: NetworkFacts, module: nn.Module, dtype: str, path: Path, exporter: str
-) -> onnx.ModelProto:
-    """:func:`trace` of a module of ``models.for_pictures``, by what is known of its network.
-
-    Raises:
-        ParityError: see :func:`trace`.
-    """
-    return trace(
-        module,
-        getattr(torch, dtype),
-        path,
-        exporter=exporter,
-        side=facts.fixed_size,
-        extra=[name for name, _ in facts.extra],
-    )
-
-
-def _legacy(
-    module: nn.Module,
-    inputs: tuple[torch.Tensor, ...],
-    path: Path,
-    free: int,
-    extra: Sequence[str],
-) -> None:
-    torch.onnx.export(
-        module,
-        inputs,
-        str(path),
-        dynamo=False,
-        opset_version=OPSET,
-        input_names=[INPUT, *extra],
-        output_names=[OUTPUT],
-        dynamic_axes={
-            INPUT: {axis: _AXES[axis] for axis in range(free)},
-            OUTPUT: {axis: _AXES_OUT[axis] for axis in range(free)},
-        },
-    )
-
-
-def _dynamo(
-    module: nn.Module,
-    inputs: tuple[torch.Tensor, ...],
-    path: Path,
-    free: int,
-    extra: Sequence[str],
-) -> None:
-    torch.onnx.export(
-        module,
-        inputs,
-        str(path),
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=[INPUT, *extra],
-        output_names=[OUTPUT],
-        dynamic_shapes=(
-            dict.fromkeys(range(free), torch.export.Dim.DYNAMIC),
-            *(None for _ in extra),
-        ),
-        external_data=False,
-        verbose=False,
-    )
 
 
 def around_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -201,21 +153,20 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def check(
-    model: onnx.ModelProto, path: Path, *, side: int | None = None, extra: Sequence[str] = ()
-) -> None:
+def check(model: onnx.ModelProto, path: Path, facts: NetworkFacts | None = None) -> None:
     """See that ONNX accepts the graph and that n, h and w, or n alone, are dynamic.
 
     Raises:
         ParityError: it does not, or they are not.
     """
+    side, extra = _needs(facts)
     try:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:
         raise ParityError(f"the exporter wrote a graph that ONNX refuses: {error}") from error
     graph = model.graph
     names = [value.name for value in graph.input]
-    if len(names) != 1 + len(extra) or names[1:] != list(extra) or len(graph.output) != 1:
+    if not names or names[1:] != extra or len(graph.output) != 1:
         wanted = f"the inputs {', '.join((INPUT, *extra))}" if extra else "one input"
         raise ParityError(f"the exported graph must have {wanted} and one output, not {names}")
     for value in (graph.input[0], graph.output[0]):
@@ -231,3 +182,8 @@ def check(
                 f"{value.name} of the exported graph has the shape {sizes}, not n x {side} x "
                 f"{side} x 3 with a dynamic n"
             )
+
+
+def _needs(facts: NetworkFacts | None) -> tuple[int | None, list[str]]:
+    """The one size that a network takes, and the names of its further inputs."""
+    return (None, []) if facts is None else (facts.fixed_size, [name for name, _ in facts.extra])

@@ -11,26 +11,50 @@ What differs from upstream, and why:
   multiplied by 0 instead.
 - The code with the largest logit is looked up; upstream takes the largest of their softmax, makes a
   one-hot matrix of it, and multiplies.
-- Encoder, transformer and codebook stay float32 under ``.half()`` (``vq.py`` says why). The
+- Encoder, transformer and codebook stay float32 under ``.half()`` (``layers.py`` says why). The
   generator and the blocks that the fidelity controls become half.
 """
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
+from math import isqrt
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resharp.models.archs.vq import Codebook, Double, Halve, ResBlock, as_taken_by, attend, norm
+from resharp.models.architecture import (
+    Architecture,
+    Parameters,
+    State,
+    face_facts,
+    indices,
+    size,
+)
+from resharp.models.archs.layers import (
+    Codebook,
+    Double,
+    Halve,
+    ResBlock,
+    as_taken_by,
+    attend,
+    conv3x3,
+    conv_pair,
+    norm,
+)
 from resharp.models.fp32_modules import KeepFP32
 
 FIDELITY = 0.5
 """Where nobody says: upstream's default."""
-SLOPE = 0.2
 SHORTCUT = "conv_out"
+_HALVE = re.compile(r"encoder\.blocks\.(\d+)\.conv\.weight")
+_BLOCK = re.compile(r"encoder\.blocks\.(\d+)\.conv1\.weight")
+_LAST = re.compile(r"encoder\.blocks\.(\d+)\.weight")
+_LAYER = re.compile(r"ft_layers\.(\d+)\.linear1\.weight")
+_FUSE = re.compile(r"fuse_convs_dict\.(\d+)\.scale\.0\.weight")
 
 
 class CodeFormer(KeepFP32):
@@ -115,7 +139,7 @@ class CodeFormerEncoder(KeepFP32):
 
     def __init__(self, nf: int, widths: list[int], res_blocks: int, emb_dim: int) -> None:
         super().__init__()
-        blocks: list[nn.Module] = [nn.Conv2d(3, nf, 3, 1, 1)]
+        blocks: list[nn.Module] = [conv3x3(3, nf)]
         self.ends: list[int] = []
         """Index of the last residual block at each size."""
         for level, (before, width) in enumerate(pairwise([nf, *widths])):
@@ -128,7 +152,7 @@ class CodeFormerEncoder(KeepFP32):
             if not smallest:
                 blocks.append(Halve(width))
         blocks += _middle(width)
-        blocks += [norm(width), nn.Conv2d(width, emb_dim, 3, 1, 1)]
+        blocks += [norm(width), conv3x3(width, emb_dim)]
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -147,7 +171,7 @@ class CodeFormerGenerator(nn.Module):
     def __init__(self, widths: list[int], res_blocks: int, emb_dim: int) -> None:
         super().__init__()
         width = widths[-1]
-        blocks: list[nn.Module] = [nn.Conv2d(emb_dim, width, 3, 1, 1), *_middle(width)]
+        blocks: list[nn.Module] = [conv3x3(emb_dim, width), *_middle(width)]
         self.starts: dict[int, int] = {}
         """Size, by the index of its first residual block."""
         for level in reversed(range(len(widths))):
@@ -159,7 +183,7 @@ class CodeFormerGenerator(nn.Module):
                     blocks.append(CodeFormerAttention(width))
             if level:
                 blocks.append(Double(width))
-        blocks += [norm(width), nn.Conv2d(width, 3, 3, 1, 1)]
+        blocks += [norm(width), conv3x3(width, 3)]
         self.blocks = nn.ModuleList(blocks)
 
     def forward(
@@ -204,8 +228,8 @@ class Fuse(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.encode_enc = ResBlock(2 * channels, channels, SHORTCUT)
-        self.scale = _pair(channels)
-        self.shift = _pair(channels)
+        self.scale = conv_pair(channels)
+        self.shift = conv_pair(channels)
 
     def forward(self, seen: Tensor, out: Tensor, fidelity: Tensor) -> Tensor:
         """Both ``[n, c, h, w]``; gives ``out``, moved as far as ``fidelity`` lets it."""
@@ -299,9 +323,41 @@ def _middle(width: int) -> list[nn.Module]:
     ]
 
 
-def _pair(channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, channels, 3, 1, 1),
-        nn.LeakyReLU(SLOPE),
-        nn.Conv2d(channels, channels, 3, 1, 1),
-    )
+def matches(state: State) -> bool:
+    """Whether there are a position embedding, an encoder in one list, and a transformer."""
+    wanted = ("position_emb", "encoder.blocks.0.weight", "idx_pred_layer.1.weight")
+    return all(name in state for name in wanted)
+
+
+def infer(state: State) -> Parameters:
+    """The parameters of the CodeFormer whose weights these are.
+
+    Weights do not tell the number of attention heads: it is the official 8, unless
+    ``read_checkpoint(path, parameters={"n_head": 4})`` overrules it.
+    """
+    nf = max(size(state, "encoder.blocks.0.weight", 0, 64), 1)
+    halves = sorted(indices(state, _HALVE))
+    tokens = size(state, "position_emb", 0, 256)
+    ends = [f"encoder.blocks.{index}.conv.weight" for index in halves]
+    ends.append(f"encoder.blocks.{max(indices(state, _LAST), default=0)}.weight")
+    blocks = [index for index in indices(state, _BLOCK) if index < min(halves, default=0)]
+    return {
+        "img_size": max(isqrt(tokens), 1) << len(halves),
+        "nf": nf,
+        "ch_mult": ",".join(str(max(size(state, name, 1, nf) // nf, 1)) for name in ends),
+        "res_blocks": len(blocks) or 2,
+        "emb_dim": size(state, "quantize.embedding.weight", 1, 256),
+        "codebook_size": size(state, "quantize.embedding.weight", 0, 1024),
+        "dim_embd": size(state, "position_emb", 1, 512),
+        "n_head": 8,
+        "n_layers": len(indices(state, _LAYER)),
+        "connect": ",".join(str(side) for side in sorted(indices(state, _FUSE))),
+    }
+
+
+ARCHITECTURE = Architecture(
+    build=CodeFormer,
+    matches=matches,
+    infer=infer,
+    facts=lambda parameters: face_facts(int(parameters["img_size"]), ("fidelity", FIDELITY)),
+)

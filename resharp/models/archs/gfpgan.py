@@ -16,11 +16,16 @@ What differs from upstream, and why:
 - The noise is that of the checkpoint (upstream's ``randomize_noise=False``). By default upstream
   draws new noise in each call, so that its result is another one each time.
 - Intermediate pictures of the encoder (``toRGB``) are not computed; their weights are kept.
+
+The release files hold ``params_ema`` (and training files ``params`` too); upstream's ``GFPGANer``
+takes the first of these, as ``read_checkpoint`` does. Older GFPGAN 1 files (``GFPGANv1.pth``) are
+another network, with CUDA operators and ``conv_body_first.0``.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from itertools import pairwise
 from typing import ClassVar
 
@@ -28,12 +33,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from resharp.errors import UnknownArchitectureError
+from resharp.models.architecture import (
+    Architecture,
+    Parameters,
+    State,
+    face_facts,
+    indices,
+    size,
+)
+from resharp.models.archs.layers import SLOPE, conv3x3, conv_pair, leaky
 from resharp.models.fp32_modules import Float32Linear, PixelLinear, linear
 
-SLOPE = 0.2
 FIRST = 3
 """Exponent of the first size above 4x4."""
 EPS = 1e-8
+_DOWN = re.compile(r"conv_body_down\.(\d+)\.conv1\.weight")
+_MLP = re.compile(r"stylegan_decoder\.style_mlp\.(\d+)\.weight")
+_OLD = "conv_body_first.0.weight"
+_DECODER = "stylegan_decoder.constant_input.weight"
 
 
 class GFPGANv1Clean(nn.Module):
@@ -73,22 +91,22 @@ class GFPGANv1Clean(nn.Module):
         self.conv_body_down = nn.ModuleList(
             StyleGanResBlock(a, b, "down") for a, b in pairwise(down)
         )
-        self.final_conv = nn.Conv2d(narrow[4], narrow[4], 3, 1, 1)
+        self.final_conv = conv3x3(narrow[4], narrow[4])
         self.conv_body_up = nn.ModuleList(StyleGanResBlock(a, b, "up") for a, b in pairwise(up))
         self.toRGB = nn.ModuleList(nn.Conv2d(narrow[side], 3, 1) for side in sides)
         self.final_linear = PixelLinear(self.bottom, self.num_latent * num_style_feat)
         self.stylegan_decoder = StyleGanDecoder(wide, self.log_size, num_style_feat, num_mlp)
-        self.condition_scale = nn.ModuleList(_condition(narrow[side]) for side in sides)
-        self.condition_shift = nn.ModuleList(_condition(narrow[side]) for side in sides)
+        self.condition_scale = nn.ModuleList(conv_pair(narrow[side]) for side in sides)
+        self.condition_shift = nn.ModuleList(conv_pair(narrow[side]) for side in sides)
 
     def forward(self, x: Tensor) -> Tensor:
         """Restore aligned faces; only n is free."""
-        features = _leaky(self.conv_body_first(x))
+        features = leaky(self.conv_body_first(x))
         skips = []
         for block in self.conv_body_down:
             features = block(features)
             skips.append(features)
-        features = _leaky(self.final_conv(features))
+        features = leaky(self.final_conv(features))
         styles: Tensor = self.final_linear(features.reshape(-1, self.bottom))
         conditions = []
         layers = zip(self.conv_body_up, self.condition_scale, self.condition_shift, strict=True)
@@ -105,14 +123,14 @@ class StyleGanResBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, mode: str) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, inputs, 3, 1, 1)
-        self.conv2 = nn.Conv2d(inputs, outputs, 3, 1, 1)
+        self.conv1 = conv3x3(inputs, inputs)
+        self.conv2 = conv3x3(inputs, outputs)
         self.skip = nn.Conv2d(inputs, outputs, 1, bias=False)
         self.up = mode == "up"
 
     def forward(self, x: Tensor) -> Tensor:
         """``[n, c, h, w]`` to twice or half the size."""
-        inner = _leaky(self.conv2(self._resize(_leaky(self.conv1(x)))))
+        inner = leaky(self.conv2(self._resize(leaky(self.conv1(x)))))
         out: Tensor = inner + self.skip(self._resize(x))
         return out
 
@@ -180,7 +198,7 @@ class StyleConv(nn.Module):
         out = self.modulated_conv(_double(x) if self.doubles else x, style, math.sqrt(2))
         # Noise and bias apart: together, exporters fold them into a constant of the output's size.
         out = out + (self.weight * noise).to(out.dtype)
-        return _leaky(out + self.bias.to(out.dtype))
+        return leaky(out + self.bias.to(out.dtype))
 
 
 class ToRGB(nn.Module):
@@ -268,17 +286,48 @@ def _exponent(out_size: int) -> int:
     return power
 
 
-def _condition(features: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(features, features, 3, 1, 1),
-        nn.LeakyReLU(SLOPE),
-        nn.Conv2d(features, features, 3, 1, 1),
-    )
-
-
-def _leaky(x: Tensor) -> Tensor:
-    return F.leaky_relu(x, SLOPE)
-
-
 def _double(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+def matches(state: State) -> bool:
+    """Whether there is a StyleGAN2 decoder and a U-Net before it."""
+    return _DECODER in state and ("conv_body_first.weight" in state or _OLD in state)
+
+
+def convert(state: State) -> dict[str, Tensor]:
+    """The same tensors: their names are the official ones already.
+
+    Raises:
+        UnknownArchitectureError: the first GFPGAN, which is another network.
+    """
+    if _OLD in state:
+        raise UnknownArchitectureError(
+            "these are the weights of the first GFPGAN (GFPGANv1), which resharp does not have: "
+            "use gfpgan-v1.3 or gfpgan-v1.4"
+        )
+    return dict(state)
+
+
+def infer(state: State) -> Parameters:
+    """The parameters of the GFPGANv1Clean whose weights these are."""
+    halvings = len(indices(state, _DOWN))
+    features = size(state, _DECODER, 1, 512)
+    first = "stylegan_decoder.style_conv1.modulated_conv.modulation.weight"
+    wide = size(state, "stylegan_decoder.to_rgbs.3.modulated_conv.weight", 2, features)
+    return {
+        "out_size": 4 << min(max(halvings, 1), 8),
+        "num_style_feat": size(state, first, 1, 512),
+        "channel_multiplier": max(2 * wide // max(features, 1), 1),
+        "num_mlp": len(indices(state, _MLP)),
+        "num_feat": features,
+    }
+
+
+ARCHITECTURE = Architecture(
+    build=GFPGANv1Clean,
+    matches=matches,
+    convert=convert,
+    infer=infer,
+    facts=lambda parameters: face_facts(int(parameters["out_size"])),
+)

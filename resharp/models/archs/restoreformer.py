@@ -6,28 +6,47 @@ High-Quality Blind Face Restoration from Undegraded Key-Value Pairs" (Wang et al
 Licence: Apache-2.0. Written anew here; the state-dict names are the official ones.
 
 What differs from upstream: the nearest code is looked up, where upstream multiplies with a one-hot
-matrix; and encoder and codebook stay float32 under ``.half()`` (``vq.py`` says why).
+matrix; and encoder and codebook stay float32 under ``.half()`` (``layers.py`` says why).
+
+GFPGAN's release file has the official names under ``params``; the authors' own checkpoints have
+them under ``state_dict`` with the prefix ``vqvae.``, beside the networks of their losses, which are
+dropped.
 """
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 from torch import Tensor, nn
 
-from resharp.models.archs.vq import (
+from resharp.models.architecture import (
+    Architecture,
+    Parameters,
+    State,
+    face_facts,
+    indices,
+    size,
+)
+from resharp.models.archs.layers import (
     Codebook,
     Double,
     Halve,
     ResBlock,
     as_taken_by,
     attend,
+    conv3x3,
     norm,
     swish,
 )
 from resharp.models.fp32_modules import KeepFP32
 
 SHORTCUT = "nin_shortcut"
+PREFIX = "vqvae."
+SMALLEST = 16
+"""Side of the codes in the official network; weights do not tell."""
+_DOWN = re.compile(r"encoder\.down\.(\d+)\.block\.0\.conv1\.weight")
+_BLOCK = re.compile(r"encoder\.down\.0\.block\.(\d+)\.conv1\.weight")
 
 
 class RestoreFormer(nn.Module):
@@ -87,7 +106,7 @@ class RestoreFormerEncoder(KeepFP32):
         self, ch: int, widths: list[int], num_res_blocks: int, z_channels: int, heads: int
     ) -> None:
         super().__init__()
-        self.conv_in = nn.Conv2d(3, ch, 3, 1, 1)
+        self.conv_in = conv3x3(3, ch)
         self.down = nn.ModuleList()
         for level, (before, width) in enumerate(pairwise([ch, *widths])):
             smallest = level == len(widths) - 1
@@ -96,7 +115,7 @@ class RestoreFormerEncoder(KeepFP32):
             self.down.append(RestoreFormerStage(inputs, width, heads if smallest else 0, step))
         self.mid = Middle(widths[-1], heads)
         self.norm_out = norm(widths[-1])
-        self.conv_out = nn.Conv2d(widths[-1], z_channels, 3, 1, 1)
+        self.conv_out = conv3x3(widths[-1], z_channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The result, and features of the middle: after its first block, and at its end."""
@@ -114,7 +133,7 @@ class RestoreFormerDecoder(nn.Module):
     def __init__(self, widths: list[int], num_res_blocks: int, z_channels: int, heads: int) -> None:
         super().__init__()
         width = widths[-1]
-        self.conv_in = nn.Conv2d(z_channels, width, 3, 1, 1)
+        self.conv_in = conv3x3(z_channels, width)
         self.mid = Middle(width, heads)
         self.up = nn.ModuleList()
         for level in reversed(range(len(widths))):
@@ -126,7 +145,7 @@ class RestoreFormerDecoder(nn.Module):
             )
             self.up.insert(0, stage)
         self.norm_out = norm(width)
-        self.conv_out = nn.Conv2d(width, 3, 3, 1, 1)
+        self.conv_out = conv3x3(width, 3)
 
     def forward(self, codes: Tensor, early: Tensor, late: Tensor) -> Tensor:
         """Codes, and the encoder's features to attend to, to pictures."""
@@ -217,3 +236,53 @@ class Quantizer(Codebook):
 
 class _Conv2d(KeepFP32, nn.Conv2d):
     """A convolution in float32."""
+
+
+def matches(state: State) -> bool:
+    """Whether there are an encoder, a codebook and a decoder that attends to two norms."""
+    names = convert(state)
+    wanted = ("encoder.conv_in.weight", "quantize.embedding.weight", "quant_conv.weight")
+    return all(name in names for name in wanted) and "decoder.mid.attn_1.norm2.weight" in names
+
+
+def convert(state: State) -> dict[str, Tensor]:
+    """The same tensors under their official names, without those of the losses."""
+    if not any(name.startswith(PREFIX) for name in state):
+        return dict(state)
+    return {
+        name.removeprefix(PREFIX): tensor
+        for name, tensor in state.items()
+        if name.startswith(PREFIX)
+    }
+
+
+def infer(state: State) -> Parameters:
+    """The parameters of the RestoreFormer whose weights these are.
+
+    Weights tell neither the number of attention heads, which is the official 8, nor the size of the
+    pictures, which is taken for 16 at the smallest. ``parameters`` overrule.
+    """
+    ch = max(size(state, "encoder.conv_in.weight", 0, 64), 1)
+    widths = [
+        size(state, f"encoder.down.{level}.block.0.conv2.weight", 0, ch)
+        for level in range(len(indices(state, _DOWN)) or 1)
+    ]
+    return {
+        "resolution": SMALLEST << len(widths) - 1,
+        "ch": ch,
+        "ch_mult": ",".join(str(max(width // ch, 1)) for width in widths),
+        "num_res_blocks": len(indices(state, _BLOCK)),
+        "n_embed": size(state, "quantize.embedding.weight", 0, 1024),
+        "embed_dim": size(state, "quantize.embedding.weight", 1, 256),
+        "z_channels": size(state, "quant_conv.weight", 1, 256),
+        "head_size": 8,
+    }
+
+
+ARCHITECTURE = Architecture(
+    build=RestoreFormer,
+    matches=matches,
+    convert=convert,
+    infer=infer,
+    facts=lambda parameters: face_facts(int(parameters["resolution"])),
+)

@@ -4,20 +4,54 @@ Sources: "ESRGAN: Enhanced Super-Resolution Generative Adversarial Networks" (Wa
 2018); the names are those of ``basicsr/archs/rrdbnet_arch.py`` (BasicSR, Apache-2.0), which
 Real-ESRGAN (BSD-3-Clause) uses too; the third upsampling convolution of x8 is that of
 ai-forever/Real-ESRGAN (BSD-3-Clause). Written anew here.
+
+State dicts come in three namings:
+
+========================  ===================================  ===============================
+official (BasicSR)        first ESRGAN release, BSRGAN         oldest ESRGAN, community files
+========================  ===================================  ===============================
+conv_first                conv_first                           model.0
+body.N.rdb1.conv1         RRDB_trunk.N.RDB1.conv1              model.1.sub.N.RDB1.conv1.0
+conv_body                 trunk_conv                           model.1.sub.<number of blocks>
+conv_up1, conv_up2 ...    upconv1, upconv2 ...                 model.3, model.6 ...
+conv_hr                   HRconv                               model.<last upsampling + 2>
+conv_last                 conv_last                            model.<last upsampling + 4>
+========================  ===================================  ===============================
+
+The oldest naming counts the layers of one ``nn.Sequential``: each doubling is (upsample,
+convolution, activation), so the numbers give the scale. Which files have which naming was read off
+chaiNNer-org/spandrel (MIT).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resharp.models.padding import reflected
+from resharp.errors import UnknownArchitectureError
+from resharp.models.architecture import (
+    Architecture,
+    Parameters,
+    State,
+    facts_named,
+    indices,
+    size,
+)
+from resharp.models.archs.layers import conv3x3, leaky, reflected, rounded_up
 
 RESIDUAL_SCALE = 0.2
-SLOPE = 0.2
+_BLOCK = re.compile(
+    r"(?:body|RRDB_trunk|model\.1\.sub)\.(\d+)\.(?:rdb|RDB)([123])\.conv([1-5])"
+    r"(?:\.0)?\.(weight|bias)"
+)
+_OLD_TRUNK = re.compile(r"model\.1\.sub\.\d+\.(weight|bias)")
+_OLD_LAYER = re.compile(r"model\.(\d+)\.(weight|bias)")
+_RENAMED = re.compile(r"(trunk_conv|HRconv|upconv\d+)\.(weight|bias)")
+_NEW_NAMES = {"trunk_conv": "conv_body", "HRconv": "conv_hr"}
+_UPSAMPLING = re.compile(r"conv_up(\d+)\.weight")
 
 
 def official_unshuffle(scale: int) -> int:
@@ -32,17 +66,17 @@ class ResidualDenseBlock(nn.Module):
         super().__init__()
         for index in range(5):
             outputs = num_grow_ch if index < 4 else num_feat
-            convolution = _conv(num_feat + index * num_grow_ch, outputs)
+            convolution = conv3x3(num_feat + index * num_grow_ch, outputs)
             _start_small(convolution)
             self.add_module(f"conv{index + 1}", convolution)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` plus a fifth of what the five convolutions make of it."""
         *growing, last = self.children()
         seen = [x]
         for convolution in growing:
-            seen.append(_activate(convolution(torch.cat(seen, 1) if len(seen) > 1 else x)))
-        out: torch.Tensor = last(torch.cat(seen, 1))
+            seen.append(leaky(convolution(torch.cat(seen, 1) if len(seen) > 1 else x)))
+        out: Tensor = last(torch.cat(seen, 1))
         return out * RESIDUAL_SCALE + x
 
 
@@ -55,9 +89,9 @@ class RRDB(nn.Module):
         self.rdb2 = ResidualDenseBlock(num_feat, num_grow_ch)
         self.rdb3 = ResidualDenseBlock(num_feat, num_grow_ch)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` plus a fifth of what the three blocks make of it."""
-        out: torch.Tensor = self.rdb3(self.rdb2(self.rdb1(x)))
+        out: Tensor = self.rdb3(self.rdb2(self.rdb1(x)))
         return out * RESIDUAL_SCALE + x
 
 
@@ -102,47 +136,32 @@ class RRDBNet(nn.Module):
         self.num_in_ch, self.num_out_ch = num_in_ch, num_out_ch
         self.scale, self.unshuffle = scale, unshuffle
         self.num_up = growth.bit_length() - 1
-        self.conv_first = _conv(num_in_ch * unshuffle**2, num_feat)
+        self.conv_first = conv3x3(num_in_ch * unshuffle**2, num_feat)
         self.body = nn.Sequential(*(RRDB(num_feat, num_grow_ch) for _ in range(num_block)))
-        self.conv_body = _conv(num_feat, num_feat)
+        self.conv_body = conv3x3(num_feat, num_feat)
         for index in range(1, self.num_up + 1):
-            self.add_module(f"conv_up{index}", _conv(num_feat, num_feat))
-        self.conv_hr = _conv(num_feat, num_feat)
-        self.conv_last = _conv(num_feat, num_out_ch)
+            self.add_module(f"conv_up{index}", conv3x3(num_feat, num_feat))
+        self.conv_hr = conv3x3(num_feat, num_feat)
+        self.conv_last = conv3x3(num_feat, num_out_ch)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Upscale float ``[n, c, h, w]`` to ``[n, num_out_ch, h*scale, w*scale]``."""
         if self.unshuffle == 1:
             return self._upscale(x)
-        height, width = x.shape[2], x.shape[3]
-        out = self._upscale(F.pixel_unshuffle(self._pad(x), self.unshuffle))
+        # No `if` about the sizes: a test would be frozen into a traced graph.
+        height, width, step = x.shape[2], x.shape[3], self.unshuffle
+        padded = reflected(x, rounded_up(height, step), rounded_up(width, step))
+        out = self._upscale(F.pixel_unshuffle(padded, step))
         return out[:, :, : height * self.scale, : width * self.scale]
 
-    def _pad(self, x: torch.Tensor) -> torch.Tensor:
-        # No `if`: a test of the size would be frozen into a traced graph. Not `-height % step`:
-        # TensorRT-RTX 1.7 cannot infer shapes through a remainder.
-        step, height, width = self.unshuffle, x.shape[2], x.shape[3]
-        return reflected(x, (height + step - 1) // step * step, (width + step - 1) // step * step)
-
-    def _upscale(self, x: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = self.conv_first(x)
+    def _upscale(self, x: Tensor) -> Tensor:
+        features: Tensor = self.conv_first(x)
         features = features + self.conv_body(self.body(features))
-        for convolution in self._upsampling():
+        for index in range(1, self.num_up + 1):
             features = F.interpolate(features, scale_factor=2.0, mode="nearest")
-            features = _activate(convolution(features))
-        out: torch.Tensor = self.conv_last(_activate(self.conv_hr(features)))
+            features = leaky(self.get_submodule(f"conv_up{index}")(features))
+        out: Tensor = self.conv_last(leaky(self.conv_hr(features)))
         return out
-
-    def _upsampling(self) -> Iterator[nn.Module]:
-        return (self.get_submodule(f"conv_up{index}") for index in range(1, self.num_up + 1))
-
-
-def _conv(inputs: int, outputs: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, 1, 1)
-
-
-def _activate(x: torch.Tensor) -> torch.Tensor:
-    return F.leaky_relu(x, negative_slope=SLOPE)
 
 
 def _start_small(convolution: nn.Conv2d) -> None:
@@ -154,3 +173,81 @@ def _start_small(convolution: nn.Conv2d) -> None:
     nn.init.zeros_(convolution.bias)
     with torch.no_grad():
         convolution.weight.mul_(0.1)
+
+
+def matches(state: State) -> bool:
+    """Whether any tensor is part of a residual dense block, in any of the three namings."""
+    return any(_BLOCK.fullmatch(name) or ".conv1x1." in name for name in state)
+
+
+def convert(state: State) -> dict[str, Tensor]:
+    """The same tensors under their official names; unknown names stay as they are.
+
+    Raises:
+        UnknownArchitectureError: an ESRGAN+ network, which has further convolutions.
+    """
+    if extra := [name for name in state if ".conv1x1." in name]:
+        raise UnknownArchitectureError(
+            f"these are the weights of an ESRGAN+ network ({extra[0]} and {len(extra) - 1} more), "
+            "which resharp does not have: use an ESRGAN or Real-ESRGAN checkpoint"
+        )
+    layers = _old_layers(state)
+    return {_official(name, layers): tensor for name, tensor in state.items()}
+
+
+def infer(state: State) -> Parameters:
+    """The parameters of the RRDBNet whose official names these are.
+
+    A first convolution with 4 or 16 times as many channels as there are output channels means a
+    pixel-unshuffle by 2 or 4 ("plus" models); the scale is what the upsampling then makes of it.
+    The oldest x3 networks have the names of x2 and cannot be told from them.
+    """
+    outputs = size(state, "conv_last.weight", 0, 3)
+    inputs = size(state, "conv_first.weight", 1, 3)
+    doublings = len(indices(state, _UPSAMPLING))
+    unshuffle = {4 * outputs: 2, 16 * outputs: 4}.get(inputs, 1)
+    if 2**doublings < unshuffle:
+        unshuffle = 1
+    blocks = {found[1] for name in state if (found := _BLOCK.fullmatch(name))}
+    return {
+        "num_in_ch": inputs // unshuffle**2,
+        "num_out_ch": outputs,
+        "scale": 2**doublings // unshuffle,
+        "num_feat": size(state, "conv_first.weight", 0, 64),
+        "num_block": len(blocks) or 23,
+        "num_grow_ch": size(state, "body.0.rdb1.conv1.weight", 0, 32),
+        "unshuffle": unshuffle,
+    }
+
+
+def _official(name: str, layers: dict[str, str]) -> str:
+    if found := _BLOCK.fullmatch(name):
+        block, dense, convolution, kind = found.groups()
+        return f"body.{block}.rdb{dense}.conv{convolution}.{kind}"
+    if found := _OLD_TRUNK.fullmatch(name):
+        return f"conv_body.{found[1]}"
+    if found := _OLD_LAYER.fullmatch(name):
+        return f"{layers[found[1]]}.{found[2]}" if found[1] in layers else name
+    if found := _RENAMED.fullmatch(name):
+        new = _NEW_NAMES.get(found[1]) or found[1].replace("upconv", "conv_up")
+        return f"{new}.{found[2]}"
+    return name
+
+
+def _old_layers(state: State) -> dict[str, str]:
+    """Official names by layer number of the oldest naming; empty where it is not used."""
+    numbers = indices(state, _OLD_LAYER)
+    if not numbers:
+        return {}
+    doublings = max(max(numbers) - 4, 0) // 3
+    names = {"0": "conv_first"} | {str(3 * i): f"conv_up{i}" for i in range(1, doublings + 1)}
+    return names | {str(3 * doublings + 2): "conv_hr", str(3 * doublings + 4): "conv_last"}
+
+
+ARCHITECTURE = Architecture(
+    build=RRDBNet,
+    matches=matches,
+    convert=convert,
+    infer=infer,
+    facts=facts_named(scale="scale", channels=("num_in_ch", "num_out_ch"), multiple="unshuffle"),
+)

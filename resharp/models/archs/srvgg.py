@@ -8,11 +8,21 @@ official ones, so official checkpoints load.
 
 from __future__ import annotations
 
+import logging
+import re
+from math import isqrt
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from resharp.models.architecture import Architecture, Parameters, State, facts_named, size
+from resharp.models.archs.layers import conv3x3
+
+log = logging.getLogger(__name__)
+
 ACTIVATIONS = ("prelu", "relu", "leakyrelu")
+_WEIGHT = re.compile(r"body\.(\d+)\.weight")
 
 
 def _activation(kind: str, channels: int) -> nn.Module:
@@ -51,13 +61,10 @@ class SRVGGNetCompact(nn.Module):
     ) -> None:
         super().__init__()
         self.num_in_ch, self.num_out_ch, self.upscale = num_in_ch, num_out_ch, upscale
-        layers: list[nn.Module] = [
-            nn.Conv2d(num_in_ch, num_feat, 3, 1, 1),
-            _activation(act_type, num_feat),
-        ]
+        layers = [conv3x3(num_in_ch, num_feat), _activation(act_type, num_feat)]
         for _ in range(num_conv):
-            layers += [nn.Conv2d(num_feat, num_feat, 3, 1, 1), _activation(act_type, num_feat)]
-        layers.append(nn.Conv2d(num_feat, num_out_ch * upscale * upscale, 3, 1, 1))
+            layers += [conv3x3(num_feat, num_feat), _activation(act_type, num_feat)]
+        layers.append(conv3x3(num_feat, num_out_ch * upscale * upscale))
         self.body = nn.ModuleList(layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -67,3 +74,46 @@ class SRVGGNetCompact(nn.Module):
             features = layer(features)
         residual = F.pixel_shuffle(features, self.upscale)
         return residual + F.interpolate(x, scale_factor=float(self.upscale), mode="nearest")
+
+
+def matches(state: State) -> bool:
+    """Whether the body begins with a plain convolution."""
+    first = state.get("body.0.weight")
+    return first is not None and first.ndim == 4
+
+
+def infer(state: State) -> Parameters:
+    """The parameters of the SRVGGNetCompact whose weights these are.
+
+    The network adds its input, so it has as many output channels as input channels, and the last
+    convolution has ``channels * upscale**2``. Activations with weights are PReLU. ReLU and
+    LeakyReLU leave no weights behind and cannot be told apart: ``relu`` is taken, with a warning in
+    the log. No official file has either, so this is a choice and no knowledge; where it is wrong,
+    ``read_checkpoint(path, parameters={"act_type": "leakyrelu"})`` overrides it.
+    """
+    weights = {int(found[1]): state[name] for name in state if (found := _WEIGHT.fullmatch(name))}
+    convolutions = [index for index, tensor in weights.items() if tensor.ndim == 4]
+    channels = size(state, "body.0.weight", 1, 3)
+    last = size(state, f"body.{max(convolutions, default=0)}.weight", 0, 16 * channels)
+    told = not weights or any(tensor.ndim == 1 for tensor in weights.values())
+    if not told:
+        log.warning(
+            "SRVGGNetCompact without activation weights: taken for relu; leakyrelu is possible "
+            'too, and parameters={"act_type": "leakyrelu"} chooses it'
+        )
+    return {
+        "num_in_ch": channels,
+        "num_out_ch": channels,
+        "num_feat": size(state, "body.0.weight", 0, 64),
+        "num_conv": max(len(convolutions) - 2, 0) if weights else 16,
+        "upscale": max(isqrt(last // max(channels, 1)), 1),
+        "act_type": "prelu" if told else "relu",
+    }
+
+
+ARCHITECTURE = Architecture(
+    build=SRVGGNetCompact,
+    matches=matches,
+    infer=infer,
+    facts=facts_named(scale="upscale", channels=("num_in_ch", "num_out_ch")),
+)

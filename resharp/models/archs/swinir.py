@@ -12,13 +12,16 @@ both follow from the window size and are no part of this module's state dict.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from math import isqrt
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resharp.models.padding import reflected
+from resharp.models.architecture import Architecture, Parameters, State, facts_named, size
+from resharp.models.archs.layers import SLOPE, conv3x3, leaky, reflected
 
 UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv", "")
 RESIDUALS = ("1conv", "3conv")
@@ -26,7 +29,15 @@ RGB_MEAN = (0.4488, 0.4371, 0.4040)
 """Of DIV2K, taken off colour pictures; gray ones stay as they are."""
 FORBIDDEN = -100.0
 """Added to the scores of pixels that a shift has brought together; exp(-100) is nothing."""
-SLOPE = 0.2
+JPEG_WINDOW = 7
+"""Only upstream's JPEG networks have this window size, and only they work on 0..255."""
+
+_BLOCK = re.compile(r"layers\.(\d+)\.residual_group\.blocks\.(\d+)\.(.+)")
+_TABLE = "attn.relative_position_bias_table"
+_INDEX = ".attn.relative_position_index"
+_MASK = ".attn_mask"
+_LARGEST = 64
+"""Window sizes beyond this are damage."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +226,7 @@ class SwinIR(nn.Module):
         self.num_in_ch = self.num_out_ch = in_chans
         self.window_size, self.upscale = window_size, upscale
         self.img_range, self.upsampler = img_range, upsampler
-        self.conv_first = _conv(in_chans, embed_dim)
+        self.conv_first = conv3x3(in_chans, embed_dim)
         self.patch_embed = nn.ModuleDict({"norm": nn.LayerNorm(embed_dim)})
         self.layers = nn.ModuleList(
             RSTB(embed_dim, window_size, count, mlp_dim, depth, resi_connection)
@@ -277,25 +288,25 @@ class SwinIR(nn.Module):
             for index in range(1, self.upscale.bit_length()):
                 features = F.interpolate(features, scale_factor=2.0, mode="nearest")
                 convolution = self.get_submodule(f"conv_up{index}")
-                features = F.leaky_relu(convolution(features), SLOPE)
-            features = F.leaky_relu(self.conv_hr(features), SLOPE)
+                features = leaky(convolution(features))
+            features = leaky(self.conv_hr(features))
         last: Tensor = self.conv_last(features)
         return last
 
     def _add_upsampling(self, dim: int, feat: int) -> None:
         channels, scale = self.num_out_ch, self.upscale
         if self.upsampler == "pixelshuffledirect":
-            self.upsample = nn.Sequential(_conv(dim, channels * scale**2), nn.PixelShuffle(scale))
+            self.upsample = nn.Sequential(conv3x3(dim, channels * scale**2), nn.PixelShuffle(scale))
             return
         if self.upsampler:
-            self.conv_before_upsample = nn.Sequential(_conv(dim, feat), nn.LeakyReLU())
+            self.conv_before_upsample = nn.Sequential(conv3x3(dim, feat), nn.LeakyReLU())
         if self.upsampler == "pixelshuffle":
             self.upsample = _shuffles(scale, feat)
         elif self.upsampler == "nearest+conv":
             for index in range(1, scale.bit_length()):
-                self.add_module(f"conv_up{index}", _conv(feat, feat))
-            self.conv_hr = _conv(feat, feat)
-        self.conv_last = _conv(feat if self.upsampler else dim, channels)
+                self.add_module(f"conv_up{index}", conv3x3(feat, feat))
+            self.conv_hr = conv3x3(feat, feat)
+        self.conv_last = conv3x3(feat if self.upsampler else dim, channels)
 
     def _add_tables(self) -> None:
         """Constants; buffers, so that they follow the weights to their device and type."""
@@ -330,24 +341,20 @@ def _shuffles(scale: int, feat: int) -> nn.Sequential:
     steps = [3] if scale == 3 else [2] * (scale.bit_length() - 1)
     layers: list[nn.Module] = []
     for step in steps:
-        layers += [_conv(feat, step * step * feat), nn.PixelShuffle(step)]
+        layers += [conv3x3(feat, step * step * feat), nn.PixelShuffle(step)]
     return nn.Sequential(*layers)
 
 
 def _residual(dim: int, kind: str) -> nn.Module:
     if kind == "1conv":
-        return _conv(dim, dim)
+        return conv3x3(dim, dim)
     return nn.Sequential(
-        _conv(dim, dim // 4),
+        conv3x3(dim, dim // 4),
         nn.LeakyReLU(SLOPE),
         nn.Conv2d(dim // 4, dim // 4, 1),
         nn.LeakyReLU(SLOPE),
-        _conv(dim // 4, dim),
+        conv3x3(dim // 4, dim),
     )
-
-
-def _conv(inputs: int, outputs: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, 1, 1)
 
 
 def _start(table: Tensor) -> None:
@@ -380,3 +387,95 @@ def _check(
     possible = {"": upscale == 1, "pixelshuffledirect": upscale >= 1, "nearest+conv": doubles}
     if not possible.get(upsampler, doubles or upscale == 3):
         raise ValueError(f"upscale {upscale} is not possible with the upsampler {upsampler!r}")
+
+
+def matches(state: State) -> bool:
+    """Whether any Swin block has a table of position biases."""
+    return any((found := _BLOCK.fullmatch(name)) and found[3] == _TABLE for name in state)
+
+
+def convert(state: State) -> dict[str, Tensor]:
+    """The weights without the tables that upstream stores beside them.
+
+    ``attn_mask`` belongs to the size of the training crops. ``relative_position_index`` follows
+    from the window size; one that says something else is kept, so that the comparison refuses it.
+    """
+    return {
+        name: tensor
+        for name, tensor in state.items()
+        if not (_BLOCK.fullmatch(name) and (name.endswith(_MASK) or _is_index(name, tensor)))
+    }
+
+
+def infer(state: State) -> Parameters:
+    """The parameters of the SwinIR whose official names these are.
+
+    ``img_range`` leaves no trace in the weights. As spandrel (MIT) does, 255 is taken with a window
+    of 7, upstream's JPEG networks, and 1 otherwise; where that is wrong,
+    ``read_checkpoint(path, parameters={"img_range": 1})`` overrules it.
+    """
+    dim = max(size(state, "conv_first.weight", 0, 180), 1)
+    channels = size(state, "conv_first.weight", 1, 3)
+    feat = size(state, "conv_before_upsample.0.weight", 0, 64)
+    first = "layers.0.residual_group.blocks.0"
+    window = (isqrt(size(state, f"{first}.{_TABLE}", 0, 225)) + 1) // 2
+    upsampler, upscale = _upsampling(state, channels, feat)
+    depths, heads = _layers(state, dim)
+    return {
+        "in_chans": channels,
+        "embed_dim": dim,
+        "depths": ",".join(map(str, depths)),
+        "num_heads": ",".join(map(str, heads)),
+        "window_size": min(max(window, 1), _LARGEST),
+        "mlp_dim": size(state, f"{first}.mlp.fc1.weight", 0, 2 * dim),
+        "upscale": upscale,
+        "img_range": 255 if window == JPEG_WINDOW else 1,
+        "upsampler": upsampler,
+        "resi_connection": "3conv" if "conv_after_body.0.weight" in state else "1conv",
+        "num_feat": feat,
+    }
+
+
+def _is_index(name: str, tensor: Tensor) -> bool:
+    side = isqrt(tensor.shape[0]) if tensor.ndim == 2 else 0
+    if not name.endswith(_INDEX) or not 0 < side <= _LARGEST or tensor.shape != (side**2,) * 2:
+        return False
+    return tensor.is_meta or torch.equal(tensor.long(), position_index(side))
+
+
+def _layers(state: State, dim: int) -> tuple[list[int], list[int]]:
+    """Blocks and attention heads of each RSTB."""
+    blocks: dict[int, set[int]] = {}
+    for name in state:
+        if found := _BLOCK.fullmatch(name):
+            blocks.setdefault(int(found[1]), set()).add(int(found[2]))
+    if not blocks:
+        return [6] * 6, [6 if dim % 6 == 0 else 1] * 6
+    tables = (f"layers.{layer}.residual_group.blocks.0.{_TABLE}" for layer in sorted(blocks))
+    heads = [size(state, table, 1, 1) for table in tables]
+    depths = [len(blocks[layer]) for layer in sorted(blocks)]
+    return depths, [count if count and dim % count == 0 else 1 for count in heads]
+
+
+def _upsampling(state: State, channels: int, feat: int) -> tuple[str, int]:
+    """The upsampler, and the scale that its convolutions make."""
+    if "conv_up1.weight" in state:
+        return "nearest+conv", 2 ** sum(f"conv_up{index}.weight" in state for index in range(1, 9))
+    if "conv_before_upsample.0.weight" in state:
+        if size(state, "upsample.0.weight", 0, 0) == 9 * feat:
+            return "pixelshuffle", 3
+        steps = sum(f"upsample.{2 * index}.weight" in state for index in range(8))
+        return "pixelshuffle", 2**steps
+    if "upsample.0.weight" in state:
+        outputs = size(state, "upsample.0.weight", 0, 0) // max(channels, 1)
+        return "pixelshuffledirect", max(isqrt(outputs), 1)
+    return "", 1
+
+
+ARCHITECTURE = Architecture(
+    build=SwinIR,
+    matches=matches,
+    convert=convert,
+    infer=infer,
+    facts=facts_named(scale="upscale", channels=("in_chans", "in_chans"), multiple="window_size"),
+)

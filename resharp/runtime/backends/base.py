@@ -232,7 +232,7 @@ def cut(image: Image, tile: Tile) -> Image:
 def reflected(size: int, wanted: int) -> NDArray[np.intp]:
     """Which of ``size`` rows each of ``wanted`` rows is: to the last, back to the first, on it.
 
-    As the networks themselves pad (``models/padding.py``), so it does not matter who does.
+    As the networks themselves pad (``models/archs/layers.py``), so it does not matter who does.
     """
     index = np.arange(wanted)
     return np.maximum(np.minimum(index, 2 * (size - 1) - index), 0)

@@ -23,9 +23,8 @@ from resharp.export import export
 from resharp.export.engine import EngineOptions, build_engines
 from resharp.export.engine import build as running
 from resharp.export.engine import builder as building
-from resharp.export.engine.fp32_reference import compare, make_reference
-from resharp.export.engine.typed_graph import typed_graph
-from resharp.export.measure import activation, overlap
+from resharp.export.engine.typed_graph import compare, make_reference, typed_graph
+from resharp.export.measure import costs, overlap
 from resharp.gpu import tensorrt as flavours
 from resharp.models.archs.rrdbnet import RRDBNet
 from resharp.models.precision import LARGE, ranges, with_precision
@@ -69,7 +68,7 @@ def test_the_official_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_full_rrdbnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overlap, "measure", lambda *_: ((32, 0.0),))  # not the matter: 45 s
-    monkeypatch.setattr(activation, "measure", lambda *_: 1e4)  # nor this: 15 s
+    monkeypatch.setattr(costs, "memory_per_pixel", lambda *_: 1e4)  # nor this: 15 s
     torch.manual_seed(0)
     checkpoint = save_checkpoint(RRDBNet(scale=4), tmp_path / "full.pth")
     bundle = export(checkpoint, engines=tmp_path / "store")

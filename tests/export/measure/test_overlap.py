@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 
 from resharp.drawing import draw
 from resharp.export.measure import overlap
+from resharp.export.parity import Infer
 
 
-def blur(radius: int) -> overlap.Infer:
+def blur(radius: int) -> Infer:
     """A network that sees exactly ``radius`` pixels far and repeats its border, at scale 2."""
 
     def infer(batch: NDArray[np.float32]) -> NDArray[np.float32]:

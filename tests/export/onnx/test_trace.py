@@ -11,9 +11,9 @@ from torch import nn
 from resharp import models
 from resharp.errors import ParityError
 from resharp.export import parity
-from resharp.export.infer import Infer, in_onnxruntime, in_torch
 from resharp.export.onnx.external_data import externalise, spans
 from resharp.export.onnx.trace import EXPORTERS, INPUT, OPSET, check, trace
+from resharp.export.parity import Infer, in_onnxruntime, in_torch
 from resharp.types import Array
 from tests.conftest import random_network
 
@@ -27,7 +27,7 @@ def test_both_exporters_compute_what_torch_computes(
     network = random_network(kind)
     both: tuple[nn.Module, nn.Module] = (models.ByteImage(network), models.FloatImage(network))
     infer = []
-    for module, dtype in zip(both, (torch.uint8, torch.float32), strict=True):
+    for module, dtype in zip(both, ("uint8", "float32"), strict=True):
         path = tmp_path / f"{dtype}.onnx"
         model = trace(module.eval(), dtype, path, exporter=exporter)
         assert [item.version for item in model.opset_import if not item.domain] == [OPSET]
@@ -42,7 +42,7 @@ def test_both_exporters_compute_what_torch_computes(
 def test_the_cast_touches_the_bytes_directly(exporter: str, tmp_path: Path) -> None:
     """TensorRT refuses a graph whose uint8 input meets anything but a Cast."""
     module = models.ByteImage(random_network("compact")).eval()
-    graph = trace(module, torch.uint8, tmp_path / "g.onnx", exporter=exporter).graph
+    graph = trace(module, "uint8", tmp_path / "g.onnx", exporter=exporter).graph
     readers = [node.op_type for node in graph.node if INPUT in node.input]
     assert "Cast" in readers
     assert set(readers) <= {"Cast", "Shape"}
@@ -62,7 +62,7 @@ class BakesItsBatch(nn.Module):
 def test_the_gate_sees_a_baked_batch(tmp_path: Path) -> None:
     path = tmp_path / "baked.onnx"
     module = BakesItsBatch()
-    trace(module, torch.uint8, path)
+    trace(module, "uint8", path)
     run = in_onnxruntime(path)
     with pytest.raises(
         ParityError, match=r"gives uint8 \(2, 24, 36, 3\), PyTorch gives uint8 \(1,"
@@ -110,7 +110,7 @@ def test_a_fixed_axis_is_refused(tmp_path: Path) -> None:
             return torch.zeros(2, 12, 20, 3, dtype=torch.uint8)
 
     with pytest.raises(ParityError, match="must have one input"):
-        trace(Fixed(), torch.uint8, tmp_path / "fixed.onnx")
+        trace(Fixed(), "uint8", tmp_path / "fixed.onnx")
 
 
 def test_a_fixed_batch_is_refused(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_weights_are_shared_and_not_copied(tmp_path: Path) -> None:
     weights = tmp_path / "w.safetensors"
     models.save_safetensors(models.read_checkpoint(tmp_path / "n.pth"), weights)
     path = tmp_path / "g.onnx"
-    model = trace(models.ByteImage(network), torch.uint8, path)
+    model = trace(models.ByteImage(network), "uint8", path)
     before = in_onnxruntime(path)
     moved = externalise(model, weights.name, spans(weights))
     shared = tmp_path / "shared.onnx"

@@ -14,7 +14,6 @@ from resharp.engines import Bundle, ExtraInput
 from resharp.errors import OptionError, UnknownArchitectureError
 from resharp.models import CodeFormer, build, detect, find, read_checkpoint
 from resharp.models.archs.codeformer import adain
-from resharp.models.archs.codeformer_keys import OFFICIAL
 from resharp.models.precision import with_precision
 from tests import oracle
 from tests.models import face_nets
@@ -151,7 +150,7 @@ def test_has_as_many_numbers_as_the_official_file() -> None:
     with torch.device("meta"):
         state = CodeFormer().state_dict()
     assert sum(tensor.numel() for tensor in state.values()) == 94_112_707  # 376.5 MB
-    assert detect(state) == ("CodeFormer", OFFICIAL)
+    assert detect(state) == ("CodeFormer", find("CodeFormer").official)
 
 
 @pytest.mark.parametrize(

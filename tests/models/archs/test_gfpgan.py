@@ -99,7 +99,12 @@ def test_the_averaged_weights_of_a_file_are_taken(tmp_path: Path) -> None:
     checkpoint = read_checkpoint(tmp_path / "both.pth")
     assert checkpoint.state_key == "params_ema"
     assert checkpoint.facts == NetworkFacts(
-        scale=1, in_channels=3, out_channels=3, size_multiple=1, fixed_size=SIDE
+        scale=1,
+        in_channels=3,
+        out_channels=3,
+        size_multiple=1,
+        fixed_size=SIDE,
+        exporters=("dynamo",),
     )
     assert torch.equal(build(checkpoint)(faces(1)), network(faces(1)))
     torch.save({"params": other.state_dict()}, tmp_path / "one.pth")

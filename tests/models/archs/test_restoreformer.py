@@ -10,7 +10,6 @@ import torch
 from resharp.engines import Bundle
 from resharp.errors import UnknownArchitectureError
 from resharp.models import RestoreFormer, build, detect, find, read_checkpoint
-from resharp.models.archs.restoreformer_keys import OFFICIAL
 from resharp.models.precision import with_precision
 from tests import oracle
 from tests.models import face_nets
@@ -82,10 +81,10 @@ def test_has_as_many_numbers_as_the_official_file() -> None:
     with torch.device("meta"):
         state = RestoreFormer().state_dict()
     assert sum(tensor.numel() for tensor in state.values()) == 72_680_003  # 290.7 MB
-    assert detect(state) == ("RestoreFormer", OFFICIAL)
+    assert detect(state) == ("RestoreFormer", find("RestoreFormer").official)
     prefixed = {f"vqvae.{name}": tensor for name, tensor in state.items()}
     prefixed["loss.logvar"] = torch.zeros(())
-    assert detect(prefixed) == ("RestoreFormer", OFFICIAL)
+    assert detect(prefixed) == ("RestoreFormer", find("RestoreFormer").official)
 
 
 @pytest.mark.parametrize("parameters", VARIANTS)

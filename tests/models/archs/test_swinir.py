@@ -24,7 +24,7 @@ from resharp.engines.target import Target
 from resharp.errors import ImageError, OptionError, UnknownArchitectureError
 from resharp.export import export, parity
 from resharp.export.engine import EngineOptions, build_engines
-from resharp.export.measure import activation, overlap
+from resharp.export.measure import costs, overlap
 from resharp.gpu import tensorrt as flavours
 from resharp.models import ByteImage, SwinIR, build, detect, read_checkpoint, save_safetensors
 from resharp.models.archs.swinir import position_index
@@ -225,9 +225,9 @@ def test_files_come_back(tmp_path: Path, variant: str, form: str) -> None:
     if form == "safetensors":
         save_safetensors(found, tmp_path / "net.safetensors")
         found = read_checkpoint(tmp_path / "net.safetensors")
-    assert (found.architecture, found.scale) == ("SwinIR", network.upscale)
-    assert (found.in_channels, found.out_channels) == (network.num_in_ch,) * 2
-    assert found.size_multiple == network.window_size
+    assert (found.architecture, found.facts.scale) == ("SwinIR", network.upscale)
+    assert (found.facts.in_channels, found.facts.out_channels) == (network.num_in_ch,) * 2
+    assert found.facts.size_multiple == network.window_size
     picture = torch.rand(2, network.num_in_ch, 9, 5)
     with torch.no_grad():
         assert torch.equal(build(found)(picture), network(picture))
@@ -343,7 +343,7 @@ def test_every_variant_passes_the_gate(
     variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(overlap, "measure", lambda *_: ((16, 0.0),))  # not the matter here
-    monkeypatch.setattr(activation, "measure", lambda *_: None)
+    monkeypatch.setattr(costs, "memory_per_pixel", lambda *_: None)
     network = swinir(variant, depths="2", num_heads="2")
     bundle = export(save_checkpoint(network, tmp_path / "net.pth"), engines=tmp_path / "store")
     manifest = bundle.manifest

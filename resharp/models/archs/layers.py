@@ -1,10 +1,14 @@
-"""Parts of the VQGAN networks for faces (CodeFormer, RestoreFormer), marked for half precision.
+"""Parts that several networks share.
 
-Which code of the codebook a piece of a face gets is a decision: a little noise tips it, and the
-piece is another one. So all that leads there is float32, whatever the precision of the rest.
+Those from :func:`norm` on are of the VQGAN networks for faces (CodeFormer, RestoreFormer), and
+marked for half precision. Which code of the codebook a piece of a face gets is a decision: a little
+noise tips it, and the piece is another one. So all that leads there is float32, whatever the
+precision of the rest.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +16,53 @@ from torch.nn import functional as F
 
 from resharp.models.fp32_modules import Float32GroupNorm, KeepFP32
 
+SLOPE = 0.2
+"""Of leaky ReLUs."""
 GROUPS = 32
 EPS = 1e-6
+
+
+def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
+    """A convolution that keeps the size."""
+    return nn.Conv2d(inputs, outputs, 3, 1, 1)
+
+
+def conv_pair(channels: int) -> nn.Sequential:
+    """Two convolutions around a leaky ReLU."""
+    return nn.Sequential(
+        conv3x3(channels, channels), nn.LeakyReLU(SLOPE), conv3x3(channels, channels)
+    )
+
+
+def leaky(x: Tensor) -> Tensor:
+    """Leaky ReLU as most of these networks have it."""
+    return F.leaky_relu(x, SLOPE)
+
+
+def rounded_up(size: Any, multiple: int) -> Any:
+    """The next multiple of a size, which under a tracer is a tensor, or a symbol.
+
+    Not ``-size % multiple``: TensorRT-RTX 1.7 cannot infer shapes through a remainder.
+    """
+    return (size + multiple - 1) // multiple * multiple
+
+
+def reflected(x: Tensor, tall: int, wide: int) -> Tensor:
+    """``[n, c, h, w]`` to ``[n, c, tall, wide]``: more rows and columns at the bottom and right.
+
+    By reflection without the edge itself, as upstream's ``F.pad(..., "reflect")``, but for any
+    size: where a picture has fewer rows than are wanted, its first one is repeated. No branch,
+    which a tracer would bake, and no remainder (see :func:`rounded_up`).
+    """
+    rows = _sources(x.shape[2], tall, x.device)
+    columns = _sources(x.shape[3], wide, x.device)
+    return x.index_select(2, rows).index_select(3, columns)
+
+
+def _sources(size: int, wanted: int, device: torch.device) -> Tensor:
+    """Which row each row of the result is: 0, 1, ..., size - 1, size - 2, ..., 0, 0, ..."""
+    index = torch.arange(wanted, device=device)
+    return torch.minimum(index, 2 * (size - 1) - index).clamp(min=0)
 
 
 def norm(channels: int) -> Float32GroupNorm:
@@ -38,9 +87,9 @@ class ResBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, shortcut: str) -> None:
         super().__init__()
         self.norm1 = norm(inputs)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, 1, 1)
+        self.conv1 = conv3x3(inputs, outputs)
         self.norm2 = norm(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1)
+        self.conv2 = conv3x3(outputs, outputs)
         self.shortcut = shortcut if inputs != outputs else ""
         if self.shortcut:
             self.add_module(shortcut, nn.Conv2d(inputs, outputs, 1))
@@ -70,7 +119,7 @@ class Double(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, 1, 1)
+        self.conv = conv3x3(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[n, c, h, w]`` to twice the size."""

@@ -1,0 +1,215 @@
+"""Pictures in, pictures out: colour order, scaling and rounding as part of the network.
+
+Wrapped so, a backend moves bytes and nothing else. All modules trace with both ONNX exporters.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from resharp.errors import CheckpointError, ImageError
+from resharp.models.architecture import NetworkFacts
+
+LUMA = (0.114, 0.587, 0.299)
+"""Blue, green and red in gray, as OpenCV's ``COLOR_BGR2GRAY`` has them (ITU-R BT.601)."""
+DTYPES = ("uint8", "float32")
+
+
+def for_pictures(network: nn.Module, facts: NetworkFacts, dtype: str) -> nn.Module:
+    """BGR pixels ``[n, h, w, 3]`` in and out, in eval mode.
+
+    Args:
+        network: what ``build`` gave, or such a network in another precision.
+        facts: of its checkpoint.
+        dtype: ``uint8``, or ``float32`` in 0..1.
+    """
+    small = dtype == "uint8"
+    if facts.fixed_size is None:
+        return (ByteImage if small else FloatImage)(network).eval()
+    return (ByteFace if small else FloatFace)(network, facts.fixed_size).eval()
+
+
+def planes(pixels: Tensor, facts: NetworkFacts) -> Tensor:
+    """float32 BGR ``[n, h, w, 3]`` in 0..1 as a network takes it: ``[n, c, h, w]``, its range."""
+    rgb = _swap(pixels.permute(0, 3, 1, 2))
+    if facts.in_channels == 1:
+        return rgb.mean(1, keepdim=True)
+    return rgb if facts.fixed_size is None else rgb * 2 - 1
+
+
+class _Wrapped(nn.Module):
+    """A network behind pixels of one type."""
+
+    dtype_in: torch.dtype
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def _dtype(self) -> torch.dtype:
+        """The network's own type: that of its first floating-point parameter."""
+        types = (one.dtype for one in self.network.parameters() if one.is_floating_point())
+        return next(types, torch.float32)
+
+
+class _Image(_Wrapped):
+    """A network and the turn between its RGB or gray planes and BGR pixels.
+
+    A network of one channel gets the luma and its answer is repeated, so that every graph takes and
+    gives three channels. On gray pixels, blue = green = red, nothing is lost.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(network)
+        inputs, outputs = (getattr(network, f"num_{way}_ch", None) for way in ("in", "out"))
+        known = isinstance(inputs, int) and isinstance(outputs, int)  # spandrel's may not tell
+        if known and (inputs, outputs) not in ((3, 3), (1, 1)):
+            raise CheckpointError(
+                f"this network takes {inputs} and gives {outputs} channels: only networks with 3 "
+                "and 3 (colour) or 1 and 1 (gray) can be wrapped for pictures"
+            )
+        self.gray = (inputs, outputs) == (1, 1)
+
+    def _check(self, images: Tensor) -> None:
+        if images.dtype is not self.dtype_in or images.ndim != 4:
+            raise ImageError(
+                f"pictures are {self.dtype_in} [n, h, w, 3], not {images.dtype} with "
+                f"{images.ndim} axes"
+            )
+        channels = images.shape[3]  # a tensor under the legacy tracer, which must not be tested
+        if isinstance(channels, int) and channels != 3:
+            raise ImageError(f"pictures have 3 channels (BGR) here, not {channels}")
+
+    def _pixels(self, planes: Tensor) -> Tensor:
+        """The network's planes as ``[n, h, w, 3]``."""
+        bgr = torch.cat((planes, planes, planes), 1) if self.gray else _swap(planes)
+        return bgr.permute(0, 2, 3, 1)
+
+
+class ByteImage(_Image):
+    """uint8 BGR ``[n, h, w, 3]`` to uint8 BGR ``[n, h*s, w*s, 3]``, around a network of 3
+    channels, or of 1.
+
+    The network computes in its own dtype (``.half()`` it freely); the last steps, times 255,
+    round half to even and clamp, are float32, which keeps half precision within one level.
+
+    Raises:
+        CheckpointError: from the constructor: a known network of neither 3 nor 1 channels.
+        ImageError: from ``forward``: another dtype or shape.
+    """
+
+    dtype_in = torch.uint8
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Restore pictures; n, h and w are free."""
+        self._check(images)
+        # TensorRT refuses any node but a cast on uint8: cast first and, below, last.
+        if self.gray:
+            planes = (_luma(images.float()) * (1 / 255)).to(self._dtype())
+        else:
+            planes = _swap(images.to(self._dtype()).permute(0, 3, 1, 2)) * (1 / 255)
+        result: Tensor = self.network(planes)
+        levels = (result.float() * 255).round().clamp(0, 255)
+        return self._pixels(levels).to(torch.uint8).contiguous()
+
+
+class FloatImage(_Image):
+    """float32 BGR ``[n, h, w, 3]`` in 0..1 to float32 BGR ``[n, h*s, w*s, 3]``, clamped to 0..1.
+
+    For 16-bit and float pictures, which ``ByteImage`` would cut to 8 bits. The network computes in
+    its own dtype.
+
+    Raises:
+        CheckpointError: from the constructor: a known network of neither 3 nor 1 channels.
+        ImageError: from ``forward``: another dtype or shape.
+    """
+
+    dtype_in = torch.float32
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Restore pictures; n, h and w are free."""
+        self._check(images)
+        planes = _luma(images) if self.gray else _swap(images.permute(0, 3, 1, 2))
+        result: Tensor = self.network(planes.to(self._dtype()))
+        return self._pixels(result.float().clamp(0, 1)).contiguous()
+
+
+class _Face(_Wrapped):
+    """A network for aligned faces and the turn between its planes and BGR pixels.
+
+    Args:
+        network: takes float RGB planes ``[n, 3, side, side]`` in -1..1, and whatever else ``extra``
+            names, a float32 tensor of one value each.
+        side: of the pictures in and out.
+    """
+
+    def __init__(self, network: nn.Module, side: int) -> None:
+        super().__init__(network)
+        self.side = side
+
+    def _check(self, images: Tensor) -> None:
+        if images.dtype is not self.dtype_in or images.ndim != 4:
+            raise ImageError(
+                f"faces are {self.dtype_in} [n, {self.side}, {self.side}, 3], not {images.dtype} "
+                f"with {images.ndim} axes"
+            )
+        sizes = tuple(images.shape[1:])  # tensors under the legacy tracer, which must not be tested
+        if all(type(size) is int for size in sizes) and sizes != (self.side, self.side, 3):
+            raise ImageError(
+                f"this network takes aligned faces of [n, {self.side}, {self.side}, 3], not of "
+                f"{list(images.shape)}"
+            )
+
+    def _restore(self, unit: Tensor, fidelity: Tensor | None) -> Tensor:
+        """float32 BGR pixels in 0..1 to the same."""
+        planes = (_swap(unit.permute(0, 3, 1, 2)) * 2 - 1).to(self._dtype())
+        extra = () if fidelity is None else (fidelity,)
+        result: Tensor = self.network(planes, *extra)
+        bounded = result.float().clamp(-1, 1) * 0.5 + 0.5
+        return _swap(bounded).permute(0, 2, 3, 1)
+
+
+class ByteFace(_Face):
+    """uint8 BGR ``[n, side, side, 3]`` to the same.
+
+    Casts, scaling and rounding (half to even) are float32; TensorRT takes no node but a cast on
+    uint8, so that a cast comes first and last.
+
+    Raises:
+        ImageError: from ``forward``: another dtype, shape or size.
+    """
+
+    dtype_in = torch.uint8
+
+    def forward(self, images: Tensor, fidelity: Tensor | None = None) -> Tensor:
+        """Restore faces; n is free."""
+        self._check(images)
+        restored = self._restore(images.float() * (1 / 255), fidelity)
+        return (restored * 255).round().to(torch.uint8).contiguous()
+
+
+class FloatFace(_Face):
+    """float32 BGR ``[n, side, side, 3]`` in 0..1 to the same.
+
+    Raises:
+        ImageError: from ``forward``: another dtype, shape or size.
+    """
+
+    dtype_in = torch.float32
+
+    def forward(self, images: Tensor, fidelity: Tensor | None = None) -> Tensor:
+        """Restore faces; n is free."""
+        self._check(images)
+        return self._restore(images, fidelity).contiguous()
+
+
+def _swap(planes: Tensor) -> Tensor:
+    """BGR planes to RGB planes and back."""
+    return planes.flip(1)
+
+
+def _luma(pixels: Tensor) -> Tensor:
+    """float32 BGR ``[n, h, w, 3]`` to gray ``[n, 1, h, w]``; in half, LUMA does not add to 1."""
+    blue, green, red = pixels.unbind(3)
+    return (blue * LUMA[0] + green * LUMA[1] + red * LUMA[2]).unsqueeze(1)
