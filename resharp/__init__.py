@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from resharp.pipeline.model_cache import Loader
     from resharp.pipeline.restorer import RestoreConfig
     from resharp.pipeline.settings import Settings
-    from resharp.runtime.model_info import model_info
+    from resharp.runtime.bundle_lookup import model_info
     from resharp.video import VideoOptions, restore_video
 
 __version__ = "0.1.0"
@@ -48,7 +48,7 @@ _LATE = {
     "Settings": "pipeline.settings",
     "RestoreConfig": "pipeline.restorer",
     "VideoOptions": "video",
-    "model_info": "runtime.model_info",
+    "model_info": "runtime.bundle_lookup",
     "restore_folder": "folders",
     "restore_video": "video",
 }

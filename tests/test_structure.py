@@ -13,7 +13,6 @@ from tests.test_imports import MAY_IMPORT, MODULES, PACKAGE, imports, room
 
 SHARED_NAMES = {
     "run": "the entry point of a room",
-    "options": "what a room's work may be asked for",
     "report": "what became of a room's work",
     "backend": "the class of a backend that is a folder",
     "lane": "one stream with its buffers, in torch's way and in TensorRT's",

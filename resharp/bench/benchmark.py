@@ -21,7 +21,7 @@ from resharp.bench.records import FAILED, Record, Records, RunInfo, group_by
 from resharp.bench.worker_process import WorkerProcess
 from resharp.errors import ResharpError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Benchmark:
@@ -41,7 +41,7 @@ class Benchmark:
         cases: Sequence[Case],
         out: Path,
         engines: Path | None = None,
-        report: Callable[[str], object] = log.info,
+        report: Callable[[str], object] = logger.info,
     ) -> None:
         self._suite, self._cases, self._out = suite, tuple(cases), out
         self._engines, self._report = engines, report

@@ -34,7 +34,7 @@ from resharp.errors import BackendError, ResharpError
 from resharp.gpu import tensorrt as trt
 from resharp.gpu.devices import device_name, has_gpu, usable_threads
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 CPU_TILES = (128, 192, 256, 384, 768, 1024)
 GPU_TILES = (256, 384, 512, 768, 1024)
@@ -104,7 +104,7 @@ class Tuner:
         bundle: Bundle,
         subject: str,
         memory: int | None = None,
-        report: Callable[[str], object] = log.info,
+        report: Callable[[str], object] = logger.info,
     ) -> None:
         self._bundle, self._subject = bundle, subject
         self._memory, self._report = memory, report

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from resharp.runtime.bundle_lookup import DEFAULT_MODEL
-from resharp.runtime.model_info import ModelInfo, model_info
+from resharp.engines.model_info import ModelInfo
+from resharp.runtime.bundle_lookup import DEFAULT_MODEL, model_info
 
 
 @click.command()

@@ -14,7 +14,7 @@ from resharp.gpu.devices import has_gpu
 from resharp.runtime.bundle_lookup import FACE_TASKS
 
 if TYPE_CHECKING:
-    from resharp.bench.tune import Trial, Tuned
+    from resharp.bench.tune import Tuned
 
 
 def builds(tune: bool, gpu: str | None, flavour: str | None) -> bool:
@@ -46,24 +46,16 @@ def tune_model(
     from resharp.bench.tune import Tuner
     from resharp.engines.bundle import save_tuning
 
-    subject = _subject(flavour)
+    on_cpu = "onnx" if find_spec("onnxruntime") else "torch"
+    subject = flavour or "torch" if has_gpu() else on_cpu
     report(f"{bundle.manifest.name}: tuning {subject}")
     found = Tuner(bundle, subject, memory, report).tune()
     save_tuning(bundle, found.tuning)
     for trial in found.front:
-        click.echo(f"front: {_point(trial)}")
+        size = "" if trial.peak is None else f"{trial.peak / 2**20:.0f} MiB, "
+        ratio = f"{trial.ratio.median:.3f} times the default's speed"
+        click.echo(f"front: {size}{ratio}: {trial.case.id}")
     click.echo(f"{bundle.manifest.name} on {found.tuning.device}: {_kept(found)}")
-
-
-def _subject(flavour: str | None) -> str:
-    if has_gpu():
-        return flavour or "torch"
-    return "onnx" if find_spec("onnxruntime") else "torch"
-
-
-def _point(trial: Trial) -> str:
-    size = "" if trial.peak is None else f"{trial.peak / 2**20:.0f} MiB, "
-    return f"{size}{trial.ratio.median:.3f} times the default's speed: {trial.case.id}"
 
 
 def _kept(found: Tuned) -> str:

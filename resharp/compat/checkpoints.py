@@ -27,7 +27,7 @@ from resharp.weights import ModelEntry, kebab
 if TYPE_CHECKING:
     from torch import nn
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 ModelPath = str | os.PathLike[str] | Bundle | Sequence[str | os.PathLike[str]]
 
@@ -86,13 +86,13 @@ def named(name: str, denoise: float | None = None) -> Bundle:
         _require_export()
         from resharp.export import ExportOptions, export
 
-        bundle = export(name, ExportOptions(), report=log.info)
+        bundle = export(name, ExportOptions(), report=logger.info)
         if denoise in (None, 1):
             return bundle
     try:
         return resolve(name, denoise=denoise)  # from the weights of both, without another export
     except NotExportedError:  # the twin could not be fetched with it
-        return export(name, ExportOptions(denoise=denoise), report=log.info)
+        return export(name, ExportOptions(denoise=denoise), report=logger.info)
 
 
 def _is_name(text: str) -> bool:
@@ -201,7 +201,7 @@ def _export(name: str, parts: Sequence[_Part], hidden: dict[str, str]) -> Bundle
     from resharp.export.run import ExportOptions, export_origin
     from resharp.export.sources import Part, origin_of
 
-    log.info("first use of %s: exporting it as %s", parts[0].path, name)
+    logger.info("first use of %s: exporting it as %s", parts[0].path, name)
     sources = tuple(
         Part(
             path=part.path,
@@ -216,7 +216,7 @@ def _export(name: str, parts: Sequence[_Part], hidden: dict[str, str]) -> Bundle
         for part in parts
     )
     origin = origin_of(name, parts[0].official, sources)
-    return export_origin(origin, ExportOptions(), report=log.info)
+    return export_origin(origin, ExportOptions(), report=logger.info)
 
 
 def _require_export() -> None:

@@ -29,7 +29,7 @@ from resharp.types import Image
 if TYPE_CHECKING:
     from torch import nn
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -236,5 +236,5 @@ def device_of(device: object, gpu_id: int | None) -> str:
         there = len(gpus())
     except BackendError as error:
         there = 0
-        log.warning("gpu_id %d, but %s: using the CPU", number, error)
+        logger.warning("gpu_id %d, but %s: using the CPU", number, error)
     return f"cuda:{number}" if there else "cpu"

@@ -81,7 +81,7 @@ class EngineStore:
                 fitting.append(engine)
             else:
                 reasons.append(f"{engine.key[:12]} ({engine.recipe.precision}): {reason}")
-        fitting.sort(key=_rank)
+        fitting.sort(key=lambda one: (precision_rank(one), -one.recipe.profile.tile))
         return Lookup(tuple(fitting), tuple(reasons))
 
     def find(self, key: str) -> Engine | None:
@@ -341,10 +341,9 @@ def _writing(folder: Path) -> Iterator[None]:
         raise OutputError(f"cannot write in {folder}: {error}") from error
 
 
-def _rank(engine: Engine) -> tuple[int, int]:
-    precision = engine.recipe.precision
-    place = PRECISIONS.index(precision) if precision in PRECISIONS else len(PRECISIONS)
-    return place, -engine.recipe.profile.tile
+def precision_rank(engine: Engine) -> int:
+    """Place of an engine's precision in :data:`PRECISIONS`; others come last."""
+    return (*PRECISIONS, engine.recipe.precision).index(engine.recipe.precision)
 
 
 def _place(here: Environment) -> str:

@@ -11,7 +11,7 @@ from resharp.engines.engine_store import EngineStore
 from resharp.errors import OutputError
 from resharp.fsutil import write_whole
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class KernelCache:
@@ -37,14 +37,14 @@ class KernelCache:
         self._size = self._load()
         self._lock, self._runs = threading.Lock(), 0
         if not config.set_runtime_cache(self._cache):
-            log.info("TensorRT-RTX does not take a cache: kernels are compiled in each process")
+            logger.info("TensorRT-RTX does not take a cache: kernels are compiled in each process")
 
     def save(self) -> None:
         """Write it, if kernels were added; that it cannot be kept is no error."""
         with self._lock:
             serialized = self._cache.serialize()
             if serialized is None:
-                log.info("compiled kernels are not kept: TensorRT-RTX gave none")
+                logger.info("compiled kernels are not kept: TensorRT-RTX gave none")
                 return
             data = bytes(memoryview(serialized))
             if len(data) == self._size:
@@ -52,7 +52,7 @@ class KernelCache:
             try:
                 write_whole(self._path, data, parents=True)
             except OutputError as error:
-                log.info("compiled kernels are not kept: %s", str(error))
+                logger.info("compiled kernels are not kept: %s", str(error))
             self._size = len(data)
 
     def note_run(self) -> None:
@@ -69,6 +69,6 @@ class KernelCache:
         except OSError:
             return 0
         if not self._cache.deserialize(data):
-            log.info("%s is not for this GPU, driver and version: compiling anew", self._path)
+            logger.info("%s is not for this GPU, driver and version: compiling anew", self._path)
             return 0
         return len(data)

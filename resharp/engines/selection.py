@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from resharp.engines.bundle import Bundle
 from resharp.engines.engine import Engine, Environment
-from resharp.engines.engine_store import PRECISIONS
+from resharp.engines.engine_store import precision_rank
 from resharp.errors import BackendError, MissingExtraError
 from resharp.gpu import tensorrt as flavours
 from resharp.gpu.devices import Gpu
@@ -92,7 +92,10 @@ def fitting_engines(
                 ] = None
         reasons.update(dict.fromkeys(found.reasons))
     good = {candidate.engine.key[:12] for candidate in fitting}
-    fitting.sort(key=lambda item: _rank(item.engine, prefer))  # stable: the store's order stays
+    # Stable: the store's order stays.
+    fitting.sort(
+        key=lambda item: (item.engine.recipe.precision != prefer, precision_rank(item.engine))
+    )
     # With two flavours, each engine is a near miss for the other one.
     return fitting, [reason for reason in reasons if reason[:12] not in good]
 
@@ -110,10 +113,3 @@ def no_engine_error(
 
 
 _TITLES = {flavours.TENSORRT: "TensorRT", flavours.RTX: "TensorRT-RTX"}
-
-
-def _rank(engine: Engine, prefer: str | None) -> int:
-    precision = engine.recipe.precision
-    if precision == prefer:
-        return -1
-    return PRECISIONS.index(precision) if precision in PRECISIONS else len(PRECISIONS)

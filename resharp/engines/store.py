@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
-from typing import Any
 
 from resharp.engines.bundle import MANIFEST, Bundle
 from resharp.engines.locking import locked
@@ -51,7 +50,8 @@ def variant_name(name: str, denoise: float | None) -> str:
     """
     if denoise is None:
         return name
-    if not _is_share(denoise):
+    asked: object = denoise
+    if not (isinstance(asked, Real) and 0 <= asked <= 1):  # type: ignore[operator]
         raise OptionError(f"denoise {denoise!r} is not in 0..1")
     denoise = named_strength(denoise)
     return name if denoise == 1 else f"{name}-dn{denoise:g}"
@@ -73,10 +73,6 @@ def named(path: Path, stem: str) -> File:
     name = f"{stem}-{file.sha256[:12]}{path.suffix}"
     os.replace(path, path.with_name(name))
     return replace(file, name=name)
-
-
-def _is_share(value: Any) -> bool:
-    return isinstance(value, Real) and 0 <= value <= 1  # type: ignore[operator]
 
 
 @dataclass(frozen=True)

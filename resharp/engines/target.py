@@ -152,7 +152,7 @@ def _ahead(asked: str | None, here: tuple[Gpu, ...], reason: str) -> list[Target
         parts = {part.strip().lower() for part in asked.split(",")} - {""}
         if not parts:
             raise OptionError(f"--gpu {asked!r} names no GPU")
-        return [_ahead_for(tuple(sorted(parts, key=_by_number)), here)]
+        return [_ahead_for(tuple(sorted(parts, key=lambda name: (len(name), name))), here)]
     return [_ahead_for((name,), here) for name in dict.fromkeys(map(_rtx_name, chosen))]
 
 
@@ -170,11 +170,6 @@ def _served(found: Sequence[Gpu]) -> list[Gpu]:
     for refusal in told:
         logger.warning("%s", refusal)
     return served
-
-
-def _by_number(name: str) -> tuple[int, str]:
-    digits = name.removeprefix("sm")
-    return (int(digits) if digits.isdecimal() else 0), name
 
 
 def _ahead_for(names: tuple[str, ...], here: tuple[Gpu, ...]) -> Target:

@@ -1,8 +1,8 @@
 """Faces: found, cut out upright, restored by a face network, and pasted back without an edge."""
 
 from resharp.faces.detection import Detector, Face, YuNet, detector_file
+from resharp.faces.face_restorer import Crop, FaceOptions, FaceRestorer, FaceResult
 from resharp.faces.network import BundleNetwork, FaceNetwork
-from resharp.faces.restorer import Crop, FaceOptions, FaceRestorer, FaceResult
 
 __all__ = [
     "BundleNetwork",

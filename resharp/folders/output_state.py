@@ -28,7 +28,7 @@ from resharp.folders.discovery import Job
 from resharp.images import remove_leftovers, write_whole
 from resharp.optional import require
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 FOLDER = ".resharp"
 """In the folder of results; hidden, so that nothing in it is taken for a picture."""
@@ -119,7 +119,7 @@ class Journal:
             except FileNotFoundError:
                 self._forget()
             except OSError as error:
-                log.warning(
+                logger.warning(
                     "%s cannot be read, so results are known by name: %s", self._path, error
                 )
 
@@ -138,7 +138,7 @@ class Journal:
                 self._entries[entry.target] = (self.lines, entry)
         if found.st_size and not self._entries and not self._warned:
             self._warned = True
-            log.warning("%s holds nothing that is known: results are known by name", self._path)
+            logger.warning("%s holds nothing that is known: results are known by name", self._path)
 
     def get(self, target: str, since: int = -1) -> JournalEntry | None:
         """The newest entry of a target, if it was read after so many :attr:`lines`."""
@@ -210,7 +210,7 @@ class OutputState:
                 self._run.acquire(timeout=0)
         except OSError as error:
             text = f"nothing can be locked in {self._folder}: {error}"
-            log.warning("%s: no journal is kept there, and two runs may collide", text)
+            logger.warning("%s: no journal is kept there, and two runs may collide", text)
 
     def claim(self, job: Job) -> Lease | None:
         """Claim a result; None if another run has it. What a killed one left of it is removed.

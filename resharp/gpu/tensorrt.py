@@ -17,7 +17,7 @@ from typing import Any
 from resharp.errors import MissingExtraError, OptionError
 from resharp.optional import require
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 TENSORRT, RTX = "tensorrt", "tensorrt_rtx"
 FLAVOURS = (TENSORRT, RTX)
@@ -107,7 +107,7 @@ def absent(capability: str | None = None) -> MissingExtraError:
     )
 
 
-def logger(trt: Any) -> Any:
+def trt_logger(trt: Any) -> Any:
     """A flavour's logger, whose ``errors()`` gives, and forgets, the error lines so far, or the
     last warnings where there is none.
 
@@ -154,9 +154,9 @@ def _make_logger(trt: Any) -> Any:
                     self._lines().errors.append(message)
             elif level == severity.WARNING:
                 self._lines().warnings.append(message)
-                log.info("TensorRT: %s", message)
+                logger.info("TensorRT: %s", message)
             else:
-                log.debug("TensorRT: %s", message)
+                logger.debug("TensorRT: %s", message)
 
         def errors(self) -> str:
             kept = (self._lines(), self._others)

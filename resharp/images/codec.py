@@ -23,7 +23,7 @@ from resharp.images.containers.info import ContainerInfo, DamagedContainerError,
 from resharp.images.picture import Metadata, Picture, Pixels
 from resharp.images.tiff_ifd import MalformedError
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _HEAD = 256
 _PIXEL_LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"
 _WALKERS: dict[str, Callable[[bytes], ContainerInfo]] = {
@@ -139,7 +139,7 @@ def _upright(pixels: Pixels, facts: ContainerInfo, form: formats.Format, name: s
             turn = facts.orientation or exif.orientation(block)
             block = exif.upright(block)
         except MalformedError as exc:
-            _log.warning("%s: its EXIF block is malformed and was dropped: %s.", name, exc)
+            logger.warning("%s: its EXIF block is malformed and was dropped: %s.", name, exc)
             block = None
     metadata = Metadata(exif=block, icc=icc, xmp=exif.upright_xmp(xmp) if xmp else None)
     return Picture(pixels=turned(pixels, turn), metadata=metadata, format=form.name)
@@ -177,7 +177,7 @@ def write(
     )
     write_whole(target, data)
     for note in notes:
-        _log.info("%s: %s", target, note)
+        logger.info("%s: %s", target, note)
     return notes
 
 

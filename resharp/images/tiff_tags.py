@@ -23,7 +23,7 @@ Tags = dict[int, "Value | Tags"]
 
 Order = Literal["<", ">"]
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 # Description, maker, model, software, date, artist, rating, copyright: not the shape of the pixels.
 _DESCRIPTIVE = (270, 271, 272, 305, 306, 315, 18246, 33432)
@@ -91,7 +91,7 @@ def _lift(data: bytes, form: ifd.IfdLayout, order: Order) -> Tags:
             try:
                 inner = ifd.directory(data, form, at)
             except ifd.MalformedError as exc:
-                _log.warning("A directory of EXIF tags is damaged and is ignored: %s", exc)
+                logger.warning("A directory of EXIF tags is damaged and is ignored: %s", exc)
                 continue
             movable = [tag for tag in inner.entries if tag not in _UNMOVABLE]
             if values := _values(data, form, inner, order, movable):

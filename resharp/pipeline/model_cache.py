@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from resharp.engines.model_info import ModelInfo
 from resharp.errors import OptionError
 from resharp.faces import FaceOptions, FaceRestorer
 from resharp.pipeline.settings import Settings
-from resharp.runtime.bundle_lookup import FACE_TASKS, resolve
-from resharp.runtime.model_info import ModelInfo, model_info
+from resharp.runtime.bundle_lookup import FACE_TASKS, model_info, resolve
 from resharp.runtime.upscaler import Upscaler
 from resharp.types import Image
 

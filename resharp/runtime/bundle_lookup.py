@@ -9,6 +9,7 @@ from pathlib import Path
 from resharp.engines import ENGINES, Bundle, Store, variant_name
 from resharp.engines.blend import blended
 from resharp.engines.bundle import MANIFEST, load_tuning
+from resharp.engines.model_info import ModelInfo, info_of
 from resharp.errors import (
     BundleError,
     MissingExtraError,
@@ -20,8 +21,6 @@ from resharp.paths import engines_folder
 
 DEFAULT_MODEL = "resharp-x4"
 """The built-in model: it comes with the package and needs no download."""
-
-
 FACE_TASKS = ("face", "face-restoration")
 """``task`` of the manifests and catalogue entries of networks for aligned faces."""
 WEIGHTS = (".pth", ".pt", ".safetensors")
@@ -72,7 +71,12 @@ def resolve(
     shipped = None if denoise is not None else _shipped(text, engines)
     if shipped is not None:
         return shipped
-    canonical = _canonical(text)
+    from resharp.weights import resolve as checkpoint
+
+    try:
+        canonical = checkpoint(text).name
+    except UnknownModelError:
+        canonical = text.lower()
     name = variant_name(canonical, denoise)
     store = Store(engines_folder(engines))
     if denoise is not None and canonical in store:
@@ -85,6 +89,25 @@ def resolve(
     if shipped is not None:
         return shipped
     raise _missing(text, canonical, denoise, engines)
+
+
+def model_info(
+    model: str | os.PathLike[str] | Bundle = DEFAULT_MODEL,
+    *,
+    engines: str | os.PathLike[str] | None = None,
+    denoise: float | None = None,
+) -> ModelInfo:
+    """Tell what is known of a model, without running it.
+
+    Args:
+        model: as for :class:`~resharp.Upscaler`.
+        engines: folder of the store.
+        denoise: strength 0..1, for a model that has one.
+
+    Raises:
+        ResharpError: see :func:`resolve`.
+    """
+    return info_of(resolve(model, engines=engines, denoise=denoise))
 
 
 def _at(bundle: Bundle, denoise: float | None) -> Bundle:
@@ -143,16 +166,6 @@ def check_upscales(model: str | os.PathLike[str] | Bundle) -> None:
         raise OptionError(f"{name} is for {task.replace('-', ' ')} and upscales nothing")
 
 
-def _canonical(name: str) -> str:
-    """The name that a checkpoint has here, whatever the spelling; or the name in lower case."""
-    from resharp.weights import resolve as checkpoint
-
-    try:
-        return checkpoint(name).name
-    except UnknownModelError:
-        return name.lower()
-
-
 def _missing(
     asked: str, canonical: str, denoise: float | None, engines: str | os.PathLike[str] | None
 ) -> Exception:
@@ -169,11 +182,12 @@ def _missing(
             f"{canonical} was exported without its twin, so that the strength has to be exported: "
             f"resharp export {canonical}{option}"
         )
-    if canonical in {*catalogue(), *own, *stored, *builtin_store().names()}:
+    known = {*catalogue(), *own, *stored, *builtin_store().names()}
+    if canonical in known:
         return NotExportedError(
             f"{canonical} has not been exported yet: resharp export {canonical}"
         )
-    near = nearest(asked, sorted({*catalogue(), *own, *stored, *builtin_store().names()}))
+    near = nearest(asked, sorted(known))
     hint = f"; did you mean {' or '.join(near)}?" if near else "."
     return UnknownModelError(
         f"no model is called {asked!r}{hint} All are in: resharp weights list, resharp engines list"

@@ -12,7 +12,7 @@ from resharp.errors import BackendError, OptionError, ResharpError
 from resharp.gpu.devices import device_name, gpus
 from resharp.runtime.backends import Backend, BackendOptions
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 BACKENDS = {"tensorrt": "TensorrtBackend", "torch": "TorchBackend", "onnx": "OnnxBackend"}
 """The backends of this release: each is a class of the module of its name in ``backends``."""
@@ -116,7 +116,7 @@ def open_first(
                 link = BackendAttempt(name, where, False, str(error) or type(error).__name__)
             else:
                 return opened, (*links, attempt_of(opened))
-        log.info("%s", link)
+        logger.info("%s", link)
         links.append(link)
     raise BackendError(
         f"no backend can run {bundle.manifest.name!r} here:\n"

@@ -34,7 +34,7 @@ from resharp.runtime.tiling.bands import (
 )
 from resharp.types import Image, Progress
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 LARGEST_SCALE = 32.0
@@ -86,7 +86,8 @@ class Upscaler:
         tuning: Tuning | str | None = "auto",
     ) -> None:
         self._scale, self._tile = _check_scale(scale), check_tile(tile)
-        _check_tuning(tuning)
+        if not (tuning is None or isinstance(tuning, Tuning) or tuning == "auto"):
+            raise OptionError(f"tuning {tuning!r} is neither 'auto' nor a Tuning nor None")
         self._memory = _check_memory(memory)
         try:
             bundle = resolve(model, engines=engines, denoise=denoise)
@@ -110,10 +111,10 @@ class Upscaler:
         if tile < least:
             overlap = self.manifest.overlap
             text = "tile %d leaves nothing between overlaps of %d pixels: using %d"
-            log.warning(text, tile, overlap, least)
+            logger.warning(text, tile, overlap, least)
         elif most is not None and tile > most:
             text = "the engine takes tiles of up to %d: not %d (export-engines %s --tile %d)"
-            log.warning(text, most, tile, self.manifest.name, tile)
+            logger.warning(text, most, tile, self.manifest.name, tile)
 
     @property
     def manifest(self) -> Manifest:
@@ -294,7 +295,7 @@ class Upscaler:
             self.backend, self.device, False, f"16-bit and float pictures: {reason}"
         )
         found, links = self._open(after=lacking)
-        log.warning("%s; they go to %s on %s", lacking, found.name, found.options.device)
+        logger.warning("%s; they go to %s on %s", lacking, found.name, found.options.device)
         self._links = (*self._links, *links)
         return found
 
@@ -319,12 +320,11 @@ class Upscaler:
         """Run a pass into ``target``, resizing where another scale is asked for."""
         native = self.manifest.scale
         height, width = one.height * native, one.width * native
-        resizer = (
-            None
-            if target.shape[:2] == (height, width)
-            else RowResizer(height, width, target.shape[0], target.shape[1])
-        )
-        direct = resizer is None and _is_networks(target)
+        resizer = None
+        if target.shape[:2] != (height, width):
+            resizer = RowResizer(height, width, target.shape[0], target.shape[1])
+        as_it_is = target.dtype in (np.uint8, np.float32) and target.flags.c_contiguous
+        direct = resizer is None and as_it_is and target.ndim == 3 and target.shape[2] == 3
         start = 0
         for band in one.bands(rows, advance, target if direct else None):
             finished = band if resizer is None else resizer.push(band)
@@ -347,7 +347,9 @@ class Upscaler:
         try:
             results = backend.infer(stack(windows))
         except OutOfMemoryError:
-            log.warning("out of memory with %d pictures at once: going on one by one", len(group))
+            logger.warning(
+                "out of memory with %d pictures at once: going on one by one", len(group)
+            )
             for index in group:
                 yield index, self(images[index])
             return
@@ -411,12 +413,6 @@ def _allocate(backend: Backend, shape: tuple[int, ...], dtype: np.dtype[Any]) ->
         ) from error
 
 
-def _is_networks(target: Image) -> bool:
-    """Whether a network's result can be written there as it is."""
-    network = target.dtype in (np.uint8, np.float32)
-    return network and target.ndim == 3 and target.shape[2] == 3 and target.flags.c_contiguous
-
-
 def _rows_of(source: Image) -> Rows:
     return lambda first, stop: to_network(source[first:stop])
 
@@ -438,11 +434,6 @@ def _check_scale(scale: Any) -> float | None:
     if not isinstance(scale, Real) or not 0 < float(scale) <= LARGEST_SCALE:
         raise OptionError(f"scale {scale!r} is not in 0..{LARGEST_SCALE:g}")
     return float(scale)
-
-
-def _check_tuning(tuning: Any) -> None:
-    if not (tuning is None or isinstance(tuning, Tuning) or tuning == "auto"):
-        raise OptionError(f"tuning {tuning!r} is neither 'auto' nor a Tuning nor None")
 
 
 def _check_memory(memory: Any) -> float:

@@ -21,7 +21,7 @@ from resharp.training.data import Pairs, load_pictures
 from resharp.training.degrade import Degradation, Image
 from resharp.training.validate import clean_input, measure, worn_input
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +165,7 @@ class TrainingRun:
                 }
                 losses = []
                 self._save(figures)
-                log.info("%s", json.dumps(figures))
+                logger.info("%s", json.dumps(figures))
         return figures
 
     def validate(self) -> dict[str, float]:

@@ -21,7 +21,7 @@ from resharp.video.encoding import Encoding, VideoEncoder
 from resharp.video.options import VideoOptions
 from resharp.video.resume import Segment
 from resharp.video.sequence import FrameFiles
-from resharp.video.source import log
+from resharp.video.source import logger
 from resharp.video.timeline import Frame, Position, frames
 
 Check = Callable[[], None]
@@ -85,7 +85,7 @@ class Renderer:
         calls: Sequence[Restore],
         batch: int,
         keep: Callable[[Segment], object],
-        warn: Log = log.warning,
+        warn: Log = logger.warning,
     ) -> None:
         self._rendering, self._batch, self._keep, self._warn = rendering, batch, keep, warn
         self._segment: _SegmentWriter | None = None

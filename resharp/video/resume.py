@@ -23,7 +23,7 @@ from resharp.video.clip import ResumePoint
 from resharp.video.sequence import FrameFiles
 from resharp.video.timeline import Position
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 SCHEMA = 1
 JOURNAL = "journal.jsonl"
@@ -137,7 +137,7 @@ class Workspace:
         else:
             return True
         if found != segment.sha256:
-            log.warning("segment %d is damaged: it is made again", segment.index)
+            logger.warning("segment %d is damaged: it is made again", segment.index)
             return False
         return True
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from av.container.input import InputContainer
     from av.video.frame import VideoFrame
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 DECODER_THREADS = 2
 """Decoding is cheap beside the network; more threads would take cores from it."""
@@ -41,7 +41,7 @@ def pictures(
     until: int | None = None,
     *,
     seek: bool = True,
-    warn: Log = log.warning,
+    warn: Log = logger.warning,
 ) -> Iterator[SourceFrame]:
     """The pictures of a clip.
 

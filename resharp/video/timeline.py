@@ -13,7 +13,7 @@ import numpy as np
 from resharp.types import Log
 from resharp.video.clip import Clip, ResumePoint, SourceFrame
 from resharp.video.options import VideoOptions
-from resharp.video.source import LostError, log, pictures
+from resharp.video.source import LostError, logger, pictures
 
 BLOCK = 16
 """Side of the blocks whose means are compared, in pixels."""
@@ -50,7 +50,7 @@ def timing(clip: Clip, options: VideoOptions) -> tuple[Fraction, Fraction]:
 
 
 def frames(
-    clip: Clip, options: VideoOptions, place: Position, warn: Log = log.warning
+    clip: Clip, options: VideoOptions, place: Position, warn: Log = logger.warning
 ) -> Iterator[Frame]:
     """The frames of the result from a place on, without those that are there already.
 

@@ -25,7 +25,7 @@ def test_torch_keeps_fp32(device: str, precision: str, half: bool, compact: Bund
     backend = TorchBackend(compact, BackendOptions())
     whole = backend.memory(64)
     backend.options = BackendOptions(device=device, precision=precision)
-    assert backend._wants_half() is half
+    assert (backend._precision() == "fp16") is half
     assert backend.memory(64) == whole // (2 if half else 1)
 
 

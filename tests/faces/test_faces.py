@@ -678,7 +678,7 @@ def test_the_command_refuses(
 ) -> None:
     monkeypatch.setenv("RESHARP_HOME", str(Path.cwd() / "home"))
     if "lighter" not in str(args):
-        monkeypatch.setattr("resharp.faces.restorer.YuNet", lambda folder: finds())
+        monkeypatch.setattr("resharp.faces.face_restorer.YuNet", lambda folder: finds())
     assert cv2.imwrite("a.png", draw(20, 30))
     code, text = run("a.png", "-o", "out", *args)
     assert code == 1
@@ -700,7 +700,7 @@ def test_the_command_restores_aligned_faces(run: Any) -> None:
 
 def test_the_command_counts_faces(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     faces = (face_at(20, 20, 25), face_at(60, 20, 25))
-    monkeypatch.setattr("resharp.faces.restorer.YuNet", lambda folder: finds(*faces))
+    monkeypatch.setattr("resharp.faces.face_restorer.YuNet", lambda folder: finds(*faces))
     assert cv2.imwrite("a.png", draw(40, 80))
     code, text = run("a.png", "-o", "b.png", "--face", "./lighter", "--json")
     assert code == 0, text

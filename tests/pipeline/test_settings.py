@@ -14,7 +14,7 @@ from resharp import Upscaler
 from resharp.engines import Bundle
 from resharp.errors import BundleError, OptionError, OutputError
 from resharp.pipeline.settings import Settings
-from resharp.runtime.model_info import model_info
+from resharp.runtime.bundle_lookup import model_info
 from resharp.runtime.tiling.bands import choose_tiling
 from tests.cli.commands import call
 from tests.conftest import random_network

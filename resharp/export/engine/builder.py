@@ -63,7 +63,7 @@ def build(
         BuildError: TensorRT refused; its log lines are kept.
         KeyboardInterrupt: ``cancel`` was asked.
     """
-    log = flavours.logger(trt)
+    log = flavours.trt_logger(trt)
     builder = _builder(trt, log)
     network = _parse(trt, builder, graph, log, inputs)
     config = builder.create_builder_config()

@@ -20,7 +20,7 @@ from resharp.models import NetworkFacts, planes
 from resharp.models.precision import choose_precision, peak
 from resharp.types import Array
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 PEAK_SIDE = 64
 """Of the picture that the largest activation is measured on, where the network takes any size."""
@@ -117,7 +117,7 @@ def flops_per_pixel(network: nn.Module, facts: NetworkFacts) -> float | None:
         with torch.no_grad(), counter:
             shadow(planes, *extra)
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-        log.info("operations were not counted: %s", error)
+        logger.info("operations were not counted: %s", error)
         return None
     return counter.get_total_flops() / side**2
 
@@ -137,10 +137,10 @@ def memory_per_pixel(graph: Path, side: int | None = None) -> float | None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
         small, large = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        log.warning("working memory not measured, a cautious figure is used: %s", error)
+        logger.warning("working memory not measured, a cautious figure is used: %s", error)
         return None
     if large <= small:
-        log.warning("working memory not measured, a cautious figure is used: no growth was seen")
+        logger.warning("working memory not measured, a cautious figure is used: no growth was seen")
         return None
     first, second = (n * h * w for n, h, w in shapes)
     return round(float(large - small) / (second - first), 1)

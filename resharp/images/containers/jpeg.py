@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from resharp.images.containers.info import ContainerInfo, DamagedContainerError
 from resharp.images.picture import Metadata
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 EXIF, XMP, ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 _APP1, _APP2, _EOI, _SOS = 0xE1, 0xE2, 0xD9, 0xDA
@@ -43,7 +43,7 @@ def inspect(data: bytes) -> ContainerInfo:
     icc = b"".join(parts[number] for number in sorted(parts)) or None
     if channels == 4:
         # OpenCV turns the inks into BGR by arithmetic, so the profile, which is about inks, goes.
-        _log.warning("A CMYK JPEG is converted without its profile; its colours are approximate.")
+        logger.warning("A CMYK JPEG is converted without its profile; its colours are approximate.")
         icc = None
     return ContainerInfo(metadata=Metadata(exif=exif, icc=icc, xmp=xmp))
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from resharp.images.containers.info import ContainerInfo, DamagedContainerError
 from resharp.images.picture import Metadata
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _XMP = b"XML:com.adobe.xmp\0"
 _MAX_TEXT = 64 << 20
 
@@ -60,7 +60,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
                 f"the checksum of its {name.decode('latin-1')} chunk is wrong"
             )
         else:
-            _log.warning("A PNG chunk %r has a wrong checksum and is ignored.", name)
+            logger.warning("A PNG chunk %r has a wrong checksum and is ignored.", name)
         if name == b"IEND":
             return
         at = end
@@ -84,5 +84,5 @@ def _inflate(packed: bytes) -> bytes:
     try:
         return zlib.decompressobj().decompress(packed, _MAX_TEXT)
     except zlib.error:
-        _log.warning("A compressed PNG metadata chunk is damaged and is ignored.")
+        logger.warning("A compressed PNG metadata chunk is damaged and is ignored.")
         return b""

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from resharp.models.architecture import Architecture, Parameters, State, facts_named, size
 from resharp.models.archs.layers import conv3x3
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 ACTIVATIONS = ("prelu", "relu", "leakyrelu")
 _WEIGHT = re.compile(r"body\.(\d+)\.weight")
@@ -97,7 +97,7 @@ def infer(state: State) -> Parameters:
     last = size(state, f"body.{max(convolutions, default=0)}.weight", 0, 16 * channels)
     told = not weights or any(tensor.ndim == 1 for tensor in weights.values())
     if not told:
-        log.warning(
+        logger.warning(
             "SRVGGNetCompact without activation weights: taken for relu; leakyrelu is possible "
             'too, and parameters={"act_type": "leakyrelu"} chooses it'
         )

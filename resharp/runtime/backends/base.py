@@ -81,7 +81,10 @@ class Backend(AbstractContextManager["Backend"], ABC):
     """``onnx``, ``torch``, ..."""
 
     def __init__(self, bundle: Bundle, options: BackendOptions) -> None:
-        self.manifest = bundle.manifest
+        reason = self.probe(options)
+        if reason:
+            raise BackendError(reason)
+        self._bundle, self.manifest = bundle, bundle.manifest
         self.options = options
         self.note = ""
         """What the user should know of how it runs, if anything."""
@@ -171,6 +174,11 @@ class Backend(AbstractContextManager["Backend"], ABC):
         """An array for a result, uninitialised, in memory that results reach fastest."""
         return np.empty(shape, dtype)
 
+    def allocate_rows(self, image: Image, tiles: Sequence[Tile]) -> Image:
+        """An array for the rows that the cores of some tiles of ``image`` cover."""
+        (start, end), scale = core_rows(tiles), self.manifest.scale
+        return self.allocate(((end - start) * scale, image.shape[1] * scale, 3), image.dtype)
+
     def run(
         self,
         image: Image,
@@ -191,10 +199,9 @@ class Backend(AbstractContextManager["Backend"], ABC):
         Returns:
             The rows that the cores cover, at the model's scale: ``out``, if it was given.
         """
-        scale = self.manifest.scale
-        start, end = core_rows(tiles)
+        scale, start = self.manifest.scale, core_rows(tiles)[0]
         if out is None:
-            out = np.empty(((end - start) * scale, image.shape[1] * scale, 3), image.dtype)
+            out = self.allocate_rows(image, tiles)
         for group in batched(tiles, batch):
             results = self.infer(stack([cut(image, tile) for tile in group]))
             for tile, result in zip(group, results, strict=True):

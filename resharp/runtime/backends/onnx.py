@@ -43,10 +43,6 @@ class OnnxBackend(Backend):
 
     def __init__(self, bundle: Bundle, options: BackendOptions) -> None:
         super().__init__(bundle, options)
-        reason = self.probe(options)
-        if reason:
-            raise BackendError(reason)
-        self._bundle = bundle
         self._lock = threading.Lock()
         self._sessions: dict[str, Any] = {"uint8": self._session("uint8")}
 
@@ -96,19 +92,16 @@ class OnnxBackend(Backend):
         if self.options.cpu_threads is not None:
             settings.intra_op_num_threads = self.options.cpu_threads
         path = self._bundle.path(self.manifest.graphs[dtype])
+        wanted, place = "CPUExecutionProvider", dict[str, int]()
+        if self.options.on_cuda:
+            wanted, place = "CUDAExecutionProvider", {"device_id": self.options.index}
         try:
-            session = ort.InferenceSession(str(path), settings, providers=self._providers())
+            session = ort.InferenceSession(str(path), settings, providers=[(wanted, place)])
         except Exception as error:
             raise BackendError(f"onnxruntime cannot load {path}: {error}") from error
-        wanted = "CUDAExecutionProvider" if self.options.on_cuda else "CPUExecutionProvider"
         if session.get_providers()[0] != wanted:  # it falls back to the CPU without a word
             raise BackendError(
                 f"onnxruntime {ort.__version__} could not start {wanted}: its CUDA and cuDNN "
                 "libraries are missing or do not match; see resharp doctor"
             )
         return session
-
-    def _providers(self) -> list[Any]:
-        if self.options.on_cuda:
-            return [("CUDAExecutionProvider", {"device_id": self.options.index})]
-        return ["CPUExecutionProvider"]

@@ -7,15 +7,11 @@ of Gortler et al., "The Lumigraph" (1996), section 3.4, with alpha as the weight
 
 from __future__ import annotations
 
-from typing import Any
-
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from resharp.errors import ImageError
-
-Array = npt.NDArray[Any]
+from resharp.types import Array
 
 _TOP = {"uint8": 255.0, "uint16": 65_535.0, "float32": 1.0}
 

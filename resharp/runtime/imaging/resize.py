@@ -11,11 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from resharp.errors import ImageError, OptionError
-
-Array = npt.NDArray[Any]
+from resharp.types import Array
 
 _RADIUS = 3
 _BLOCK = 32
@@ -84,11 +82,6 @@ class RowResizer:
             self._keep(self._across(band))
             done.extend(self._down())
         return np.concatenate(done) if len(done) != 2 else done[1]
-
-    @property
-    def window_rows(self) -> int:
-        """Source rows that are held for outputs still to come."""
-        return 0 if self._window is None else len(self._window)
 
     def band_rows(self, rows: Array) -> int:
         """How many rows like these to push at a time, so that float copies stay small."""

@@ -12,7 +12,7 @@ from resharp.runtime.backends import Backend
 from resharp.runtime.tiling.plan import Tile, bands, plan, smallest_tile
 from resharp.types import Image
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Rows = Callable[[int, int], Image]
 """Rows first..stop of the input, as the network takes them."""
@@ -168,7 +168,7 @@ class TiledPass:
         least = smallest_for(self._backend)
         size = min(tiling.size, max(self.height, self.width))
         if tiling.batch > 1 and tiles > 1:
-            log.warning("out of memory with %d tiles at a time: going on with one", tiling.batch)
+            logger.warning("out of memory with %d tiles at a time: going on with one", tiling.batch)
             return Tiling(size=max(size, least))
         if size <= least:
             raise OutOfMemoryError(
@@ -176,5 +176,5 @@ class TiledPass:
                 f"{least} is the smallest: close other programs or use --backend onnx. {error}"
             ) from error
         smaller = max(size // 2, least)
-        log.warning("out of memory with tiles of %d pixels: going on with %d", size, smaller)
+        logger.warning("out of memory with tiles of %d pixels: going on with %d", size, smaller)
         return Tiling(size=smaller)

@@ -105,11 +105,14 @@ def bands(tiles: Sequence[Tile], pixels: int) -> Iterator[Band]:
     A band has at least one row of tiles, however large.
     """
     group: list[Tile] = []
-    for row in _rows(tiles):
-        if group and _area([*group, *row]) > pixels:
+    for _, row in itertools.groupby(tiles, key=lambda tile: tile.y):
+        added = list(row)
+        cores = [tile.core for tile in (*group, *added)]
+        area = sum((end - start) * (stop - first) for start, first, end, stop in cores)
+        if group and area > pixels:
             yield _band(group)
             group = []
-        group.extend(row)
+        group.extend(added)
     if group:
         yield _band(group)
 
@@ -138,23 +141,6 @@ def _axis(
         (start, size, edges[i] - start, start + size - edges[i + 1])
         for i, start in enumerate(starts)
     ]
-
-
-def _rows(tiles: Sequence[Tile]) -> Iterator[list[Tile]]:
-    row: list[Tile] = []
-    for tile in tiles:
-        if row and tile.y != row[0].y:
-            yield row
-            row = []
-        row.append(tile)
-    if row:
-        yield row
-
-
-def _area(tiles: Sequence[Tile]) -> int:
-    return sum(
-        (end - start) * (stop - first) for start, first, end, stop in (t.core for t in tiles)
-    )
 
 
 def _band(tiles: list[Tile]) -> Band:

@@ -27,7 +27,7 @@ from resharp.gpu.devices import LOST, CudaError, gpus, refusal
 from resharp.runtime.backends import BackendOptions
 from resharp.runtime.backends.tensorrt import backend as backend_module
 from resharp.runtime.backends.tensorrt import check_engine
-from resharp.runtime.backends.tensorrt.backend import probe
+from resharp.runtime.backends.tensorrt.backend import TensorrtBackend
 from tests.fakes import fake_trt
 from tests.fakes.fake_trt import EngineValidity
 from tests.fakes.tensorrt_kit import OPTIONS, Kit, expected, machine, picture
@@ -372,7 +372,7 @@ def test_what_tensorrt_logs_is_kept_apart_by_thread(
     kit: Kit, caplog: pytest.LogCaptureFixture, level: str
 ) -> None:
     caplog.set_level(level)
-    log, said = flavours.logger(kit.fake.module()), list[str]()
+    log, said = flavours.trt_logger(kit.fake.module()), list[str]()
 
     def say(line: str) -> None:
         log.log(fake_trt.Severity.INFO, "before it")
@@ -438,23 +438,23 @@ def test_a_store_that_cannot_be_written(rtx: Kit, monkeypatch: pytest.MonkeyPatc
 
 
 def test_probe(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert probe(OPTIONS) is None
-    assert probe(BackendOptions()) == "TensorRT runs on CUDA only"
-    assert "shows 1 GPUs" in str(probe(BackendOptions(device="cuda:3")))
+    assert TensorrtBackend.probe(OPTIONS) is None
+    assert TensorrtBackend.probe(BackendOptions()) == "TensorRT runs on CUDA only"
+    assert "shows 1 GPUs" in str(TensorrtBackend.probe(BackendOptions(device="cuda:3")))
 
     def broken(flavour: str) -> None:
         raise MissingExtraError("libnvinfer.so.11: cannot open shared object file")
 
     monkeypatch.setattr("resharp.gpu.tensorrt.load", broken)
-    assert "libnvinfer" in str(probe(OPTIONS))
+    assert "libnvinfer" in str(TensorrtBackend.probe(OPTIONS))
     monkeypatch.setattr("resharp.gpu.tensorrt.installed", lambda: ())
-    assert "pip install 'resharp[gpu]'" in str(probe(OPTIONS))
+    assert "pip install 'resharp[gpu]'" in str(TensorrtBackend.probe(OPTIONS))
 
     def absent() -> None:
         raise CudaError("no NVIDIA driver")
 
     monkeypatch.setattr(backend_module, "gpus", absent)
-    assert probe(OPTIONS) == "no NVIDIA driver"
+    assert TensorrtBackend.probe(OPTIONS) == "no NVIDIA driver"
     with pytest.raises(BackendError, match="no NVIDIA driver"):
         kit.open()
 
@@ -462,8 +462,8 @@ def test_probe(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
 REAL = """
 import sys
 from resharp.runtime.backends import BackendOptions
-from resharp.runtime.backends.tensorrt.backend import probe
-print(probe(BackendOptions(device="cuda")), "tensorrt_rtx_bindings" in sys.modules)
+from resharp.runtime.backends.tensorrt.backend import TensorrtBackend
+print(TensorrtBackend.probe(BackendOptions(device="cuda")), "tensorrt_rtx_bindings" in sys.modules)
 """
 
 

@@ -26,7 +26,6 @@ from resharp.runtime.backends.base import (
     Advance,
     Backend,
     BackendOptions,
-    core_rows,
     ensure_open,
     reflected,
 )
@@ -42,25 +41,6 @@ FILLING = 512 * 512
 """Pixels of one run that keep a large GPU busy."""
 
 
-def probe(options: BackendOptions) -> str | None:
-    """Why this backend cannot run on that device here; None if it can.
-
-    The driver is asked first: without one, TensorRT's lean runtime crashes the process.
-    """
-    if not options.on_cuda:
-        return "TensorRT runs on CUDA only"
-    if options.precision == "fp32":
-        return "fp32 was asked for, and engines are FP16 where that keeps the picture"
-    try:
-        found = gpus()
-        if options.index >= len(found):
-            return f"the NVIDIA driver shows {len(found)} GPUs, so there is no {options.device}"
-        current_environments(found[options.index], driver_version())
-    except (ResharpError, OSError) as error:
-        return str(error)
-    return None
-
-
 class TensorrtBackend(Backend):
     """The best engine that fits and keeps the picture; the float one is opened when needed.
 
@@ -70,14 +50,28 @@ class TensorrtBackend(Backend):
     """
 
     name = "tensorrt"
-    probe = staticmethod(probe)
+
+    @staticmethod
+    def probe(options: BackendOptions) -> str | None:
+        """Why this backend cannot run on that device here; None if it can.
+
+        The driver is asked first: without one, TensorRT's lean runtime crashes the process.
+        """
+        if not options.on_cuda:
+            return "TensorRT runs on CUDA only"
+        if options.precision == "fp32":
+            return "fp32 was asked for, and engines are FP16 where that keeps the picture"
+        try:
+            found = gpus()
+            if options.index >= len(found):
+                return f"the NVIDIA driver shows {len(found)} GPUs, so there is no {options.device}"
+            current_environments(found[options.index], driver_version())
+        except (ResharpError, OSError) as error:
+            return str(error)
+        return None
 
     def __init__(self, bundle: Bundle, options: BackendOptions) -> None:
         super().__init__(bundle, options)
-        reason = probe(options)
-        if reason:
-            raise BackendError(reason)
-        self._bundle = bundle
         self._lock = threading.Lock()
         self._engines: dict[str, LoadedEngine] = {}
         self._environments = current_environments(gpus()[options.index], driver_version())
@@ -89,7 +83,9 @@ class TensorrtBackend(Backend):
         )
         self._opened = True
         # Also where nobody closes it: before the provider goes, and the interpreter.
-        self._finalizer = weakref.finalize(self, _close, self._executor, self._engines)
+        self._finalizer = weakref.finalize(
+            self, self._executor.close, self._engines, SHUTDOWN_TIMEOUT
+        )
         try:
             with self._executor.opening():
                 self._engines["uint8"], self.note = self._first_good(fitting, "uint8", reasons)
@@ -134,11 +130,8 @@ class TensorrtBackend(Backend):
         out: Image | None = None,
     ) -> Image:
         loaded = self._loaded(image.dtype.name)
-        start, end = core_rows(tiles)
-        scale = self.manifest.scale
         if out is None:
-            shape = ((end - start) * scale, image.shape[1] * scale, 3)
-            out = self.allocate(shape, image.dtype)
+            out = self.allocate_rows(image, tiles)
         self._executor.run(loaded, image, tiles, out, batch, advance, scalars)
         return out
 
@@ -273,10 +266,6 @@ class TensorrtBackend(Backend):
             self._executor.forget(loaded)
             raise
         return loaded
-
-
-def _close(executor: Executor, engines: dict[str, LoadedEngine]) -> None:
-    executor.close(engines, SHUTDOWN_TIMEOUT)
 
 
 def _unlike(candidate: EngineCandidate, found: ParityResult) -> BackendError:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from resharp.errors import ResharpError
 from resharp.gpu.cuda import Buffer, Pinned, Provider
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 STEP = 1 << 16
 """Sizes are rounded up to this, so that pictures of nearly one size share a buffer."""
@@ -75,7 +75,7 @@ class PinnedBuffer:
         try:
             self._pinned = self._provider.pin(size)
         except ResharpError as error:
-            log.warning("copies will be slower, without page-locked memory: %s", str(error))
+            logger.warning("copies will be slower, without page-locked memory: %s", str(error))
             return np.empty(size, np.uint8)
         return self._pinned.array
 

@@ -19,7 +19,7 @@ from resharp.gpu.cuda import CAPTURING, CudaGraph, Provider, Stream
 from resharp.runtime.backends.tensorrt.buffers import DeviceBuffer
 from resharp.runtime.backends.tensorrt.loaded_engine import LoadedEngine
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Shape = tuple[int, int, int]
 """(n, h, w) of a batch."""
@@ -151,7 +151,7 @@ class Contexts:
             self._accidents += 1
             self._graphs = self._accidents < ACCIDENTS
             then = "trying again" if self._graphs else "going on without CUDA graphs"
-        log.info("a CUDA graph could not be made (%s): %s", then, str(error))  # not its frames
+        logger.info("a CUDA graph could not be made (%s): %s", then, str(error))  # not its frames
 
     @property
     def places(self) -> Places:

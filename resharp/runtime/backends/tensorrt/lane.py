@@ -13,7 +13,7 @@ from resharp.runtime.backends.tensorrt.buffers import DeviceBuffer, PinnedBuffer
 from resharp.runtime.backends.tensorrt.contexts import APART, Contexts, Shape
 from resharp.runtime.backends.tensorrt.loaded_engine import LoadedEngine
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 AHEAD = 2
 """Chunks whose computation is queued before the host waits for one."""
@@ -109,7 +109,7 @@ class TensorrtLane:
             try:
                 stream.synchronize()
             except ResharpError as error:
-                log.debug("while a lane was being emptied: %s", str(error))
+                logger.debug("while a lane was being emptied: %s", str(error))
 
     def release_memory(self) -> None:
         """Give the device all memory back."""

@@ -45,7 +45,7 @@ class LoadedEngine:
         self.note = ""
         """What TensorRT said of it without refusing it."""
         self.extra = tuple(extra)
-        self._name, self._log = str(candidate), flavours.logger(trt)
+        self._name, self._log = str(candidate), flavours.trt_logger(trt)
         self._making = threading.Lock()
         data = engine_store.read(self.engine)
         self._runtime: Any = None
@@ -55,7 +55,11 @@ class LoadedEngine:
         self.own_graphs = candidate.here.flavour == flavours.RTX
         """Whether TensorRT captures CUDA graphs by itself."""
         try:
-            self._runtime = self._start(trt)
+            try:
+                self._runtime = trt.Runtime(self._log)
+            except TypeError as error:  # what the bindings make of a null pointer
+                text = "TensorRT could not start its runtime; see resharp doctor"
+                raise self.error(text) from error
             self._check_validity(trt, data)
             self._handle = self._runtime.deserialize_cuda_engine(data)
             if self._handle is None:
@@ -109,12 +113,6 @@ class LoadedEngine:
         self.cache = None
         self._handle = None
         self._runtime = None
-
-    def _start(self, trt: Any) -> Any:
-        try:
-            return trt.Runtime(self._log)
-        except TypeError as error:  # what the bindings make of a null pointer
-            raise self.error("TensorRT could not start its runtime; see resharp doctor") from error
 
     def _check_validity(self, trt: Any, data: bytes) -> None:
         if not hasattr(self._runtime, "get_engine_validity"):

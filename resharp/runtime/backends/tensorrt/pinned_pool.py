@@ -21,7 +21,7 @@ from resharp.errors import ResharpError
 from resharp.gpu.cuda import Pinned, Provider
 from resharp.types import Image
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 MOST_OUT = 1 << 30
@@ -59,7 +59,7 @@ class PinnedPool:
         try:
             pinned = self._take(size)
         except (ResharpError, MemoryError) as error:
-            log.debug("results in ordinary memory: %s", str(error))
+            logger.debug("results in ordinary memory: %s", str(error))
             pinned = None
         return np.empty(shape, dtype) if pinned is None else self._wrap(pinned, shape, dtype)
 
@@ -120,7 +120,7 @@ class PinnedPool:
             try:
                 self._settle()
             except ResharpError as error:
-                log.debug("page-locked memory was not freed: %s", str(error))
+                logger.debug("page-locked memory was not freed: %s", str(error))
 
     def _settle(self) -> None:
         """After closing: free what came back, and the device after the last."""

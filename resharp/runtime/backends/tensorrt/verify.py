@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 
-from resharp.engines import Bundle, Engine, Manifest, ParityResult
+from resharp.engines import Bundle, Engine, ParityResult
 from resharp.engines.reference import likeness, read_reference
 from resharp.engines.selection import EngineCandidate, current_environments
 from resharp.errors import BackendError, BundleError, OutOfMemoryError
@@ -17,7 +17,7 @@ from resharp.runtime.backends.tensorrt.loaded_engine import LoadedEngine
 from resharp.runtime.tiling.plan import plan
 from resharp.types import Array
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 SEAM = 1.0
 """Levels of 255 that tiles may differ from the untiled picture by, where they do not show."""
@@ -64,23 +64,19 @@ def verify_engine(
     rows, columns = height - manifest.overlap, width - manifest.overlap
     if side <= max(height, width):  # that was whole tiles already
         return small, True
-    if min(rows, columns) <= 0 or not _overlap_suffices(manifest):
-        log.info("%s is proven on its reference alone: it looks far around", manifest.name)
+    # Networks that look at the whole picture never quite give the same, whatever the overlap.
+    suffices = not manifest.overlap_curve or manifest.overlap_curve[-1][1] <= SEAM
+    if min(rows, columns) <= 0 or not suffices:
+        logger.info("%s is proven on its reference alone: it looks far around", manifest.name)
         return small, True
     whole = np.pad(picture, ((0, side - height), (0, side - width), (0, 0)), "symmetric")
     core = np.s_[: rows * scale, : columns * scale]
     try:
         large = likeness(run(whole)[core], restored[core])
     except OutOfMemoryError as error:  # pictures will take smaller tiles too
-        log.info("%s is proven on its reference alone for now: %s", manifest.name, str(error))
+        logger.info("%s is proven on its reference alone for now: %s", manifest.name, str(error))
         return small, False
     return min(small, large, key=lambda one: (one.passed, one.psnr)), True
-
-
-def _overlap_suffices(manifest: Manifest) -> bool:
-    """Whether the network gives the same for what lies farther than the overlap from a border;
-    those that look at the whole picture never quite do."""
-    return not manifest.overlap_curve or manifest.overlap_curve[-1][1] <= SEAM
 
 
 def check_engine(bundle: Bundle, engine: Engine, index: int = 0) -> ParityResult:

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resharp.engines import Bundle
-from resharp.errors import BackendError, OutOfMemoryError
+from resharp.errors import OutOfMemoryError
 from resharp.gpu.devices import available_memory
 from resharp.optional import require
-from resharp.runtime.backends.base import Advance, Backend, BackendOptions, core_rows, ensure_open
+from resharp.runtime.backends.base import Advance, Backend, BackendOptions, ensure_open
 from resharp.runtime.backends.lane_pool import LanePool
 from resharp.runtime.backends.torch.cuda_graph_cache import PinnedResults
 from resharp.runtime.backends.torch.cuda_lane import (
@@ -37,7 +37,7 @@ from resharp.types import Image
 if TYPE_CHECKING:
     import torch
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 LANES = 2
 """Runs at a time on one GPU: one computes while the other one's copies are on their way."""
@@ -56,16 +56,6 @@ _STRANGE = (
 _MIXED = "mixed, since the manifest says that activations are large for fp16"
 
 
-def probe(options: BackendOptions) -> str | None:
-    """Why this backend cannot run on that device here; None if it can."""
-    torch = require("torch", feature="The torch backend", extra="torch")
-    if options.on_cuda and not torch.cuda.is_available():
-        return f"torch {torch.__version__} finds no usable GPU (a CPU build, or no NVIDIA driver)"
-    if options.on_cuda and options.index >= torch.cuda.device_count():
-        return f"torch sees {torch.cuda.device_count()} GPUs, so there is no {options.device}"
-    return None
-
-
 class TorchBackend(Backend):
     """The bundle's weights in the network that their names tell of.
 
@@ -75,13 +65,21 @@ class TorchBackend(Backend):
     """
 
     name = "torch"
-    probe = staticmethod(probe)
+
+    @staticmethod
+    def probe(options: BackendOptions) -> str | None:
+        """Why this backend cannot run on that device here; None if it can."""
+        torch = require("torch", feature="The torch backend", extra="torch")
+        if options.on_cuda and not torch.cuda.is_available():
+            return (
+                f"torch {torch.__version__} finds no usable GPU (a CPU build, or no NVIDIA driver)"
+            )
+        if options.on_cuda and options.index >= torch.cuda.device_count():
+            return f"torch sees {torch.cuda.device_count()} GPUs, so there is no {options.device}"
+        return None
 
     def __init__(self, bundle: Bundle, options: BackendOptions) -> None:
         super().__init__(bundle, options)
-        reason = probe(options)
-        if reason:
-            raise BackendError(reason)
         import torch
 
         from resharp import models
@@ -138,23 +136,11 @@ class TorchBackend(Backend):
         """See :meth:`Backend.run`; on CUDA image and tiles stay on the device."""
         if self._lanes is None:
             return super().run(image, tiles, advance, batch, out)
-        scale = self.manifest.scale
-        start, end = core_rows(tiles)
         if out is None:
-            shape = ((end - start) * scale, image.shape[1] * scale, 3)
-            out = self.allocate(shape, image.dtype)
+            out = self.allocate_rows(image, tiles)
+        scale, scalars = self.manifest.scale, self.manifest.extra_values()
         with self._lanes.take() as lane, _memory_errors(lane.release_memory, self._gpu):
-            scalars = self.manifest.extra_values()
-            run_tiles(
-                lane,
-                image,
-                tiles,
-                out,
-                scale=scale,
-                advance=advance,
-                batch=batch,
-                scalars=scalars,
-            )
+            run_tiles(lane, image, tiles, out, scale, advance, batch, scalars)
         return out
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Image:
@@ -169,7 +155,7 @@ class TorchBackend(Backend):
 
     def estimate(self, tile: int, batch: int) -> int:
         """See :meth:`Backend.estimate`; fp16 halves it."""
-        return super().estimate(tile, batch) // (2 if self._wants_half() else 1)
+        return super().estimate(tile, batch) // (2 if self._precision() == "fp16" else 1)
 
     def largest_tile(self) -> int:
         """See :meth:`Backend.largest_tile`."""
@@ -208,9 +194,6 @@ class TorchBackend(Backend):
         if not (self.options.on_cuda and self.options.precision == "auto"):
             return "fp32"
         return "mixed" if self.manifest.engine_precision == "mixed" else "fp16"
-
-    def _wants_half(self) -> bool:
-        return self._precision() == "fp16"
 
     def _infer_here(self, batch: Image, scalars: Sequence[float]) -> Image:
         """On the CPU."""
@@ -252,7 +235,7 @@ class TorchBackend(Backend):
     def _no_graphs(self, lane: int, reason: str) -> None:
         """A lane could not record, and works without, a little slower; empty: it can again."""
         if reason and lane not in self._without:
-            log.warning("no CUDA graphs with %s: %s", self.manifest.name, reason)
+            logger.warning("no CUDA graphs with %s: %s", self.manifest.name, reason)
         with self._noting:
             said = self._said_of_graphs()
             self._without.pop(lane, None)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Shape = tuple[int, int, int, Any]
 """Pictures, rows, columns, dtype."""
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _MEMORY = (
     "DefaultCPUAllocator",
@@ -116,7 +116,7 @@ class TorchCudaLane:
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """See :meth:`Lane.active`."""
+        """See :meth:`TorchLane.active`."""
         import torch
 
         with (
@@ -127,7 +127,7 @@ class TorchCudaLane:
             yield
 
     def upload(self, image: Image) -> torch.Tensor:
-        """See :meth:`Lane.upload`; the staging is free, since every run ends with a wait."""
+        """See :meth:`TorchLane.upload`; the staging is free, since every run ends with a wait."""
         import torch
 
         dtype = torch.uint8 if image.dtype == np.uint8 else torch.float32
@@ -136,22 +136,22 @@ class TorchCudaLane:
         return host.to(self._device, non_blocking=True)
 
     def prepare(self, count: int, height: int, width: int, dtype: torch.dtype) -> None:
-        """See :meth:`Lane.prepare`."""
+        """See :meth:`TorchLane.prepare`."""
         if self._record_graphs:
             self.graphs.prepare((count, height, width, dtype))
 
     def empty(self, height: int, width: int, dtype: torch.dtype) -> torch.Tensor:
-        """See :meth:`Lane.empty`."""
+        """See :meth:`TorchLane.empty`."""
         import torch
 
         return torch.empty((height, width, 3), dtype=dtype, device=self._device)
 
     def cut(self, source: torch.Tensor, tile: Tile) -> torch.Tensor:
-        """See :meth:`Lane.cut`."""
+        """See :meth:`TorchLane.cut`."""
         return cut(source, tile)
 
     def forward(self, windows: Sequence[torch.Tensor]) -> torch.Tensor:
-        """See :meth:`Lane.forward`."""
+        """See :meth:`TorchLane.forward`."""
         import torch
 
         first = windows[0]
@@ -163,7 +163,7 @@ class TorchCudaLane:
         return result
 
     def download(self, rows: torch.Tensor, target: Image) -> Download:
-        """See :meth:`Lane.download`; straight into ``target`` where that is page-locked."""
+        """See :meth:`TorchLane.download`; straight into ``target`` where that is page-locked."""
         import torch
 
         host, staged = torch.from_numpy(target), None
@@ -176,12 +176,12 @@ class TorchCudaLane:
         return Download(self._copy.record_event(), rows, staged, target)
 
     def set_scalars(self, scalars: Sequence[float]) -> None:
-        """See :meth:`Lane.tune`; a launch each, no copy."""
+        """See :meth:`TorchLane.set_scalars`; a launch each, no copy."""
         for slot, number in zip(self._extra, scalars, strict=True):
             slot.fill_(number)
 
     def synchronize(self) -> None:
-        """See :meth:`Lane.synchronize`."""
+        """See :meth:`TorchLane.synchronize`."""
         self._compute.synchronize()
         self._copy.synchronize()
 
@@ -192,7 +192,7 @@ class TorchCudaLane:
         release_cache()
 
     def close(self) -> None:
-        """See :meth:`Lane.close`."""
+        """See :meth:`TorchLane.close`."""
         self.synchronize()
         self.graphs.drop()
         self._staging.clear()
@@ -232,7 +232,7 @@ class TorchCudaLane:
         return graph, result
 
     def _recover(self) -> None:
-        """After a capture that could not be ended, PyTorch's generator of random scalars believes
+        """After a capture that could not be ended, PyTorch's generator of random numbers believes
         in it, and refuses to work outside of one; the end of another capture puts that right."""
         import torch
 
@@ -240,7 +240,7 @@ class TorchCudaLane:
         try:
             self._capture(anything.zero_, torch.cuda.graph_pool_handle(), recover=False)
         except RuntimeError as error:
-            log.warning("PyTorch did not recover from a spoilt CUDA graph: %s", str(error))
+            logger.warning("PyTorch did not recover from a spoilt CUDA graph: %s", str(error))
 
     def _staged(self, slot: int, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """Page-locked memory of this lane, kept from run to run."""
@@ -272,7 +272,7 @@ def release_cache() -> None:
             if "captures_underway" not in str(error):
                 raise
             # Somebody else's capture, that PyTorch before 2.12 could not end: it keeps the memory.
-            log.warning("PyTorch keeps its unused memory: %s", str(error).splitlines()[0])
+            logger.warning("PyTorch keeps its unused memory: %s", str(error).splitlines()[0])
 
 
 def end_allocation(device: torch.device, pool: Any) -> bool:
@@ -318,16 +318,13 @@ def is_memory_error(error: BaseException, device: torch.device | None = None) ->
 
 def cut(source: torch.Tensor, tile: Tile) -> torch.Tensor:
     """A tile's window of a tensor ``[h, w, 3]``, as base's ``cut`` makes it of an array."""
-    window = source[tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
-    for axis, wanted in enumerate((tile.height, tile.width)):
-        if window.shape[axis] != wanted:
-            window = window.index_select(axis, _reflected(window.shape[axis], wanted, source))
-    return window
-
-
-def _reflected(size: int, wanted: int, near: torch.Tensor) -> torch.Tensor:
-    """As base's ``reflected``, made where ``near`` is: a copy from the host would be waited for."""
     import torch
 
-    index = torch.arange(wanted, device=near.device)
-    return torch.minimum(index, 2 * (size - 1) - index).clamp(min=0)
+    window = source[tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
+    for axis, wanted in enumerate((tile.height, tile.width)):
+        size = window.shape[axis]
+        if size != wanted:  # made on the device: a copy from the host would be waited for
+            index = torch.arange(wanted, device=source.device)
+            index = torch.minimum(index, 2 * (size - 1) - index).clamp(min=0)
+            window = window.index_select(axis, index)
+    return window

@@ -62,7 +62,6 @@ def run_tiles(
     image: Image,
     tiles: Sequence[Tile],
     out: Image,
-    *,
     scale: int,
     advance: Advance | None,
     batch: int,

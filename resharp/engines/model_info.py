@@ -1,17 +1,15 @@
-"""What a model is and takes, without running it."""
+"""What a model is and takes, from its bundle, without running it."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from resharp.engines import Bundle
+from resharp.engines.bundle import Bundle
 from resharp.errors import BundleError
-from resharp.runtime.bundle_lookup import DEFAULT_MODEL, resolve
 
 _LARGEST_HEADER = 64 << 20
 
@@ -45,25 +43,12 @@ class ModelInfo:
         return asdict(self)
 
 
-def model_info(
-    model: str | os.PathLike[str] | Bundle = DEFAULT_MODEL,
-    *,
-    engines: str | os.PathLike[str] | None = None,
-    denoise: float | None = None,
-) -> ModelInfo:
-    """Tell what is known of a model.
-
-    Args:
-        model: as for :class:`~resharp.Upscaler`.
-        engines: folder of the store.
-        denoise: strength 0..1, for a model that has one.
+def info_of(bundle: Bundle) -> ModelInfo:
+    """What is known of a bundle's model.
 
     Raises:
-        UnknownModelError: nothing has that name.
-        NotExportedError: it is not in the store.
-        BundleError: its bundle is damaged.
+        BundleError: the bundle is damaged.
     """
-    bundle = resolve(model, engines=engines, denoise=denoise)
     manifest = bundle.manifest
     per_pixel = manifest.activation_bytes
     return ModelInfo(
