@@ -193,8 +193,9 @@ class Scheduler:
     def advance(self, task: ClaimedImage, share: float) -> None:
         """A picture is done so far, from 0 to 1."""
         with self._lock:
-            self._shares[task.job.number] = share
-            self._tell(task)
+            if self._shares.get(task.job.number) != share:
+                self._shares[task.job.number] = share
+                self._tell(task)
 
     def finish(self, task: ClaimedImage, error: str = "", **values: Any) -> None:
         """Take in what became of a picture, and give back its claim."""

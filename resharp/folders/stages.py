@@ -140,7 +140,7 @@ def read(advance: Advance, task: ClaimedImage) -> DecodedImage | FailedImage:
     try:
         task, stat = begin(task)
         data = load(task.job.source)
-        found = InputFile(stat, hashlib.sha256(data).hexdigest())
+        found = InputFile(stat, "" if task.lease is None else hashlib.sha256(data).hexdigest())
         return DecodedImage(task, found, decode(data, str(task.job.source)))
     except (ResharpError, MemoryError) as error:
         return FailedImage.of(task, error)

@@ -35,6 +35,7 @@ class InputFile:
 
     stat: FileStat
     sha256: str
+    """Empty where no journal is kept."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """The tensorrt backend: a bundle's engines on an NVIDIA GPU, over CUDA streams.
 
-It chooses the engine and proves it on this GPU; ``runtime/tensorrt`` runs it.
+It chooses the engine and proves it on this GPU; ``executor.py`` runs it.
 """
 
 from __future__ import annotations

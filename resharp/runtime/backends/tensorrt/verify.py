@@ -84,7 +84,7 @@ def check_engine(bundle: Bundle, engine: Engine, index: int = 0) -> ParityResult
 
     Args:
         bundle: the model.
-        engine: of its engine_store.
+        engine: one of its store's.
         index: number of the CUDA device.
 
     Raises:

@@ -1,6 +1,6 @@
 """The torch backend: PyTorch on CUDA in fp16, or on the CPU.
 
-On CUDA a run takes one of :data:`LANES` lanes (``torch_lanes.py``, ``torch_cuda.py``): the image
+On CUDA a run takes one of :data:`LANES` lanes (``lane.py``, ``cuda_lane.py``): the image
 goes to the device once, tiles are cut and pasted there, and finished rows come back while later
 ones are computed. On the CPU it is the numpy loop of the base.
 """

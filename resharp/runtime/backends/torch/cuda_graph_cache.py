@@ -20,7 +20,7 @@ from resharp.types import Image
 REMEMBERED = 64
 """Shapes whose first use is remembered."""
 ACCIDENTS = 2
-"""CudaGraphCache that fail in a row, but for want of memory, before there are no more."""
+"""Recordings that fail in a row, but for want of memory, before there are no more."""
 PAUSE = 8
 """Uses that pass before recording is tried again where memory ran out; doubled each time."""
 
