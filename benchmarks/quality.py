@@ -10,6 +10,7 @@ from benchmarks.common import json_option, load, photos_argument, report
 from resharp import Ensemble, Upscaler
 from resharp.runtime import DEFAULT_MODEL
 from resharp.training.validate import clean_input, measure, worn_input
+from resharp.types import BackendName
 
 
 @click.command()
@@ -18,7 +19,9 @@ from resharp.training.validate import clean_input, measure, worn_input
 @click.option("--backend", default="onnx", show_default=True)
 @click.option("--views", default=1, show_default=True, help="Flips and turns, averaged.")
 @json_option
-def main(photos: Path, model: str, backend: str, views: int, json_file: Path | None) -> None:
+def main(
+    photos: Path, model: str, backend: BackendName, views: int, json_file: Path | None
+) -> None:
     """Upscale each photo from a quarter of its size (INTER_AREA), and again with noise and JPEG.
 
     Worn means Gaussian noise of sigma 4 of 255 (seed 0), then JPEG at quality 75. PSNR is on BT.601

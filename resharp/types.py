@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
@@ -16,3 +16,7 @@ Progress = Callable[[int, int], object]
 """``progress(done, total)``, called in the caller's thread; what it raises cancels the work."""
 Log = Callable[[str], object]
 """Takes one line for the user."""
+BackendName = Literal["auto", "tensorrt", "torch", "onnx"]
+"""What restores: a backend, or the first that works."""
+Precision = Literal["auto", "fp32"]
+"""``auto``: FP16 on a GPU, where that keeps the image; ``fp32``: never FP16."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from resharp.errors import OptionError
+from resharp.types import Precision
 
 BASELINES = ("upstream", "onnxruntime", "pytorch", "openvino", "ncnn")
 """Subjects that are not resharp's: what a user knows, to compare with.
@@ -40,7 +41,7 @@ class Case:
     height: int
     """Of the picture, in pixels."""
     width: int
-    precision: str = "auto"
+    precision: Precision = "auto"
     """``auto`` or ``fp32``."""
     tile: int | str = "auto"
     """Largest side of a tile in pixels, ``auto`` or ``whole``. Baselines take whole pictures."""

@@ -19,6 +19,7 @@ from resharp.engines.reference import FLOOR_DB, PERFECT_DB
 from resharp.errors import MissingExtraError, ResharpError
 from resharp.optional import require
 from resharp.runtime import Upscaler
+from resharp.types import BackendName, Precision
 
 EXACT_FLOOR = 50.0
 """PSNR in dB that FP32 arithmetic must reach: it differs by rounding and by tiles alone."""
@@ -109,6 +110,8 @@ def exact_result(bundle: Bundle, image: Image) -> tuple[Image, str]:
     By PyTorch where it is installed, on the GPU if it finds one (without TF32); else by
     onnxruntime on the CPU.
     """
+    backend: BackendName
+    precision: Precision
     try:
         torch = require("torch", feature="The reference", extra="torch")
         require("safetensors", feature="The reference", extra="torch")

@@ -24,7 +24,7 @@ from resharp.runtime import Upscaler
 from resharp.runtime.bundle_lookup import check_upscales
 from resharp.runtime.imaging.layout import Layout, layout_of
 from resharp.runtime.upscaler import LARGEST_SCALE
-from resharp.types import Image
+from resharp.types import Image, Precision
 
 if TYPE_CHECKING:
     from torch import nn
@@ -93,7 +93,7 @@ class RealESRGANer:
                 f"{bundle.manifest.name} is a network of scale {bundle.manifest.scale}, not "
                 f"{scale!r}: scale is the network's own, and outscale of enhance() the result's"
             )
-        precision = "auto" if half else "fp32"
+        precision: Precision = "auto" if half else "fp32"
         self._upscaler = Upscaler(bundle, device=where, tile="whole", precision=precision)
 
     @property

@@ -22,7 +22,7 @@ from resharp.runtime.imaging.alpha import bleed
 from resharp.runtime.imaging.layout import layout_of
 from resharp.runtime.imaging.resize import resize
 from resharp.runtime.upscaler import LARGEST_SCALE
-from resharp.types import Image, Progress
+from resharp.types import BackendName, Image, Precision, Progress
 
 BATCH = 4
 """Faces per run of the network where no number is given."""
@@ -131,11 +131,11 @@ class FaceRestorer:
         aligned: bool = False,
         batch: int = BATCH,
         scale: float | None = None,
-        backend: str = "auto",
+        backend: BackendName = "auto",
         device: str = "auto",
         engines: str | os.PathLike[str] | None = None,
         threads: int | None = None,
-        precision: str = "auto",
+        precision: Precision = "auto",
         weights: str | os.PathLike[str] | None = None,
         detector: Detector | None = None,
     ) -> None:

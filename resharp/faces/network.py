@@ -12,7 +12,7 @@ from resharp.errors import OptionError, OutOfMemoryError
 from resharp.faces.alignment import SIDE
 from resharp.runtime.bundle_lookup import FACE_TASKS, resolve
 from resharp.runtime.fallback import open_first
-from resharp.types import Image
+from resharp.types import BackendName, Image, Precision
 from resharp.weights import catalogue, lookup
 
 FIDELITY = "fidelity"
@@ -50,11 +50,11 @@ class BundleNetwork:
         self,
         model: str | os.PathLike[str] | Bundle,
         *,
-        backend: str = "auto",
+        backend: BackendName = "auto",
         device: str = "auto",
         engines: str | os.PathLike[str] | None = None,
         threads: int | None = None,
-        precision: str = "auto",
+        precision: Precision = "auto",
     ) -> None:
         entry = lookup(model) if isinstance(model, str) else None
         if entry is not None:  # it may not be exported

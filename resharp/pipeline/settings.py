@@ -12,6 +12,7 @@ from resharp.errors import OptionError, OutputError
 from resharp.fsutil import replacing
 from resharp.optional import require
 from resharp.runtime.bundle_lookup import DEFAULT_MODEL
+from resharp.types import BackendName, Precision
 
 SUFFIXES = (".json", ".toml")
 
@@ -21,7 +22,7 @@ class Settings:
     """Options of an :class:`~resharp.Upscaler`: ``Upscaler(**asdict(settings))`` checks them."""
 
     model: str = DEFAULT_MODEL
-    backend: str = "auto"
+    backend: BackendName = "auto"
     device: str = "auto"
     tile: int | str = "auto"
     scale: float | None = None
@@ -29,7 +30,7 @@ class Settings:
     memory: float = 0.5
     threads: int | None = None
     engines: str | None = None
-    precision: str = "auto"
+    precision: Precision = "auto"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write them, whole or not at all, as what the file's ending says.

@@ -11,6 +11,7 @@ from resharp.engines import Bundle, Tuning
 from resharp.errors import BackendError, OptionError, ResharpError
 from resharp.gpu.devices import device_name, gpus
 from resharp.runtime.backends import Backend, BackendOptions
+from resharp.types import BackendName, Precision
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def load_backend(name: str) -> type[Backend]:
     return backend
 
 
-def candidates(backend: str, device: str) -> tuple[tuple[str, str], ...]:
+def candidates(backend: BackendName, device: str) -> tuple[tuple[str, str], ...]:
     """The links that a choice allows, in order.
 
     Args:
@@ -79,11 +80,11 @@ def probe(links: Sequence[tuple[str, str]], threads: int | None = None) -> list[
 
 def open_first(
     bundle: Bundle,
-    backend: str,
+    backend: BackendName,
     device: str,
     threads: int | None,
     after: BackendAttempt | None = None,
-    precision: str = "auto",
+    precision: Precision = "auto",
     tuning: Tuning | str | None = "auto",
 ) -> tuple[Backend, tuple[BackendAttempt, ...]]:
     """Open the bundle with the first link that works.

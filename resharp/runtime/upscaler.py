@@ -32,7 +32,7 @@ from resharp.runtime.tiling.bands import (
     plan_for,
     smallest_for,
 )
-from resharp.types import Image, Progress
+from resharp.types import BackendName, Image, Precision, Progress
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Upscaler:
         self,
         model: str | os.PathLike[str] | Bundle = DEFAULT_MODEL,
         *,
-        backend: str = "auto",
+        backend: BackendName = "auto",
         device: str = "auto",
         tile: int | str | None = "auto",
         scale: float | None = None,
@@ -82,7 +82,7 @@ class Upscaler:
         engines: str | os.PathLike[str] | None = None,
         threads: int | None = None,
         memory: float = 0.5,
-        precision: str = "auto",
+        precision: Precision = "auto",
         tuning: Tuning | str | None = "auto",
     ) -> None:
         self._scale, self._tile = _check_scale(scale), check_tile(tile)

@@ -10,6 +10,7 @@ from resharp.errors import OptionError
 from resharp.runtime.backends import BackendOptions
 from resharp.runtime.backends.torch.backend import TorchBackend
 from resharp.runtime.fallback import load_backend
+from resharp.types import Precision
 
 
 def test_engines_are_skipped_with_a_reason() -> None:
@@ -21,7 +22,7 @@ def test_engines_are_skipped_with_a_reason() -> None:
     ("device", "precision", "half"),
     [("cuda", "auto", True), ("cuda", "fp32", False), ("cpu", "auto", False)],
 )
-def test_torch_keeps_fp32(device: str, precision: str, half: bool, compact: Bundle) -> None:
+def test_torch_keeps_fp32(device: str, precision: Precision, half: bool, compact: Bundle) -> None:
     backend = TorchBackend(compact, BackendOptions())
     whole = backend.memory(64)
     backend.options = BackendOptions(device=device, precision=precision)
@@ -31,4 +32,4 @@ def test_torch_keeps_fp32(device: str, precision: str, half: bool, compact: Bund
 
 def test_other_precisions_are_refused(compact: Bundle) -> None:
     with pytest.raises(OptionError, match="auto or fp32"):
-        Upscaler(compact, precision="fp8")
+        Upscaler(compact, precision="fp8")  # type: ignore[arg-type]

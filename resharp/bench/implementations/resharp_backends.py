@@ -16,7 +16,7 @@ from resharp.optional import require
 from resharp.runtime import Upscaler
 from resharp.runtime.backends.base import cut, stack
 from resharp.runtime.tiling.bands import choose_tiling, plan_for
-from resharp.types import Image
+from resharp.types import BackendName, Image
 
 _COPIES_UP, _COPIES_DOWN = ("Memcpy HtoD",), ("Memcpy DtoH",)
 
@@ -160,7 +160,7 @@ def union(spans: Iterable[Span], kinds: tuple[str, ...]) -> float:
     return covered
 
 
-def _backend_and_device(subject: str) -> tuple[str, str]:
+def _backend_and_device(subject: str) -> tuple[BackendName, str]:
     if subject in trt.FLAVOURS:
         return "tensorrt", "cuda"
     if subject.startswith("onnx"):

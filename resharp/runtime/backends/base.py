@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from resharp.engines import Bundle, Tuning
 from resharp.errors import BackendError, OptionError
 from resharp.runtime.tiling.plan import Tile
-from resharp.types import Image
+from resharp.types import Image, Precision
 
 Advance = Callable[[int], None]
 """Called with the number of tiles just finished."""
@@ -38,7 +38,7 @@ class BackendOptions:
     """``cpu``, ``cuda`` or ``cuda:N``."""
     threads: int | None = None
     """CPU threads of one run; None leaves it to the library."""
-    precision: str = "auto"
+    precision: Precision = "auto"
     """``auto``: FP16 on CUDA, where that keeps the picture; ``fp32``: never FP16."""
     tuning: Tuning | None = None
     """What was measured to be fastest here; what a caller says himself goes first."""
