@@ -23,13 +23,13 @@ RECORDS = ("host.jsonl", "probe.jsonl", "provider.jsonl", "standin.jsonl", BENCH
 ASK = """
 import json, sys
 from resharp.runtime.backends.base import BackendOptions
-from resharp.runtime.backends.tensorrt.backend import probe
+from resharp.runtime.backends.tensorrt.backend import TensorrtBackend
 from resharp.gpu.devices import CudaError, device_name
 try:
     name = device_name("cuda")
 except CudaError as error:
     sys.exit(f"this needs an NVIDIA GPU: {error}")
-print(json.dumps([name, probe(BackendOptions(device="cuda"))]))
+print(json.dumps([name, TensorrtBackend.probe(BackendOptions(device="cuda"))]))
 """
 
 
