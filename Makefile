@@ -4,7 +4,7 @@ VENV ?= .venv
 # Processes that share the tests; each takes up to 1.5 GB.
 JOBS ?= 2
 RUN = $(VENV)/bin/python
-# Real TensorRT bindings, each unpacked in a folder of its own, for tests/trt; never imported by us.
+# Real TensorRT bindings, each unpacked in a folder of its own, for tests/gpu/trt; never imported.
 TENSORRT_BINDINGS = 10.16.1.11 11.4.0.106
 
 # Wheels of 10.16 end at Python 3.13; where there is none, its tests are skipped and say so.

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from resharp.models import spandrel_models as foreign
+from resharp.models import spandrel_models
 
 FOLDER = Path(sys.prefix) / "oracle"
 FAKES = Path(__file__).parent / "fakes"
@@ -27,4 +27,4 @@ def load() -> Any:
     for folder in (FOLDER, FAKES):  # last in the path, which child processes get too
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
-    return foreign.library("A test")
+    return spandrel_models.library("A test")

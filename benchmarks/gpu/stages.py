@@ -153,7 +153,7 @@ def _tests(setting: Setting) -> list[Stage]:
     if setting.fake:
         return [
             _pytest(setting, "torch", 60, 120, "tests/runtime/backends/test_torch.py"),
-            _pytest(setting, "memory", 22, 60, "tests/bench/test_memory.py"),
+            _pytest(setting, "memory", 22, 60, "tests/bench/test_peak_memory.py"),
         ]
     shared, alone = "gpu and not tensorrt and not alone", "gpu and not tensorrt and alone"
     if not setting.full:

@@ -85,10 +85,10 @@ class BundleProvider:
     def _copy_with_engines(self, bundle: Bundle, flavour: str, cases: Sequence[Case]) -> Bundle:
         store, name = self._scratch / "engines" / flavour, bundle.manifest.name
         shutil.copytree(bundle.folder, store / name, ignore=shutil.ignore_patterns(ENGINES))
-        own, shelf = bundle.engine_store.folder, store / name / ENGINES
+        own, copy = bundle.engine_store.folder, store / name / ENGINES
         if own.is_dir():
-            shutil.copytree(own, shelf)
-        found = replace(bundle, engine_store_folder=shelf)
+            shutil.copytree(own, copy)
+        found = replace(bundle, engine_store_folder=copy)
         for engine in found.engine_store.engines()[0]:
             if engine.recipe.flavour != flavour:
                 found.engine_store.remove(engine)

@@ -38,7 +38,7 @@ def command(as_json: bool, engines: Path | None, weights: Path | None) -> None:
     Each one that is here restores a small picture with the built-in model. Exit code 1 if none
     works.
     """
-    links = [_try(link, engines) for link in probe(candidates("auto", "auto"))]
+    attempts = [_try(attempt, engines) for attempt in probe(candidates("auto", "auto"))]
     report: dict[str, Any] = {
         "resharp": __version__,
         "python": platform.python_version(),
@@ -51,23 +51,23 @@ def command(as_json: bool, engines: Path | None, weights: Path | None) -> None:
             str(folder): _folder(folder)
             for folder in (weights_folder(weights), engines_folder(engines))
         },
-        "backends": [vars(link) for link in links],
+        "backends": [vars(attempt) for attempt in attempts],
     }
-    click.echo(json.dumps(report, indent=2) if as_json else _text(report, links))
-    if not any(link.works for link in links):
+    click.echo(json.dumps(report, indent=2) if as_json else _text(report, attempts))
+    if not any(attempt.works for attempt in attempts):
         click.echo("no backend works: pip install 'resharp[cpu]'", err=True)
         raise click.exceptions.Exit(1)
 
 
-def _try(link: BackendAttempt, engines: Path | None) -> BackendAttempt:
+def _try(attempt: BackendAttempt, engines: Path | None) -> BackendAttempt:
     """Restore a small picture; believe nothing less."""
-    if not link.works:
-        return link
+    if not attempt.works:
+        return attempt
     try:
         bundle = resolve(DEFAULT_MODEL, engines=engines)
         bundle.verify()
-        options = BackendOptions(device=link.device)
-        with load_backend(link.backend)(bundle, options) as backend:
+        options = BackendOptions(device=attempt.device)
+        with load_backend(attempt.backend)(bundle, options) as backend:
             out = backend.infer(np.full((1, 24, 32, 3), 128, np.uint8))
             works, note = True, backend.note
         off = int(np.abs(out.astype(int) - 128).max())
@@ -76,10 +76,10 @@ def _try(link: BackendAttempt, engines: Path | None) -> BackendAttempt:
             note = f"it turned a gray picture by {off} levels: do not use it, and report this"
     except Exception as error:  # whatever a broken library raises is what we are asked for
         works, note = False, str(error) or type(error).__name__
-    return BackendAttempt(link.backend, link.device, works, note)
+    return BackendAttempt(attempt.backend, attempt.device, works, note)
 
 
-def _text(report: dict[str, Any], links: list[BackendAttempt]) -> str:
+def _text(report: dict[str, Any], attempts: list[BackendAttempt]) -> str:
     lines = [
         f"resharp {report['resharp']}, Python {report['python']}, {report['system']}",
         f"CPU: {report['cpu']}; {report['memory_available'] / 2**30:.1f} GiB of memory available",
@@ -89,7 +89,7 @@ def _text(report: dict[str, Any], links: list[BackendAttempt]) -> str:
     lines.append("packages: " + ", ".join(f"{name} {found}" for name, found in known.items()))
     lines += [f"folder: {folder} ({state})" for folder, state in report["folders"].items()]
     lines.append("backends, in the order in which they are tried:")
-    lines += [f"  {link}" for link in links]
+    lines += [f"  {attempt}" for attempt in attempts]
     return "\n".join(lines)
 
 

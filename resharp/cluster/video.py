@@ -9,7 +9,7 @@ from pathlib import Path
 
 from resharp.cluster.session import ClusterOptions, ClusterSession, session
 from resharp.errors import VideoError
-from resharp.images import write_whole
+from resharp.fsutil import write_whole
 from resharp.pipeline.restorer import RestoreConfig
 from resharp.types import Log
 from resharp.video.options import VideoOptions

@@ -194,9 +194,9 @@ class EngineStore:
             return None
         return found if known else None
 
-    def record(self, engine: Engine, here: Environment, likeness: ParityResult) -> bool:
+    def record(self, engine: Engine, here: Environment, result: ParityResult) -> bool:
         """Note what the first run gave; False where the folder cannot be written."""
-        own = {**asdict(likeness), "engine": engine.file.sha256, "proof": PROOF}
+        own = {**asdict(result), "engine": engine.file.sha256, "proof": PROOF}
         records = self._records(engine) | {_place(here): own}
         try:
             write_whole(self._parity(engine), json.dumps(records, indent=2).encode() + b"\n")

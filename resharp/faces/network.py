@@ -68,7 +68,7 @@ class BundleNetwork:
                 f"{SIDE} can be cut and pasted here"
             )
         bundle.verify()
-        self._backend, self.links = open_first(
+        self._backend, self.attempts = open_first(
             bundle, backend, device, threads, precision=precision
         )
 

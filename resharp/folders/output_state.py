@@ -25,7 +25,7 @@ from typing import Any
 
 from resharp.errors import OutputError
 from resharp.folders.discovery import Job
-from resharp.images import remove_leftovers, write_whole
+from resharp.fsutil import remove_leftovers, write_whole
 from resharp.optional import require
 
 logger = logging.getLogger(__name__)

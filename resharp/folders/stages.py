@@ -27,8 +27,9 @@ from resharp.folders.task import (
     InputFile,
     RestoredImage,
 )
+from resharp.fsutil import write_whole
 from resharp.gpu.devices import available_memory
-from resharp.images import Metadata, decode, encode, load, write_whole
+from resharp.images import Metadata, decode, encode, load
 from resharp.pipeline.restorer import RestoreConfig, Restorer, RestorerPool
 from resharp.pipeline.staged_pipeline import Stage
 
@@ -192,8 +193,9 @@ def restore_batch(
                 )
                 for item, pixels in zip(part, results, strict=True)
             }
-    for made in done.values():
-        advance(made.task, 1.0)
+        for item in part:
+            if item.task.job.number in done:
+                advance(item.task, 1.0)
     return [done.get(item.task.job.number) or restore(restorer, advance, item) for item in items]
 
 

@@ -5,7 +5,6 @@ docs/files.md says what each format keeps.
 
 from __future__ import annotations
 
-from resharp.fsutil import remove_leftovers, write_whole
 from resharp.images.codec import decode, encode, load, read, turned, write
 from resharp.images.formats import suffixes, writable
 from resharp.images.picture import Metadata, Picture, Pixels
@@ -18,10 +17,8 @@ __all__ = [
     "encode",
     "load",
     "read",
-    "remove_leftovers",
     "suffixes",
     "turned",
     "writable",
     "write",
-    "write_whole",
 ]

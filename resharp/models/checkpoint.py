@@ -20,7 +20,7 @@ from resharp.errors import (
 )
 from resharp.fsutil import sha256_of, write_whole
 from resharp.models import checkpoint_files as files
-from resharp.models import spandrel_models as foreign
+from resharp.models import spandrel_models
 from resharp.models.architecture import Parameters
 from resharp.models.archs import find
 from resharp.models.detect import Match, identify
@@ -121,15 +121,15 @@ def _identify(
     state: dict[str, Tensor], *, architecture: str | None, parameters: Parameters
 ) -> Match:
     """Our own networks first; then spandrel's, unless the caller knows the architecture."""
-    if architecture is not None and foreign.is_foreign(architecture):
-        return foreign.restore(state, architecture, parameters)
+    if architecture is not None and spandrel_models.is_foreign(architecture):
+        return spandrel_models.restore(state, architecture, parameters)
     try:
         return identify(state, architecture=architecture, parameters=parameters)
     except UnknownArchitectureError as error:
-        if architecture is not None or set(parameters) - foreign.SIZES:
+        if architecture is not None or set(parameters) - spandrel_models.SIZES:
             raise
         try:
-            return foreign.recognise(state, parameters)
+            return spandrel_models.recognise(state, parameters)
         except (MissingExtraError, UnknownArchitectureError) as other:
             raise UnknownArchitectureError(f"{error}. {other}") from error
 
@@ -140,8 +140,10 @@ def build(checkpoint: Checkpoint) -> nn.Module:
     Raises:
         MissingExtraError: it is one of spandrel's, which cannot be imported.
     """
-    if foreign.is_foreign(checkpoint.architecture):
-        found = foreign.restore(checkpoint.state, checkpoint.architecture, checkpoint.parameters)
+    if spandrel_models.is_foreign(checkpoint.architecture):
+        found = spandrel_models.restore(
+            checkpoint.state, checkpoint.architecture, checkpoint.parameters
+        )
         return found.network
     network = find(checkpoint.architecture).build(**checkpoint.parameters)
     network.load_state_dict(checkpoint.state, strict=True)
@@ -220,7 +222,7 @@ def _noted(metadata: Mapping[str, str], file: Path) -> tuple[str | None, Paramet
     try:
         noted = json.loads(metadata[METADATA_KEY])
         name = str(noted["architecture"])
-        known = name if foreign.is_foreign(name) else find(name).name
+        known = name if spandrel_models.is_foreign(name) else find(name).name
         return known, dict(noted["parameters"])
     except (ValueError, KeyError, TypeError, OptionError) as error:
         raise CheckpointError(f"the metadata of {file} are damaged: {error}") from error

@@ -1,10 +1,10 @@
 """Networks of spandrel's architectures: any that turns one picture into one picture.
 
 They come after resharp's own: only weights that fit no network here are shown to spandrel. It is
-given a state dict that ``files.read`` has read, so that nothing of a stranger's file is unpickled
-but tensors. What it finds is wrapped so that any size works: spandrel states the sizes that a
-network takes (a minimum, a multiple, squares), and the padding up to them is part of the network
-here, by reflection as in spandrel's own call, without a branch that a tracer would bake.
+given a state dict that ``checkpoint_files.read`` has read, so that nothing of a stranger's file is
+unpickled but tensors. What it finds is wrapped so that any size works: spandrel states the sizes
+that a network takes (a minimum, a multiple, squares), and the padding up to them is part of the
+network here, by reflection as in spandrel's own call, without a branch that a tracer would bake.
 
 spandrel (MIT) is an optional extra, and nothing imports it before weights are met that no network
 here fits. ``spandrel_extra_arches`` holds architectures under licences that forbid commercial use:

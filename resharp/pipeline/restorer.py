@@ -84,7 +84,7 @@ class RestoreConfig(Settings):
         return Restorer(self)
 
     def key(self) -> str:
-        """As :attr:`Restorer.key`, from the manifests alone: nothing is opened.
+        """As :attr:`RestorerInfo.key`, from the manifests alone: nothing is opened.
 
         Raises:
             ResharpError: a model cannot be found.

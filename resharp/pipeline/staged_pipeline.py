@@ -111,21 +111,21 @@ class Pipeline:
     def run(
         self,
         source: Iterable[Any],
-        tick: Callable[[tuple[StageReport, ...]], object] | None = None,
+        progress: Callable[[tuple[StageReport, ...]], object] | None = None,
         interval: float = 0.25,
     ) -> tuple[StageReport, ...]:
         """Run all items of ``source``; no thread is left when this returns or raises.
 
         Args:
             source: read from a thread of its own, and closed there if it is a generator.
-            tick: called from this thread now and then; raising in it stops the pipeline.
-            interval: seconds between two calls of ``tick``.
+            progress: called from this thread now and then; raising in it stops the pipeline.
+            interval: seconds between two calls of ``progress``.
 
         Returns:
             What each stage did, the source first.
 
         Raises:
-            BaseException: the first error of the source, a stage or ``tick``; or the interrupt
+            BaseException: the first error of the source, a stage or ``progress``; or the interrupt
                 that came to this thread. The items in work are given up.
         """
         threads = [self._thread(0, 0, self._read, source)]
@@ -140,8 +140,8 @@ class Pipeline:
                 tried += 1
                 thread.start()
             while self._wait(interval):
-                if tick is not None:
-                    tick(self.report())
+                if progress is not None:
+                    progress(self.report())
         except BaseException as error:
             with suppress(RuntimeError):  # an interrupt may have come just as the lock was taken
                 while True:

@@ -29,7 +29,7 @@ CHAIN = (
 
 @dataclass(frozen=True)
 class BackendAttempt:
-    """One link of the chain."""
+    """A backend on a device that was tried, and what came of it."""
 
     backend: str
     device: str
@@ -52,7 +52,7 @@ def load_backend(name: str) -> type[Backend]:
 
 
 def candidates(backend: BackendName, device: str) -> tuple[tuple[str, str], ...]:
-    """The links that a choice allows, in order.
+    """The backends and devices that a choice allows, in order.
 
     Args:
         backend: ``auto`` or one of :data:`BACKENDS`.
@@ -73,9 +73,9 @@ def candidates(backend: BackendName, device: str) -> tuple[tuple[str, str], ...]
     )
 
 
-def probe(links: Sequence[tuple[str, str]], threads: int | None = None) -> list[BackendAttempt]:
-    """Whether each link's library and device are here, without opening a model."""
-    return [_probe(name, BackendOptions(device=at, threads=threads)) for name, at in links]
+def probe(tried: Sequence[tuple[str, str]], threads: int | None = None) -> list[BackendAttempt]:
+    """Whether each one's library and device are here, without opening a model."""
+    return [_probe(name, BackendOptions(device=at, threads=threads)) for name, at in tried]
 
 
 def open_first(
@@ -87,46 +87,46 @@ def open_first(
     precision: Precision = "auto",
     tuning: Tuning | str | None = "auto",
 ) -> tuple[Backend, tuple[BackendAttempt, ...]]:
-    """Open the bundle with the first link that works.
+    """Open the bundle with the first backend that works.
 
     Args:
         bundle: the model.
         backend: ``auto`` or a name.
         device: ``auto`` or a device.
         threads: for the CPU.
-        after: a link that is not to be used, nor those before it.
+        after: an attempt that is not to be used, nor those before it.
         precision: ``auto`` or ``fp32``.
         tuning: settings of the backend; ``auto``: the manifest's for each; None: none.
 
     Raises:
         BackendError: none does; the message holds every reason.
     """
-    links: list[BackendAttempt] = [] if after is None else [after]
+    attempts: list[BackendAttempt] = [] if after is None else [after]
     allowed = candidates(backend, device)
     if after is not None:
         allowed = allowed[allowed.index((after.backend, after.device)) + 1 :]
     for name, where in allowed:
         options = BackendOptions(device=where, threads=threads, precision=precision)
-        link = _probe(name, options)
-        if link.works:
+        attempt = _probe(name, options)
+        if attempt.works:
             options = replace(options, tuning=_tuning(bundle, options, name, tuning))
             try:
                 opened = load_backend(name)(bundle, options)
             except (ResharpError, RuntimeError, OSError, MemoryError) as error:
                 # Libraries raise RuntimeError for a GPU that is full, too old or broken.
-                link = BackendAttempt(name, where, False, str(error) or type(error).__name__)
+                attempt = BackendAttempt(name, where, False, str(error) or type(error).__name__)
             else:
-                return opened, (*links, attempt_of(opened))
-        logger.info("%s", link)
-        links.append(link)
+                return opened, (*attempts, attempt_of(opened))
+        logger.info("%s", attempt)
+        attempts.append(attempt)
     raise BackendError(
         f"no backend can run {bundle.manifest.name!r} here:\n"
-        + "\n".join(f"  {link}" for link in links)
+        + "\n".join(f"  {attempt}" for attempt in attempts)
     )
 
 
 def attempt_of(backend: Backend) -> BackendAttempt:
-    """The link of an open backend, with what is known of it by now: no graphs, say."""
+    """The attempt of an open backend, with what is known of it by now: no graphs, say."""
     options = backend.options
     notes = filter(None, [backend.note, str(options.tuning or "")])
     return BackendAttempt(backend.name, options.device, True, "; ".join(notes))

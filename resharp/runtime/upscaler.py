@@ -99,7 +99,7 @@ class Upscaler:
         self._open = partial(
             open_first, bundle, backend, device, threads, precision=precision, tuning=tuning
         )
-        self._backend, self._links = self._open()
+        self._backend, self._attempts = self._open()
         self._deep: Backend | None = None  # for what is not uint8, once there was any
         self._lock, self._closed = threading.Lock(), False
         self._warn_of_tile()
@@ -164,23 +164,22 @@ class Upscaler:
         return self._backend.batch_for(max(height, width))
 
     @property
-    def links(self) -> tuple[BackendAttempt, ...]:
-        """The chain up to the backend in use, each skipped link with its reason.
+    def attempts(self) -> tuple[BackendAttempt, ...]:
+        """What was tried, up to the backend in use; each that was skipped with its reason.
 
-        Where 16-bit and float pictures need another backend, its links follow when the first such
-        picture has come. A backend may learn something in its first runs: that CUDA graphs have no
-        room, say.
+        Where 16-bit and float pictures need another backend, its attempts follow when the first
+        such picture has come. A backend may learn something in its first runs: that CUDA graphs
+        have no room, say.
         """
         opened = [one for one in (self._backend, self._deep) if one is not None]
         now = {(one.name, one.options.device): attempt_of(one) for one in opened}
         return tuple(
-            now.get((link.backend, link.device), link) if link.works else link
-            for link in self._links
+            now.get((one.backend, one.device), one) if one.works else one for one in self._attempts
         )
 
     def explain(self) -> str:
-        """The chain as text, a line each."""
-        return "\n".join(str(link) for link in self.links)
+        """The attempts as text, a line each."""
+        return "\n".join(str(one) for one in self.attempts)
 
     def __call__(self, image: Image, *, progress: Progress | None = None) -> Image:
         """Restore one picture.
@@ -294,9 +293,9 @@ class Upscaler:
         lacking = BackendAttempt(
             self.backend, self.device, False, f"16-bit and float pictures: {reason}"
         )
-        found, links = self._open(after=lacking)
+        found, attempts = self._open(after=lacking)
         logger.warning("%s; they go to %s on %s", lacking, found.name, found.options.device)
-        self._links = (*self._links, *links)
+        self._attempts = (*self._attempts, *attempts)
         return found
 
     def _size(self, height: int, width: int) -> tuple[int, int]:

@@ -39,7 +39,7 @@ class Pairs:
         pictures: uint8 ``[h, w, 3]``; those smaller than a patch are left out.
         patch: side of the input patch, in pixels; the target is ``patch * scale``.
         batch: samples per batch.
-        recipe: the degradation.
+        degradation: what the inputs suffer.
         seed: together with the step it decides everything.
     """
 
@@ -49,10 +49,10 @@ class Pairs:
         *,
         patch: int,
         batch: int,
-        recipe: Degradation,
+        degradation: Degradation,
         seed: int,
     ) -> None:
-        self._side = patch * recipe.scale
+        self._side = patch * degradation.scale
         self._pictures = [p for p in pictures if min(p.shape[:2]) >= self._side]
         if not self._pictures:
             raise ValueError(f"no picture is at least {self._side} pixels on both sides")
@@ -60,7 +60,7 @@ class Pairs:
         weight = np.array([(p.shape[0] * p.shape[1]) ** 0.5 for p in self._pictures])
         self._weight = weight / weight.sum()
         self._batch = batch
-        self._recipe = recipe
+        self._degradation = degradation
         self._seed = seed
 
     def at(self, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -86,7 +86,7 @@ class Pairs:
         if rng.random() < 0.5:
             target = target[:, ::-1]
         target = np.ascontiguousarray(np.rot90(target, int(rng.integers(4))))
-        return degrade(target, self._recipe, rng), target
+        return degrade(target, self._degradation, rng), target
 
     def _crop(self, rng: np.random.Generator) -> Image:
         picture = self._pictures[int(rng.choice(len(self._pictures), p=self._weight))]

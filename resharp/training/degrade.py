@@ -61,18 +61,22 @@ def jpeg(image: Image, quality: int) -> Image:
     return _u8(cv2.imdecode(data, cv2.IMREAD_COLOR))
 
 
-def degrade(image: Image, recipe: Degradation, rng: np.random.Generator) -> Image:
+def degrade(image: Image, degradation: Degradation, rng: np.random.Generator) -> Image:
     """Make the network's input for one sharp picture, drawing every choice from ``rng``."""
-    if rng.random() < recipe.clean:
-        return shrink(image, recipe.scale)
-    if rng.random() < recipe.blur:
-        image = _u8(cv2.GaussianBlur(image, (0, 0), rng.uniform(*recipe.blur_sigma)))
+    if rng.random() < degradation.clean:
+        return shrink(image, degradation.scale)
+    if rng.random() < degradation.blur:
+        image = _u8(cv2.GaussianBlur(image, (0, 0), rng.uniform(*degradation.blur_sigma)))
     way = rng.choice([cv2.INTER_AREA, cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC])
-    small = shrink(image, recipe.scale, int(way))
-    if rng.random() < recipe.noise:
-        small = add_noise(small, rng.uniform(*recipe.noise_sigma), rng, gray=rng.random() < 0.3)
-    if rng.random() < recipe.jpeg:
-        small = jpeg(small, int(rng.integers(recipe.jpeg_quality[0], recipe.jpeg_quality[1] + 1)))
+    small = shrink(image, degradation.scale, int(way))
+    if rng.random() < degradation.noise:
+        small = add_noise(
+            small, rng.uniform(*degradation.noise_sigma), rng, gray=rng.random() < 0.3
+        )
+    if rng.random() < degradation.jpeg:
+        small = jpeg(
+            small, int(rng.integers(degradation.jpeg_quality[0], degradation.jpeg_quality[1] + 1))
+        )
     return small
 
 

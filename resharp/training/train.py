@@ -71,11 +71,11 @@ def to_tensor(images: np.ndarray, device: str) -> torch.Tensor:
     return tensor.permute(0, 3, 1, 2).float().div(255)
 
 
-def network_of(recipe: TrainingConfig) -> SRVGGNetCompact:
-    """A fresh network, its weights decided by the recipe's seed."""
-    torch.manual_seed(recipe.seed)
+def network_of(config: TrainingConfig) -> SRVGGNetCompact:
+    """A fresh network, its weights decided by the config's seed."""
+    torch.manual_seed(config.seed)
     network = SRVGGNetCompact(
-        num_feat=recipe.features, num_conv=recipe.convolutions, upscale=recipe.degradation.scale
+        num_feat=config.features, num_conv=config.convolutions, upscale=config.degradation.scale
     )
     # PyTorch's default shrinks the signal at every convolution: 14 of them would start in the dark.
     convolutions = [layer for layer in network.body if isinstance(layer, nn.Conv2d)]
@@ -117,23 +117,23 @@ LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 class TrainingRun:
     """One training run in a folder: ``last.pt`` (to resume), ``best.pth``, ``log.jsonl``."""
 
-    def __init__(self, folder: Path, recipe: TrainingConfig, train: Path, valid: Path) -> None:
-        self.folder, self.recipe = folder, recipe
+    def __init__(self, folder: Path, config: TrainingConfig, train: Path, valid: Path) -> None:
+        self.folder, self.config = folder, config
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.network = network_of(recipe).to(self.device)
-        self.average = network_of(recipe).to(self.device).eval().requires_grad_(False)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate)
+        self.network = network_of(config).to(self.device)
+        self.average = network_of(config).to(self.device).eval().requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
         self.step = 0
         self.valid = load_pictures(valid)
         self.pairs = Pairs(
             load_pictures(train),
-            patch=recipe.patch,
-            batch=recipe.batch,
-            recipe=recipe.degradation,
-            seed=recipe.seed,
+            patch=config.patch,
+            batch=config.batch,
+            degradation=config.degradation,
+            seed=config.seed,
         )
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "recipe.json", json.dumps(asdict(recipe), indent=2).encode() + b"\n")
+        write_whole(folder / "recipe.json", json.dumps(asdict(config), indent=2).encode() + b"\n")
 
     def resume(self) -> bool:
         """Go on from ``last.pt`` where there is one."""
@@ -150,9 +150,9 @@ class TrainingRun:
         return True
 
     def run(self, *, every: int = 500, until: int | None = None) -> dict[str, float]:
-        """Train to step ``until``, or to the recipe's end; validate and save every so often."""
+        """Train to step ``until``, or to the config's end; validate and save every so often."""
         began, losses, figures = time.monotonic(), [], self.validate()
-        stop = self.recipe.steps if until is None else min(until, self.recipe.steps)
+        stop = self.config.steps if until is None else min(until, self.config.steps)
         for inputs, targets in self.pairs.iterate(self.step, stop):
             losses.append(self._advance(inputs, targets))
             self.step += 1
@@ -171,7 +171,7 @@ class TrainingRun:
     def validate(self) -> dict[str, float]:
         """Gains over bicubic in dB, of the averaged weights."""
         upscale = upscale_with(self.average, self.device)
-        scale = self.recipe.degradation.scale
+        scale = self.config.degradation.scale
         return {
             "clean_gain": round(measure(self.valid, upscale, clean_input, scale).gain, 4),
             "worn_gain": round(measure(self.valid, upscale, worn_input, scale).gain, 4),
@@ -179,15 +179,15 @@ class TrainingRun:
 
     def _advance(self, inputs: np.ndarray, targets: np.ndarray) -> float:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.rate(self.step)
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.recipe.bfloat16):
+            group["lr"] = self.config.rate(self.step)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.config.bfloat16):
             out = self.network(to_tensor(inputs, self.device))
-        loss = LOSSES[self.recipe.loss](out.float(), to_tensor(targets, self.device))
+        loss = LOSSES[self.config.loss](out.float(), to_tensor(targets, self.device))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimizer.step()
-        blend = 1 - min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        blend = 1 - min(self.config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for mean, new in zip(self.average.parameters(), self.network.parameters(), strict=True):
                 mean.lerp_(new, blend)

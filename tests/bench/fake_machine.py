@@ -69,7 +69,7 @@ class Machine:
         """Every process so far."""
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
-        """RunInfo every case of a run here."""
+        """Run every case of a run here."""
         for module in (parity_check, case_group, benchmark):
             patch.setattr(module, "WorkerProcess", self.process)
         patch.setattr(paired_timing, "time", self.clock)

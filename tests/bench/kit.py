@@ -25,7 +25,7 @@ from resharp.bench.records import (
 
 MIB = 2**20
 FACTORS = {"tensorrt": 3.4, "torch": 2.1, "torch-eager": 1.4, "onnx-cuda": 1.7, "onnx": 1.05}
-"""Speeds of subjects as paired_ratio to upstream, of the synthetic machine."""
+"""Speeds of subjects as ratios to upstream, of the synthetic machine."""
 
 
 def run(name: str = "20250102-030405-abcd", **changes: object) -> RunInfo:

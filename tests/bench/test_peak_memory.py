@@ -1,4 +1,4 @@
-"""PeakMemory figures against allocations of known size; NVML by a stand-in."""
+"""Memory figures against allocations of known size; NVML by a stand-in."""
 
 from __future__ import annotations
 

@@ -372,7 +372,7 @@ from click.testing import CliRunner
 from resharp.gpu import tensorrt as trt
 from resharp.cli import main
 from resharp.engines import ParityResult
-from resharp.export.engine import build as building
+from resharp.export.engine import build as build_module
 from resharp.runtime.backends import tensorrt
 
 def build(*_, **__):
@@ -383,7 +383,7 @@ def build(*_, **__):
 
 trt.installed = lambda: ("tensorrt",)
 trt.load = lambda flavour: SimpleNamespace(__version__="11.4.0")
-building.build = build
+build_module.build = build
 def check(bundle, engine, index):
     print("checked on", index)
     return ParityResult(psnr=60.0, levels=1, passed=True)

@@ -46,12 +46,12 @@ def test_doctor_says_what_works_and_why_the_rest_does_not() -> None:
     assert "tensorrt on cuda: skipped (" in output
     report = json.loads(call("doctor", "--json")[1])
     assert report["resharp"] == __version__
-    for link in report["backends"]:
-        assert link["works"] or link["reason"]
+    for attempt in report["backends"]:
+        assert attempt["works"] or attempt["reason"]
 
 
 def test_doctor_without_any_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resharp.cli.doctor.probe", lambda links: [])
+    monkeypatch.setattr("resharp.cli.doctor.probe", lambda tried: [])
     code, output = call("doctor")
     assert code == 1
     assert "pip install 'resharp[cpu]'" in output

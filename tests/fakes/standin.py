@@ -34,8 +34,7 @@ from resharp.engines import Environment
 from resharp.gpu.cuda import CudaGraph, Provider, Stream, open_provider
 from resharp.gpu.devices import CudaDriver
 from resharp.runtime.backends.tensorrt import backend as backend_module
-from resharp.runtime.backends.tensorrt import contexts
-from resharp.runtime.backends.tensorrt import verify as proof
+from resharp.runtime.backends.tensorrt import contexts, verify
 from resharp.runtime.backends.tensorrt.backend import TensorrtBackend
 from resharp.runtime.tiling.plan import plan
 from tests.fakes import fake_trt
@@ -220,7 +219,7 @@ def opened(found: Found, folder: Path) -> Iterator[TensorrtBackend]:
         patch.setattr(kit, "expected", lambda image: net(image[None])[0])
         patch.setattr("resharp.gpu.tensorrt.installed", lambda: ("tensorrt",))
         patch.setattr("resharp.gpu.tensorrt.load", lambda flavour: package)
-        for module in (backend_module, proof):
+        for module in (backend_module, verify):
             patch.setattr(module, "gpus", lambda: (kit.GPU,))
             patch.setattr(module, "driver_version", lambda: "13.0")
         patch.setattr(backend_module, "open_provider", watched(found))

@@ -29,7 +29,7 @@ from resharp.engines import (
 from resharp.gpu.devices import Gpu
 from resharp.runtime.backends import BackendOptions
 from resharp.runtime.backends.tensorrt import backend as backend_module
-from resharp.runtime.backends.tensorrt import verify as proof
+from resharp.runtime.backends.tensorrt import verify
 from resharp.runtime.backends.tensorrt.backend import TensorrtBackend
 from tests.fakes.fake_trt import Trt, engine_bytes, network
 from tests.fakes.host_provider import HostProvider
@@ -149,7 +149,7 @@ def machine(
 
     patch.setattr("resharp.gpu.tensorrt.installed", lambda: (flavour,))
     patch.setattr("resharp.gpu.tensorrt.load", lambda flavour: package)
-    for module in (backend_module, proof):
+    for module in (backend_module, verify):
         patch.setattr(module, "gpus", lambda: (GPU,))
         patch.setattr(module, "driver_version", lambda: "13.0")
         patch.setattr(module, "open_provider", opened)

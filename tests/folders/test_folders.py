@@ -23,7 +23,7 @@ from resharp.folders import FolderReport, FolderRun, Job, Output, Result, restor
 from resharp.folders.output_state import SPARE, Journal, JournalEntry, OutputState
 from resharp.folders.stages import READERS, WRITERS, read, restore_batch
 from resharp.folders.watcher import FolderWatcher
-from resharp.images import write_whole
+from resharp.fsutil import write_whole
 from resharp.pipeline.restorer import RestoreConfig, Restorer
 from tests.waiting import LIMIT, joined, until
 

@@ -31,13 +31,17 @@ from resharp.errors import (
 from resharp.export import export
 from resharp.export.engine import EngineOptions, build_engines
 from resharp.export.measure import costs, overlap
-from resharp.export.onnx import checked_export as gated
-from resharp.export.onnx import dynamic_batch_patches as unbaked
-from resharp.export.onnx import trace as graph
+from resharp.export.onnx import checked_export, dynamic_batch_patches, trace
 from resharp.export.onnx.subprocess_trace import trace_in_subprocess
 from resharp.gpu.tensorrt import RTX
-from resharp.models import NetworkFacts, build, for_pictures, read_checkpoint, save_safetensors
-from resharp.models import spandrel_models as foreign
+from resharp.models import (
+    NetworkFacts,
+    build,
+    for_pictures,
+    read_checkpoint,
+    save_safetensors,
+    spandrel_models,
+)
 from resharp.models.spandrel_models import AnySize, recognise
 from tests import oracle
 from tests.models.face_nets import needs_rtx, shaken
@@ -134,9 +138,9 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
         for dtype in dtypes:
             module = for_pictures(*_built(weights), dtype)
             path = folder / f"{dtype}.onnx"
-            graph.trace(module, dtype, path, exporter=exporter)
+            trace.trace(module, dtype, path, exporter=exporter)
 
-    monkeypatch.setattr(gated, "trace_in_subprocess", traced)
+    monkeypatch.setattr(checked_export, "trace_in_subprocess", traced)
 
 
 def _built(weights: Path) -> tuple[nn.Module, NetworkFacts]:
@@ -241,10 +245,11 @@ def test_windows_are_put_together_for_any_batch(tmp_path: Path) -> None:
     assert bundle.manifest.versions["exporter"] == "legacy"
     assert bundle.manifest.size_multiple == 8
     module = importlib.import_module("spandrel.architectures.Swin2SR.__arch.Swin2SR")
-    assert module.window_reverse is not unbaked.window_reverse
+    assert module.window_reverse is not dynamic_batch_patches.window_reverse
     windows = torch.rand(3 * 6, 4, 4, 5)
     assert torch.equal(
-        module.window_reverse(windows, 4, 8, 12), unbaked.window_reverse(windows, 4, 8, 12)
+        module.window_reverse(windows, 4, 8, 12),
+        dynamic_batch_patches.window_reverse(windows, 4, 8, 12),
     )
 
 
@@ -264,7 +269,7 @@ def test_the_other_exporter_is_tried(tmp_path: Path) -> None:
 def test_what_does_not_generalise_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(foreign, "EXPORTERS", ("legacy",))
+    monkeypatch.setattr(spandrel_models, "EXPORTERS", ("legacy",))
     text = r"^spandrel's KBNet cannot be exported: .* other sizes, .* stored\. legacy: .+"
     with pytest.raises(ParityError, match=text):
         export(saved("KBNet", tmp_path), engines=tmp_path / "store")
@@ -274,12 +279,12 @@ def test_what_does_not_generalise_is_refused(
 def test_a_crash_of_the_exporter_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from resharp.export.onnx import subprocess_trace as apart
+    from resharp.export.onnx import subprocess_trace
 
-    monkeypatch.setattr(apart, "_CHILD", "import os; os.abort()")
+    monkeypatch.setattr(subprocess_trace, "_CHILD", "import os; os.abort()")
     with pytest.raises(ParityError, match=r"legacy exporter (crashes|ends)"):
         trace_in_subprocess(tmp_path / "weights", ("uint8",), "legacy", tmp_path)
-    monkeypatch.setattr(apart, "_CHILD", "raise SystemError('odd')")
+    monkeypatch.setattr(subprocess_trace, "_CHILD", "raise SystemError('odd')")
     with pytest.raises(ParityError, match="ends with 1: SystemError: odd"):
         trace_in_subprocess(tmp_path / "weights", ("uint8",), "legacy", tmp_path)
 
@@ -397,4 +402,4 @@ def test_an_exporters_failure_is_told(tmp_path: Path) -> None:
             raise IndexError("odd")
 
     with pytest.raises(ParityError, match="torch's legacy exporter fails: odd"):
-        graph.trace(Broken(), "uint8", tmp_path / "broken.onnx")
+        trace.trace(Broken(), "uint8", tmp_path / "broken.onnx")

@@ -120,6 +120,6 @@ def test_what_makes_no_sense_is_refused(compact: Bundle, tmp_path: Path) -> None
         RestoreConfig(model="nobody", engines=str(tmp_path)).open()
 
 
-def test_a_recipe_can_be_sent(compact: Bundle) -> None:
+def test_a_config_can_be_sent(compact: Bundle) -> None:
     config = _config(compact, scale=3.0)
     assert pickle.loads(pickle.dumps(config)) == config

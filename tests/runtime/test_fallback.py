@@ -18,7 +18,7 @@ from resharp.errors import (
     UnknownModelError,
 )
 from resharp.gpu.devices import CudaError, Gpu
-from resharp.runtime import fallback as chain
+from resharp.runtime import fallback
 from resharp.runtime.backends import Backend
 from resharp.runtime.bundle_lookup import DEFAULT_MODEL, builtin_store
 from resharp.runtime.fallback import BackendAttempt, candidates, load_backend
@@ -36,7 +36,7 @@ def test_the_default_model_is_the_one_in_the_package() -> None:
 
 
 def test_the_order_is_the_designs() -> None:
-    assert candidates("auto", "auto") == chain.CHAIN
+    assert candidates("auto", "auto") == fallback.CHAIN
     assert candidates("auto", "cpu") == (("onnx", "cpu"), ("torch", "cpu"))
     assert candidates("torch", "cuda:1") == (("torch", "cuda:1"),)
     assert candidates("onnx", "auto") == (("onnx", "cuda"), ("onnx", "cpu"))
@@ -48,10 +48,10 @@ def test_without_a_driver_no_gpu_library_is_tried(
     def none() -> tuple[Gpu, ...]:
         raise CudaError("no NVIDIA driver (libcuda.so.1 is not there)")
 
-    monkeypatch.setattr(chain, "gpus", none)
+    monkeypatch.setattr(fallback, "gpus", none)
     with Upscaler(compact) as upscaler:
         assert (upscaler.backend, upscaler.device) == ("onnx", "cpu")
-        assert upscaler.links == (
+        assert upscaler.attempts == (
             BackendAttempt(
                 "tensorrt", "cuda", False, "no NVIDIA driver (libcuda.so.1 is not there)"
             ),
@@ -64,10 +64,10 @@ def test_without_a_driver_no_gpu_library_is_tried(
 def test_with_a_driver_but_cpu_libraries_the_reason_is_theirs(
     compact: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chain, "gpus", lambda: (Gpu(0, "NVIDIA L4", "8.9", 1 << 34),))
+    monkeypatch.setattr(fallback, "gpus", lambda: (Gpu(0, "NVIDIA L4", "8.9", 1 << 34),))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with Upscaler(compact) as upscaler:
-        reasons = {(link.backend, link.device): link.reason for link in upscaler.links}
+        reasons = {(one.backend, one.device): one.reason for one in upscaler.attempts}
     assert "finds no usable GPU" in reasons["torch", "cuda"]
     assert "has no CUDA provider" in reasons["onnx", "cuda"]
 
@@ -84,7 +84,7 @@ def test_a_missing_library_is_skipped_with_the_way_to_get_it(
 
         return altered(name, probe=staticmethod(probe))
 
-    monkeypatch.setattr(chain, "load_backend", absent)
+    monkeypatch.setattr(fallback, "load_backend", absent)
     with Upscaler(compact, device="cpu") as upscaler:
         assert upscaler.backend == "torch"
         assert "resharp[cpu]" in upscaler.explain().splitlines()[0]
@@ -96,7 +96,7 @@ def test_when_nothing_works_every_reason_is_in_the_error(
     def broken(name: str) -> type[Backend]:
         return altered(name, probe=staticmethod(lambda options: f"{name} is out of order"))
 
-    monkeypatch.setattr(chain, "load_backend", broken)
+    monkeypatch.setattr(fallback, "load_backend", broken)
     with pytest.raises(BackendError) as caught:
         Upscaler(compact)
     for name in ("tensorrt", "torch", "onnx"):
@@ -151,10 +151,10 @@ def test_whatever_a_library_raises_on_opening_skips_its_link(
 
         return altered(name, __init__=opens)
 
-    monkeypatch.setattr(chain, "load_backend", broken)
+    monkeypatch.setattr(fallback, "load_backend", broken)
     with Upscaler(compact, device="cpu") as upscaler:
         assert upscaler.backend == "torch"
-        assert str(failure) in upscaler.links[0].reason
+        assert str(failure) in upscaler.attempts[0].reason
 
 
 def test_advice_leads_somewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -243,10 +243,10 @@ def test_finished_rows_are_kept_when_memory_runs_out_midway(compact: Bundle) -> 
     with Upscaler(compact, backend="onnx", tile=100) as upscaler:
         expected = upscaler(picture)
         upscaler._backend = Later(compact, upscaler._backend.options)
-        import resharp.runtime.tiling.bands as pipeline
+        from resharp.runtime.tiling import bands
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pipeline, "BAND_BYTES", 1)  # a row of tiles is a band
+            patch.setattr(bands, "BAND_BYTES", 1)  # a row of tiles is a band
             found = upscaler(picture)
     assert levels(found, expected) <= 1
     large = [side for side in done if side > 60]
@@ -408,10 +408,10 @@ def test_a_tile_under_the_overlap_is_raised_with_a_warning(
 
 def test_explain_gives_the_reason_of_every_skipped_link(compact: Bundle) -> None:
     with Upscaler(compact) as upscaler:
-        links = upscaler.links
-        assert links[-1].works
-        assert all(link.reason for link in links[:-1])
-        assert upscaler.explain().splitlines() == [str(link) for link in links]
+        attempts = upscaler.attempts
+        assert attempts[-1].works
+        assert all(one.reason for one in attempts[:-1])
+        assert upscaler.explain().splitlines() == [str(one) for one in attempts]
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])

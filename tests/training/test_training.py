@@ -28,7 +28,7 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def recipe(steps: int) -> TrainingConfig:
+def config(steps: int) -> TrainingConfig:
     return TrainingConfig(steps=steps, **TINY)  # type: ignore[arg-type]
 
 
@@ -67,7 +67,7 @@ def test_wear_is_as_strong_as_it_says() -> None:
 
 def test_batches_are_a_function_of_the_step(photos: Path) -> None:
     def pairs() -> Pairs:
-        return Pairs(load_pictures(photos), patch=12, batch=3, recipe=Degradation(), seed=1)
+        return Pairs(load_pictures(photos), patch=12, batch=3, degradation=Degradation(), seed=1)
 
     straight = list(pairs().iterate(0, 6))
     resumed = list(pairs().iterate(4, 6))
@@ -82,7 +82,7 @@ def test_folders_that_cannot_train(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no picture"):
         load_pictures(tmp_path)
     with pytest.raises(ValueError, match="at least 192 pixels"):
-        Pairs([draw(90, 90)], patch=48, batch=1, recipe=Degradation(), seed=1)
+        Pairs([draw(90, 90)], patch=48, batch=1, degradation=Degradation(), seed=1)
 
 
 def test_the_rate_warms_up_and_decays() -> None:
@@ -101,11 +101,11 @@ def test_a_resumed_run_is_the_run_that_never_stopped(photos: Path, tmp_path: Pat
             ].items()
         }
 
-    whole = TrainingRun(tmp_path / "whole", recipe(6), photos, photos)
+    whole = TrainingRun(tmp_path / "whole", config(6), photos, photos)
     whole.run(every=3)
-    first = TrainingRun(tmp_path / "parts", recipe(6), photos, photos)
+    first = TrainingRun(tmp_path / "parts", config(6), photos, photos)
     assert first.run(every=3, until=3)["step"] == 3
-    second = TrainingRun(tmp_path / "parts", recipe(6), photos, photos)
+    second = TrainingRun(tmp_path / "parts", config(6), photos, photos)
     assert second.resume()
     assert second.step == 3
     second.run(every=3)
@@ -120,7 +120,7 @@ def test_a_run_is_resumed_from_the_host(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Adam counts its steps there; on a GPU each would be waited for."""
-    TrainingRun(tmp_path, recipe(2), photos, photos).run(every=1)
+    TrainingRun(tmp_path, config(2), photos, photos).run(every=1)
     places, load = [], torch.load
 
     def told(path: Path, **options: Any) -> Any:
@@ -128,14 +128,14 @@ def test_a_run_is_resumed_from_the_host(
         return load(path, **{**options, "map_location": "cpu"})
 
     monkeypatch.setattr("torch.load", told)
-    second = TrainingRun(tmp_path, recipe(2), photos, photos)
+    second = TrainingRun(tmp_path, config(2), photos, photos)
     second.device = "cuda"  # it is not asked for anything else
     assert second.resume()
     assert places == ["cpu"]
 
 
 def test_training_learns(photos: Path, tmp_path: Path) -> None:
-    run = TrainingRun(tmp_path / "run", recipe(60), photos, photos)
+    run = TrainingRun(tmp_path / "run", config(60), photos, photos)
     before = run.validate()
     after = run.run(every=60)
     assert after["clean_gain"] > before["clean_gain"]

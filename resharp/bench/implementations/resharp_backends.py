@@ -65,7 +65,7 @@ class ResharpBackend(Implementation):
             pixels=tiles[0].height * tiles[0].width * min(tiling.batch, len(tiles)),
             batch=tiling.batch,
             lanes=self._upscaler.workers,
-            note=self._upscaler.links[-1].reason,
+            note=self._upscaler.attempts[-1].reason,
         )
 
     def framework_peak(self) -> int | None:

@@ -12,7 +12,7 @@ import struct
 import numpy as np
 
 from resharp.images import tiff_ifd as ifd
-from resharp.images import tiff_tags as graft
+from resharp.images import tiff_tags
 from resharp.images.containers.info import ContainerInfo, DamagedContainerError, UnsupportedError
 from resharp.images.exif import ORIENTATION
 from resharp.images.picture import Metadata, Pixels
@@ -47,7 +47,7 @@ def inspect(data: bytes) -> ContainerInfo:
     premultiplied = tags[_EXTRA][:1] == (_ASSOCIATED,)
     return ContainerInfo(
         metadata=Metadata(
-            exif=graft.from_tiff(data),
+            exif=tiff_tags.from_tiff(data),
             icc=None if inks else blocks.get(_ICC),
             xmp=blocks.get(_XMP),
         ),
@@ -135,7 +135,7 @@ def embed(data: bytes, metadata: Metadata, channels: int) -> bytes:
     page = ifd.directory(data, form, form.first)
     out = bytearray(data)
     tags = {tag: bytes(out[e.at : e.at + 12]) for tag, e in page.entries.items()}
-    added: graft.Tags = {}
+    added: tiff_tags.Tags = {}
     if channels == 4:
         added[_EXTRA] = (ifd.SHORT, 1, struct.pack(form.order + "H", _UNASSOCIATED))
     if metadata.icc:
@@ -143,10 +143,10 @@ def embed(data: bytes, metadata: Metadata, channels: int) -> bytes:
     if metadata.xmp:
         added[_XMP] = (ifd.BYTE, len(metadata.xmp), metadata.xmp)
     if metadata.exif:
-        added |= graft.for_tiff(metadata.exif, form.order, skip=tags.keys())
+        added |= tiff_tags.for_tiff(metadata.exif, form.order, skip=tags.keys())
     if not added:
         return data
     for tag, value in added.items():
-        tags[tag] = graft.place(out, form.order, tag, value)
-    out[4:8] = struct.pack(form.order + "I", graft.append_directory(out, form.order, tags))
+        tags[tag] = tiff_tags.place(out, form.order, tag, value)
+    out[4:8] = struct.pack(form.order + "I", tiff_tags.append_directory(out, form.order, tags))
     return bytes(out)

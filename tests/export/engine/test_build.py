@@ -20,9 +20,8 @@ from resharp.engines import Bundle, Engine, ParityResult, Profile
 from resharp.engines.target import NAMED, Target, choose_tile
 from resharp.errors import BuildError, MissingExtraError, OptionError, ParityError
 from resharp.export import export
-from resharp.export.engine import EngineOptions, build_engines
-from resharp.export.engine import build as running
-from resharp.export.engine import builder as building
+from resharp.export.engine import EngineOptions, build_engines, builder
+from resharp.export.engine import build as build_module
 from resharp.export.engine.typed_graph import compare, make_reference, typed_graph
 from resharp.export.measure import costs, overlap
 from resharp.gpu import tensorrt as flavours
@@ -126,7 +125,7 @@ def test_a_graph_that_fp16_spoils_falls_to_mixed_and_says_so(
             return ParityResult(psnr=12.3, levels=200, passed=False)
         return compare(infer, reference, dtype)
 
-    monkeypatch.setattr(running, "compare", spoiled)
+    monkeypatch.setattr(build_module, "compare", spoiled)
     spoils = [1]
     lines: list[str] = []
     bundle = on(compact, tmp_path)
@@ -152,7 +151,7 @@ def test_the_next_dtype_falls_by_itself(
         return ParityResult(psnr=1.0, levels=9, passed=False) if bad else real
 
     bads: list[int] = []
-    monkeypatch.setattr(running, "compare", spoiled)
+    monkeypatch.setattr(build_module, "compare", spoiled)
     seen: list[str] = []
     built = build_engines(
         on(compact, tmp_path),
@@ -258,25 +257,25 @@ def test_graphs_that_are_none(
     spoil(graph)
     trt = flavours.load(flavours.RTX)
     with pytest.raises(BuildError, match=message):
-        building.build(trt, graph, Profile(smallest=16, tile=64, batch=1), targets=("sm86",))
+        builder.build(trt, graph, Profile(smallest=16, tile=64, batch=1), targets=("sm86",))
 
 
 def test_what_tensorrt_says_is_in_the_error(compact: Bundle, tmp_path: Path) -> None:
     trt = flavours.load(flavours.RTX)
     graph, _ = typed_graph(compact, "uint8", "bf16", tmp_path)
     with pytest.raises(BuildError, match="Cannot compile for target"):
-        building.build(trt, graph, Profile(smallest=16, tile=64, batch=1), targets=("sm75",))
+        builder.build(trt, graph, Profile(smallest=16, tile=64, batch=1), targets=("sm75",))
     with pytest.raises(BuildError, match="refuses the sizes"):
-        building.build(trt, graph, Profile(smallest=64, tile=16, batch=1), targets=("sm86",))
+        builder.build(trt, graph, Profile(smallest=64, tile=16, batch=1), targets=("sm86",))
 
 
 def test_a_cancelled_build_stops_and_stores_nothing(compact: Bundle, tmp_path: Path) -> None:
     trt = flavours.load(flavours.RTX)
     graph, _ = typed_graph(compact, "uint8", "fp16", tmp_path)
-    cancel = building.Cancel()
+    cancel = builder.Cancel()
     cancel.asked = True
     with pytest.raises(KeyboardInterrupt):
-        building.build(
+        builder.build(
             trt, graph, Profile(smallest=16, tile=64, batch=1), targets=("sm86",), cancel=cancel
         )
 
@@ -284,7 +283,7 @@ def test_a_cancelled_build_stops_and_stores_nothing(compact: Bundle, tmp_path: P
 def test_an_interrupt_while_the_build_is_started_waits_for_its_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    own, cancel, log = threading.Thread.start, building.Cancel(), list[str]()
+    own, cancel, log = threading.Thread.start, builder.Cancel(), list[str]()
 
     def start(thread: threading.Thread) -> None:
         own(thread)
@@ -299,7 +298,7 @@ def test_an_interrupt_while_the_build_is_started_waits_for_its_end(
 
     monkeypatch.setattr(threading.Thread, "start", start)
     with pytest.raises(KeyboardInterrupt):
-        building.in_background(work, cancel, lambda line: None)
+        builder.in_background(work, cancel, lambda line: None)
     assert log == ["begins", "ends"]
 
 

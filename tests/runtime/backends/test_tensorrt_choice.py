@@ -130,7 +130,7 @@ def test_when_all_spoil_it_the_chain_goes_on(kit: Kit, compact: Bundle, tmp_path
         kit.add(precision, spoil="black")
     with Upscaler(bundle) as upscaler:
         assert (upscaler.backend, upscaler.device) == ("onnx", "cpu")
-        first = upscaler.links[0]
+        first = upscaler.attempts[0]
     assert (first.backend, first.works) == ("tensorrt", False)
     assert first.reason.count(" dB from fp32") == 3
     assert first.reason.startswith("no engine for NVIDIA L4, TensorRT 11.4.0: run export-engines")

@@ -20,13 +20,11 @@ from resharp.engines import ExtraInput, Tuning
 from resharp.errors import BackendError, OptionError, OutOfMemoryError
 from resharp.runtime.backends import Backend
 from resharp.runtime.backends.tensorrt import backend as backend_module
-from resharp.runtime.backends.tensorrt import buffers as rooms
-from resharp.runtime.backends.tensorrt import contexts
-from resharp.runtime.backends.tensorrt import tile_run as job
+from resharp.runtime.backends.tensorrt import buffers, contexts, tile_run
 from resharp.runtime.backends.tensorrt.backend import TensorrtBackend
 from resharp.runtime.backends.tensorrt.lane import AHEAD
 from resharp.runtime.backends.tensorrt.loaded_engine import LoadedEngine
-from resharp.runtime.tiling import bands as pipeline
+from resharp.runtime.tiling import bands
 from resharp.runtime.tiling.bands import Tiling, choose_tiling
 from resharp.runtime.tiling.plan import plan
 from tests.fakes.tensorrt_kit import SCALE, Array, Kit, expected, machine, picture
@@ -166,7 +164,7 @@ def test_an_engine_without_the_models_further_input_is_refused(kit: Kit) -> None
 
 
 def test_large_results_come_in_pieces(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "PIECE", 1000)
+    monkeypatch.setattr(tile_run, "PIECE", 1000)
     image = picture(70, 90)
     with kit.open() as backend:
         out = np.empty((140, 180, 3), np.uint8)
@@ -287,7 +285,7 @@ def test_memory_that_moves_between_runs_and_in_the_midst_of_one(
     kit: Kit, monkeypatch: pytest.MonkeyPatch, captures: bool
 ) -> None:
     kit.provider.captures = captures
-    monkeypatch.setattr(rooms, "STEP", 256)
+    monkeypatch.setattr(buffers, "STEP", 256)
     kit.fake.greedy = True
     image = picture(48, 150)
     with kit.open() as backend:
@@ -529,7 +527,7 @@ def test_tuned_settings_are_used_as_far_as_the_engine_takes_them(kit: Kit) -> No
         assert backend.memory(40, 2) == 10 * 40 * 40 * 2
         tiling = choose_tiling(backend, None)
         assert tiling == Tiling(size=40, batch=backend.batch_limit() or 0)
-        tiles = pipeline.plan_for(backend, 150, 150, tiling.size)
+        tiles = bands.plan_for(backend, 150, 150, tiling.size)
         result = backend.run(image, tiles, batch=tiling.batch)
         np.testing.assert_array_equal(result, expected(image))
     with kit.open(tuning=replace(tuning, tile=400)) as backend:
@@ -575,7 +573,7 @@ def test_out_of_memory_gives_up_the_batch_before_the_tile(
     image = picture(90, 120)
     with Upscaler(kit.bundle, backend="tensorrt", tile=48) as upscaler:
         relieve(upscaler)
-        monkeypatch.setattr(rooms, "STEP", 256)
+        monkeypatch.setattr(buffers, "STEP", 256)
         kit.provider.limit = 300_000
         np.testing.assert_array_equal(upscaler(image), expected(image))
     assert "out of memory with 4 tiles at a time: going on with one" in caplog.text
@@ -609,7 +607,7 @@ def test_out_of_memory_halves_the_tile_and_gives_the_same_picture(
     monkeypatch.setattr(backend_module, "FILLING", 1)
     with Upscaler(kit.bundle, backend="tensorrt", tile=48) as upscaler:
         relieve(upscaler)
-        monkeypatch.setattr(rooms, "STEP", 256)
+        monkeypatch.setattr(buffers, "STEP", 256)
         kit.provider.limit = limit
         np.testing.assert_array_equal(upscaler(image), expected(image))
     assert ("out of memory with tiles of 48" in caplog.text) == halved
@@ -619,8 +617,8 @@ def test_out_of_memory_makes_the_bands_small_again(
     kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = picture(400, 60)
-    monkeypatch.setattr(pipeline, "BAND_BYTES", 80_000)
-    monkeypatch.setattr(rooms, "STEP", 256)
+    monkeypatch.setattr(bands, "BAND_BYTES", 80_000)
+    monkeypatch.setattr(buffers, "STEP", 256)
     with Upscaler(kit.bundle, backend="tensorrt", tile=24) as upscaler:
         relieve(upscaler)
         kit.provider.limit = 230_000  # the rows of a large band alone take 288,000

@@ -83,14 +83,14 @@ class TorchBackend(Backend):
         import torch
 
         from resharp import models
-        from resharp.models import spandrel_models as foreign
+        from resharp.models.spandrel_models import is_foreign
 
         if options.threads is not None:
             self.note = "threads has no effect: torch.set_num_threads sets them for the process"
         checkpoint = models.read_checkpoint(bundle.path(bundle.manifest.weights))
         self._device = torch.device("cuda", options.index) if options.on_cuda else "cpu"
         facts = self._facts = checkpoint.facts
-        self._foreign = foreign.is_foreign(checkpoint.architecture)
+        self._foreign = is_foreign(checkpoint.architecture)
         network = models.build(checkpoint).to(self._device)
         for one in network.parameters():
             if one.ndim == 4:  # .to() insists on it for weights of five axes too
