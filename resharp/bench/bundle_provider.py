@@ -38,7 +38,7 @@ class BundleProvider:
         self._scratch, self._stand_ins = scratch, stand_ins
         self._engines, self._report = engines, report
         self._found: dict[str, Bundle] = {}
-        self._shelves: dict[tuple[str, str], Bundle | str] = {}
+        self._with_engines: dict[tuple[str, str], Bundle | str] = {}
 
     def find(self, name: str) -> Bundle:
         """The bundle of a model.
@@ -71,13 +71,13 @@ class BundleProvider:
             return bundle
         trt.load(case.subject)
         key = (case.model, case.subject)
-        if key not in self._shelves:
+        if key not in self._with_engines:
             same = [c for c in cases if (c.model, c.subject) == key]
             try:
-                self._shelves[key] = self._copy_with_engines(bundle, case.subject, same)
+                self._with_engines[key] = self._copy_with_engines(bundle, case.subject, same)
             except (BackendError, OSError) as error:
-                self._shelves[key] = str(error)
-        found = self._shelves[key]
+                self._with_engines[key] = str(error)
+        found = self._with_engines[key]
         if isinstance(found, str):
             raise BackendError(found)
         return found

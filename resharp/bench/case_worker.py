@@ -49,15 +49,15 @@ class CaseWorker:
         self._nvml: Nvml | None = None
 
     def open(
-        self, case: Mapping[str, Any], folder: str, shelf: str | None, picture: str
+        self, case: Mapping[str, Any], folder: str, engines: str | None, picture: str
     ) -> dict[str, Any]:
         """Open the case; the picture is a file of numpy's."""
         processors = _affinity()
         self._case = Case(**case)
         self._image: Image = np.load(picture)
         bundle = Bundle.open(Path(folder))
-        if shelf is not None:
-            bundle = replace(bundle, engine_store_folder=Path(shelf))
+        if engines is not None:
+            bundle = replace(bundle, engine_store_folder=Path(engines))
         self._host = HostPeak()
         nvml = "" if self._case.subject in CPU_ONLY else open_nvml(0)
         if isinstance(nvml, Nvml):

@@ -96,7 +96,7 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
             "open",
             case=asdict(case),
             folder=str(bundle.folder),
-            shelf=None if bundle.engine_store_folder is None else str(bundle.engine_store_folder),
+            engines=None if bundle.engine_store_folder is None else str(bundle.engine_store_folder),
             picture=str(picture),
         )
 

@@ -123,6 +123,6 @@ def _line(bundle: Bundle) -> str:
 
 
 def _describe(engine: Engine) -> str:
-    recipe = engine.recipe
-    place = recipe.gpu or "+".join(recipe.targets)
-    return f"{recipe.dtype} {recipe.precision}, {recipe.flavour} {recipe.version}, {place}"
+    spec = engine.recipe
+    place = spec.gpu or "+".join(spec.targets)
+    return f"{spec.dtype} {spec.precision}, {spec.flavour} {spec.version}, {place}"

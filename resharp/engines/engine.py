@@ -153,39 +153,39 @@ def parse_engine(text: str, where: str) -> Engine:
 
 
 def _engine(data: Mapping[str, Any]) -> Engine:
-    recipe = known_fields(EngineSpec, data["recipe"])
-    recipe["profile"] = Profile(**known_fields(Profile, recipe["profile"]))
-    recipe["targets"] = tuple(recipe["targets"])
+    spec = known_fields(EngineSpec, data["recipe"])
+    spec["profile"] = Profile(**known_fields(Profile, spec["profile"]))
+    spec["targets"] = tuple(spec["targets"])
     values = known_fields(Engine, data)
-    values["recipe"] = EngineSpec(**recipe)
+    values["recipe"] = EngineSpec(**spec)
     for name in ("file", "reference"):
         values[name] = File(**known_fields(File, data[name]))
     values["graph"] = ParityResult(**known_fields(ParityResult, data["graph"]))
     return Engine(**values)
 
 
-def is_of(recipe: EngineSpec, manifest: Manifest) -> bool:
+def is_of(spec: EngineSpec, manifest: Manifest) -> bool:
     """Whether an engine was made from this export of the model."""
-    graph = manifest.graphs.get(recipe.dtype)
+    graph = manifest.graphs.get(spec.dtype)
     if graph is None:
         return False
-    return (recipe.graph, recipe.weights) == (graph.sha256, manifest.weights.sha256)
+    return (spec.graph, spec.weights) == (graph.sha256, manifest.weights.sha256)
 
 
-def mismatch(recipe: EngineSpec, manifest: Manifest, here: Environment) -> str | None:
+def mismatch(spec: EngineSpec, manifest: Manifest, here: Environment) -> str | None:
     """Why an engine is not for this bundle, GPU, driver and TensorRT; None if it is."""
-    if not is_of(recipe, manifest):
+    if not is_of(spec, manifest):
         return "made from an older export of the model"
-    if (recipe.flavour, recipe.version) != (here.flavour, here.version):
-        return f"made by {recipe.flavour} {recipe.version}, here is {here.flavour} {here.version}"
-    if recipe.targets and (refusal := trt.rtx_refusal(here.gpu, here.capability)):
+    if (spec.flavour, spec.version) != (here.flavour, here.version):
+        return f"made by {spec.flavour} {spec.version}, here is {here.flavour} {here.version}"
+    if spec.targets and (refusal := trt.rtx_refusal(here.gpu, here.capability)):
         return refusal
-    if recipe.targets and CURRENT not in recipe.targets:
-        return _untargeted(recipe.targets, here)
-    if (recipe.gpu, recipe.capability) != (here.gpu, here.capability):
-        return f"made for {recipe.gpu} ({recipe.capability}), here is {here.gpu}"
-    if recipe.driver != here.driver:
-        return f"made with a driver for CUDA {recipe.driver}, here is one for CUDA {here.driver}"
+    if spec.targets and CURRENT not in spec.targets:
+        return _untargeted(spec.targets, here)
+    if (spec.gpu, spec.capability) != (here.gpu, here.capability):
+        return f"made for {spec.gpu} ({spec.capability}), here is {here.gpu}"
+    if spec.driver != here.driver:
+        return f"made with a driver for CUDA {spec.driver}, here is one for CUDA {here.driver}"
     return None
 
 

@@ -21,8 +21,8 @@ class EngineCandidate:
     here: Environment
 
     def __str__(self) -> str:
-        recipe = self.engine.recipe
-        return f"{recipe.flavour} engine {self.engine.key[:12]} ({recipe.precision})"
+        spec = self.engine.recipe
+        return f"{spec.flavour} engine {self.engine.key[:12]} ({spec.precision})"
 
 
 def current_environments(gpu: Gpu, driver: str) -> tuple[Environment, ...]:

@@ -168,7 +168,12 @@ def test_what_it_last_said_is_told(process: WorkerProcess) -> None:
 def test_errors_are_answers(
     compact: Bundle, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = {"do": "open", "folder": str(compact.folder), "shelf": None, "picture": str(picture)}
+    request = {
+        "do": "open",
+        "folder": str(compact.folder),
+        "engines": None,
+        "picture": str(picture),
+    }
     case = {"model": "m", "height": 4, "width": 5}
     monkeypatch.setitem(sys.modules, "openvino", None)
     absent = handle({**request, "case": {**case, "subject": "openvino"}}, CaseWorker())

@@ -37,7 +37,7 @@ DATA = bytes(random.Random(0).randbytes(4000))
 REFERENCE = b"a picture"
 
 
-def recipe(bundle: Bundle, **changes: Any) -> EngineSpec:
+def spec(bundle: Bundle, **changes: Any) -> EngineSpec:
     manifest = bundle.manifest
     values: dict[str, Any] = {
         "graph": manifest.graphs["uint8"].sha256,
@@ -81,7 +81,7 @@ def place(tmp_path: Path) -> EngineStore:
 
 
 def test_what_is_put_is_found_and_read(place: EngineStore, compact: Bundle) -> None:
-    engine = put(place, recipe(compact))
+    engine = put(place, spec(compact))
     assert place.find(engine.key) == engine
     assert place.read(engine) == DATA
     assert place.lookup(compact.manifest, HERE, "uint8").engines == (engine,)
@@ -90,7 +90,7 @@ def test_what_is_put_is_found_and_read(place: EngineStore, compact: Bundle) -> N
 
 def test_the_fastest_precision_comes_first(place: EngineStore, compact: Bundle) -> None:
     for precision in ("fp32", "bf16", "fp16", "mixed"):
-        put(place, recipe(compact, precision=precision))
+        put(place, spec(compact, precision=precision))
     found = place.lookup(compact.manifest, HERE, "uint8").engines
     assert [e.recipe.precision for e in found] == ["fp16", "mixed", "fp32", "bf16"]
 
@@ -109,7 +109,7 @@ def test_the_fastest_precision_comes_first(place: EngineStore, compact: Bundle) 
 def test_a_foreign_engine_says_why(
     place: EngineStore, compact: Bundle, change: dict[str, Any], reason: str
 ) -> None:
-    put(place, recipe(compact, **change))
+    put(place, spec(compact, **change))
     found = place.lookup(compact.manifest, HERE, "uint8")
     assert found.engines == ()
     assert len(found.reasons) == 1
@@ -131,7 +131,7 @@ def test_a_foreign_engine_says_why(
 def test_targets_of_an_engine_built_ahead(
     compact: Bundle, targets: tuple[str, ...], capability: str, fits: bool
 ) -> None:
-    rtx = recipe(
+    rtx = spec(
         compact, flavour="tensorrt_rtx", version="1.7.1.116", targets=targets, gpu="", driver=""
     )
     here = replace(HERE, flavour="tensorrt_rtx", version="1.7.1.116", capability=capability)
@@ -145,7 +145,7 @@ def test_no_engine_of_rtx_is_for_a_gpu_that_it_refuses(
 ) -> None:
     here = replace(HERE, flavour="tensorrt_rtx", version="1.7.1.116", capability=capability)
     built = {"gpu": here.gpu, "capability": capability} if target == "current" else {"gpu": ""}
-    made = recipe(compact, flavour="tensorrt_rtx", version=here.version, targets=(target,), **built)
+    made = spec(compact, flavour="tensorrt_rtx", version=here.version, targets=(target,), **built)
     reason = mismatch(made, compact.manifest, here)
     assert reason is not None
     assert f"TensorRT-RTX has no engines for {here.gpu} (compute capability {capability})" in reason
@@ -153,14 +153,14 @@ def test_no_engine_of_rtx_is_for_a_gpu_that_it_refuses(
 
 def test_an_engine_built_by_rtx_on_its_gpu_is_for_no_other(compact: Bundle) -> None:
     here = replace(HERE, flavour="tensorrt_rtx", version="1.7.1.116")
-    own = recipe(compact, flavour="tensorrt_rtx", version="1.7.1.116", targets=("current",))
+    own = spec(compact, flavour="tensorrt_rtx", version="1.7.1.116", targets=("current",))
     assert mismatch(own, compact.manifest, here) is None
     for change in ({"gpu": "NVIDIA L40"}, {"capability": "9.0"}, {"driver": "12.8"}):
         assert mismatch(own, compact.manifest, replace(here, **change)) is not None
 
 
 def test_every_field_is_in_the_key(compact: Bundle) -> None:
-    base = recipe(compact)
+    base = spec(compact)
     changed = [
         replace(base, graph="1"),
         replace(base, weights="1"),
@@ -180,7 +180,7 @@ def test_every_field_is_in_the_key(compact: Bundle) -> None:
 
 @pytest.mark.parametrize("length", [0, 1, 63, 64, 100, 1000, 2000, 3000, 3998, 3999])
 def test_a_truncated_engine_is_refused(place: EngineStore, compact: Bundle, length: int) -> None:
-    engine = put(place, recipe(compact))
+    engine = put(place, spec(compact))
     place.path(engine.file).write_bytes(DATA[:length])
     with pytest.raises(BundleError, match=r"is damaged: .* bytes, .* export-engines tiny"):
         place.read(engine)
@@ -188,7 +188,7 @@ def test_a_truncated_engine_is_refused(place: EngineStore, compact: Bundle, leng
 
 
 def test_a_flipped_bit_anywhere_is_seen(place: EngineStore, compact: Bundle) -> None:
-    engine = put(place, recipe(compact))
+    engine = put(place, spec(compact))
     chance = random.Random(7)
     for _ in range(50):
         spoiled = bytearray(DATA)
@@ -199,16 +199,16 @@ def test_a_flipped_bit_anywhere_is_seen(place: EngineStore, compact: Bundle) -> 
 
 
 def test_a_damaged_reference_is_seen(place: EngineStore, compact: Bundle) -> None:
-    engine = put(place, recipe(compact))
+    engine = put(place, spec(compact))
     place.path(engine.reference).write_bytes(b"b picture")
     with pytest.raises(BundleError, match=r"reference-1\.npz is damaged"):
         place.read(engine)
-    put(place, recipe(compact))
+    put(place, spec(compact))
     assert place.read(engine) == DATA
 
 
 def test_a_missing_sidecar_and_that_of_another_engine(place: EngineStore, compact: Bundle) -> None:
-    one, other = put(place, recipe(compact)), put(place, recipe(compact, precision="mixed"))
+    one, other = put(place, spec(compact)), put(place, spec(compact, precision="mixed"))
     (place.folder / f"{one.key}.json").unlink()
     found = place.lookup(compact.manifest, HERE, "uint8")
     assert found.engines == (other,)
@@ -222,7 +222,7 @@ def test_a_missing_sidecar_and_that_of_another_engine(place: EngineStore, compac
     [('"NVIDIA L4"', '"NVIDIA A10"'), ('"13.1"', '"12.0"'), ('"schema": 1', '"schema": 2')],
 )
 def test_a_sidecar_that_was_edited(place: EngineStore, compact: Bundle, old: str, new: str) -> None:
-    engine = put(place, recipe(compact))
+    engine = put(place, spec(compact))
     path = place.folder / f"{engine.key}.json"
     text = path.read_text()
     assert old in text
@@ -238,7 +238,7 @@ def test_a_sidecar_that_was_edited(place: EngineStore, compact: Bundle, old: str
 
 
 def test_parity_is_recorded_by_gpu_and_driver(place: EngineStore, compact: Bundle) -> None:
-    engine = put(place, recipe(compact))
+    engine = put(place, spec(compact))
     assert place.parity(engine, HERE) is None
     good, bad = (
         ParityResult(psnr=66.0, levels=1, passed=True),
@@ -249,15 +249,15 @@ def test_parity_is_recorded_by_gpu_and_driver(place: EngineStore, compact: Bundl
     assert place.parity(engine, HERE) == good
     assert place.parity(engine, replace(HERE, driver="13.2")) == bad
     assert place.parity(engine, replace(HERE, gpu="NVIDIA A10")) is None
-    put(place, recipe(compact))  # new bytes: what was measured of the old ones is void
+    put(place, spec(compact))  # new bytes: what was measured of the old ones is void
     assert place.parity(engine, HERE) is None
-    other = put(place, recipe(compact), DATA[::-1])
+    other = put(place, spec(compact), DATA[::-1])
     place.record(engine, HERE, good)  # by a process that had loaded the old bytes
     assert place.parity(other, HERE) is None
 
 
 def test_a_damaged_parity_record_is_measured_again(place: EngineStore, compact: Bundle) -> None:
-    engine = put(place, recipe(compact))
+    engine = put(place, spec(compact))
     place.record(engine, HERE, ParityResult(psnr=66.0, levels=1, passed=True))
     path = place.folder / f"{engine.key}.parity.json"
     place_of = next(iter(json.loads(path.read_text())))
@@ -270,7 +270,7 @@ def test_a_damaged_parity_record_is_measured_again(place: EngineStore, compact: 
 
 
 def test_removing_keeps_a_reference_that_another_needs(place: EngineStore, compact: Bundle) -> None:
-    one, other = put(place, recipe(compact)), put(place, recipe(compact, precision="mixed"))
+    one, other = put(place, spec(compact)), put(place, spec(compact, precision="mixed"))
     place.remove(one)
     assert place.read(other) == DATA
     place.remove(other)
@@ -280,10 +280,10 @@ def test_removing_keeps_a_reference_that_another_needs(place: EngineStore, compa
 def test_references_go_with_the_last_engine_that_names_them(
     place: EngineStore, compact: Bundle
 ) -> None:
-    old = put(place, recipe(compact))
+    old = put(place, spec(compact))
     left = place.folder / "reference-0123456789ab.npz"
     left.write_bytes(b"of an engine that was built again with another picture")
-    put(place, recipe(compact, precision="mixed"))
+    put(place, spec(compact, precision="mixed"))
     assert not left.exists()
     (place.folder / f"{old.key}.json").unlink()
     assert place.clear() == 2
@@ -296,7 +296,7 @@ def test_references_go_with_the_last_engine_that_names_them(
 def test_a_full_disk_leaves_nothing_and_keeps_the_rest(
     place: EngineStore, compact: Bundle, monkeypatch: pytest.MonkeyPatch, which: int, again: bool
 ) -> None:
-    kept = put(place, recipe(compact))
+    kept = put(place, spec(compact))
     place.record(kept, HERE, ParityResult(psnr=66.0, levels=1, passed=True))
     before = sorted(p.name for p in place.folder.iterdir())
     real = os.fsync
@@ -309,7 +309,7 @@ def test_a_full_disk_leaves_nothing_and_keeps_the_rest(
         real(number)
 
     monkeypatch.setattr(os, "fsync", full)
-    other = recipe(compact) if again else recipe(compact, precision="mixed")
+    other = spec(compact) if again else spec(compact, precision="mixed")
     with pytest.raises(OutputError, match="No space left"):
         put(place, other, DATA[::-1])
     assert len(calls) == which
@@ -321,8 +321,8 @@ def test_a_full_disk_leaves_nothing_and_keeps_the_rest(
 def test_pruning_takes_only_what_is_proven_useless(
     place: EngineStore, compact: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good = put(place, recipe(compact))
-    newer = put(place, recipe(compact, precision="mixed"))
+    good = put(place, spec(compact))
+    newer = put(place, spec(compact, precision="mixed"))
     sidecar = place.folder / f"{newer.key}.json"
     sidecar.write_text(sidecar.read_text().replace('"schema": 1', '"schema": 99'))
     forgotten, fresh = place.folder / ".draft-a.part", place.folder / ".draft-b.part"
@@ -339,7 +339,7 @@ def test_pruning_takes_only_what_is_proven_useless(
     assert place.read(good) == DATA
     assert fresh.exists()
     assert not forgotten.exists()
-    old = put(place, recipe(compact, graph="0" * 64))
+    old = put(place, spec(compact, graph="0" * 64))
     sidecar.unlink()
     lines = place.prune(compact.manifest)
     assert len(lines) == 2
@@ -373,7 +373,7 @@ def test_a_killed_build_leaves_no_engine_and_no_lock(place: EngineStore, compact
 
 @pytest.mark.processes
 def test_two_builders_of_one_key_take_turns(place: EngineStore, compact: Bundle) -> None:
-    wanted, waits = recipe(compact), threading.Event()
+    wanted, waits = spec(compact), threading.Event()
     built = []
 
     def work() -> None:

@@ -67,7 +67,7 @@ class Kit:
         profile: tuple[int, int, int] = (16, 48, 4),
         **recipe: Any,
     ) -> Engine:
-        """Put an engine on the shelf."""
+        """Put an engine into the store."""
         manifest, here = self.bundle.manifest, self.here
         values: dict[str, Any] = {
             "graph": manifest.graphs[dtype].sha256,

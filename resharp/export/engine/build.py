@@ -40,7 +40,7 @@ SMALLEST = 16
 PRECISION_FALLBACK = ("fp16", "mixed", "fp32")
 """What is tried in turn where no precision is asked for, from where the manifest says."""
 USER_ALLOCATION = "user_allocation"
-"""Option of a recipe of TensorRT-RTX: see :func:`build`."""
+"""Option of a spec of TensorRT-RTX: see :func:`build`."""
 PACKAGES = ("torch", "onnx", "onnxruntime")
 """Whose versions an engine's sidecar names."""
 _OLD = "sm75"  # Turing has no bfloat16
@@ -170,14 +170,14 @@ class _Work:
                 self._report(f"{error}; trying {self._precisions[0]}")
 
     def _one(self, dtype: str, precision: str) -> Built:
-        recipe = self._recipe(dtype, precision)
-        newer = _without_old(recipe)
-        for one in (recipe, newer):
+        spec = self._spec(dtype, precision)
+        newer = _without_old(spec)
+        for one in (spec, newer):
             done = None if self._options.force or one is None else self._done(one)
             if done is not None:  # needs no lock, so it works on a read-only store
                 return self._skip(done)
         try:
-            return self._build(recipe)
+            return self._build(spec)
         except BuildError as error:
             if newer is None or _NO_PRODUCT not in str(error):
                 raise
@@ -187,22 +187,22 @@ class _Work:
             )
             return self._build(newer)
 
-    def _done(self, recipe: EngineSpec) -> Engine | None:
-        return self._bundle.engine_store.find(recipe.key())
+    def _done(self, spec: EngineSpec) -> Engine | None:
+        return self._bundle.engine_store.find(spec.key())
 
-    def _build(self, recipe: EngineSpec) -> Built:
-        key, engine_store = recipe.key(), self._bundle.engine_store
-        waiting = f"another process builds {self._name(recipe)}: waiting for it"
+    def _build(self, spec: EngineSpec) -> Built:
+        key, engine_store = spec.key(), self._bundle.engine_store
+        waiting = f"another process builds {self._name(spec)}: waiting for it"
         began = time.monotonic()
         with engine_store.lock_for_build(key, on_wait=lambda: self._report(waiting)) as draft:
-            done = None if self._options.force else self._done(recipe)  # while we waited
+            done = None if self._options.force else self._done(spec)  # while we waited
             if done is not None:
                 return self._skip(done)
-            data, graph, seconds = self._make(recipe, draft.scratch())
+            data, graph, seconds = self._make(spec, draft.scratch())
             packed = self._reference.packed()
             engine = Engine(
                 model=self._bundle.manifest.name,
-                recipe=recipe,
+                recipe=spec,
                 file=_described(f"{key}.engine", data),
                 reference=reference_file(packed),
                 graph=graph,
@@ -222,7 +222,7 @@ class _Work:
             self._report("the picture was not used: --force builds again and checks on it")
         return Built(engine=engine, seconds=0.0, skipped=True, likeness=self._checked(engine))
 
-    def _recipe(self, dtype: str, precision: str) -> EngineSpec:
+    def _spec(self, dtype: str, precision: str) -> EngineSpec:
         manifest, target = self._bundle.manifest, self._target
         targets = target.targets
         if precision == "bf16" and _OLD in targets:
@@ -248,12 +248,12 @@ class _Work:
             options=options,
         )
 
-    def _make(self, recipe: EngineSpec, folder: Path) -> tuple[bytes, ParityResult, float]:
-        name, reference = self._name(recipe), self._reference
+    def _make(self, spec: EngineSpec, folder: Path) -> tuple[bytes, ParityResult, float]:
+        name, reference = self._name(spec), self._reference
         self._report(f"{name}: typing the graph")
-        graph, infer = typed_graph(self._bundle, recipe.dtype, recipe.precision, folder)
+        graph, infer = typed_graph(self._bundle, spec.dtype, spec.precision, folder)
         extra = self._bundle.manifest.extra_values()
-        likeness = compare(lambda batch: infer(batch, *extra), reference, recipe.dtype)
+        likeness = compare(lambda batch: infer(batch, *extra), reference, spec.dtype)
         if not likeness.passed:
             raise ParityError(
                 f"{name}: the graph is {likeness.psnr:.1f} dB from fp32 on the CPU, under "
@@ -262,7 +262,7 @@ class _Work:
         began, cancel = time.monotonic(), Cancel()
         timing_cache = None  # TensorRT-RTX measures nothing at build time
         if self._flavour == flavours.TENSORRT:
-            kind = file_part(f"{recipe.gpu}-{recipe.version}")
+            kind = file_part(f"{spec.gpu}-{spec.version}")
             timing_cache = self._bundle.engine_store.folder / f"timing-{kind}.cache"
 
         def work() -> bytes:
@@ -270,12 +270,12 @@ class _Work:
                 return build(
                     self._trt,
                     graph,
-                    recipe.profile,
+                    spec.profile,
                     inputs=1 + len(extra),
-                    targets=recipe.targets,
+                    targets=spec.targets,
                     level=self._options.level,
                     timing_cache=timing_cache,
-                    user_allocation=bool(recipe.options.get(USER_ALLOCATION)),
+                    user_allocation=bool(spec.options.get(USER_ALLOCATION)),
                     report=lambda line: self._report(f"{name}: {line}"),
                     cancel=cancel,
                 )
@@ -299,9 +299,9 @@ class _Work:
         self._report("running the fp32 graph on the CPU, to compare with")
         return make_reference(self._bundle, self._profile.tile, self._options.picture)
 
-    def _name(self, recipe: EngineSpec) -> str:
+    def _name(self, spec: EngineSpec) -> str:
         model = self._bundle.manifest.name
-        return f"{model} {recipe.dtype} {recipe.precision} for {self._target.label}"
+        return f"{model} {spec.dtype} {spec.precision} for {self._target.label}"
 
 
 def _reason(manifest: Manifest) -> str:
@@ -313,10 +313,10 @@ def _reason(manifest: Manifest) -> str:
     )
 
 
-def _without_old(recipe: EngineSpec) -> EngineSpec | None:
-    """The same for newer GPUs than Turing; None where that is no other recipe, or none at all."""
-    targets = tuple(name for name in recipe.targets if name != _OLD)
-    return replace(recipe, targets=targets) if targets and targets != recipe.targets else None
+def _without_old(spec: EngineSpec) -> EngineSpec | None:
+    """The same for newer GPUs than Turing; None where that is no other spec, or none at all."""
+    targets = tuple(name for name in spec.targets if name != _OLD)
+    return replace(spec, targets=targets) if targets and targets != spec.targets else None
 
 
 def _described(name: str, data: bytes) -> File:

@@ -332,8 +332,8 @@ build_engines(bundle, Target(targets=NAMED), EngineOptions(flavour="tensorrt_rtx
 def test_an_interrupted_build_leaves_no_engine(
     tmp_path: Path, number: signal.Signals, compact: Bundle
 ) -> None:
-    shelf = tmp_path / "engines"
-    script = ["-c", INTERRUPTED, str(compact.folder), str(shelf)]
+    engines = tmp_path / "engines"
+    script = ["-c", INTERRUPTED, str(compact.folder), str(engines)]
     with start(*script, start_new_session=True) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "building\n"
@@ -342,9 +342,9 @@ def test_an_interrupted_build_leaves_no_engine(
     assert child.returncode == -number  # by the signal, and not by a crash
     if number == signal.SIGINT:
         assert "KeyboardInterrupt" in errors
-        assert not list(shelf.glob(".draft-*"))
-    assert not list(shelf.glob("*.engine"))
-    assert not list(shelf.glob("*.json"))
+        assert not list(engines.glob(".draft-*"))
+    assert not list(engines.glob("*.engine"))
+    assert not list(engines.glob("*.json"))
 
 
 AT_ONCE = """
@@ -368,8 +368,8 @@ print("skipped", built.skipped)
 @pytest.mark.slow
 @pytest.mark.processes
 def test_two_processes_build_one_engine_once(tmp_path: Path, compact: Bundle) -> None:
-    shelf = tmp_path / "engines"
-    command = ["-c", AT_ONCE, str(compact.folder), str(shelf)]
+    engines = tmp_path / "engines"
+    command = ["-c", AT_ONCE, str(compact.folder), str(engines)]
     with start(*command) as first:
         assert first.stdout is not None
         assert any("Building engine" in line for line in first.stdout)  # and there it stays
@@ -382,11 +382,11 @@ def test_two_processes_build_one_engine_once(tmp_path: Path, compact: Bundle) ->
     assert "skipped False" in built
     assert "skipped True" in waited
     assert "Building engine" not in waited
-    own = replace(compact, engine_store_folder=shelf).engine_store
+    own = replace(compact, engine_store_folder=engines).engine_store
     (engine,), bad = own.engines()
     assert bad == ()
     own.verify(engine)
-    assert not list(shelf.glob(".draft-*"))
+    assert not list(engines.glob(".draft-*"))
 
 
 def test_the_tile_follows_the_memory(compact: Bundle) -> None:

@@ -96,8 +96,8 @@ def real(kit: Kit, compact: Bundle, folder: Path) -> Bundle:
     """A bundle that onnxruntime can run too; the kit's engines go to it from now on."""
     manifest = kit.bundle.manifest
     renamed = replace(manifest, graphs=compact.manifest.graphs, weights=compact.manifest.weights)
-    kit.bundle = replace(kit.bundle, manifest=renamed, engine_store_folder=folder / "shelf")
-    return replace(compact, engine_store_folder=folder / "shelf")
+    kit.bundle = replace(kit.bundle, manifest=renamed, engine_store_folder=folder / "engines")
+    return replace(compact, engine_store_folder=folder / "engines")
 
 
 def test_deep_pictures_go_on_along_the_chain_where_their_engine_fails(

@@ -58,14 +58,14 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Kit, Tens
             yield made, backend
 
 
-def relieve(upscaler: Upscaler) -> None:
+def release_memory(upscaler: Upscaler) -> None:
     """Drop what the lanes keep from the parity run."""
     backend = upscaler._backend
     assert isinstance(backend, TensorrtBackend)
-    relieve_of(backend)
+    release_memory_of(backend)
 
 
-def relieve_of(backend: TensorrtBackend) -> None:
+def release_memory_of(backend: TensorrtBackend) -> None:
     with backend._executor.scope():
         backend._executor._release_idle()
         for lane in backend._executor._lanes:
@@ -275,7 +275,7 @@ def test_without_page_locked_memory_it_is_slower_and_right(
     backend = kit.open()
     with backend:
         kit.provider.pins = False
-        relieve_of(backend)
+        release_memory_of(backend)
         np.testing.assert_array_equal(backend.run(image, tiles_of(image)), expected(image))
     assert "without page-locked memory" in caplog.text
 
@@ -352,7 +352,7 @@ def test_one_spoilt_capture_is_not_the_end_of_graphs(kit: Kit) -> None:
         kit.provider.accidents = 1
         assert run(3) == 0  # a device-wide wait in another thread, say
         assert run(3) == 2
-        relieve_of(backend)
+        release_memory_of(backend)
         kit.provider.accidents = contexts.ACCIDENTS
         before = run(12)
         assert kit.provider.accidents == 0
@@ -421,7 +421,7 @@ def test_a_shape_of_which_tensorrt_does_not_say_the_memory_gets_the_largest(kit:
     image = picture(48, 48)
     backend = kit.open()
     with backend:
-        relieve_of(backend)
+        release_memory_of(backend)
         kit.fake.untold = True
         np.testing.assert_array_equal(backend.run(image, tiles_of(image)), expected(image))
         most = backend._loaded("uint8").activation_bytes()
@@ -444,7 +444,7 @@ def test_contexts_of_one_engine_are_made_one_after_the_other(
 
     backend = kit.open()
     with backend:
-        relieve_of(backend)
+        release_memory_of(backend)
         monkeypatch.setattr(LoadedEngine, "create_context", told)
         kit.fake.on_context = in_the_midst
         found: list[Array] = []
@@ -496,7 +496,7 @@ def test_rtx_replays_no_graph_on_memory_that_moved(
     batch = np.stack([picture(48, 24), picture(48, 24, seed=1)])
     backend = rtx.open()
     with backend:
-        relieve_of(backend)
+        release_memory_of(backend)
         backend.infer(batch)
         with monkeypatch.context() as crowded:
             if roaming:  # there is no room for a context of the shape's own
@@ -572,7 +572,7 @@ def test_out_of_memory_gives_up_the_batch_before_the_tile(
 ) -> None:
     image = picture(90, 120)
     with Upscaler(kit.bundle, backend="tensorrt", tile=48) as upscaler:
-        relieve(upscaler)
+        release_memory(upscaler)
         monkeypatch.setattr(buffers, "STEP", 256)
         kit.provider.limit = 300_000
         np.testing.assert_array_equal(upscaler(image), expected(image))
@@ -606,7 +606,7 @@ def test_out_of_memory_halves_the_tile_and_gives_the_same_picture(
     image = picture(90, 120)
     monkeypatch.setattr(backend_module, "FILLING", 1)
     with Upscaler(kit.bundle, backend="tensorrt", tile=48) as upscaler:
-        relieve(upscaler)
+        release_memory(upscaler)
         monkeypatch.setattr(buffers, "STEP", 256)
         kit.provider.limit = limit
         np.testing.assert_array_equal(upscaler(image), expected(image))
@@ -620,14 +620,14 @@ def test_out_of_memory_makes_the_bands_small_again(
     monkeypatch.setattr(bands, "BAND_BYTES", 80_000)
     monkeypatch.setattr(buffers, "STEP", 256)
     with Upscaler(kit.bundle, backend="tensorrt", tile=24) as upscaler:
-        relieve(upscaler)
+        release_memory(upscaler)
         kit.provider.limit = 230_000  # the rows of a large band alone take 288,000
         np.testing.assert_array_equal(upscaler(image), expected(image))
 
 
 def test_out_of_memory_at_the_smallest_tile_says_so_with_a_batch_too(kit: Kit) -> None:
     with Upscaler(kit.bundle, backend="tensorrt", tile=24) as upscaler:
-        relieve(upscaler)
+        release_memory(upscaler)
         kit.provider.limit = kit.provider.used
         with pytest.raises(OutOfMemoryError, match="is the smallest"):
             upscaler(picture(23, 23))

@@ -107,7 +107,7 @@ class Late:
         self.in_flight = 0
 
     def release_memory(self) -> None:
-        self.log.append("relieve")
+        self.log.append("release_memory")
 
     def close(self) -> None:
         self.closed += 1
@@ -257,8 +257,8 @@ class Recorder:
         self.kept: CudaGraphCache[Any, str] = CudaGraphCache(
             self.record,
             make_pool=self.pool,
-            settle=self.synchronize,
-            tell=self.told.append,
+            synchronize=self.synchronize,
+            log=self.told.append,
             passing=lambda error: isinstance(error, MemoryError),
             limit=limit,
         )
@@ -403,7 +403,7 @@ def test_memory_errors_relieve_the_lane_and_become_ours(
     picture, tiles = draw(200, 90), plan(200, 90, 60, 10)
     with pytest.raises(OutOfMemoryError, match="CUDA out of memory"):
         backend.run(picture, tiles)
-    assert lane.log[-1] == "relieve"
+    assert lane.log[-1] == "release_memory"
     np.testing.assert_array_equal(backend.run(picture, tiles), enlarge(picture))
     np.testing.assert_array_equal(backend.infer(picture[None])[0], enlarge(picture))
 

@@ -41,12 +41,12 @@ def verify_engine(
         BackendError: TensorRT could not run it.
         OutOfMemoryError: the device has no room for the reference.
     """
-    recipe, manifest = loaded.engine.recipe, bundle.manifest
+    spec, manifest = loaded.engine.recipe, bundle.manifest
     path = bundle.engine_store.path(loaded.engine.reference)
     reference = read_reference(path)
-    picture, restored = reference.input(recipe.dtype), reference.restored
+    picture, restored = reference.input(spec.dtype), reference.restored
     height, width, _ = picture.shape
-    scale, profile = manifest.scale, recipe.profile
+    scale, profile = manifest.scale, spec.profile
     if restored.shape != (height * scale, width * scale, 3):
         raise BundleError(f"{path} is of another scale: export-engines {manifest.name} --force")
 

@@ -325,7 +325,7 @@ def _pinned(size: int) -> Image | None:
 
 @contextlib.contextmanager
 def _memory_errors(
-    relieve: Callable[[], None] | None = None, device: torch.device | None = None
+    release_memory: Callable[[], None] | None = None, device: torch.device | None = None
 ) -> Iterator[None]:
     """Turn torch's out-of-memory errors into ours, giving back what the failed run held."""
     try:
@@ -333,7 +333,7 @@ def _memory_errors(
     except RuntimeError as error:
         if not is_memory_error(error, device):
             raise
-        if relieve is not None:
+        if release_memory is not None:
             traceback.clear_frames(error.__traceback__)  # they hold the run's tensors
-            relieve()
+            release_memory()
         raise OutOfMemoryError(f"torch: {error}") from error

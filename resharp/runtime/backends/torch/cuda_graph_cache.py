@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from resharp.types import Image
+from resharp.types import Image, Log
 
 REMEMBERED = 64
 """Shapes whose first use is remembered."""
@@ -37,8 +37,8 @@ class CudaGraphCache(Generic[Key, Recorded]):
     Args:
         record: records for a key, in a pool.
         make_pool: gives a new pool.
-        settle: called before a recording is let go, which may still be running.
-        tell: told why there are no recordings; empty: there are again.
+        synchronize: called before a recording is let go, which may still be running.
+        log: called with why there are no recordings; empty: there are again.
         passing: whether an error is one of memory, which another time may be enough.
         limit: recordings at a time.
     """
@@ -48,13 +48,13 @@ class CudaGraphCache(Generic[Key, Recorded]):
         record: Callable[[Key, Any], Recorded],
         *,
         make_pool: Callable[[], Any],
-        settle: Callable[[], None],
-        tell: Callable[[str], None],
+        synchronize: Callable[[], None],
+        log: Log,
         passing: Callable[[Exception], bool],
         limit: int = 4,
     ) -> None:
         self._record, self._make_pool = record, make_pool
-        self._settle, self._tell, self._limit = settle, tell, limit
+        self._synchronize, self._log, self._limit = synchronize, log, limit
         self._passing = passing
         self._kept: OrderedDict[Key, Recorded] = OrderedDict()
         self._seen: OrderedDict[Key, None] = OrderedDict()
@@ -89,7 +89,7 @@ class CudaGraphCache(Generic[Key, Recorded]):
                 self._note_failure(error)
             else:
                 if self._pauses:
-                    self._tell("")
+                    self._log("")
                 self._accidents = self._pauses = 0
 
     def _note_failure(self, error: Exception) -> None:
@@ -98,17 +98,17 @@ class CudaGraphCache(Generic[Key, Recorded]):
             self._pause = PAUSE << min(self._pauses, 10)
             self._pauses += 1
             if self._pauses == 1:
-                self._tell(f"{said}; tried again later")
+                self._log(f"{said}; tried again later")
             return
         self._accidents += 1
         if self._accidents == ACCIDENTS:
-            self._tell(said)
+            self._log(said)
 
     def drop(self) -> None:
         """Forget everything."""
         self.changes += 1
         if self._kept:
-            self._settle()
+            self._synchronize()
         self._kept.clear()
         self._seen.clear()
         self._pool, self._made = None, 0
@@ -117,7 +117,7 @@ class CudaGraphCache(Generic[Key, Recorded]):
         if self._made >= self._limit**2:
             self.drop()
         elif len(self._kept) >= self._limit:
-            self._settle()
+            self._synchronize()
             gone, _ = self._kept.popitem(last=False)
             self._seen.pop(gone, None)
         if self._pool is None:

@@ -20,7 +20,7 @@ from resharp.gpu.cuda import CAPTURING
 from resharp.runtime.backends.torch.cuda_graph_cache import CudaGraphCache
 from resharp.runtime.backends.torch.lane import IN_FLIGHT
 from resharp.runtime.tiling.plan import Tile
-from resharp.types import Image
+from resharp.types import Image, Log
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +84,7 @@ class TorchCudaLane:
     Args:
         device: the GPU.
         modules: the network for pictures, by the pictures' dtype.
-        tell: told why the lane records no graphs, if that failed.
+        log: called with why the lane records no graphs, if that failed.
         extra: scalars that the network takes beside the pictures.
         graphs: whether to record CUDA graphs.
     """
@@ -93,7 +93,7 @@ class TorchCudaLane:
         self,
         device: torch.device,
         modules: Mapping[torch.dtype, torch.nn.Module],
-        tell: Callable[[str], None],
+        log: Log,
         extra: int = 0,
         graphs: bool = True,
     ) -> None:
@@ -105,8 +105,8 @@ class TorchCudaLane:
         self.graphs: CudaGraphCache[Shape, TorchGraph] = CudaGraphCache(
             self._record,
             make_pool=torch.cuda.graph_pool_handle,
-            settle=self.synchronize,
-            tell=tell,
+            synchronize=self.synchronize,
+            log=log,
             passing=lambda error: is_memory_error(error, device),
         )
         self._staging: dict[int, torch.Tensor] = {}
