@@ -294,8 +294,12 @@ def test_the_stages_fit_the_minutes_and_the_files(tmp_path: Path) -> None:
 
 def test_a_full_run_and_a_rehearsal_have_every_stage(tmp_path: Path) -> None:
     short = {one.name for one in every_stage(tmp_path, kit=tmp_path)}
-    fake = {one.name for one in every_stage(tmp_path, kit=tmp_path, fake=True)}
+    rehearsed = every_stage(tmp_path, kit=tmp_path, fake=True)
+    fake = {one.name for one in rehearsed}
     full = every_stage(tmp_path, full=True, tensorrt="this card is too new")
+    tests = {w for one in (*rehearsed, *full) for w in one.command if w.startswith("tests/")}
+    assert tests
+    assert not [name for name in tests if not (ROOT / name).is_file()]
     assert fake == short | {"driver"}
     assert {one.name for one in full} == short | {"tensorrt", "report", "doctor"}
     left = {one.name: one.absent for one in full if one.absent}
