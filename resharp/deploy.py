@@ -27,7 +27,7 @@ def find_or_export(
     offline: bool | None = None,
     weights: str | os.PathLike[str] | None = None,
     engines: str | os.PathLike[str] | None = None,
-    report: Log = lambda line: None,
+    log: Log = lambda line: None,
 ) -> Bundle:
     """The bundle of a model, which is exported first if it is not in the store.
 
@@ -37,7 +37,7 @@ def find_or_export(
         offline: forbids downloads; None asks the environment.
         weights: folder of the checkpoints; None takes the default.
         engines: folder of the store; None takes the default.
-        report: takes a line for each step.
+        log: takes a line for each step.
 
     Raises:
         ResharpError: see ``resharp.runtime.resolve`` and ``resharp.export.export``.
@@ -47,9 +47,9 @@ def find_or_export(
     except NotExportedError:
         from resharp.export import ExportOptions, export
 
-        report(f"{name} is not exported yet: exporting it first")
+        log(f"{name} is not exported yet: exporting it first")
         options = ExportOptions(denoise=denoise, offline=offline)
-        return export(name, options, weights=weights, engines=engines, report=report)
+        return export(name, options, weights=weights, engines=engines, log=log)
 
 
 def build_engines(
@@ -57,7 +57,7 @@ def build_engines(
     target: Target,
     options: EngineOptions | None = None,
     *,
-    report: Log = lambda line: None,
+    log: Log = lambda line: None,
     done: Callable[[Built], object] = lambda built: None,
 ) -> tuple[Built, ...]:
     """Build the engines of one bundle, and run each on the target's GPU where that is here.
@@ -68,7 +68,7 @@ def build_engines(
         bundle: an exported model.
         target: what to build for; see ``resharp.engines.target.choose_targets``.
         options: how.
-        report: takes a line for each step.
+        log: takes a line for each step.
         done: takes each engine as it is ready; those before a failure too.
 
     Raises:
@@ -80,5 +80,5 @@ def build_engines(
     from resharp.export import engine
 
     return engine.build_engines(
-        bundle, target, options, check=tensorrt.check_engine, report=report, done=done
+        bundle, target, options, check=tensorrt.check_engine, log=log, done=done
     )

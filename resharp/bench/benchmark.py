@@ -6,7 +6,7 @@ import logging
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,6 +20,7 @@ from resharp.bench.parity_check import make_reference
 from resharp.bench.records import FAILED, Record, Records, RunInfo, group_by
 from resharp.bench.worker_process import WorkerProcess
 from resharp.errors import ResharpError
+from resharp.types import Log
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class Benchmark:
         cases: those of the suite to run, or others.
         out: file of the records.
         engines: folder of the store.
-        report: called with a line about what happens next.
+        log: called with a line about what happens next.
     """
 
     def __init__(
@@ -41,10 +42,10 @@ class Benchmark:
         cases: Sequence[Case],
         out: Path,
         engines: Path | None = None,
-        report: Callable[[str], object] = logger.info,
+        log: Log = logger.info,
     ) -> None:
         self._suite, self._cases, self._out = suite, tuple(cases), out
-        self._engines, self._report = engines, report
+        self._engines, self._log = engines, log
         self._records: list[Record] = []
         began = datetime.now(timezone.utc)
         self._run = RunInfo(
@@ -63,7 +64,7 @@ class Benchmark:
         """
         began = time.monotonic()
         with WorkerProcess() as process:
-            self._report("looking at the machine")
+            self._log("looking at the machine")
             self._note(environment=machine_info())
             self._note(
                 matrix_rate=process.request("rates"), memory_check=process.request("memory_check")
@@ -71,7 +72,7 @@ class Benchmark:
         groups = group_by(self._cases, lambda case: (case.model, case.height, case.width))
         with tempfile.TemporaryDirectory(prefix="resharp-bench-") as scratch:
             folder = Path(scratch)
-            bundles = BundleProvider(folder, self._suite.stand_ins, self._engines, self._report)
+            bundles = BundleProvider(folder, self._suite.stand_ins, self._engines, self._log)
             for group in groups.values():
                 self._measure(group, bundles, folder)
         self._note(seconds=time.monotonic() - began)
@@ -81,14 +82,14 @@ class Benchmark:
         """Measure cases of one model and size."""
         model, height, width = cases[0].model, cases[0].height, cases[0].width
         try:
-            reference = make_reference(bundles.find(model), height, width, folder, self._report)
+            reference = make_reference(bundles.find(model), height, width, folder, self._log)
         except ResharpError as error:
-            self._report(f"{model}: {error}")
+            self._log(f"{model}: {error}")
             for case in cases:
                 self._add(Record(run=self._run.run, case=case, status=FAILED, reason=str(error)))
             return
-        budget, add, report = self._suite.budget, self._add, self._report
-        with CaseGroup(cases, reference, budget, bundles, self._run, add, report) as group:
+        budget, add, log = self._suite.budget, self._add, self._log
+        with CaseGroup(cases, reference, budget, bundles, self._run, add, log) as group:
             first_record = len(self._records)
             noise = group.measure()
             self._records[first_record:] = map(group.paced, self._records[first_record:])

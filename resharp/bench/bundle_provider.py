@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from resharp.engines import ENGINES, Bundle
 from resharp.errors import BackendError
 from resharp.gpu import tensorrt as trt
 from resharp.runtime.bundle_lookup import resolve
+from resharp.types import Log
 
 
 class BundleProvider:
@@ -25,7 +26,7 @@ class BundleProvider:
         scratch: folder for what is made here; the user's store is only read.
         stand_ins: networks with random weights, by name.
         engines: folder of the user's store.
-        report: called with what is made, in a line.
+        log: called with what is made, in a line.
     """
 
     def __init__(
@@ -33,10 +34,10 @@ class BundleProvider:
         scratch: Path,
         stand_ins: Mapping[str, Mapping[str, Any]],
         engines: Path | None,
-        report: Callable[[str], object],
+        log: Log,
     ) -> None:
         self._scratch, self._stand_ins = scratch, stand_ins
-        self._engines, self._report = engines, report
+        self._engines, self._log = engines, log
         self._found: dict[str, Bundle] = {}
         self._with_engines: dict[tuple[str, str], Bundle | str] = {}
 
@@ -49,7 +50,7 @@ class BundleProvider:
         """
         if name not in self._found:
             if name in self._stand_ins:
-                self._report(f"{name}: exporting a network with random weights")
+                self._log(f"{name}: exporting a network with random weights")
                 found = make_random_model(name, self._stand_ins[name], self._scratch)
             else:
                 found = resolve(name, engines=self._engines)
@@ -93,7 +94,7 @@ class BundleProvider:
             if engine.recipe.flavour != flavour:
                 found.engine_store.remove(engine)
         if not found.engine_store.engines()[0]:
-            self._report(f"{name}: building the engine of {flavour}")
+            self._log(f"{name}: building the engine of {flavour}")
             _build(name, flavour, store, cases)
         return found
 

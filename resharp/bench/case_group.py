@@ -36,6 +36,7 @@ from resharp.engines import Bundle
 from resharp.errors import BackendError, MissingExtraError, ResharpError
 from resharp.gpu import tensorrt as trt
 from resharp.gpu.devices import has_gpu
+from resharp.types import Log
 
 ON_GPU = (*trt.FLAVOURS, "torch-eager", "onnx-cuda")
 PAIRED_BASELINES = {"torch": "pytorch"}
@@ -64,7 +65,7 @@ class CaseGroup(AbstractContextManager["CaseGroup"]):
         bundles: for engines.
         run: that they are part of.
         add: called with each record as it is ready.
-        report: called with what happens, in a line.
+        log: called with what happens, in a line.
     """
 
     def __init__(
@@ -75,10 +76,10 @@ class CaseGroup(AbstractContextManager["CaseGroup"]):
         bundles: BundleProvider,
         run: RunInfo,
         add: Callable[[Record], object],
-        report: Callable[[str], object],
+        log: Log,
     ) -> None:
         self._cases, self._reference, self._budget = cases, reference, budget
-        self._bundles, self._run, self._add, self._report = bundles, run, add, report
+        self._bundles, self._run, self._add, self._log = bundles, run, add, log
         self._stack = ExitStack()
         self._paired: dict[str, Record] = {}
         """Records of baselines that other cases are paired with, by subject."""
@@ -140,7 +141,7 @@ class CaseGroup(AbstractContextManager["CaseGroup"]):
 
     def _measure_twice(self, base: OpenCase) -> float:
         """The baseline against itself: what the machine adds by itself."""
-        self._report(f"{base.case.id}: the same case twice")
+        self._log(f"{base.case.id}: the same case twice")
         repeats = []
         try:
             for _ in range(self._budget.sittings):
@@ -149,7 +150,7 @@ class CaseGroup(AbstractContextManager["CaseGroup"]):
                     repeats.append(self._time(twin, base, self._budget))
                     record = self._record(twin, joined(repeats))
         except ResharpError as error:  # no memory for two, say
-            self._report(f"{base.case.id}: could not be measured twice: {error}")
+            self._log(f"{base.case.id}: could not be measured twice: {error}")
             return 0.0
         ratio, subject = _ratio(joined(repeats)), base.case.subject
         noise = max(estimates.deviation(ratio), estimates.largest_deviation(map(_ratio, repeats)))
@@ -158,7 +159,7 @@ class CaseGroup(AbstractContextManager["CaseGroup"]):
         return noise
 
     def _measure_case(self, case: Case) -> None:
-        self._report(case.id)
+        self._log(case.id)
         paired = self._paired.get(PAIRED_BASELINES.get(case.subject, ""))
         repeats = list[PairedTimes]()
         budget = replace(self._budget, sittings=1) if case.is_baseline else self._budget
@@ -251,7 +252,7 @@ class CaseGroup(AbstractContextManager["CaseGroup"]):
         elif isinstance(error, MissingExtraError):
             record = replace(record, status=ABSENT)
         self._refused.add(case)
-        self._report(f"{case.id}: {record.status}: {error}")
+        self._log(f"{case.id}: {record.status}: {error}")
         self._add(record)
 
 

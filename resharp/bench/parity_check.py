@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from resharp.engines.reference import FLOOR_DB, PERFECT_DB
 from resharp.errors import MissingExtraError, ResharpError
 from resharp.optional import require
 from resharp.runtime import Upscaler
-from resharp.types import BackendName, Precision
+from resharp.types import BackendName, Log, Precision
 
 EXACT_FLOOR = 50.0
 """PSNR in dB that FP32 arithmetic must reach: it differs by rounding and by tiles alone."""
@@ -54,7 +53,7 @@ class ParityReference:
 
 
 def make_reference(
-    bundle: Bundle, height: int, width: int, folder: Path, report: Callable[[str], object]
+    bundle: Bundle, height: int, width: int, folder: Path, log: Log
 ) -> ParityReference:
     """Draw a picture and make its exact result, in a process that ends when it is done.
 
@@ -62,7 +61,7 @@ def make_reference(
         BackendError: FP32 does not run here.
     """
     name = f"{bundle.manifest.name}-{width}x{height}"
-    report(f"{bundle.manifest.name}, {width}x{height}: the exact result")
+    log(f"{bundle.manifest.name}, {width}x{height}: the exact result")
     picture, result = folder / f"{name}.npy", folder / f"{name}-exact.npy"
     np.save(picture, draw(height, width))
     with WorkerProcess() as process:

@@ -10,7 +10,7 @@ import itertools
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from resharp.engines import Bundle, Tuning
 from resharp.errors import BackendError, ResharpError
 from resharp.gpu import tensorrt as trt
 from resharp.gpu.devices import device_name, has_gpu, usable_threads
+from resharp.types import Log
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ class Tuner:
         bundle: the model, with its engines.
         subject: ``onnx``, ``torch``, ``tensorrt`` or ``tensorrt_rtx``.
         memory: bytes that the process may take on the device; None: whatever is free.
-        report: called with a line about what happens.
+        log: called with a line about what happens.
 
     Raises:
         BackendError: that subject has nothing to tune.
@@ -104,10 +105,10 @@ class Tuner:
         bundle: Bundle,
         subject: str,
         memory: int | None = None,
-        report: Callable[[str], object] = logger.info,
+        log: Log = logger.info,
     ) -> None:
         self._bundle, self._subject = bundle, subject
-        self._memory, self._report = memory, report
+        self._memory, self._log = memory, log
         if subject not in (*trt.FLAVOURS, "torch", "onnx"):
             raise BackendError(f"there is nothing to tune for {subject}")
         self._on_cpu = subject == "onnx" or not (subject in trt.FLAVOURS or has_gpu())
@@ -160,7 +161,7 @@ class Tuner:
         best, gain = max(proven, key=lambda found: found[1], default=(default, 1.0))
         if gain > 1:
             return best, gain
-        self._report("nothing is faster than the defaults beyond doubt: they stay")
+        self._log("nothing is faster than the defaults beyond doubt: they stay")
         return default, 1.0
 
     def _gain(self, case: Case, sizes: Sequence[tuple[int, int]]) -> float:
@@ -183,15 +184,15 @@ class Tuner:
                 actual = self._open(own, case)
                 tile = case.tile if isinstance(case.tile, int) else actual.tile
                 if (actual.tile, actual.batch) != (tile, case.batch or actual.batch):
-                    self._report(f"{case.id}: the engine takes no such tile or batch")
+                    self._log(f"{case.id}: the engine takes no such tile or batch")
                     return []
                 times = alternate(default, own, budget)
                 ratio = paired_ratio(times.first, times.second)
                 trial = self._trial(own, actual, case, ratio)
         except ResharpError as error:
-            self._report(f"{case.id}: {error}")
+            self._log(f"{case.id}: {error}")
             return []
-        self._report(f"{case.id}: {ratio.median:.3f} times the default's speed")
+        self._log(f"{case.id}: {ratio.median:.3f} times the default's speed")
         return [trial]
 
     def _trial(
@@ -203,7 +204,7 @@ class Tuner:
     def _open(self, process: WorkerProcess, case: Case) -> ResolvedCase:
         key = (case.height, case.width)
         if key not in self._references:
-            made = make_reference(self._bundle, *key, self._folder, self._report)
+            made = make_reference(self._bundle, *key, self._folder, self._log)
             self._references[key] = made
         return open_case(process, case, self._references[key])[0]
 

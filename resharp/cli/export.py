@@ -59,7 +59,7 @@ def command(
     )
     began = time.monotonic()
     steps = Steps()
-    bundle = export(source, chosen, weights=weights, engines=engines, report=steps.next)
+    bundle = export(source, chosen, weights=weights, engines=engines, log=steps.next)
     manifest = bundle.manifest
     click.echo(f"{manifest.name}: {bundle.folder} ({time.monotonic() - began:.0f} s)")
     if manifest.parity is not None:

@@ -110,7 +110,7 @@ def command(
                 offline=offline,
                 weights=weights,
                 engines=engines,
-                report=work.steps.next,
+                log=work.steps.next,
             ),
         )
     work.end()
@@ -151,7 +151,7 @@ class _Work:
             bundle,
             target,
             self.options,
-            report=self.steps.next,
+            log=self.steps.next,
             done=lambda built: self._table.append(_row(built)),
         )
         self.steps.next(f"{bundle.manifest.name}: {time.monotonic() - began:.0f} s")
@@ -205,8 +205,8 @@ HEADINGS: Row = ("model", "GPU", "dtype", "precision", "seconds", "MB", "parity"
 
 def _row(built: Built) -> Row:
     engine = built.engine
-    likeness, where = (
-        (built.likeness, "on the GPU") if built.likeness else (engine.graph, "graph, on the CPU")
+    parity, where = (
+        (built.parity, "on the GPU") if built.parity else (engine.graph, "graph, on the CPU")
     )
     return (
         engine.model,
@@ -215,7 +215,7 @@ def _row(built: Built) -> Row:
         engine.recipe.precision,
         "done" if built.skipped else f"{built.seconds:.1f}",
         f"{engine.file.size / 1e6:.1f}",
-        f"{likeness.psnr:.1f} dB ({where})",
+        f"{parity.psnr:.1f} dB ({where})",
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from resharp.engines import Bundle
 from resharp.gpu import tensorrt as flavours
 from resharp.gpu.devices import has_gpu
 from resharp.runtime.bundle_lookup import FACE_TASKS
+from resharp.types import Log
 
 if TYPE_CHECKING:
     from resharp.bench.tune import Tuned
@@ -25,31 +25,29 @@ def builds(tune: bool, gpu: str | None, flavour: str | None) -> bool:
     return has_gpu() and bool(flavours.installed())
 
 
-def tune_model(
-    bundle: Bundle, flavour: str | None, memory: int | None, report: Callable[[str], object]
-) -> None:
+def tune_model(bundle: Bundle, flavour: str | None, memory: int | None, log: Log) -> None:
     """Tune one model for this machine's GPU, or its CPU, and keep what was found.
 
     Args:
         bundle: the model.
         flavour: of the engines that were built; None: none were.
         memory: bytes that it may take; None: what is free.
-        report: told what happens.
+        log: told what happens.
 
     Raises:
         BackendError: it does not run here, or not in that memory.
         OutputError: the store cannot be written.
     """
     if bundle.manifest.task in FACE_TASKS:
-        report(f"{bundle.manifest.name}: restores faces of one size: nothing to tune")
+        log(f"{bundle.manifest.name}: restores faces of one size: nothing to tune")
         return
     from resharp.bench.tune import Tuner
     from resharp.engines.bundle import save_tuning
 
     on_cpu = "onnx" if find_spec("onnxruntime") else "torch"
     subject = flavour or "torch" if has_gpu() else on_cpu
-    report(f"{bundle.manifest.name}: tuning {subject}")
-    found = Tuner(bundle, subject, memory, report).tune()
+    log(f"{bundle.manifest.name}: tuning {subject}")
+    found = Tuner(bundle, subject, memory, log).tune()
     save_tuning(bundle, found.tuning)
     for trial in found.front:
         size = "" if trial.peak is None else f"{trial.peak / 2**20:.0f} MiB, "

@@ -86,13 +86,13 @@ def named(name: str, denoise: float | None = None) -> Bundle:
         _require_export()
         from resharp.export import ExportOptions, export
 
-        bundle = export(name, ExportOptions(), report=logger.info)
+        bundle = export(name, ExportOptions(), log=logger.info)
         if denoise in (None, 1):
             return bundle
     try:
         return resolve(name, denoise=denoise)  # from the weights of both, without another export
     except NotExportedError:  # the twin could not be fetched with it
-        return export(name, ExportOptions(denoise=denoise), report=logger.info)
+        return export(name, ExportOptions(denoise=denoise), log=logger.info)
 
 
 def _is_name(text: str) -> bool:
@@ -216,7 +216,7 @@ def _export(name: str, parts: Sequence[_Part], hidden: dict[str, str]) -> Bundle
         for part in parts
     )
     origin = origin_of(name, parts[0].official, sources)
-    return export_origin(origin, ExportOptions(), report=logger.info)
+    return export_origin(origin, ExportOptions(), log=logger.info)
 
 
 def _require_export() -> None:

@@ -72,7 +72,7 @@ def read_reference(path: Path) -> Reference:
         raise BundleError(f"{path} is no reference picture ({error})") from error
 
 
-def likeness(found: Array, restored: Array) -> ParityResult:
+def compare_images(found: Array, restored: Array) -> ParityResult:
     """Compare within 0..1, beyond which no picture shows a difference.
 
     Args:

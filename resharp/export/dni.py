@@ -35,7 +35,7 @@ def with_dni_partner(
     twin: Part,
     folder: Path,
     picture: Array | None = None,
-    report: Log = lambda line: None,
+    log: Log = lambda line: None,
 ) -> Manifest:
     """Add the twin's weights to a bundle that is being written.
 
@@ -45,7 +45,7 @@ def with_dni_partner(
         twin: what to mix it with.
         folder: of the files.
         picture: see :func:`overlap.measure`; None draws one.
-        report: told if the mix fails the gate: the bundle then has no strengths.
+        log: told if the mix fails the gate: the bundle then has no strengths.
 
     Returns:
         The manifest with the twin.
@@ -67,7 +67,7 @@ def with_dni_partner(
         with _graphs(bundle, EDGE) as infer:
             curve = overlap.measure(infer["float32"], picture, manifest.size_multiple)
     except (ParityError, BundleError) as error:
-        report(f"{manifest.name} is stored without {twin.source.name}: {error}")
+        log(f"{manifest.name} is stored without {twin.source.name}: {error}")
         return manifest
     return replace(bundle.manifest, overlap=max(manifest.overlap, overlap.choose(curve)))
 

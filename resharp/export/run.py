@@ -66,7 +66,7 @@ def export(
     *,
     weights: str | os.PathLike[str] | None = None,
     engines: str | os.PathLike[str] | None = None,
-    report: Log = lambda line: None,
+    log: Log = lambda line: None,
 ) -> Bundle:
     """Export a model into the store, or return its bundle where that is done.
 
@@ -75,7 +75,7 @@ def export(
         options: how.
         weights: folder of the checkpoints; None takes the default.
         engines: folder of the store; None takes the default.
-        report: told the steps.
+        log: told the steps.
 
     Raises:
         UnknownModelError: nothing has that name.
@@ -90,9 +90,9 @@ def export(
         name=options.name,
         folder=weights,
         offline=options.offline,
-        report=report,
+        log=log,
     )
-    return export_origin(origin, options, engines=engines, report=report)
+    return export_origin(origin, options, engines=engines, log=log)
 
 
 def export_origin(
@@ -100,21 +100,21 @@ def export_origin(
     options: ExportOptions,
     *,
     engines: str | os.PathLike[str] | None = None,
-    report: Log = lambda line: None,
+    log: Log = lambda line: None,
 ) -> Bundle:
     """As :func:`export`, of checkpoints that are at hand."""
     store = Store(engines_folder(engines))
     waiting = f"another process exports {origin.name}: waiting for it"
-    with store.writing(origin.name, on_wait=lambda: report(waiting)) as draft:
+    with store.writing(origin.name, on_wait=lambda: log(waiting)) as draft:
         try:
             there = store.find(origin.name)
         except (NotExportedError, BundleError):
             there = None
         _check_free(there, origin, options)
         if there is not None and not options.force and _is_done(there, origin, options):
-            report(f"{origin.name} is exported already: nothing to do")
+            log(f"{origin.name} is exported already: nothing to do")
             return there
-        return _export(origin, options, draft, report)
+        return _export(origin, options, draft, log)
 
 
 def _check_free(there: Bundle | None, origin: Origin, options: ExportOptions) -> None:
@@ -147,8 +147,8 @@ def _is_done(there: Bundle, origin: Origin, options: ExportOptions) -> bool:
     )
 
 
-def _export(origin: Origin, options: ExportOptions, draft: BundleDraft, report: Log) -> Bundle:
-    report("reading the weights")
+def _export(origin: Origin, options: ExportOptions, draft: BundleDraft, log: Log) -> Bundle:
+    log("reading the weights")
     checkpoint = _checkpoint(origin, options.parameters)
     facts = checkpoint.facts
     network = models.build(checkpoint)
@@ -162,14 +162,14 @@ def _export(origin: Origin, options: ExportOptions, draft: BundleDraft, report: 
         draft.folder,
         exporter=options.exporter,
         least=MIN_BYTES if origin.twin is None else 1,  # a twin replaces the small ones too
-        report=report,
+        log=log,
     )
-    curve = _overlap_curve(passed.infer["float32"], facts, options.picture, report)
+    curve = _overlap_curve(passed.infer["float32"], facts, options.picture, log)
     chosen = overlap.choose(curve) if curve else 0
-    report("measuring the activations")
+    log("measuring the activations")
     peak, precision = costs.largest_activation(network, facts, options.picture)
     flops = costs.flops_per_pixel(network, facts)
-    report("measuring the working memory")
+    log("measuring the working memory")
     memory = costs.memory_per_pixel(draft.folder / passed.graphs["uint8"].name, facts.fixed_size)
     manifest = Manifest(
         name=origin.name,
@@ -203,25 +203,25 @@ def _export(origin: Origin, options: ExportOptions, draft: BundleDraft, report: 
         },
     )
     if origin.twin is not None:
-        report(f"comparing the mix with {origin.twin.source.name}")
+        log(f"comparing the mix with {origin.twin.source.name}")
         manifest = with_dni_partner(
-            manifest, checkpoint, origin.twin, draft.folder, options.picture, report
+            manifest, checkpoint, origin.twin, draft.folder, options.picture, log
         )
-    report("storing the bundle")
+    log("storing the bundle")
     return draft.commit(manifest)
 
 
 def _overlap_curve(
-    infer: Infer, facts: models.NetworkFacts, picture: Array | None, report: Log
+    infer: Infer, facts: models.NetworkFacts, picture: Array | None, log: Log
 ) -> overlap.Curve:
     """Empty for networks of one size, which are not tiled."""
     if facts.fixed_size is not None:
         return ()
-    report("measuring the overlap")
+    log("measuring the overlap")
     curve = overlap.measure(infer, picture, facts.size_multiple)
     left = overlap.excess(curve)
     if left is not None:
-        report(
+        log(
             f"tiles differ from the whole picture by up to {left:.2f} levels of 255 at an overlap "
             f"of {curve[-1][0]}, the largest: this network sees farther. Larger tiles show it less "
             "(--tile)"

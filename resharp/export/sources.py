@@ -57,7 +57,7 @@ def locate(
     name: str | None = None,
     folder: str | os.PathLike[str] | None = None,
     offline: bool | None = None,
-    report: Log = lambda line: None,
+    log: Log = lambda line: None,
 ) -> Origin:
     """Find the checkpoints of a model, fetching what is missing.
 
@@ -67,7 +67,7 @@ def locate(
         name: of the bundle; None takes the entry's, or the file's.
         folder: of the weights.
         offline: forbids downloads; None asks the environment.
-        report: told the terms of use before a download.
+        log: told the terms of use before a download.
 
     Raises:
         UnknownModelError: nothing has that name.
@@ -93,7 +93,7 @@ def locate(
         shares = [(entry, denoise), (partner, 1 - denoise)] if denoise else [(partner, 1.0)]
     for item, _ in shares:
         if item.terms:
-            report(f"{item.name}: {item.terms}")
+            log(f"{item.name}: {item.terms}")
     name = check_name(name or variant_name(entry.name, denoise))
     parts = tuple(_part(item, share, folder, offline) for item, share in shares)
     twin = None
@@ -101,9 +101,7 @@ def locate(
         try:
             twin = _part(partner, 1.0, folder, offline)
         except DownloadError as error:
-            report(
-                f"{entry.name} is exported without denoise strengths, which need its twin: {error}"
-            )
+            log(f"{entry.name} is exported without denoise strengths, which need its twin: {error}")
     return origin_of(name, entry, parts, twin=twin)
 
 

@@ -176,8 +176,8 @@ class Restorer(AbstractContextManager["Restorer"]):
         with ExitStack() as stack:
             if not config.aligned:
                 own = {one.name: getattr(config, one.name) for one in fields(Settings)}
-                upscaler = Upscaler(**own)
-                self.upscaler = self._background = stack.enter_context(upscaler)
+                upscaler = stack.enter_context(Upscaler(**own))
+                self.upscaler = self._background = upscaler
                 if config.views > 1:
                     self._background = Ensemble([upscaler], views=config.views)
             if config.face is not None:

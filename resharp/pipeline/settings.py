@@ -12,6 +12,7 @@ from resharp.errors import OptionError, OutputError
 from resharp.fsutil import replacing
 from resharp.optional import require
 from resharp.runtime.bundle_lookup import DEFAULT_MODEL
+from resharp.runtime.upscaler import Upscaler
 from resharp.types import BackendName, Precision
 
 SUFFIXES = (".json", ".toml")
@@ -19,7 +20,7 @@ SUFFIXES = (".json", ".toml")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Options of an :class:`~resharp.Upscaler`: ``Upscaler(**asdict(settings))`` checks them."""
+    """Options of an :class:`~resharp.Upscaler`; :meth:`upscaler` checks them."""
 
     model: str = DEFAULT_MODEL
     backend: BackendName = "auto"
@@ -31,6 +32,14 @@ class Settings:
     threads: int | None = None
     engines: str | None = None
     precision: Precision = "auto"
+
+    def upscaler(self) -> Upscaler:
+        """One with these options; the caller closes it.
+
+        Raises:
+            ResharpError: see :class:`~resharp.Upscaler`.
+        """
+        return Upscaler(**{one.name: getattr(self, one.name) for one in fields(Settings)})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write them, whole or not at all, as what the file's ending says.

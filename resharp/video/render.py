@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class Rendering:
         return self.folder / f"{index:06d}.mp4"
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class _Item:
     """A frame on its way through the stages."""
 
@@ -148,32 +148,33 @@ class Renderer:
         yield _Group(items, is_last=True, error=problem)
 
     def _restore(self, call: Restore, group: _Group) -> _Group:
-        fresh = [item for item in group.items if item.frame.fresh]
-        if fresh:
-            results = call([item.frame.source.image for item in fresh], self.pipeline.check)
-            for item, result in zip(fresh, results, strict=True):
-                item.result = result
-        return group
+        fresh = [item.frame.source.image for item in group.items if item.frame.fresh]
+        if not fresh:
+            return group
+        results = iter(call(fresh, self.pipeline.check))
+        items = [replace(i, result=next(results)) if i.frame.fresh else i for i in group.items]
+        return replace(group, items=items)
 
     def _convert(self, converter: Converter | None, group: _Group) -> _Group:
         """Results as what is written: frames of libav, or files."""
         encoder, files = self._rendering.encoder, self._rendering.files
-        for item in group.items:
+
+        def converted(item: _Item) -> _Item:
             if item.result is None:
-                continue
+                return item
             if files is not None:
                 write(files.path(item.frame.number), item.result)
-                item.result = True
-            else:
-                assert encoder is not None
-                assert converter is not None
-                image = item.result
-                # An even size may be asked for: the last row and column are doubled then.
-                below, right = encoder.height - image.shape[0], encoder.width - image.shape[1]
-                if below or right:
-                    image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REPLICATE)
-                item.result = converter.to_frame(image, encoder.form, encoder.color)
-        return group
+                return replace(item, result=True)
+            assert encoder is not None
+            assert converter is not None
+            image = item.result
+            # An even size may be asked for: the last row and column are doubled then.
+            below, right = encoder.height - image.shape[0], encoder.width - image.shape[1]
+            if below or right:
+                image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REPLICATE)
+            return replace(item, result=converter.to_frame(image, encoder.form, encoder.color))
+
+        return replace(group, items=[converted(item) for item in group.items])
 
     def _write(self, group: _Group) -> tuple[_SegmentWriter | None, VideoError | None]:
         """Encode frames; returns a segment that is complete but for its end, and what is wrong."""

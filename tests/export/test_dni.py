@@ -156,13 +156,13 @@ def test_without_the_twin_the_model_is_whole(
     with monkeypatch.context() as patch:
         patch.setattr("resharp.weights.fetch", fetch)
         lines: list[str] = []
-        assert export(NAME, report=lines.append).manifest.twin is None
+        assert export(NAME, log=lines.append).manifest.twin is None
         assert any("without denoise strengths" in line and "not now" in line for line in lines)
         with pytest.raises(NotExportedError, match=f"resharp export {NAME} --denoise 0.3"):
             resolve(NAME, denoise=0.3)
         with pytest.raises(BundleError, match="without its twin"):
             blended(resolve(NAME), 0.3, store())
-        export(NAME, report=lines.append)
+        export(NAME, log=lines.append)
         assert "nothing to do" in lines[-1]
     assert export(NAME).manifest.twin is not None  # now that it can be fetched
     resolve(NAME, denoise=0.3).verify()
@@ -172,7 +172,7 @@ def test_a_mix_that_is_not_pytorchs_is_not_offered(weights: Path) -> None:
     """Slopes all alike become one constant, which the twin's different ones cannot replace."""
     put(weights, NAME, 0, flat=True)
     lines: list[str] = []
-    assert export(NAME, report=lines.append).manifest.twin is None
+    assert export(NAME, log=lines.append).manifest.twin is None
     assert any("is stored without" in line for line in lines)
 
 

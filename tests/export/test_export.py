@@ -38,7 +38,7 @@ def cached_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_file_becomes_a_bundle(checkpoint: Path, tmp_path: Path) -> None:
     steps: list[str] = []
-    bundle = export(checkpoint, report=steps.append)
+    bundle = export(checkpoint, log=steps.append)
     bundle.verify()
     manifest = bundle.manifest
     assert manifest.name == "my-net"
@@ -62,7 +62,7 @@ def test_done_work_is_skipped_and_force_redoes_it(checkpoint: Path) -> None:
     steps: list[str] = []
     first = export(checkpoint)
     stamp = (first.folder / "manifest.json").stat().st_mtime_ns
-    assert export(checkpoint, report=steps.append) == first
+    assert export(checkpoint, log=steps.append) == first
     assert steps == ["my-net is exported already: nothing to do"]
     assert (first.folder / "manifest.json").stat().st_mtime_ns == stamp
     export(checkpoint, ExportOptions(force=True))
@@ -106,7 +106,7 @@ def test_an_interrupted_export_leaves_nothing(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export(checkpoint, report=interrupt)
+        export(checkpoint, log=interrupt)
     store = Path(os.environ["RESHARP_HOME"]) / "engines"
     assert [path.name for path in store.iterdir()] == [".locks"]
 

@@ -257,7 +257,7 @@ def test_windows_are_put_together_for_any_batch(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("unmeasured", "here")
 def test_the_other_exporter_is_tried(tmp_path: Path) -> None:
     said: list[str] = []
-    bundle = export(saved("SAFMN", tmp_path), engines=tmp_path / "store", report=said.append)
+    bundle = export(saved("SAFMN", tmp_path), engines=tmp_path / "store", log=said.append)
     assert bundle.manifest.versions["exporter"] == "dynamo"
     (step,) = (line for line in said if line.endswith("; trying dynamo"))
     assert step.startswith("legacy: torch's legacy exporter fails: ")

@@ -47,7 +47,7 @@ def test_an_engines_folder_that_is_none() -> None:
 
 def test_they_open_an_upscaler(compact: Bundle) -> None:
     settings = Settings(model=str(compact.folder), backend="onnx", scale=3)
-    with Upscaler(**asdict(settings)) as upscaler:
+    with settings.upscaler() as upscaler:
         assert (upscaler.scale, upscaler.backend) == (3, "onnx")
 
 

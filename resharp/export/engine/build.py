@@ -92,7 +92,7 @@ class Built:
     """That it took now; 0 where it was done."""
     skipped: bool
     """Whether it was there already."""
-    likeness: ParityResult | None
+    parity: ParityResult | None
     """Against FP32 on the GPU; None where none was at hand."""
 
 
@@ -102,7 +102,7 @@ def build_engines(
     options: EngineOptions | None = None,
     *,
     check: Check | None = None,
-    report: Log = lambda line: None,
+    log: Log = lambda line: None,
     done: Callable[[Built], object] = lambda built: None,
 ) -> tuple[Built, ...]:
     """Build the engines of one bundle for one target, or find them done.
@@ -112,7 +112,7 @@ def build_engines(
         target: what to build for.
         options: how.
         check: runs an engine on its GPU; None: there is none, and the first run will check.
-        report: told the steps.
+        log: told the steps.
         done: told each engine as it is ready; those before a failure too.
 
     Raises:
@@ -123,7 +123,7 @@ def build_engines(
     """
     options = options or EngineOptions()
     bundle.verify()
-    work = _Work(bundle, target, options, check, report)
+    work = _Work(bundle, target, options, check, log)
     built = []
     for dtype in options.dtypes:
         if dtype in bundle.manifest.graphs:
@@ -141,10 +141,10 @@ class _Work:
         target: Target,
         options: EngineOptions,
         check: Check | None,
-        report: Log,
+        log: Log,
     ) -> None:
         self._bundle, self._target, self._options = bundle, target, options
-        self._check, self._report = check, report
+        self._check, self._log = check, log
         self._flavour = flavours.pick(options.flavour)
         self._trt = flavours.load(self._flavour)
         tile = choose_tile(bundle.manifest, target.memory, options.tile)
@@ -156,7 +156,7 @@ class _Work:
         begin = bundle.manifest.engine_precision  # older manifests do not say
         if options.precision is None and begin in PRECISION_FALLBACK[1:]:
             self._precisions = PRECISION_FALLBACK[PRECISION_FALLBACK.index(begin) :]
-            report(f"{bundle.manifest.name}: {_reason(bundle.manifest)}: beginning with {begin}")
+            log(f"{bundle.manifest.name}: {_reason(bundle.manifest)}: beginning with {begin}")
 
     def build(self, dtype: str) -> Built:
         """One engine, in the first precision that is close enough; the next dtype begins there."""
@@ -167,7 +167,7 @@ class _Work:
                 if len(self._precisions) == 1:
                     raise
                 self._precisions = self._precisions[1:]
-                self._report(f"{error}; trying {self._precisions[0]}")
+                self._log(f"{error}; trying {self._precisions[0]}")
 
     def _one(self, dtype: str, precision: str) -> Built:
         spec = self._spec(dtype, precision)
@@ -181,7 +181,7 @@ class _Work:
         except BuildError as error:
             if newer is None or _NO_PRODUCT not in str(error):
                 raise
-            self._report(
+            self._log(
                 f"TensorRT-RTX has no fp32 matrix product for {_OLD} (Turing): building for "
                 f"{', '.join(newer.targets)}"
             )
@@ -194,7 +194,7 @@ class _Work:
         key, engine_store = spec.key(), self._bundle.engine_store
         waiting = f"another process builds {self._name(spec)}: waiting for it"
         began = time.monotonic()
-        with engine_store.lock_for_build(key, on_wait=lambda: self._report(waiting)) as draft:
+        with engine_store.lock_for_build(key, on_wait=lambda: self._log(waiting)) as draft:
             done = None if self._options.force else self._done(spec)  # while we waited
             if done is not None:
                 return self._skip(done)
@@ -213,14 +213,14 @@ class _Work:
                 },
             )
             draft.commit(engine, data, packed)
-        likeness, spent = self._checked(engine), time.monotonic() - began
-        return Built(engine=engine, seconds=spent, skipped=False, likeness=likeness)
+        parity, spent = self._checked(engine), time.monotonic() - began
+        return Built(engine=engine, seconds=spent, skipped=False, parity=parity)
 
     def _skip(self, engine: Engine) -> Built:
-        self._report(f"{self._name(engine.recipe)} is built already: nothing to do")
+        self._log(f"{self._name(engine.recipe)} is built already: nothing to do")
         if self._options.picture is not None:
-            self._report("the picture was not used: --force builds again and checks on it")
-        return Built(engine=engine, seconds=0.0, skipped=True, likeness=self._checked(engine))
+            self._log("the picture was not used: --force builds again and checks on it")
+        return Built(engine=engine, seconds=0.0, skipped=True, parity=self._checked(engine))
 
     def _spec(self, dtype: str, precision: str) -> EngineSpec:
         manifest, target = self._bundle.manifest, self._target
@@ -229,7 +229,7 @@ class _Work:
             targets = tuple(name for name in targets if name != _OLD)
             if not targets:
                 raise OptionError(f"{_OLD} (Turing) has no bf16: use --precision fp16 or mixed")
-            self._report(f"{_OLD} (Turing) has no bf16: building for {', '.join(targets)}")
+            self._log(f"{_OLD} (Turing) has no bf16: building for {', '.join(targets)}")
         options: dict[str, Any] = {"level": self._options.level, "typing": TYPING}
         if self._flavour == flavours.RTX:
             options[USER_ALLOCATION] = True
@@ -250,13 +250,13 @@ class _Work:
 
     def _make(self, spec: EngineSpec, folder: Path) -> tuple[bytes, ParityResult, float]:
         name, reference = self._name(spec), self._reference
-        self._report(f"{name}: typing the graph")
+        self._log(f"{name}: typing the graph")
         graph, infer = typed_graph(self._bundle, spec.dtype, spec.precision, folder)
         extra = self._bundle.manifest.extra_values()
-        likeness = compare(lambda batch: infer(batch, *extra), reference, spec.dtype)
-        if not likeness.passed:
+        parity = compare(lambda batch: infer(batch, *extra), reference, spec.dtype)
+        if not parity.passed:
             raise ParityError(
-                f"{name}: the graph is {likeness.psnr:.1f} dB from fp32 on the CPU, under "
+                f"{name}: the graph is {parity.psnr:.1f} dB from fp32 on the CPU, under "
                 f"{FLOOR_DB:.0f}"
             )
         began, cancel = time.monotonic(), Cancel()
@@ -276,27 +276,27 @@ class _Work:
                     level=self._options.level,
                     timing_cache=timing_cache,
                     user_allocation=bool(spec.options.get(USER_ALLOCATION)),
-                    report=lambda line: self._report(f"{name}: {line}"),
+                    log=lambda line: self._log(f"{name}: {line}"),
                     cancel=cancel,
                 )
 
-        data = in_background(work, cancel, self._report)
-        return data, likeness, time.monotonic() - began
+        data = in_background(work, cancel, self._log)
+        return data, parity, time.monotonic() - began
 
     def _checked(self, engine: Engine) -> ParityResult | None:
         if self._check is None or self._target.index is None:
             return None
-        likeness = self._check(self._bundle, engine, self._target.index)
-        if not likeness.passed:
+        parity = self._check(self._bundle, engine, self._target.index)
+        if not parity.passed:
             raise ParityError(
-                f"{self._name(engine.recipe)}: the engine is {likeness.psnr:.1f} dB from fp32 on "
+                f"{self._name(engine.recipe)}: the engine is {parity.psnr:.1f} dB from fp32 on "
                 f"{self._target.label}, under {FLOOR_DB:.0f}: it will not be used"
             )
-        return likeness
+        return parity
 
     @cached_property
     def _reference(self) -> Reference:
-        self._report("running the fp32 graph on the CPU, to compare with")
+        self._log("running the fp32 graph on the CPU, to compare with")
         return make_reference(self._bundle, self._profile.tile, self._options.picture)
 
     def _name(self, spec: EngineSpec) -> str:

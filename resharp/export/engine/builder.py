@@ -40,7 +40,7 @@ def build(
     level: int | None = None,
     timing_cache: Path | None = None,
     user_allocation: bool = False,
-    report: Log = lambda line: None,
+    log: Log = lambda line: None,
     cancel: Cancel | None = None,
 ) -> bytes:
     """Build one engine.
@@ -56,37 +56,37 @@ def build(
         user_allocation: TensorRT-RTX: the engine takes all its memory from whoever runs it, and
             none by itself in the midst of a run, which no CUDA graph could hold.
         timing_cache: TensorRT: measured kernels of earlier builds, read and written.
-        report: told each phase.
+        log: told each phase.
         cancel: asked between TensorRT's steps.
 
     Raises:
         BuildError: TensorRT refused; its log lines are kept.
         KeyboardInterrupt: ``cancel`` was asked.
     """
-    log = flavours.trt_logger(trt)
-    builder = _builder(trt, log)
-    network = _parse(trt, builder, graph, log, inputs)
+    trt_log = flavours.trt_logger(trt)
+    builder = _builder(trt, trt_log)
+    network = _parse(trt, builder, graph, trt_log, inputs)
     config = builder.create_builder_config()
     cancel = cancel or Cancel()
-    config.progress_monitor = _monitor(trt, report, cancel)
+    config.progress_monitor = _monitor(trt, log, cancel)
     if user_allocation:
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     if level is not None:
         config.builder_optimization_level = level
-    _target(trt, config, targets, log)
-    _add_profile(builder, network, config, profile, log)
+    _target(trt, config, targets, trt_log)
+    _add_profile(builder, network, config, profile, trt_log)
     if timing_cache is not None:
         _load_timing(config, timing_cache)
     data = builder.build_serialized_network(network, config)
     if cancel.asked:
         raise KeyboardInterrupt
-    data = bytes(_made(data, log, f"build {graph.name}"))
+    data = bytes(_made(data, trt_log, f"build {graph.name}"))
     if timing_cache is not None:
-        _save_timing(config, timing_cache, report)
+        _save_timing(config, timing_cache, log)
     return data
 
 
-def in_background(work: Callable[[], bytes], cancel: Cancel, report: Log) -> bytes:
+def in_background(work: Callable[[], bytes], cancel: Cancel, log: Log) -> bytes:
     """Run a build in a thread, so that Ctrl-C is heard while TensorRT computes.
 
     Ctrl-C asks the build to stop, and waits for that: a process that ends while TensorRT computes
@@ -121,7 +121,7 @@ def in_background(work: Callable[[], bytes], cancel: Cancel, report: Log) -> byt
             break
         except KeyboardInterrupt:
             cancel.asked = True
-            report("stopping: TensorRT can do so only between its steps")
+            log("stopping: TensorRT can do so only between its steps")
     if cancel.asked:
         raise KeyboardInterrupt
     if failed:
@@ -129,24 +129,24 @@ def in_background(work: Callable[[], bytes], cancel: Cancel, report: Log) -> byt
     return done[0]
 
 
-def _builder(trt: Any, log: Any) -> Any:
+def _builder(trt: Any, trt_log: Any) -> Any:
     try:
-        return _made(trt.Builder(log), log, "start its builder")
+        return _made(trt.Builder(trt_log), trt_log, "start its builder")
     except TypeError as error:  # what the bindings make of a null pointer
         raise BuildError(
-            f"TensorRT could not start its builder ({log.errors()}): it needs a working NVIDIA "
+            f"TensorRT could not start its builder ({trt_log.errors()}): it needs a working NVIDIA "
             "driver; see resharp doctor"
         ) from error
 
 
-def _parse(trt: Any, builder: Any, graph: Path, log: Any, inputs: int) -> Any:
+def _parse(trt: Any, builder: Any, graph: Path, trt_log: Any, inputs: int) -> Any:
     flag = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = _made(builder.create_network(flag), log, "make a network")
-    parser = trt.OnnxParser(network, log)
+    network = _made(builder.create_network(flag), trt_log, "make a network")
+    parser = trt.OnnxParser(network, trt_log)
     parsed = parser.parse_from_file(str(graph))
     if not parsed:
         lines = [str(parser.get_error(index)) for index in range(parser.num_errors)]
-        raise BuildError(f"TensorRT cannot read {graph}: {'; '.join(lines) or log.errors()}")
+        raise BuildError(f"TensorRT cannot read {graph}: {'; '.join(lines) or trt_log.errors()}")
     if not (network.num_layers and network.num_inputs == inputs and network.num_outputs == 1):
         # It parses an empty file, or plain text, without a complaint.
         raise BuildError(
@@ -156,17 +156,17 @@ def _parse(trt: Any, builder: Any, graph: Path, log: Any, inputs: int) -> Any:
     return network
 
 
-def _target(trt: Any, config: Any, targets: Sequence[str], log: Any) -> None:
+def _target(trt: Any, config: Any, targets: Sequence[str], trt_log: Any) -> None:
     if not targets or targets[0] == PORTABLE:
         return
     config.num_compute_capabilities = len(targets)
     for index, target in enumerate(targets):
         capability = getattr(trt.ComputeCapability, target.upper())
         if not config.set_compute_capability(capability, index):
-            raise BuildError(f"this TensorRT-RTX cannot build for {target}: {log.errors()}")
+            raise BuildError(f"this TensorRT-RTX cannot build for {target}: {trt_log.errors()}")
 
 
-def _add_profile(builder: Any, network: Any, config: Any, profile: Profile, log: Any) -> None:
+def _add_profile(builder: Any, network: Any, config: Any, profile: Profile, trt_log: Any) -> None:
     shapes = builder.create_optimization_profile()
     small, large = profile.smallest, profile.tile
     least, best, most = (1, small, small, 3), (1, large, large, 3), (profile.batch, large, large, 3)
@@ -175,10 +175,10 @@ def _add_profile(builder: Any, network: Any, config: Any, profile: Profile, log:
     except (RuntimeError, ValueError) as error:  # the bindings raise one, and document the other
         raise BuildError(f"TensorRT refuses the sizes {profile}: {error}") from error
     if config.add_optimization_profile(shapes) < 0:
-        raise BuildError(f"TensorRT refuses the sizes {profile}: {log.errors()}")
+        raise BuildError(f"TensorRT refuses the sizes {profile}: {trt_log.errors()}")
 
 
-def _monitor(trt: Any, report: Log, cancel: Cancel) -> Any:
+def _monitor(trt: Any, log: Log, cancel: Cancel) -> Any:
     began = time.monotonic()
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # known only at run time
@@ -186,7 +186,7 @@ def _monitor(trt: Any, report: Log, cancel: Cancel) -> Any:
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
             if parent is None:
-                report(f"{phase} (after {time.monotonic() - began:.0f} s)")
+                log(f"{phase} (after {time.monotonic() - began:.0f} s)")
 
         def step_complete(self, phase: str, step: int) -> bool:
             return not cancel.asked
@@ -208,19 +208,19 @@ def _load_timing(config: Any, path: Path) -> None:
             return
 
 
-def _save_timing(config: Any, path: Path, report: Log) -> None:
+def _save_timing(config: Any, path: Path, log: Log) -> None:
     cache = config.get_timing_cache()
     data = None if cache is None else cache.serialize()
     if data is None:
-        report("the timing cache was not kept: TensorRT gave none")
+        log("the timing cache was not kept: TensorRT gave none")
         return
     try:
         write_whole(path, bytes(data), parents=True)
     except OutputError as error:
-        report(f"the timing cache was not kept: {error}")
+        log(f"the timing cache was not kept: {error}")
 
 
-def _made(thing: Any, log: Any, what: str) -> Any:
+def _made(thing: Any, trt_log: Any, what: str) -> Any:
     if thing is None:
-        raise BuildError(f"TensorRT could not {what}: {log.errors()}")
+        raise BuildError(f"TensorRT could not {what}: {trt_log.errors()}")
     return thing

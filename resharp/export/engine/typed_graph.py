@@ -13,7 +13,7 @@ import numpy as np
 
 from resharp import models
 from resharp.engines import Bundle, ParityResult
-from resharp.engines.reference import Reference, likeness
+from resharp.engines.reference import Reference, compare_images
 from resharp.errors import OptionError
 from resharp.export.measure.costs import example, sample
 from resharp.export.onnx.trace import trace
@@ -79,4 +79,4 @@ def make_reference(bundle: Bundle, tile: int, picture: Array | None = None) -> R
 
 def compare(infer: Infer, reference: Reference, dtype: str) -> ParityResult:
     """How far a graph of either dtype is from the FP32 graph on the reference picture."""
-    return likeness(infer(reference.input(dtype)[None])[0], reference.restored)
+    return compare_images(infer(reference.input(dtype)[None])[0], reference.restored)

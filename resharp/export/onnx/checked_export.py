@@ -43,7 +43,7 @@ def checked_export(
     *,
     exporter: str | None = None,
     least: int = MIN_BYTES,
-    report: Log = lambda line: None,
+    log: Log = lambda line: None,
 ) -> CheckedGraphs:
     """Trace both graphs into ``folder`` and compare them with PyTorch.
 
@@ -57,7 +57,7 @@ def checked_export(
         folder: to write into; what failed is removed.
         exporter: the only one to try; None tries those that suit the network.
         least: see :func:`externalise`.
-        report: told the steps.
+        log: told the steps.
 
     Raises:
         ParityError: no graph passed; for spandrel's networks with the name and every reason.
@@ -67,13 +67,13 @@ def checked_export(
     for one in exporters:
         before = set(folder.iterdir())
         try:
-            return _try(checkpoint, network, weights, folder, one, least, report)
+            return _try(checkpoint, network, weights, folder, one, least, log)
         except ParityError as error:
             if not is_foreign(checkpoint.architecture):
                 raise
             reasons.append(f"{one}: {shorten(error).partition('. Nothing was stored')[0]}")
             if one != exporters[-1]:
-                report(f"{reasons[-1]}; trying {exporters[-1]}")
+                log(f"{reasons[-1]}; trying {exporters[-1]}")
         for path in set(folder.iterdir()) - before:
             path.unlink()
     raise ParityError(
@@ -90,35 +90,35 @@ def _try(
     folder: Path,
     exporter: str,
     least: int,
-    report: Log,
+    log: Log,
 ) -> CheckedGraphs:
-    _trace(checkpoint, network, folder / weights.name, exporter, report)
+    _trace(checkpoint, network, folder / weights.name, exporter, log)
     graphs = _share(folder, weights, least)
     large = checkpoint.facts.fixed_size is not None
     infer = {
         dtype: parity.in_onnxruntime(folder / file.name, lean=large)
         for dtype, file in graphs.items()
     }
-    report("comparing the graphs with PyTorch")
+    log("comparing the graphs with PyTorch")
     figures = parity.check_graphs(checkpoint, network, infer)
     return CheckedGraphs(exporter=exporter, graphs=graphs, infer=infer, figures=figures)
 
 
 def _trace(
-    checkpoint: models.Checkpoint, network: nn.Module, weights: Path, exporter: str, report: Log
+    checkpoint: models.Checkpoint, network: nn.Module, weights: Path, exporter: str, log: Log
 ) -> None:
     """Write ``DTYPE.onnx`` beside the weights for each of ``DTYPES``."""
     facts, folder = checkpoint.facts, weights.parent
     if is_foreign(checkpoint.architecture):
-        report(f"tracing both graphs of {label(checkpoint.architecture)} ({exporter})")
+        log(f"tracing both graphs of {label(checkpoint.architecture)} ({exporter})")
         trace_in_subprocess(weights, DTYPES, exporter, folder)
     elif facts.fixed_size is None:
         for dtype in DTYPES:
-            report(f"tracing the {dtype} graph ({exporter})")
+            log(f"tracing the {dtype} graph ({exporter})")
             module = models.for_pictures(network, facts, dtype)
             trace(module, dtype, folder / f"{dtype}.onnx", exporter=exporter, facts=facts)
     else:  # large: one trace serves both
-        report(f"tracing the graph ({exporter})")
+        log(f"tracing the graph ({exporter})")
         module, path = models.for_pictures(network, facts, "float32"), folder / "uint8.onnx"
         floats = trace(module, "float32", folder / "float32.onnx", exporter=exporter, facts=facts)
         onnx.save_model(around_bytes(floats), str(path))

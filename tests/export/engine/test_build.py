@@ -129,7 +129,7 @@ def test_a_graph_that_fp16_spoils_falls_to_mixed_and_says_so(
     spoils = [1]
     lines: list[str] = []
     bundle = on(compact, tmp_path)
-    built = build_engines(bundle, EVERYWHERE, RTX, report=lines.append)
+    built = build_engines(bundle, EVERYWHERE, RTX, log=lines.append)
     assert [item.engine.recipe.precision for item in built] == ["mixed", "mixed"]
     assert any("12.3 dB" in line and "trying mixed" in line for line in lines)
     spoils = [1, 1, 1]
@@ -172,7 +172,7 @@ def test_an_engine_that_is_off_on_its_gpu_falls_too(compact: Bundle, tmp_path: P
     target = Target(targets=NAMED, index=0)
     built = build_engines(on(compact, tmp_path), target, RTX, check=check)
     assert [item.engine.recipe.precision for item in built] == ["mixed", "mixed"]
-    assert built[0].likeness == ParityResult(psnr=70.0, levels=1, passed=True)
+    assert built[0].parity == ParityResult(psnr=70.0, levels=1, passed=True)
 
 
 def test_fp16_overflow_is_seen_by_the_gate_and_mixed_keeps_the_layer() -> None:
@@ -360,7 +360,7 @@ def report(line):
     print(line, flush=True)
     if "Building" in line:
         sys.stdin.readline()
-(built,) = build_engines(bundle, Target(targets=NAMED), options, report=report)
+(built,) = build_engines(bundle, Target(targets=NAMED), options, log=report)
 print("skipped", built.skipped)
 """
 

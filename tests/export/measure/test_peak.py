@@ -59,7 +59,7 @@ def large(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Bundle]) -> 
 
 def built(bundle: Bundle, options: EngineOptions = RTX) -> tuple[str, float, list[str]]:
     lines: list[str] = []
-    (one,) = build_engines(bundle, EVERYWHERE, options, report=lines.append)
+    (one,) = build_engines(bundle, EVERYWHERE, options, log=lines.append)
     return one.engine.recipe.precision, one.engine.graph.psnr, lines
 
 

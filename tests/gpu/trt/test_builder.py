@@ -37,7 +37,7 @@ class Build:
         steer(self.network.get_input.return_value, name="image")
 
     def __call__(self, **options: Any) -> bytes:
-        return build(self.at.trt, GRAPH, PROFILE, report=self.told.append, **options)
+        return build(self.at.trt, GRAPH, PROFILE, log=self.told.append, **options)
 
     @property
     def log(self) -> Any:

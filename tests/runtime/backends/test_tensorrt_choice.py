@@ -20,7 +20,7 @@ import pytest
 from resharp import Upscaler
 from resharp.engines import Bundle, Engine, ParityResult
 from resharp.engines.kernel_cache import KernelCache
-from resharp.engines.reference import likeness
+from resharp.engines.reference import compare_images
 from resharp.errors import BackendError, MissingExtraError
 from resharp.gpu import tensorrt as flavours
 from resharp.gpu.devices import LOST, CudaError, gpus, refusal
@@ -535,17 +535,17 @@ def test_an_engine_is_checked_after_its_build(kit: Kit) -> None:
 
 def test_likeness() -> None:
     one = picture(20, 20, dtype="float32")
-    assert likeness((one * 255).round().astype(np.uint8), one) == ParityResult(
+    assert compare_images((one * 255).round().astype(np.uint8), one) == ParityResult(
         psnr=200.0, levels=0, passed=True
     )
-    off = likeness(np.clip(one + 3 / 255, 0, 1).astype(np.float32), one)
+    off = compare_images(np.clip(one + 3 / 255, 0, 1).astype(np.float32), one)
     assert (off.levels, off.passed) == (3, False)
     assert 38 < off.psnr < 40
-    assert likeness(np.where(one > 0.5, np.nan, one), one) == ParityResult(
+    assert compare_images(np.where(one > 0.5, np.nan, one), one) == ParityResult(
         psnr=0.0, levels=255, passed=False
     )
     dark = np.zeros_like(one)
     dark[0, 0] = 0.1
-    assert likeness(np.zeros((20, 20, 3), np.uint8), dark).psnr > 40
-    assert not likeness(np.zeros((20, 20, 3), np.uint8), dark).passed
-    assert likeness(np.zeros((20, 20, 3), np.uint8), np.zeros_like(one)).passed
+    assert compare_images(np.zeros((20, 20, 3), np.uint8), dark).psnr > 40
+    assert not compare_images(np.zeros((20, 20, 3), np.uint8), dark).passed
+    assert compare_images(np.zeros((20, 20, 3), np.uint8), np.zeros_like(one)).passed

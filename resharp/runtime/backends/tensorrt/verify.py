@@ -7,7 +7,7 @@ import logging
 import numpy as np
 
 from resharp.engines import Bundle, Engine, ParityResult
-from resharp.engines.reference import likeness, read_reference
+from resharp.engines.reference import compare_images, read_reference
 from resharp.engines.selection import EngineCandidate, current_environments
 from resharp.errors import BackendError, BundleError, OutOfMemoryError
 from resharp.gpu.cuda import open_provider
@@ -59,7 +59,7 @@ def verify_engine(
         executor.run(loaded, given, tiles, found, profile.batch, scalars=scalars)
         return found
 
-    small = likeness(run(picture), restored)
+    small = compare_images(run(picture), restored)
     side = profile.tile - profile.tile % manifest.size_multiple
     rows, columns = height - manifest.overlap, width - manifest.overlap
     if side <= max(height, width):  # that was whole tiles already
@@ -72,7 +72,7 @@ def verify_engine(
     whole = np.pad(picture, ((0, side - height), (0, side - width), (0, 0)), "symmetric")
     core = np.s_[: rows * scale, : columns * scale]
     try:
-        large = likeness(run(whole)[core], restored[core])
+        large = compare_images(run(whole)[core], restored[core])
     except OutOfMemoryError as error:  # pictures will take smaller tiles too
         logger.info("%s is proven on its reference alone for now: %s", manifest.name, str(error))
         return small, False
