@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from resharp.cli.common import INTERRUPTED, config_of, config_options
+from resharp.cli.common import INTERRUPTED, add_options, config_of, config_options
 from resharp.errors import ResharpError
 from resharp.optional import require
 from resharp.pipeline.staged_pipeline import StageReport
@@ -83,11 +83,8 @@ _OPTIONS = (
 )
 
 
-def video_options(command: F) -> F:
-    """Give a command the options of :class:`VideoOptions`."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+video_options = add_options(*_OPTIONS)
+"""The options of :class:`VideoOptions`."""
 
 
 def show(run: Callable[[Shown], VideoReport], as_json: bool) -> None:

@@ -181,19 +181,15 @@ def mismatch(spec: EngineSpec, manifest: Manifest, here: Environment) -> str | N
     if spec.targets and (refusal := trt.rtx_refusal(here.gpu, here.capability)):
         return refusal
     if spec.targets and CURRENT not in spec.targets:
-        return _untargeted(spec.targets, here)
+        name = target_name(here.capability)
+        if name in spec.targets or (PORTABLE in spec.targets and trt.rtx_portable(here.capability)):
+            return None
+        return f"made for {', '.join(spec.targets)}, here is {here.gpu} ({name})"
     if (spec.gpu, spec.capability) != (here.gpu, here.capability):
         return f"made for {spec.gpu} ({spec.capability}), here is {here.gpu}"
     if spec.driver != here.driver:
         return f"made with a driver for CUDA {spec.driver}, here is one for CUDA {here.driver}"
     return None
-
-
-def _untargeted(targets: tuple[str, ...], here: Environment) -> str | None:
-    name = target_name(here.capability)
-    if name in targets or (PORTABLE in targets and trt.rtx_portable(here.capability)):
-        return None
-    return f"made for {', '.join(targets)}, here is {here.gpu} ({name})"
 
 
 def target_name(capability: str) -> str:

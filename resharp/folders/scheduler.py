@@ -143,8 +143,10 @@ class Scheduler:
         """
         for one in found:
             state = self._state(one)
-            if beside and state is not None and not one.explicit and _is_result(one, state):
-                continue
+            if beside and state is not None and not one.explicit:
+                name = one.source.relative_to(state.root).as_posix()
+                if state.journal.get(name) is not None:  # a result itself
+                    continue
             job = self.add(one)
             if self._refused(job):
                 continue
@@ -263,8 +265,3 @@ class Scheduler:
         if self._progress is not None:
             done = self._ended + sum(self._shares.values())
             self._progress(done, self._expected, task.job.source.name)
-
-
-def _is_result(job: Job, state: OutputState) -> bool:
-    """Whether an input is a result itself, whatever has become of its own input."""
-    return state.journal.get(job.source.relative_to(state.root).as_posix()) is not None

@@ -76,7 +76,10 @@ class ModelEntry:
             "architecture": self.architecture.isidentifier(),
             "scale": self.scale >= 1,
             "file": bool(_FILE.fullmatch(self.file)),
-            "urls": all(_fits(url, self.file) for url in self.urls),
+            "urls": all(
+                url.startswith(("https://", "http://")) and url.rpartition("/")[2] == self.file
+                for url in self.urls
+            ),
             "bytes": self.bytes is None or self.bytes > 0,
             "sha256": self.sha256 is None or bool(_SHA256.fullmatch(self.sha256)),
             "hash_sources": self.hash_sources >= 0,
@@ -130,10 +133,6 @@ def check_sha256(text: str) -> str:
     if not _SHA256.fullmatch(value):
         raise ValueError(f"{text!r} is not a SHA-256: 64 hex digits are expected")
     return value
-
-
-def _fits(url: str, file: str) -> bool:
-    return url.startswith(("https://", "http://")) and url.rpartition("/")[2] == file
 
 
 def _tuple(value: Any) -> Any:

@@ -203,7 +203,7 @@ class _Work:
             engine = Engine(
                 model=self._bundle.manifest.name,
                 recipe=spec,
-                file=_described(f"{key}.engine", data),
+                file=File(name=f"{key}.engine", sha256=sha256_of(data), size=len(data)),
                 reference=reference_file(packed),
                 graph=graph,
                 seconds=round(seconds, 2),
@@ -317,7 +317,3 @@ def _without_old(spec: EngineSpec) -> EngineSpec | None:
     """The same for newer GPUs than Turing; None where that is no other spec, or none at all."""
     targets = tuple(name for name in spec.targets if name != _OLD)
     return replace(spec, targets=targets) if targets and targets != spec.targets else None
-
-
-def _described(name: str, data: bytes) -> File:
-    return File(name=name, sha256=sha256_of(data), size=len(data))

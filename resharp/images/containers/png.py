@@ -24,7 +24,7 @@ def inspect(data: bytes) -> ContainerInfo:
         elif name == b"eXIf":
             found.setdefault(b"exif", bytes(body))
         elif name == b"iCCP":
-            found.setdefault(b"icc", _profile(bytes(body)))
+            found.setdefault(b"icc", _inflate(bytes(body).partition(b"\0")[2][1:]))
         elif name in (b"iTXt", b"tEXt") and bytes(body[:18]) == _XMP:
             text = bytes(body[18:])
             found.setdefault(b"xmp", _text(text) if name == b"iTXt" else text.rstrip(b"\0"))
@@ -64,11 +64,6 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
         if name == b"IEND":
             return
         at = end
-
-
-def _profile(body: bytes) -> bytes:
-    _, _, rest = body.partition(b"\0")
-    return _inflate(rest[1:])
 
 
 def _text(body: bytes) -> bytes:
