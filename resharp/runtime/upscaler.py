@@ -25,7 +25,6 @@ from resharp.runtime.imaging.alpha import bleed
 from resharp.runtime.imaging.layout import Layout, check_gray, from_network, layout_of, to_network
 from resharp.runtime.imaging.resize import RowResizer, resize
 from resharp.runtime.tiling.bands import (
-    Rows,
     TiledPass,
     check_tile,
     choose_tiling,
@@ -211,7 +210,7 @@ class Upscaler:
         passes = [TiledPass(backend, layout.height, layout.width, tiling, item) for _ in planes]
         advance = _Counter(progress, sum(p.total for p in passes)).add
         for (source, target), one in zip(planes, passes, strict=True):
-            self._fill(one, _rows_of(source), target, advance)
+            self._fill(one, source, target, advance)
         return out
 
     def restore_many(
@@ -314,9 +313,9 @@ class Upscaler:
         return [(bleed(image)[:, :, :3], out[:, :, :3]), (alpha, out[:, :, 3])]
 
     def _fill(
-        self, one: TiledPass, rows: Rows, target: Image, advance: Callable[[int], None]
+        self, one: TiledPass, source: Image, target: Image, advance: Callable[[int], None]
     ) -> None:
-        """Run a pass into ``target``, resizing where another scale is asked for."""
+        """Run a pass over ``source`` into ``target``, resizing where another scale is asked for."""
         native = self.manifest.scale
         height, width = one.height * native, one.width * native
         resizer = None
@@ -325,7 +324,10 @@ class Upscaler:
         as_it_is = target.dtype in (np.uint8, np.float32) and target.flags.c_contiguous
         direct = resizer is None and as_it_is and target.ndim == 3 and target.shape[2] == 3
         start = 0
-        for band in one.bands(rows, advance, target if direct else None):
+        bands = one.bands(
+            lambda first, stop: to_network(source[first:stop]), advance, target if direct else None
+        )
+        for band in bands:
             finished = band if resizer is None else resizer.push(band)
             if len(finished) and not direct:
                 from_network(finished, target[start : start + len(finished)])
@@ -410,10 +412,6 @@ def _allocate(backend: Backend, shape: tuple[int, ...], dtype: np.dtype[Any]) ->
             f"no memory for a result of {shape[1]}x{shape[0]} pixels ({size:.1f} GiB): use a "
             "smaller scale, or cut the picture"
         ) from error
-
-
-def _rows_of(source: Image) -> Rows:
-    return lambda first, stop: to_network(source[first:stop])
 
 
 def _alike(layouts: Sequence[Layout], size: int) -> Iterator[list[int]]:

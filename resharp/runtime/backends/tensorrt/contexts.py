@@ -83,7 +83,9 @@ class Contexts:
         Raises:
             BackendError: TensorRT refused.
         """
-        self._drop_stale()
+        # Graphs hold addresses, TensorRT-RTX's too: they go with them.
+        for stale in [s for s, one in self._fixed.items() if one.places != self.places]:
+            self._drop(stale)
         fixed = self._fixed.get(shape)
         if fixed is not None:
             self._fixed.move_to_end(shape)
@@ -158,11 +160,6 @@ class Contexts:
         """Addresses of input, output, activations, the size of these, and of the scalars."""
         buffer = self._activations
         return (*self._ends, buffer.address, buffer.size, self._scalars.address)
-
-    def _drop_stale(self) -> None:
-        """Graphs hold addresses, TensorRT-RTX's too: they go with them."""
-        for shape in [s for s, one in self._fixed.items() if one.places != self.places]:
-            self._drop(shape)
 
     def _drop(self, shape: Shape) -> None:
         self._stream.synchronize()
