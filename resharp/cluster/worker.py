@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from dataclasses import replace
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from resharp.folders.stages import encode_file
 from resharp.folders.task import EncodedFile
+from resharp.fsutil import sha256_of
 from resharp.images import decode, load
 from resharp.pipeline.restorer import RestoreConfig, RestorerInfo
 from resharp.video.render import Renderer, Rendering
@@ -57,7 +57,7 @@ class RestoreWorker:
         picture = decode(data, str(source))
         pixels, faces = self._restorer(picture.pixels)
         made = encode_file(pixels, picture.metadata, faces, suffix, quality)
-        return hashlib.sha256(data).hexdigest(), made
+        return sha256_of(data), made
 
     def segment(
         self, what: Rendering, place: Position, stop: int

@@ -6,7 +6,6 @@ compare with.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
@@ -164,7 +163,7 @@ def _fetched(address: str) -> Path:
         )
     except ValueError as error:
         raise OptionError(f"{url} does not end with the name of a file: {error}") from error
-    folder = weights_folder() / "url" / hashlib.sha256(url.encode()).hexdigest()[:16]
+    folder = weights_folder() / "url" / sha256_of(url.encode())[:16]
     return weights.fetch(entry, folder, sha256=sha256, progress=True)
 
 
@@ -178,7 +177,7 @@ def _name(parts: Sequence[_Part], hidden: dict[str, str]) -> str:
         if second is not None and second.name == first.blend and 0 < parts[0].share < 1:
             return variant_name(first.name, parts[0].share)
     recipe = [f"{part.sha256} {part.share!r}" for part in parts] + [str(sorted(hidden.items()))]
-    key = hashlib.sha256("\n".join(recipe).encode()).hexdigest()
+    key = sha256_of("\n".join(recipe).encode())
     return f"{kebab(parts[0].path.stem) or 'model'}-{key[:12]}"
 
 

@@ -8,7 +8,6 @@ flipped bit.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 
 from resharp.engines.manifest import File, Manifest, known_fields
 from resharp.errors import BundleError, DamagedError
+from resharp.fsutil import sha256_of
 from resharp.gpu import tensorrt as trt
 
 ENGINE_SCHEMA = 1
@@ -70,7 +70,7 @@ class EngineSpec:
     def key(self) -> str:
         """SHA-256 over all fields, 64 hexadecimal digits."""
         text = json.dumps({"schema": ENGINE_SCHEMA, **asdict(self)}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return sha256_of(text.encode())
 
 
 @dataclass(frozen=True, kw_only=True)

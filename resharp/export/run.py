@@ -135,16 +135,18 @@ def _is_done(there: Bundle, origin: Origin, options: ExportOptions) -> bool:
     """Whether it is of the same weights, by the same exporter, and whole."""
     manifest = there.manifest
     mixed = None if manifest.twin is None else manifest.twin.source
-    try:
-        there.verify()
-    except BundleError:
-        return False
-    return (
+    same = (
         manifest.sources == origin.sources
         and (origin.twin is None or mixed == origin.twin.source)
         and options.exporter in (None, manifest.versions.get("exporter"))
         and manifest.versions.get("layout") == str(LAYOUT)
     )
+    try:
+        if same:  # else there is nothing to hash
+            there.verify()
+    except BundleError:
+        return False
+    return same
 
 
 def _export(origin: Origin, options: ExportOptions, draft: BundleDraft, log: Log) -> Bundle:

@@ -12,7 +12,6 @@ could hold the lock of a file that is gone. That is what the lock of each run sa
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -25,7 +24,7 @@ from typing import Any
 
 from resharp.errors import OutputError
 from resharp.folders.discovery import Job
-from resharp.fsutil import remove_leftovers, write_whole
+from resharp.fsutil import remove_leftovers, sha256_of, write_whole
 from resharp.optional import require
 
 logger = logging.getLogger(__name__)
@@ -220,7 +219,7 @@ class OutputState:
         """
         if not self._run.is_locked:
             return Lease(self, None)
-        lock = self._lock(hashlib.sha256(os.fsencode(job.name)).hexdigest()[:40])
+        lock = self._lock(sha256_of(os.fsencode(job.name))[:40])
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             before = os.path.exists(lock.lock_file)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +26,7 @@ from resharp.folders.task import (
     InputFile,
     RestoredImage,
 )
-from resharp.fsutil import write_whole
+from resharp.fsutil import sha256_of, write_whole
 from resharp.gpu.devices import available_memory
 from resharp.images import Metadata, decode, encode, load
 from resharp.pipeline.restorer import RestoreConfig, Restorer, RestorerPool
@@ -141,7 +140,7 @@ def read(advance: Advance, task: ClaimedImage) -> DecodedImage | FailedImage:
     try:
         task, stat = begin(task)
         data = load(task.job.source)
-        found = InputFile(stat, "" if task.lease is None else hashlib.sha256(data).hexdigest())
+        found = InputFile(stat, "" if task.lease is None else sha256_of(data))
         return DecodedImage(task, found, decode(data, str(task.job.source)))
     except (ResharpError, MemoryError) as error:
         return FailedImage.of(task, error)
@@ -255,7 +254,7 @@ def _record(item: EncodedImage, written: FileStat, policy: SkipPolicy) -> tuple[
             input_sha256=read.sha256,
             input_size=read.stat.size,
             input_mtime_ns=read.stat.mtime_ns,
-            output_sha256=hashlib.sha256(item.file.data).hexdigest(),
+            output_sha256=sha256_of(item.file.data),
             output_size=written.size,
             output_mtime_ns=written.mtime_ns,
         )

@@ -7,7 +7,6 @@ Source: "Deep Network Interpolation for Continuous Imagery Effect Transition" (W
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import fsum, isfinite
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from resharp.errors import CheckpointError, OptionError
+from resharp.fsutil import sha256_of
 from resharp.models.archs import find
 from resharp.models.checkpoint import Checkpoint
 
@@ -45,7 +45,7 @@ def blend(parts: Iterable[tuple[Checkpoint, float]]) -> Checkpoint:
         for name in sorted(first.state)
     }
     recipe = "\n".join(f"{part.sha256} {weight!r}" for part, weight in pairs)
-    sha256 = hashlib.sha256(recipe.encode()).hexdigest()
+    sha256 = sha256_of(recipe.encode())
     return replace(
         first,
         parameters=dict(first.parameters),

@@ -5,7 +5,6 @@ Folders and video are restored by them, here or on another machine: a config can
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from resharp.engines import Manifest
 from resharp.errors import OptionError
+from resharp.fsutil import sha256_of
 from resharp.gpu.devices import usable_threads
 from resharp.pipeline.ensemble import Ensemble
 from resharp.pipeline.settings import Settings
@@ -111,7 +111,7 @@ class RestoreConfig(Settings):
             "faces": None if self.face is None else asdict(self.faces),
         }
         text = json.dumps(parts, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return sha256_of(text.encode())
 
 
 @dataclass(frozen=True, kw_only=True)
