@@ -59,7 +59,7 @@ SIZES: dict[str, tuple[str, dict[str, Any]]] = {
     "codeformer": ("CodeFormer", {}),
     "restoreformer": ("RestoreFormer", {}),
 }
-EXPORT = "import sys; from resharp.export import export; export(sys.argv[1], engines=sys.argv[2])"
+EXPORT = "import sys; from resharp.export import export; export(sys.argv[1], store=sys.argv[2])"
 BUILD = """
 import json, sys
 from pathlib import Path
@@ -68,10 +68,10 @@ from resharp.engines import Store
 from resharp.engines.target import NAMED, Target
 from resharp.export.engine import EngineOptions, build_engines
 bundle = Store(Path(sys.argv[2])).find(sys.argv[1])
-options = EngineOptions(flavour=trt.RTX, dtypes=("uint8",))
+options = EngineOptions(variant=trt.RTX, dtypes=("uint8",))
 (built,) = build_engines(bundle, Target(targets=NAMED), options)
 graph = built.engine.graph
-print(json.dumps([built.engine.recipe.precision, built.engine.file.size, graph.psnr]))
+print(json.dumps([built.engine.spec.precision, built.engine.file.size, graph.psnr]))
 """
 
 

@@ -17,7 +17,7 @@ from resharp.types import BackendName
 @photos_argument
 @click.option("-m", "--model", default=DEFAULT_MODEL, show_default=True)
 @click.option("--backend", default="onnx", show_default=True)
-@click.option("--views", default=1, show_default=True, help="Flips and turns, averaged.")
+@click.option("--tta", default=1, show_default=True, help="Flips and turns, averaged.")
 @json_option
 def main(
     photos: Path, model: str, backend: BackendName, views: int, json_file: Path | None
@@ -30,7 +30,7 @@ def main(
     rows: list[tuple[str | float, ...]] = []
     with Upscaler(model, backend=backend) as upscaler:
         scale = upscaler.manifest.scale
-        restore = Ensemble([upscaler], views=views)
+        restore = Ensemble([upscaler], tta=views)
         for name, photo in load(photos).items():
             clean = measure([photo], restore, clean_input, scale)
             worn = measure([photo], restore, worn_input, scale)

@@ -197,7 +197,7 @@ def _share(differ: list[NDArray[Any]]) -> str:
 @photos_argument
 @click.argument("names", nargs=-1, type=click.Choice(NAMES))
 @click.option(
-    "--weights",
+    "--weights-dir",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder with official checkpoints and the face detector.",
 )

@@ -24,11 +24,11 @@ BUDGET = Budget(pairs=9, most_pairs=31, seconds=15.0, limit=40.0)
 @click.command()
 @click.option("-m", "--model", default=DEFAULT_MODEL, show_default=True)
 @click.option("--backend", type=click.Choice(["onnx", "torch"]), default="onnx", show_default=True)
-@click.option("--engines", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--store", type=click.Path(file_okay=False, path_type=Path))
 @json_option
-def main(model: str, backend: str, engines: Path | None, json_file: Path | None) -> None:
+def main(model: str, backend: str, store: Path | None, json_file: Path | None) -> None:
     """Compare the tuned settings with the defaults on three pictures, pair by pair, on the CPU."""
-    bundle = resolve(model, engines=engines)
+    bundle = resolve(model, store=store)
     tuning = bundle.manifest.tuning(backend, device_name("cpu"))
     if tuning is None:
         raise click.ClickException(

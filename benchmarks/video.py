@@ -109,7 +109,7 @@ def _libav(place: Place, notes: dict[str, Any]) -> list[Row]:
 
     ways = {
         "loop over arrays": encoding(lambda: _plain(path)),
-        "loop over arrays, exact colours": encoding(lambda: _exact(path, clip, encoder)),
+        "loop over arrays, exact colors": encoding(lambda: _exact(path, clip, encoder)),
         "decode + encode, no arrays": encoding(lambda: _kept(path, large)),
     }
     config = cast(RestoreConfig, Nearest())
@@ -178,7 +178,7 @@ class Nearest:
     threads, aligned, scale = 1, False, float(SCALE)
 
     def __init__(self) -> None:
-        self.config, self.memory = self, 0.5
+        self.config, self.memory_fraction = self, 0.5
         use = ModelUse(model="nearest", backend="opencv", device="cpu")
         self.info = RestorerInfo(
             scale=self.scale, key="nearest", tile=None, upscaler=use, face=None

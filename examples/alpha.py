@@ -1,7 +1,7 @@
 """``python examples/alpha.py OUT.png``: a sticker with soft edges, upscaled with and without care.
 
-The colours under its transparent pixels are black, as many programs leave them. Left: bicubic of
-colour and alpha; right: resharp. Both over gray, enlarged once more to show the edge.
+The colors under its transparent pixels are black, as many programs leave them. Left: bicubic of
+color and alpha; right: resharp. Both over gray, enlarged once more to show the edge.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ Image = NDArray[np.uint8]
 def sticker(side: int = 48) -> Image:
     """A red disc with a white star, uint8 BGRA ``[side, side, 4]``, black where transparent."""
     big = side * 8
-    colour = np.zeros((big, big, 3), np.uint8)
+    color = np.zeros((big, big, 3), np.uint8)
     alpha = np.zeros((big, big), np.uint8)
     middle = (big // 2, big // 2)
     cv2.circle(alpha, middle, int(big * 0.44), 255, -1)
-    cv2.circle(colour, middle, int(big * 0.44), (40, 40, 225), -1)
+    cv2.circle(color, middle, int(big * 0.44), (40, 40, 225), -1)
     angles = np.arange(10) * np.pi / 5 - np.pi / 2
     radius = np.where(np.arange(10) % 2, 0.14, 0.33) * big
     star = np.stack([np.cos(angles), np.sin(angles)], 1) * radius[:, None] + big / 2
-    cv2.fillPoly(colour, [np.rint(star).astype(np.int32)], (250, 250, 250))
+    cv2.fillPoly(color, [np.rint(star).astype(np.int32)], (250, 250, 250))
     small_alpha = cv2.resize(alpha, (side, side), interpolation=cv2.INTER_AREA)
-    premultiplied = cv2.resize(colour, (side, side), interpolation=cv2.INTER_AREA).astype(float)
+    premultiplied = cv2.resize(color, (side, side), interpolation=cv2.INTER_AREA).astype(float)
     share = np.maximum(small_alpha, 1)[..., None] / 255
     straight = np.where(small_alpha[..., None] > 0, premultiplied / share, 0)
     return np.dstack([np.clip(straight, 0, 255).astype(np.uint8), small_alpha])

@@ -50,7 +50,7 @@ def main() -> None:
     with Upscaler(arguments.model, scale=4) as upscaler:
         size = (SIDE // 4, SIDE // 4)
         small = np.asarray(cv2.resize(sharp, size, interpolation=cv2.INTER_AREA))
-        one, eight = upscaler(small), Ensemble([upscaler], views=8)(small)
+        one, eight = upscaler(small), Ensemble([upscaler], tta=8)(small)
     gaps = [cv2.absdiff(found, sharp).max(axis=2, keepdims=True) for found in (one, eight)]
     errors = [255 - np.minimum(gap.repeat(3, axis=2) * 4.0, 255) for gap in gaps]
     blank = np.full_like(sharp, 255)

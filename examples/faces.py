@@ -38,9 +38,9 @@ def drawn(side: int = 360) -> tuple[Image, Face]:
     def at(right: float, down: float) -> Any:
         return middle + np.array([right, down]) * big @ turn.T
 
-    def ellipse(place: Any, width: float, height: float, colour: tuple[int, int, int]) -> None:
+    def ellipse(place: Any, width: float, height: float, color: tuple[int, int, int]) -> None:
         axes = (int(width * big), int(height * big))
-        cv2.ellipse(picture, np.rint(place).astype(int).tolist(), axes, lean, 0, 360, colour, -1)
+        cv2.ellipse(picture, np.rint(place).astype(int).tolist(), axes, lean, 0, 360, color, -1)
 
     ellipse(at(0, -0.05), 0.23, 0.28, (40, 60, 90))
     ellipse(at(0, 0.03), 0.18, 0.24, (150, 180, 220))

@@ -81,14 +81,14 @@ def _sky_and_sea(rng: np.random.Generator) -> Image:
 def _hills(canvas: Image, rng: np.random.Generator) -> None:
     height, width = canvas.shape[:2]
     columns = np.arange(width)
-    for level, tall, colour in ((0.62, 0.14, (150, 132, 112)), (0.622, 0.07, (104, 104, 78))):
+    for level, tall, color in ((0.62, 0.14, (150, 132, 112)), (0.622, 0.07, (104, 104, 78))):
         ridge = _cloud_noise(4, width, rng, 1.6)[0]
         top = height * (
             level - tall * (0.45 + 0.3 * ridge) * np.exp(-(((columns / width) - 0.2) ** 2) * 6)
         )
         points = np.stack([columns, np.minimum(top, height * level)], axis=1)
         outline = np.vstack([points, [[width, height * level], [0, height * level]]])
-        cv2.fillPoly(canvas, [np.rint(outline).astype(np.int32)], colour)
+        cv2.fillPoly(canvas, [np.rint(outline).astype(np.int32)], color)
 
 
 def _rock(canvas: Image, rng: np.random.Generator) -> None:
@@ -114,17 +114,17 @@ def _rock(canvas: Image, rng: np.random.Generator) -> None:
     canvas[mask > 0] = np.clip(ground, 0, 255).astype(np.uint8)[mask > 0]
 
 
-def _fill(canvas: Image, points: list[tuple[float, float]], colour: tuple[int, int, int]) -> None:
+def _fill(canvas: Image, points: list[tuple[float, float]], color: tuple[int, int, int]) -> None:
     """Fill a polygon given in the picture's own pixels."""
     outline = np.rint(np.array(points) * FINE).astype(np.int32)
-    cv2.fillPoly(canvas, [outline], colour, cv2.LINE_AA)
+    cv2.fillPoly(canvas, [outline], color, cv2.LINE_AA)
 
 
 def _line(
-    canvas: Image, points: list[tuple[float, float]], colour: tuple[int, int, int], wide: int
+    canvas: Image, points: list[tuple[float, float]], color: tuple[int, int, int], wide: int
 ) -> None:
     outline = np.rint(np.array(points) * FINE).astype(np.int32)
-    cv2.polylines(canvas, [outline], False, colour, wide * FINE, cv2.LINE_AA)
+    cv2.polylines(canvas, [outline], False, color, wide * FINE, cv2.LINE_AA)
 
 
 def _lighthouse(canvas: Image) -> None:
@@ -132,9 +132,9 @@ def _lighthouse(canvas: Image) -> None:
     for band in range(7):
         y0, y1 = base - (base - top) * band / 7, base - (base - top) * (band + 1) / 7
         w0, w1 = foot - (foot - head) * band / 7, foot - (foot - head) * (band + 1) / 7
-        colour = (238, 242, 244) if band % 2 else (48, 42, 186)
-        dark = tuple(int(c * 0.72) for c in colour)
-        _fill(canvas, [(700 - w0, y0), (700 + w0, y0), (700 + w1, y1), (700 - w1, y1)], colour)
+        color = (238, 242, 244) if band % 2 else (48, 42, 186)
+        dark = tuple(int(c * 0.72) for c in color)
+        _fill(canvas, [(700 - w0, y0), (700 + w0, y0), (700 + w1, y1), (700 - w1, y1)], color)
         _fill(
             canvas,
             [(700 + w0 * 0.35, y0), (700 + w0, y0), (700 + w1, y1), (700 + w1 * 0.35, y1)],

@@ -25,8 +25,8 @@ def find_or_export(
     *,
     denoise: float | None = None,
     offline: bool | None = None,
-    weights: str | os.PathLike[str] | None = None,
-    engines: str | os.PathLike[str] | None = None,
+    weights_dir: str | os.PathLike[str] | None = None,
+    store: str | os.PathLike[str] | None = None,
     log: Log = lambda line: None,
 ) -> Bundle:
     """The bundle of a model, which is exported first if it is not in the store.
@@ -35,21 +35,21 @@ def find_or_export(
         name: a model, or the folder of a bundle.
         denoise: strength 0..1, for a model that has a twin to blend with.
         offline: forbids downloads; None asks the environment.
-        weights: folder of the checkpoints; None takes the default.
-        engines: folder of the store; None takes the default.
+        weights_dir: folder of the checkpoints; None takes the default.
+        store: folder of the store; None takes the default.
         log: takes a line for each step.
 
     Raises:
         ResharpError: see ``resharp.runtime.resolve`` and ``resharp.export.export``.
     """
     try:
-        return resolve(name, engines=engines, denoise=denoise)
+        return resolve(name, store=store, denoise=denoise)
     except NotExportedError:
         from resharp.export import ExportOptions, export
 
         log(f"{name} is not exported yet: exporting it first")
         options = ExportOptions(denoise=denoise, offline=offline)
-        return export(name, options, weights=weights, engines=engines, log=log)
+        return export(name, options, weights_dir=weights_dir, store=store, log=log)
 
 
 def build_engines(

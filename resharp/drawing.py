@@ -1,7 +1,7 @@
 """A test picture drawn by code: what export and the benchmarks measure on without a photo.
 
 It holds what photos hold and networks stumble over: smooth skies, hard edges at every angle,
-foliage-like noise with the 1/f spectrum of natural images, fine lines, text, saturated colours,
+foliage-like noise with the 1/f spectrum of natural images, fine lines, text, saturated colors,
 sensor noise and JPEG blocks.
 """
 
@@ -78,8 +78,8 @@ def _hills(scene: NDArray[Any], rng: np.random.Generator) -> None:
             rng.uniform(0.02, 0.06) * height * np.sin(columns / width * f + rng.uniform(0, 6))
             for f in (5.0, 11.0, 23.0)
         )
-        colour = rng.uniform([30, 60, 40], [90, 130, 110]) * (1 - 0.2 * index)
-        texture = colour + 26 * _natural(height, width, rng, power)
+        color = rng.uniform([30, 60, 40], [90, 130, 110]) * (1 - 0.2 * index)
+        texture = color + 26 * _natural(height, width, rng, power)
         below = np.broadcast_to(rows > level + waves, (height, width))
         scene[below] = texture[below]
 
@@ -92,12 +92,12 @@ def _shapes(scene: Image, rng: np.random.Generator) -> None:
         size = rng.uniform(0.02, 0.09) * min(height, width) + 2
         angles = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(3, 7))))
         corners = centre + size * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-        colour = tuple(float(v) for v in rng.uniform(0, 255, 3))
+        color = tuple(float(v) for v in rng.uniform(0, 255, 3))
         if rng.random() < 0.4:
             point = (int(centre[0]), int(centre[1]))
-            cv2.circle(scene, point, int(size * 0.6), colour, -1, cv2.LINE_AA)
+            cv2.circle(scene, point, int(size * 0.6), color, -1, cv2.LINE_AA)
         else:
-            cv2.fillPoly(scene, [np.rint(corners).astype(np.int32)], colour, cv2.LINE_AA)
+            cv2.fillPoly(scene, [np.rint(corners).astype(np.int32)], color, cv2.LINE_AA)
 
 
 def _lines_and_text(scene: Image, rng: np.random.Generator) -> None:

@@ -22,6 +22,6 @@ def weights_folder(chosen: str | os.PathLike[str] | None = None) -> Path:
     return Path(chosen).expanduser() if chosen else home() / "weights"
 
 
-def engines_folder(chosen: str | os.PathLike[str] | None = None) -> Path:
+def store_folder(chosen: str | os.PathLike[str] | None = None) -> Path:
     """Folder of bundles: ``chosen``, else ``engines`` in :func:`home`."""
-    return Path(chosen).expanduser() if chosen else home() / "engines"
+    return Path(chosen).expanduser() if chosen else home() / "store"

@@ -65,7 +65,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[Kind, Bundle]:
     bundles = {}
     for kind in ("compact", "rrdb4", "rrdb2"):
         checkpoint = save_checkpoint(random_network(kind), folder / f"{kind}.pth")
-        bundles[kind] = export(checkpoint, ExportOptions(), engines=folder / "store")
+        bundles[kind] = export(checkpoint, ExportOptions(), store=folder / "store")
     return bundles
 
 

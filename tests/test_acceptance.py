@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.shared, pytest.mark.slow, needs_photos]
 
 @pytest.fixture(scope="module")
 def animevideo(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export(ANIMEVIDEO, ExportOptions(), engines=tmp_path_factory.mktemp("store"))
+    return export(ANIMEVIDEO, ExportOptions(), store=tmp_path_factory.mktemp("store"))
 
 
 @needs_animevideo

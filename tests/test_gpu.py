@@ -37,13 +37,13 @@ def engined(tiny: dict[str, Bundle], tmp_path_factory: pytest.TempPathFactory) -
     """The tiny models with engines for this GPU, checked on it."""
     if not trt.installed():
         pytest.skip("no TensorRT is installed")
-    flavour, folder = trt.pick(), tmp_path_factory.mktemp("engines")
-    if flavour == trt.RTX and (reason := trt.rtx_refusal(gpus()[0].name, gpus()[0].capability)):
+    variant, folder = trt.pick(), tmp_path_factory.mktemp("engines")
+    if variant == trt.RTX and (reason := trt.rtx_refusal(gpus()[0].name, gpus()[0].capability)):
         pytest.skip(reason)
     own = {kind: replace(b, engine_store_folder=folder / kind) for kind, b in tiny.items()}
-    (target,) = choose_targets("0", flavour)
+    (target,) = choose_targets("0", variant)
     for bundle in own.values():
-        options = EngineOptions(flavour=flavour, tile=256)
+        options = EngineOptions(variant=variant, tile=256)
         build_engines(bundle, target, options)
     return own
 

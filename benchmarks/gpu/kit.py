@@ -54,7 +54,7 @@ def bundle(name: str, data: dict[str, Any], store: Path) -> Bundle:
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = Path(scratch) / f"{name}.pth"
         torch.save({"params": weights.seeded(data).state_dict()}, checkpoint)
-        return export(checkpoint, ExportOptions(name=name, offline=True), engines=store)
+        return export(checkpoint, ExportOptions(name=name, offline=True), store=store)
 
 
 def reference(model: str | Bundle, height: int, width: int, path: Path) -> None:

@@ -196,7 +196,7 @@ def _figures(setting: Setting) -> list[Stage]:
         chosen, estimate, bound = str(HERE / "tiny.json"), 130.0, 150.0
     else:
         chosen, estimate, bound = str(_short(setting)), 130.0, 150.0
-    store = ("--engines", str(setting.store)) if setting.kit else ()
+    store = ("--store", str(setting.store)) if setting.kit else ()
     run = command("resharp", "bench", "run", "--suite", chosen, *store, "-o", records)
     made = [
         Stage(

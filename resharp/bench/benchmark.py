@@ -32,7 +32,7 @@ class Benchmark:
         suite: for its budget and stand-ins.
         cases: those of the suite to run, or others.
         out: file of the records.
-        engines: folder of the store.
+        store: folder of the store.
         log: called with a line about what happens next.
     """
 
@@ -41,11 +41,11 @@ class Benchmark:
         suite: Suite,
         cases: Sequence[Case],
         out: Path,
-        engines: Path | None = None,
+        store: Path | None = None,
         log: Log = logger.info,
     ) -> None:
         self._suite, self._cases, self._out = suite, tuple(cases), out
-        self._engines, self._log = engines, log
+        self._store, self._log = store, log
         self._records: list[Record] = []
         began = datetime.now(timezone.utc)
         self._run = RunInfo(
@@ -72,7 +72,7 @@ class Benchmark:
         groups = group_by(self._cases, lambda case: (case.model, case.height, case.width))
         with tempfile.TemporaryDirectory(prefix="resharp-bench-") as scratch:
             folder = Path(scratch)
-            bundles = BundleProvider(folder, self._suite.stand_ins, self._engines, self._log)
+            bundles = BundleProvider(folder, self._suite.stand_ins, self._store, self._log)
             for group in groups.values():
                 self._measure(group, bundles, folder)
         self._note(seconds=time.monotonic() - began)

@@ -25,7 +25,7 @@ class BundleProvider:
     Args:
         scratch: folder for what is made here; the user's store is only read.
         stand_ins: networks with random weights, by name.
-        engines: folder of the user's store.
+        store: folder of the user's store.
         log: called with what is made, in a line.
     """
 
@@ -33,11 +33,11 @@ class BundleProvider:
         self,
         scratch: Path,
         stand_ins: Mapping[str, Mapping[str, Any]],
-        engines: Path | None,
+        store: Path | None,
         log: Log,
     ) -> None:
         self._scratch, self._stand_ins = scratch, stand_ins
-        self._engines, self._log = engines, log
+        self._store, self._log = store, log
         self._found: dict[str, Bundle] = {}
         self._with_engines: dict[tuple[str, str], Bundle | str] = {}
 
@@ -53,22 +53,22 @@ class BundleProvider:
                 self._log(f"{name}: exporting a network with random weights")
                 found = make_random_model(name, self._stand_ins[name], self._scratch)
             else:
-                found = resolve(name, engines=self._engines)
+                found = resolve(name, store=self._store)
             found.verify()
             self._found[name] = found
         return self._found[name]
 
     def with_engines(self, bundle: Bundle, case: Case, cases: Sequence[Case]) -> Bundle:
-        """The bundle with engines of one flavour alone, for a case that needs them.
+        """The bundle with engines of one variant alone, for a case that needs them.
 
-        The user's engines of that flavour are taken; where there are none, one is built for the
+        The user's engines of that variant are taken; where there are none, one is built for the
         largest tile and batch that the run asks for.
 
         Raises:
             MissingExtraError: that TensorRT is not installed.
             BackendError: there are none, and none can be built.
         """
-        if case.subject not in trt.FLAVOURS:
+        if case.subject not in trt.VARIANTS:
             return bundle
         trt.load(case.subject)
         key = (case.model, case.subject)
@@ -83,23 +83,23 @@ class BundleProvider:
             raise BackendError(found)
         return found
 
-    def _copy_with_engines(self, bundle: Bundle, flavour: str, cases: Sequence[Case]) -> Bundle:
-        store, name = self._scratch / "engines" / flavour, bundle.manifest.name
+    def _copy_with_engines(self, bundle: Bundle, variant: str, cases: Sequence[Case]) -> Bundle:
+        store, name = self._scratch / "engines" / variant, bundle.manifest.name
         shutil.copytree(bundle.folder, store / name, ignore=shutil.ignore_patterns(ENGINES))
         own, copy = bundle.engine_store.folder, store / name / ENGINES
         if own.is_dir():
             shutil.copytree(own, copy)
         found = replace(bundle, engine_store_folder=copy)
         for engine in found.engine_store.engines()[0]:
-            if engine.recipe.flavour != flavour:
+            if engine.spec.variant != variant:
                 found.engine_store.remove(engine)
         if not found.engine_store.engines()[0]:
-            self._log(f"{name}: building the engine of {flavour}")
-            _build(name, flavour, store, cases)
+            self._log(f"{name}: building the engine of {variant}")
+            _build(name, variant, store, cases)
         return found
 
 
-def _build(name: str, flavour: str, store: Path, cases: Sequence[Case]) -> None:
+def _build(name: str, variant: str, store: Path, cases: Sequence[Case]) -> None:
     """Build an engine for the first GPU, in a process whose CUDA context goes with it.
 
     Raises:
@@ -107,7 +107,7 @@ def _build(name: str, flavour: str, store: Path, cases: Sequence[Case]) -> None:
     """
     batch = max(case.batch or 1 for case in cases)
     command = [sys.executable, "-m", "resharp", "export-engines", name, "--offline"]
-    command += ["--dtype", "uint8", "--flavour", flavour, "--engines", str(store)]
+    command += ["--dtype", "uint8", "--variant", variant, "--store", str(store)]
     command += ["--batch", str(batch)]
     tiles = [case.tile for case in cases if isinstance(case.tile, int)]
     if tiles:

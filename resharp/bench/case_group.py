@@ -38,7 +38,7 @@ from resharp.gpu import tensorrt as trt
 from resharp.gpu.devices import has_gpu
 from resharp.types import Log
 
-ON_GPU = (*trt.FLAVOURS, "torch-eager", "onnx-cuda")
+ON_GPU = (*trt.VARIANTS, "torch-eager", "onnx-cuda")
 PAIRED_BASELINES = {"torch": "pytorch"}
 """Baseline of the same library, for subjects that have one."""
 

@@ -59,7 +59,7 @@ def make_random_model(name: str, data: Mapping[str, Any], folder: Path) -> Bundl
         raise OptionError(f"stand-in {name}: {error}") from error
     checkpoint = folder / f"{name}.pth"
     torch.save({"params": network.state_dict()}, checkpoint)
-    return export(checkpoint, ExportOptions(name=name, offline=True), engines=folder / "store")
+    return export(checkpoint, ExportOptions(name=name, offline=True), store=folder / "store")
 
 
 def _normalize(network: nn.Module, layer: str) -> None:

@@ -109,9 +109,9 @@ class Tuner:
     ) -> None:
         self._bundle, self._subject = bundle, subject
         self._memory, self._log = memory, log
-        if subject not in (*trt.FLAVOURS, "torch", "onnx"):
+        if subject not in (*trt.VARIANTS, "torch", "onnx"):
             raise BackendError(f"there is nothing to tune for {subject}")
-        self._on_cpu = subject == "onnx" or not (subject in trt.FLAVOURS or has_gpu())
+        self._on_cpu = subject == "onnx" or not (subject in trt.VARIANTS or has_gpu())
         self._references: dict[tuple[int, int], ParityReference] = {}
         self._folder = Path()
 
@@ -243,7 +243,7 @@ class Tuner:
         case, actual = best.case, best.actual
         lanes = None if self._on_cpu else case.lanes
         return Tuning(
-            backend="tensorrt" if self._subject in trt.FLAVOURS else self._subject,
+            backend="tensorrt" if self._subject in trt.VARIANTS else self._subject,
             device=device_name("cpu" if self._on_cpu else "cuda"),
             tile=actual.tile,
             batch=None if self._on_cpu else actual.batch,

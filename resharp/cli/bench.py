@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FOLDER = Path("resharp-bench")
 """Where runs are written and looked for, unless told."""
 
-_engines = click.option("--engines", type=click.Path(path_type=Path), help="Folder of the store.")
+_store = click.option("--store", type=click.Path(path_type=Path), help="Folder of the store.")
 _file = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -44,19 +44,19 @@ def bench() -> None:
 @click.option("--models", "-m", multiple=True, help="Exported models, or the suite's stand-ins.")
 @click.option("--backends", "-b", multiple=True, help="onnx,torch, ...; baselines stay.")
 @click.option("--output", "-o", type=_file, help=f"File of records (default: in {FOLDER}/).")
-@_engines
+@_store
 def run(
     quick: bool,
     suite: str | None,
     models: tuple[str, ...],
     backends: tuple[str, ...],
     output: Path | None,
-    engines: Path | None,
+    store: Path | None,
 ) -> None:
     """Measure: each case agrees with FP32 first, then takes turns with a baseline."""
     if quick and suite:
         raise OptionError("--quick is a suite of its own: leave --suite out")
-    records, path = _measure("quick" if quick else suite, models, backends, output, engines)
+    records, path = _measure("quick" if quick else suite, models, backends, output, store)
     _summary(records)
     say(f"records: {path}; plots: resharp bench report {path}")
     if not records.measured():
@@ -110,14 +110,14 @@ def report(records: Path | None, output: Path | None) -> None:
 @click.option("--memory", required=True, help="8GB, 7.5GiB, ... of the GPU, or of the host.")
 @click.option("--size", default="1920x1080", show_default=True, help="Of the pictures to come.")
 @click.option("--records", type=_file, help="Default: the latest run that has the model.")
-@_engines
+@_store
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def capacity(
     model: str,
     memory: str,
     size: str,
     records: Path | None,
-    engines: Path | None,
+    store: Path | None,
     as_json: bool,
 ) -> None:
     """Say what a memory is enough for: largest tile, speed, pictures in an hour.
@@ -132,7 +132,7 @@ def capacity(
         found, path = read(records), records
     else:
         short = _by_device("capacity-")
-        found, path = _recent(model, short) or _measure(short, (model,), (), None, engines)
+        found, path = _recent(model, short) or _measure(short, (model,), (), None, store)
     answers = capacities(found.measured(), model, wanted)
     if as_json:
         data = [asdict(a) | {"pictures_per_hour": a.per_hour(height, width)} for a in answers]
@@ -148,7 +148,7 @@ def _measure(
     models: Sequence[str],
     backends: Sequence[str],
     output: Path | None,
-    engines: Path | None,
+    store: Path | None,
 ) -> tuple[Records, Path]:
     from resharp.bench import cases
     from resharp.bench.benchmark import Benchmark
@@ -157,7 +157,7 @@ def _measure(
     picked = cases.choose(chosen, _split(models), _split(backends))
     path = output or FOLDER / f"run-{datetime.now():%Y%m%d-%H%M%S}.jsonl"
     try:
-        return Benchmark(chosen, picked, path, engines, say).run(), path
+        return Benchmark(chosen, picked, path, store, say).run(), path
     except KeyboardInterrupt:
         say(f"stopped: what was measured so far is in {path}")
         raise click.exceptions.Exit(INTERRUPTED) from None

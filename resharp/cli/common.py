@@ -47,7 +47,7 @@ _CONFIG = (
         "--tile", default="auto", show_default=True, callback=_tile, help="Largest tile, in pixels."
     ),
     click.option(
-        "--views",
+        "--tta",
         type=click.Choice(["1", "2", "4", "8"]),
         default="1",
         show_default=True,
@@ -61,7 +61,7 @@ _CONFIG = (
     click.option("--gpus", callback=_gpus, metavar="N,N", help="GPUs to spread the work over."),
     click.option("--workers", type=click.IntRange(1), help="Pictures in work at once per device."),
     click.option("--threads", type=click.IntRange(1), help="CPU threads for each picture."),
-    click.option("--engines", type=click.Path(), help="Folder of the store."),
+    click.option("--store", type=click.Path(), help="Folder of the store."),
     click.option("--face", help="Restore faces with gfpgan-1.4, codeformer or restoreformer."),
     click.option(
         "--fidelity", type=float, help="CodeFormer: 0 beauty .. 1 likeness (default: 0.5)."
@@ -70,7 +70,7 @@ _CONFIG = (
         "--face-weight", type=float, help="Share of the restored face, 0..1 (default: 1)."
     ),
     click.option("--only-center", is_flag=True, help="Only the face nearest to the middle."),
-    click.option("--weights", type=click.Path(), help="Folder of the face detector."),
+    click.option("--weights-dir", type=click.Path(), help="Folder of the face detector."),
 )
 _INPUTS = (
     click.argument("inputs", nargs=-1, required=True, metavar="INPUT..."),

@@ -16,7 +16,7 @@ import numpy as np
 from resharp import __version__
 from resharp.gpu import tensorrt as trt
 from resharp.gpu.devices import CudaError, available_memory, device_name, driver_version, gpus
-from resharp.paths import engines_folder, weights_folder
+from resharp.paths import store_folder, weights_folder
 from resharp.runtime.backends import BackendOptions
 from resharp.runtime.bundle_lookup import DEFAULT_MODEL, resolve
 from resharp.runtime.fallback import BackendAttempt, candidates, load_backend, probe
@@ -30,15 +30,15 @@ PACKAGES = (
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--engines", type=click.Path(path_type=Path), help="Folder of the store.")
-@click.option("--weights", type=click.Path(path_type=Path), help="Folder of the checkpoints.")
-def command(as_json: bool, engines: Path | None, weights: Path | None) -> None:
+@click.option("--store", type=click.Path(path_type=Path), help="Folder of the store.")
+@click.option("--weights-dir", type=click.Path(path_type=Path), help="Folder of the checkpoints.")
+def command(as_json: bool, store: Path | None, weights_dir: Path | None) -> None:
     """Say which backends work here, and why the others do not.
 
     Each one that is here restores a small picture with the built-in model. Exit code 1 if none
     works.
     """
-    attempts = [_try(attempt, engines) for attempt in probe(candidates("auto", "auto"))]
+    attempts = [_try(attempt, store) for attempt in probe(candidates("auto", "auto"))]
     report: dict[str, Any] = {
         "resharp": __version__,
         "python": platform.python_version(),
@@ -49,7 +49,7 @@ def command(as_json: bool, engines: Path | None, weights: Path | None) -> None:
         "packages": {name: _version(name) for name in PACKAGES},
         "folders": {
             str(folder): _folder(folder)
-            for folder in (weights_folder(weights), engines_folder(engines))
+            for folder in (weights_folder(weights_dir), store_folder(store))
         },
         "backends": [vars(attempt) for attempt in attempts],
     }
@@ -59,12 +59,12 @@ def command(as_json: bool, engines: Path | None, weights: Path | None) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _try(attempt: BackendAttempt, engines: Path | None) -> BackendAttempt:
+def _try(attempt: BackendAttempt, store: Path | None) -> BackendAttempt:
     """Restore a small picture; believe nothing less."""
     if not attempt.works:
         return attempt
     try:
-        bundle = resolve(DEFAULT_MODEL, engines=engines)
+        bundle = resolve(DEFAULT_MODEL, store=store)
         bundle.verify()
         options = BackendOptions(device=attempt.device)
         with load_backend(attempt.backend)(bundle, options) as backend:

@@ -24,29 +24,29 @@ parameter_option = click.option(
 @click.command()
 @click.argument("source", metavar="NAME|FILE")
 @click.option("--denoise", type=float, help="Denoise strength 0..1, for realesr-general-x4v3.")
-@click.option("--as", "name", help="Name of the bundle (default: the model's, or the file's).")
+@click.option("--name", help="Name of the bundle (default: the model's, or the file's).")
 @click.option(
     "--exporter",
     type=click.Choice(["legacy", "dynamo"]),
     help="torch's exporter (default: the one that suits the network).",
 )
 @click.option(
-    "--picture",
+    "--image",
     type=click.Path(dir_okay=False, path_type=Path),
     help="A photo of yours to measure the overlap on (default: one is drawn).",
 )
 @parameter_option
 @click.option("--force", is_flag=True, help="Export again, and replace other weights of the name.")
 @click.option("--offline", is_flag=True, default=None, help="Download nothing.")
-@click.option("--weights", type=click.Path(path_type=Path), help="Folder of the checkpoints.")
-@click.option("--engines", type=click.Path(path_type=Path), help="Folder of the store.")
+@click.option("--weights-dir", type=click.Path(path_type=Path), help="Folder of the checkpoints.")
+@click.option("--store", type=click.Path(path_type=Path), help="Folder of the store.")
 def command(
     source: str,
     name: str | None,
-    picture: Path | None,
+    image: Path | None,
     parameters: tuple[str, ...],
-    weights: Path | None,
-    engines: Path | None,
+    weights_dir: Path | None,
+    store: Path | None,
     **options: Any,
 ) -> None:
     """Export NAME (see: resharp weights list) or your own FILE (.pth, .pt, .safetensors)."""
@@ -55,11 +55,11 @@ def command(
     from resharp.export import ExportOptions, export
 
     chosen = ExportOptions(
-        name=name, picture=pixels(picture), parameters=parse_parameters(parameters), **options
+        name=name, image=pixels(image), parameters=parse_parameters(parameters), **options
     )
     began = time.monotonic()
     steps = Steps()
-    bundle = export(source, chosen, weights=weights, engines=engines, log=steps.next)
+    bundle = export(source, chosen, weights_dir=weights_dir, store=store, log=steps.next)
     manifest = bundle.manifest
     click.echo(f"{manifest.name}: {bundle.folder} ({time.monotonic() - began:.0f} s)")
     if manifest.parity is not None:
@@ -92,8 +92,8 @@ def pixels(path: Path | None) -> Any:
     from resharp.images import read
     from resharp.runtime.imaging.layout import to_network
 
-    colour = to_network(read(path).pixels[..., :3])
-    return colour if colour.dtype == np.uint8 else np.rint(colour * 255).astype(np.uint8)
+    color = to_network(read(path).pixels[..., :3])
+    return color if color.dtype == np.uint8 else np.rint(color * 255).astype(np.uint8)
 
 
 def parse_parameters(items: Iterable[str]) -> dict[str, int | str]:

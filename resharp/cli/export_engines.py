@@ -16,9 +16,9 @@ from resharp.deploy import build_engines, find_or_export
 from resharp.engines import PRECISIONS, Bundle, Store
 from resharp.engines.target import Target, choose_targets
 from resharp.errors import OptionError, ResharpError
-from resharp.gpu import tensorrt as flavours
+from resharp.gpu import tensorrt as variants
 from resharp.optional import require
-from resharp.paths import engines_folder, weights_folder
+from resharp.paths import store_folder, weights_folder
 from resharp.runtime.bundle_lookup import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     help="Default: the first of fp16, mixed, fp32 that is close enough to fp32.",
 )
 @click.option(
-    "--flavour",
-    type=click.Choice(flavours.FLAVOURS),
+    "--variant",
+    type=click.Choice(variants.VARIANTS),
     help="Default: tensorrt if it is installed, else tensorrt_rtx.",
 )
 @click.option("--tile", type=int, help="Largest side of a tile (default: by the GPU's memory).")
@@ -48,10 +48,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="float32 serves 16-bit and float pictures.",
 )
-@click.option("--level", type=int, help="Builder optimisation level 0..5 (TensorRT's own).")
+@click.option(
+    "--optimization-level", type=int, help="Builder optimisation level 0..5 (TensorRT's own)."
+)
 @click.option("--denoise", type=float, help="Denoise strength 0..1, for realesr-general-x4v3.")
 @click.option(
-    "--picture",
+    "--image",
     type=click.Path(dir_okay=False, path_type=Path),
     help="A photo of yours to check on (default: one is drawn).",
 )
@@ -59,21 +61,21 @@ if TYPE_CHECKING:
 @click.option("--memory", help="8GB, ...: what --tune may take on the device (default: all).")
 @click.option("--force", is_flag=True, help="Build again what is done.")
 @click.option("--offline", is_flag=True, default=None, help="Download nothing.")
-@click.option("--weights", type=click.Path(path_type=Path), help="Folder of the checkpoints.")
-@click.option("--engines", type=click.Path(path_type=Path), help="Folder of the store.")
+@click.option("--weights-dir", type=click.Path(path_type=Path), help="Folder of the checkpoints.")
+@click.option("--store", type=click.Path(path_type=Path), help="Folder of the store.")
 def command(
     models: tuple[str, ...],
     everything: bool,
     gpu: str | None,
-    flavour: str | None,
+    variant: str | None,
     dtype: str,
     denoise: float | None,
-    picture: Path | None,
+    image: Path | None,
     tune: bool,
     memory: str | None,
     offline: bool | None,
-    weights: Path | None,
-    engines: Path | None,
+    weights_dir: Path | None,
+    store: Path | None,
     **options: Any,
 ) -> None:
     """Build TensorRT engines of MODELs (default: the built-in one), once per GPU.
@@ -85,19 +87,19 @@ def command(
     if denoise is not None and len(models) != 1:
         raise OptionError("--denoise is for one model: name it")
     budget = _budget(memory, tune)
-    names = _names(models, everything, engines, weights)
+    names = _names(models, everything, store, weights_dir)
     work = _Work(tune=tune, budget=budget)
-    if builds(tune, gpu, flavour):
-        work.flavour = flavours.pick(flavour)
-        work.targets = choose_targets(gpu, work.flavour)
+    if builds(tune, gpu, variant):
+        work.variant = variants.pick(variant)
+        work.targets = choose_targets(gpu, work.variant)
         for module in ("torch", "onnx", "onnxruntime", "safetensors"):
             require(module, feature="Building engines", extra="export")
         from resharp.export.engine import EngineOptions
 
         work.options = EngineOptions(
-            flavour=work.flavour,
+            variant=work.variant,
             dtypes=("uint8", "float32") if dtype == "both" else (dtype,),
-            picture=pixels(picture),
+            image=pixels(image),
             **options,
         )
     for name in names:
@@ -108,8 +110,8 @@ def command(
                 name,
                 denoise=denoise,
                 offline=offline,
-                weights=weights,
-                engines=engines,
+                weights_dir=weights_dir,
+                store=store,
                 log=work.steps.next,
             ),
         )
@@ -121,7 +123,7 @@ class _Work:
 
     def __init__(self, *, tune: bool, budget: int | None) -> None:
         self._tune, self._budget = tune, budget
-        self.flavour: str | None = None
+        self.variant: str | None = None
         self.targets: list[Target] = []
         self.options: EngineOptions | None = None
         self.steps, self._table = Steps(), list[Row]()
@@ -141,7 +143,7 @@ class _Work:
                 self._failed.append(f"{name} for {target.label}: {error}")
         if self._tune:
             try:
-                tune_model(bundle, self.flavour, self._budget, self.steps.next)
+                tune_model(bundle, self.variant, self._budget, self.steps.next)
             except ResharpError as error:
                 self._failed.append(f"{name}, tuning: {error}")
 
@@ -182,7 +184,7 @@ def _budget(memory: str | None, tune: bool) -> int | None:
 
 
 def _names(
-    models: tuple[str, ...], everything: bool, engines: Path | None, weights: Path | None
+    models: tuple[str, ...], everything: bool, store: Path | None, weights_dir: Path | None
 ) -> list[str]:
     if not everything:
         return list(dict.fromkeys(models)) or [DEFAULT_MODEL]
@@ -190,13 +192,13 @@ def _names(
         raise OptionError("name models or say --all, not both")
     from resharp.weights import catalogue, local_entries
 
-    folder = weights_folder(weights)
+    folder = weights_folder(weights_dir)
     fetched = [
         entry.name
-        for entry in (*catalogue().values(), *local_entries(weights).values())
+        for entry in (*catalogue().values(), *local_entries(weights_dir).values())
         if entry.exports and (folder / entry.file).is_file()
     ]
-    return list(dict.fromkeys([DEFAULT_MODEL, *Store(engines_folder(engines)).names(), *fetched]))
+    return list(dict.fromkeys([DEFAULT_MODEL, *Store(store_folder(store)).names(), *fetched]))
 
 
 Row = tuple[str, str, str, str, str, str, str]
@@ -210,9 +212,9 @@ def _row(built: Built) -> Row:
     )
     return (
         engine.model,
-        engine.recipe.gpu or "+".join(engine.recipe.targets),
-        engine.recipe.dtype,
-        engine.recipe.precision,
+        engine.spec.gpu or "+".join(engine.spec.targets),
+        engine.spec.dtype,
+        engine.spec.precision,
         "done" if built.skipped else f"{built.seconds:.1f}",
         f"{engine.file.size / 1e6:.1f}",
         f"{parity.psnr:.1f} dB ({where})",

@@ -14,15 +14,13 @@ from resharp.runtime.bundle_lookup import DEFAULT_MODEL, model_info
 @click.command()
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--denoise", type=float, help="Strength 0..1, for a model that has one.")
-@click.option("--engines", type=click.Path(path_type=Path), help="Folder of the store.")
+@click.option("--store", type=click.Path(path_type=Path), help="Folder of the store.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
-    models: tuple[str, ...], denoise: float | None, engines: Path | None, as_json: bool
+    models: tuple[str, ...], denoise: float | None, store: Path | None, as_json: bool
 ) -> None:
     """Say of exported MODELs (default: the built-in one) what they are and take."""
-    found = [
-        model_info(name, engines=engines, denoise=denoise) for name in models or (DEFAULT_MODEL,)
-    ]
+    found = [model_info(name, store=store, denoise=denoise) for name in models or (DEFAULT_MODEL,)]
     if as_json:
         click.echo(json.dumps([info.to_dict() for info in found], indent=2))
     else:
@@ -38,7 +36,7 @@ def _text(info: ModelInfo) -> str:
         "  memory: not measured"
         if memory is None
         else f"  memory: {memory / 1e9:.1f} GB per million pixels of a tile (CPU, fp32)",
-        f"  licence: {info.licence}" + (f" ({info.terms})" if info.terms else ""),
+        f"  license: {info.license}" + (f" ({info.terms})" if info.terms else ""),
         f"  TensorRT engines: {info.engines}",
     ]
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from resharp.engines import Bundle
-from resharp.gpu import tensorrt as flavours
+from resharp.gpu import tensorrt as variants
 from resharp.gpu.devices import has_gpu
 from resharp.runtime.bundle_lookup import FACE_TASKS
 from resharp.types import Log
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from resharp.bench.tune import Tuned
 
 
-def builds(tune: bool, gpu: str | None, flavour: str | None) -> bool:
+def builds(tune: bool, gpu: str | None, variant: str | None) -> bool:
     """Whether engines are to be built: always without ``--tune``; with it, where the machine that
     is tuned can use them, or where the user says for what."""
-    if not tune or gpu is not None or flavour is not None:
+    if not tune or gpu is not None or variant is not None:
         return True
-    return has_gpu() and bool(flavours.installed())
+    return has_gpu() and bool(variants.installed())
 
 
-def tune_model(bundle: Bundle, flavour: str | None, memory: int | None, log: Log) -> None:
+def tune_model(bundle: Bundle, variant: str | None, memory: int | None, log: Log) -> None:
     """Tune one model for this machine's GPU, or its CPU, and keep what was found.
 
     Args:
         bundle: the model.
-        flavour: of the engines that were built; None: none were.
+        variant: of the engines that were built; None: none were.
         memory: bytes that it may take; None: what is free.
         log: told what happens.
 
@@ -45,7 +45,7 @@ def tune_model(bundle: Bundle, flavour: str | None, memory: int | None, log: Log
     from resharp.engines.bundle import save_tuning
 
     on_cpu = "onnx" if find_spec("onnxruntime") else "torch"
-    subject = flavour or "torch" if has_gpu() else on_cpu
+    subject = variant or "torch" if has_gpu() else on_cpu
     log(f"{bundle.manifest.name}: tuning {subject}")
     found = Tuner(bundle, subject, memory, log).tune()
     save_tuning(bundle, found.tuning)

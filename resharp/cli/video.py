@@ -117,7 +117,7 @@ def show(run: Callable[[Shown], VideoReport], as_json: bool) -> None:
 @click.option("--overwrite", is_flag=True, help="Make a result anew that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print progress and result as JSON lines.")
 def command(source: str, output: str, overwrite: bool, as_json: bool, **options: Any) -> None:
-    """Restore a video: its timestamps, sound, subtitles, chapters and colours are kept.
+    """Restore a video: its timestamps, sound, subtitles, chapters and colors are kept.
 
     IN and OUT are video files, or numbered pictures: frames/%06d.png. An interrupted run goes on
     where it stopped when the same command is given again.

@@ -28,7 +28,7 @@ from resharp.weights import (
 )
 
 folder_option = click.option(
-    "--weights",
+    "--weights-dir",
     "folder",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
@@ -58,7 +58,7 @@ def list_command(folder: Path | None, as_json: bool) -> None:
         return
     terms = dict.fromkeys(entry.terms for entry in entries if entry.terms)
     marks = {text: number for number, text in enumerate(terms, start=1)}
-    titles = ("NAME", "TASK", "SCALE", "SIZE", "LICENCE", "STATE")
+    titles = ("NAME", "TASK", "SCALE", "SIZE", "LICENSE", "STATE")
     table = [titles, *(_cells(entry, report, marks) for entry, report in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
@@ -113,17 +113,17 @@ def verify_command(names: Sequence[str], folder: Path | None) -> None:
 
 @weights.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--as", "name", metavar="NAME", help="Name of the model.  [default: from FILE]")
+@click.option("--name", metavar="NAME", help="Name of the model.  [default: from FILE]")
 @click.option("--force", is_flag=True, help="Replace another file of that name.")
 @parameter_option
-@click.option("--licence", default="unknown", show_default=True, help="Licence of the weights.")
+@click.option("--license", default="unknown", show_default=True, help="License of the weights.")
 @folder_option
 def import_command(
     file: Path,
     name: str | None,
     force: bool,
     parameters: tuple[str, ...],
-    licence: str,
+    license: str,
     folder: Path | None,
 ) -> None:
     """Copy a checkpoint of your own into the folder of weights.
@@ -134,7 +134,7 @@ def import_command(
         raise CheckpointError(f"there is no file {file}")
     name = name or kebab(file.name)
     if not name:
-        raise OptionError(f"no name can be made from {file.name}: choose one with --as")
+        raise OptionError(f"no name can be made from {file.name}: choose one with --name")
     official = lookup(name)
     if official is not None:
         path = adopt(file, official, folder)
@@ -156,7 +156,7 @@ def import_command(
     if (facts.in_channels, facts.out_channels) not in ((3, 3), (1, 1)):
         raise CheckpointError(
             f"{file} works on {facts.in_channels} channels and gives {facts.out_channels}: this "
-            "release runs networks for colour pictures, 3 and 3, and gray ones, 1 and 1"
+            "release runs networks for color pictures, 3 and 3, and gray ones, 1 and 1"
         )
     entry = register(
         file,
@@ -164,7 +164,7 @@ def import_command(
         architecture=found.architecture,
         parameters=found.parameters,
         scale=facts.scale,
-        licence=licence,
+        license=license,
         folder=folder,
         force=force,
     )
@@ -173,11 +173,11 @@ def import_command(
 
 def _show_terms(entry: ModelEntry) -> None:
     if entry.terms:
-        click.echo(f"{entry.name} ({entry.licence}): {entry.terms}", err=True)
+        click.echo(f"{entry.name} ({entry.license}): {entry.terms}", err=True)
 
 
 def _cells(entry: ModelEntry, report: CheckpointStatus, marks: dict[str, int]) -> tuple[str, ...]:
     mark = f" [{marks[entry.terms]}]" if entry.terms else ""
     size = f"{entry.bytes / 1e6:.1f} MB" if entry.bytes else "?"
     state = report.state if report.state != "missing" else "-"
-    return entry.name, entry.task, f"x{entry.scale}", size, entry.licence + mark, state
+    return entry.name, entry.task, f"x{entry.scale}", size, entry.license + mark, state

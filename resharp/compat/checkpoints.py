@@ -19,7 +19,7 @@ from resharp.engines import Bundle, Source, Store, variant_name
 from resharp.errors import BundleError, CheckpointError, NotExportedError, OptionError
 from resharp.fsutil import sha256_of
 from resharp.optional import require
-from resharp.paths import engines_folder, weights_folder
+from resharp.paths import store_folder, weights_folder
 from resharp.runtime.bundle_lookup import WEIGHTS, builtin_store, resolve
 from resharp.weights import ModelEntry, kebab
 
@@ -183,7 +183,7 @@ def _name(parts: Sequence[_Part], hidden: dict[str, str]) -> str:
 
 def _stored(name: str, parts: Sequence[_Part]) -> Bundle | None:
     try:
-        bundle = Store(engines_folder()).find(name)
+        bundle = Store(store_folder()).find(name)
         bundle.verify()
     except (NotExportedError, BundleError):
         return None

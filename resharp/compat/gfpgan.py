@@ -109,23 +109,23 @@ class GFPGANer:
         if not _within(weight, 1.0):
             raise OptionError(f"weight {weight!r} is not in 0..1")
         img = np.asarray(img)
-        colours = _colours(img)
+        colors = _colors(img)
         if has_aligned:
-            crop = cv2.resize(to_bytes(colours), (SIDE, SIDE))
+            crop = cv2.resize(to_bytes(colors), (SIDE, SIDE))
             return [crop], [run(self._restorer.network, crop[None], weight)[0]], None
-        faces = self._restorer.find(colours)
+        faces = self._restorer.find(colors)
         if only_center_face and faces:
-            faces = (central(faces, *colours.shape[:2]),)
-        crops = list(self._restorer.crops(colours, faces))
-        restored = self._pasted(img, colours, crops) if paste_back else None
+            faces = (central(faces, *colors.shape[:2]),)
+        crops = list(self._restorer.crops(colors, faces))
+        restored = self._pasted(img, colors, crops) if paste_back else None
         return [crop.before for crop in crops], [crop.after for crop in crops], restored
 
-    def _pasted(self, img: Image, colours: Image, crops: Sequence[Crop]) -> Image:
+    def _pasted(self, img: Image, colors: Image, crops: Sequence[Crop]) -> Image:
         """The faces in the background, which is ``bg_upsampler``'s or resized."""
         height, width = img.shape[:2]
         if self.bg_upsampler is None:
             size = int(width * self.upscale), int(height * self.upscale)
-            out = cv2.resize(colours, size, interpolation=cv2.INTER_LANCZOS4)
+            out = cv2.resize(colors, size, interpolation=cv2.INTER_LANCZOS4)
         else:
             out, _ = self.bg_upsampler.enhance(img, outscale=self.upscale)
             out = np.array(out)
@@ -146,7 +146,7 @@ def _within(value: object, most: float) -> bool:
     return isinstance(value, Real) and 0 <= float(value) <= most
 
 
-def _colours(image: Image) -> Image:
+def _colors(image: Image) -> Image:
     """BGR, without alpha, as upstream reads every picture."""
     if image.ndim == 2 or image.shape[2] == 1:
         return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)

@@ -18,7 +18,7 @@ from resharp.errors import BundleError, DamagedError
 from resharp.fsutil import sha256_of
 from resharp.gpu import tensorrt as trt
 
-ENGINE_SCHEMA = 1
+ENGINE_SCHEMA = 2
 """Version of the sidecar's layout; any other is refused."""
 PORTABLE = "portable"
 """Target of a TensorRT-RTX engine for no named GPU: see ``resharp.gpu.tensorrt.rtx_portable``."""
@@ -50,7 +50,7 @@ class EngineSpec:
     """What goes in and out: ``uint8`` or ``float32``."""
     precision: str
     """``fp16``, ``mixed``, ``fp32`` or ``bf16``."""
-    flavour: str
+    variant: str
     """``tensorrt`` or ``tensorrt_rtx``."""
     version: str
     """Of TensorRT."""
@@ -91,7 +91,7 @@ class Engine:
 
     model: str
     """Name of the bundle."""
-    recipe: EngineSpec
+    spec: EngineSpec
     """What its key is made from."""
     file: File
     """The engine itself."""
@@ -109,7 +109,7 @@ class Engine:
     @property
     def key(self) -> str:
         """See :meth:`EngineSpec.key`."""
-        return self.recipe.key()
+        return self.spec.key()
 
     def to_json(self) -> str:
         """The sidecar as it is stored; the key stands in it for people."""
@@ -120,14 +120,14 @@ class Engine:
 class Environment:
     """The GPU, driver and TensorRT at hand."""
 
-    flavour: str
+    variant: str
     version: str
     gpu: str
     capability: str
     driver: str
 
     def __str__(self) -> str:
-        return f"{self.gpu}, {self.flavour} {self.version}"
+        return f"{self.gpu}, {self.variant} {self.version}"
 
 
 def parse_engine(text: str, where: str) -> Engine:
@@ -153,11 +153,11 @@ def parse_engine(text: str, where: str) -> Engine:
 
 
 def _engine(data: Mapping[str, Any]) -> Engine:
-    spec = known_fields(EngineSpec, data["recipe"])
+    spec = known_fields(EngineSpec, data["spec"])
     spec["profile"] = Profile(**known_fields(Profile, spec["profile"]))
     spec["targets"] = tuple(spec["targets"])
     values = known_fields(Engine, data)
-    values["recipe"] = EngineSpec(**spec)
+    values["spec"] = EngineSpec(**spec)
     for name in ("file", "reference"):
         values[name] = File(**known_fields(File, data[name]))
     values["graph"] = ParityResult(**known_fields(ParityResult, data["graph"]))
@@ -176,8 +176,8 @@ def mismatch(spec: EngineSpec, manifest: Manifest, here: Environment) -> str | N
     """Why an engine is not for this bundle, GPU, driver and TensorRT; None if it is."""
     if not is_of(spec, manifest):
         return "made from an older export of the model"
-    if (spec.flavour, spec.version) != (here.flavour, here.version):
-        return f"made by {spec.flavour} {spec.version}, here is {here.flavour} {here.version}"
+    if (spec.variant, spec.version) != (here.variant, here.version):
+        return f"made by {spec.variant} {spec.version}, here is {here.variant} {here.version}"
     if spec.targets and (refusal := trt.rtx_refusal(here.gpu, here.capability)):
         return refusal
     if spec.targets and CURRENT not in spec.targets:

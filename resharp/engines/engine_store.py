@@ -74,14 +74,14 @@ class EngineStore:
         whole, bad = self.engines()
         fitting, reasons = [], list(bad)
         for engine in whole:
-            if engine.recipe.dtype != dtype:
+            if engine.spec.dtype != dtype:
                 continue
-            reason = mismatch(engine.recipe, manifest, here)
+            reason = mismatch(engine.spec, manifest, here)
             if reason is None:
                 fitting.append(engine)
             else:
-                reasons.append(f"{engine.key[:12]} ({engine.recipe.precision}): {reason}")
-        fitting.sort(key=lambda one: (precision_rank(one), -one.recipe.profile.tile))
+                reasons.append(f"{engine.key[:12]} ({engine.spec.precision}): {reason}")
+        fitting.sort(key=lambda one: (precision_rank(one), -one.spec.profile.tile))
         return Lookup(tuple(fitting), tuple(reasons))
 
     def find(self, key: str) -> Engine | None:
@@ -174,7 +174,7 @@ class EngineStore:
                     continue
                 except BundleError:
                     continue
-                if not is_of(engine.recipe, manifest):
+                if not is_of(engine.spec, manifest):
                     self.remove(engine)
                     gone.append(f"{engine.key[:12]}: made from an older export of the model")
         if gone:
@@ -343,8 +343,8 @@ def _writing(folder: Path) -> Iterator[None]:
 
 def precision_rank(engine: Engine) -> int:
     """Place of an engine's precision in :data:`PRECISIONS`; others come last."""
-    return (*PRECISIONS, engine.recipe.precision).index(engine.recipe.precision)
+    return (*PRECISIONS, engine.spec.precision).index(engine.spec.precision)
 
 
 def _place(here: Environment) -> str:
-    return f"{here.gpu} | {here.capability} | CUDA {here.driver} | {here.flavour} {here.version}"
+    return f"{here.gpu} | {here.capability} | CUDA {here.driver} | {here.variant} {here.version}"

@@ -162,10 +162,10 @@ class Manifest:
     engine_precision: str | None = None
     """Arithmetic that GPUs begin with, ``fp16`` or ``mixed``, as the peak advises; None, in a
     manifest from before it was measured, is ``fp16``."""
-    licence: str = "unknown"
+    license: str = "unknown"
     """Of the weights, an SPDX name where there is one."""
     terms: str = ""
-    """Limits on their use, for people; empty where the licence says it all."""
+    """Limits on their use, for people; empty where the license says it all."""
     architecture: str = ""
     """Class of the network, for people: the runtime does not read it."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -241,6 +241,8 @@ def parse(text: str, where: str) -> Manifest:
             f"{where} has schema version {data['schema']!r}; this resharp reads version {SCHEMA}: "
             "export the model again, or use the resharp that wrote it"
         )
+    if "licence" in data:  # how stores older than 0.1.0 spell it
+        data.setdefault("license", data["licence"])
     try:
         return _manifest(data)
     except (KeyError, TypeError, ValueError, AttributeError, OptionError) as error:

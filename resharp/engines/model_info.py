@@ -32,9 +32,9 @@ class ModelInfo:
     memory_per_megapixel: int | None
     """Bytes of working memory per million input pixels of a tile, on the CPU in fp32; None where
     it was not measured."""
-    licence: str
+    license: str
     terms: str
-    """Limits on the use of the weights; empty where the licence says it all."""
+    """Limits on the use of the weights; empty where the license says it all."""
     engines: int
     """TensorRT engines that were built of it."""
 
@@ -61,7 +61,7 @@ def info_of(bundle: Bundle) -> ModelInfo:
         bytes=sum(file.size for file in manifest.files()),
         overlap=manifest.overlap,
         memory_per_megapixel=None if per_pixel is None else round(per_pixel * 1e6),
-        licence=manifest.licence,
+        license=manifest.license,
         terms=manifest.terms,
         engines=len(bundle.engine_store.engines()[0]),
     )

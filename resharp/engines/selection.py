@@ -9,7 +9,7 @@ from resharp.engines.bundle import Bundle
 from resharp.engines.engine import Engine, Environment
 from resharp.engines.engine_store import precision_rank
 from resharp.errors import BackendError, MissingExtraError
-from resharp.gpu import tensorrt as flavours
+from resharp.gpu import tensorrt as variants
 from resharp.gpu.devices import Gpu
 
 
@@ -21,30 +21,30 @@ class EngineCandidate:
     here: Environment
 
     def __str__(self) -> str:
-        spec = self.engine.recipe
-        return f"{spec.flavour} engine {self.engine.key[:12]} ({spec.precision})"
+        spec = self.engine.spec
+        return f"{spec.variant} engine {self.engine.key[:12]} ({spec.precision})"
 
 
 def current_environments(gpu: Gpu, driver: str) -> tuple[Environment, ...]:
-    """The machine, once for each flavour of TensorRT that can be imported and serves the GPU.
+    """The machine, once for each variant of TensorRT that can be imported and serves the GPU.
 
     Raises:
         MissingExtraError: none can be imported.
         BackendError: the only one here is TensorRT-RTX, and it has no engines for the GPU.
     """
     found, errors = [], []
-    refusal = flavours.rtx_refusal(gpu.name, gpu.capability)
-    for flavour in flavours.installed():
-        if flavour == flavours.RTX and refusal:  # said before its libraries are loaded
+    refusal = variants.rtx_refusal(gpu.name, gpu.capability)
+    for variant in variants.installed():
+        if variant == variants.RTX and refusal:  # said before its libraries are loaded
             continue
         try:
-            version = str(flavours.load(flavour).__version__)
+            version = str(variants.load(variant).__version__)
         except MissingExtraError as error:
             errors.append(str(error))
             continue
         found.append(
             Environment(
-                flavour=flavour,
+                variant=variant,
                 version=version,
                 gpu=gpu.name,
                 capability=gpu.capability,
@@ -54,9 +54,9 @@ def current_environments(gpu: Gpu, driver: str) -> tuple[Environment, ...]:
     if not found:
         if errors:
             raise MissingExtraError("; ".join(errors))
-        if flavours.installed() and refusal:
+        if variants.installed() and refusal:
             raise BackendError(refusal)
-        raise flavours.absent(gpu.capability)
+        raise variants.absent(gpu.capability)
     return tuple(found)
 
 
@@ -82,21 +82,21 @@ def fitting_engines(
     for here in environments:
         found = bundle.engine_store.lookup(bundle.manifest, here, dtype)
         for engine in found.engines:
-            tile = engine.recipe.profile.tile
+            tile = engine.spec.profile.tile
             if tile >= least:
                 fitting.append(EngineCandidate(engine, here))
             else:
                 reasons[
-                    f"{engine.key[:12]} ({engine.recipe.precision}): its tile of {tile} leaves "
+                    f"{engine.key[:12]} ({engine.spec.precision}): its tile of {tile} leaves "
                     f"nothing between overlaps; {least} is the smallest"
                 ] = None
         reasons.update(dict.fromkeys(found.reasons))
     good = {candidate.engine.key[:12] for candidate in fitting}
     # Stable: the store's order stays.
     fitting.sort(
-        key=lambda item: (item.engine.recipe.precision != prefer, precision_rank(item.engine))
+        key=lambda item: (item.engine.spec.precision != prefer, precision_rank(item.engine))
     )
-    # With two flavours, each engine is a near miss for the other one.
+    # With two variants, each engine is a near miss for the other one.
     return fitting, [reason for reason in reasons if reason[:12] not in good]
 
 
@@ -104,7 +104,7 @@ def no_engine_error(
     bundle: Bundle, environments: Sequence[Environment], dtype: str, reasons: list[str]
 ) -> BackendError:
     """What to say where no engine can be used."""
-    places = " or ".join(f"{_TITLES[here.flavour]} {here.version}" for here in environments)
+    places = " or ".join(f"{_TITLES[here.variant]} {here.version}" for here in environments)
     kind = "engine" if dtype == "uint8" else f"{dtype} engine"
     text = (
         f"no {kind} for {environments[0].gpu}, {places}: run export-engines {bundle.manifest.name}"
@@ -112,4 +112,4 @@ def no_engine_error(
     return BackendError(f"{text} ({'; '.join(reasons)})" if reasons else text)
 
 
-_TITLES = {flavours.TENSORRT: "TensorRT", flavours.RTX: "TensorRT-RTX"}
+_TITLES = {variants.TENSORRT: "TensorRT", variants.RTX: "TensorRT-RTX"}

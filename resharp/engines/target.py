@@ -98,7 +98,7 @@ def choose_tile(manifest: Manifest, memory: int, asked: int | None = None) -> in
     return fitting[0] if fitting else max(TILES[-1], least)
 
 
-def choose_targets(asked: str | None, flavour: str) -> list[Target]:
+def choose_targets(asked: str | None, variant: str) -> list[Target]:
     """What to build for.
 
     TensorRT builds for GPUs of this machine alone (``0``, ``1``, ``all``; the first unless told).
@@ -109,20 +109,20 @@ def choose_targets(asked: str | None, flavour: str) -> list[Target]:
     Args:
         asked: ``None``, ``all``, numbers of GPUs, names like ``sm86,sm89``, or ``current``:
             TensorRT-RTX builds on the first GPU for itself, as TensorRT does.
-        flavour: of TensorRT.
+        variant: of TensorRT.
 
     Raises:
-        OptionError: the choice makes no sense for the flavour, or TensorRT-RTX refuses every GPU
+        OptionError: the choice makes no sense for the variant, or TensorRT-RTX refuses every GPU
             that is here or was chosen.
         BackendError: TensorRT, and no usable GPU or driver.
     """
     here, reason = _here()
-    if flavour == RTX:
+    if variant == RTX:
         return _ahead(asked, here, reason)
     if not here:
         raise BackendError(
             f"TensorRT builds on the GPU that the engine is for, and there is none here ({reason}):"
-            " run export-engines on that machine, or use --flavour tensorrt_rtx"
+            " run export-engines on that machine, or use --variant tensorrt_rtx"
         )
     chosen = _distinct(here) if asked == "all" else _numbered(asked or "0", here)
     return [_own(gpu) for gpu in chosen]
@@ -216,7 +216,7 @@ def _numbered(asked: str, here: tuple[Gpu, ...]) -> list[Gpu]:
     except ValueError as error:
         raise OptionError(
             f"--gpu {asked}: TensorRT builds for GPUs of this machine, 'all' or their numbers; "
-            "names like sm86 are for --flavour tensorrt_rtx"
+            "names like sm86 are for --variant tensorrt_rtx"
         ) from error
     except IndexError as error:
         names = ", ".join(f"{gpu.index} {gpu.name}" for gpu in here)

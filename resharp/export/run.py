@@ -18,7 +18,7 @@ from resharp.export.onnx.external_data import MIN_BYTES
 from resharp.export.onnx.trace import EXPORTERS, OPSET
 from resharp.export.parity import Infer
 from resharp.export.sources import Origin, locate
-from resharp.paths import engines_folder
+from resharp.paths import store_folder
 from resharp.types import Array, Log
 from resharp.weights.entry import BUILTIN
 
@@ -39,12 +39,12 @@ class ExportOptions:
     """Of the bundle; None takes the model's, or the file's."""
     title: str | None = None
     """One line for people; None takes the catalogue's, or the file's name."""
-    licence: str | None = None
+    license: str | None = None
     """Of the weights; None takes the catalogue's, or unknown for a file."""
     exporter: str | None = None
     """``legacy`` or ``dynamo``, torch's two ways to ONNX; None takes the one that suits the
     network."""
-    picture: Array | None = None
+    image: Array | None = None
     """uint8 BGR photo to measure the overlap on; None draws one."""
     parameters: Mapping[str, int | str] = field(default_factory=dict)
     """Arguments of the network that its weights cannot tell, ``act_type`` say."""
@@ -64,8 +64,8 @@ def export(
     source: str | os.PathLike[str],
     options: ExportOptions | None = None,
     *,
-    weights: str | os.PathLike[str] | None = None,
-    engines: str | os.PathLike[str] | None = None,
+    weights_dir: str | os.PathLike[str] | None = None,
+    store: str | os.PathLike[str] | None = None,
     log: Log = lambda line: None,
 ) -> Bundle:
     """Export a model into the store, or return its bundle where that is done.
@@ -73,8 +73,8 @@ def export(
     Args:
         source: a name of the catalogue or of an imported checkpoint, or a file of weights.
         options: how.
-        weights: folder of the checkpoints; None takes the default.
-        engines: folder of the store; None takes the default.
+        weights_dir: folder of the checkpoints; None takes the default.
+        store: folder of the store; None takes the default.
         log: told the steps.
 
     Raises:
@@ -88,26 +88,26 @@ def export(
         source,
         denoise=options.denoise,
         name=options.name,
-        folder=weights,
+        folder=weights_dir,
         offline=options.offline,
         log=log,
     )
-    return export_origin(origin, options, engines=engines, log=log)
+    return export_origin(origin, options, store=store, log=log)
 
 
 def export_origin(
     origin: Origin,
     options: ExportOptions,
     *,
-    engines: str | os.PathLike[str] | None = None,
+    store: str | os.PathLike[str] | None = None,
     log: Log = lambda line: None,
 ) -> Bundle:
     """As :func:`export`, of checkpoints that are at hand."""
-    store = Store(engines_folder(engines))
+    bundles = Store(store_folder(store))
     waiting = f"another process exports {origin.name}: waiting for it"
-    with store.writing(origin.name, on_wait=lambda: log(waiting)) as draft:
+    with bundles.writing(origin.name, on_wait=lambda: log(waiting)) as draft:
         try:
-            there = store.find(origin.name)
+            there = bundles.find(origin.name)
         except (NotExportedError, BundleError):
             there = None
         _check_free(there, origin, options)
@@ -120,14 +120,14 @@ def export_origin(
 def _check_free(there: Bundle | None, origin: Origin, options: ExportOptions) -> None:
     """A file's name says little: do not let it take the place of other weights unasked."""
     if origin.name == BUILTIN and not options.builtin:
-        raise OptionError(f"{BUILTIN} is the built-in model: choose another name with --as")
+        raise OptionError(f"{BUILTIN} is the built-in model: choose another name with `name`")
     if options.force or not origin.from_file or there is None:
         return
     if there.manifest.sources != origin.sources:
         raise OptionError(
             f"{origin.name} in the store was made from other weights "
             f"({', '.join(source.name for source in there.manifest.sources)}): choose another name "
-            "with --as, or replace it with --force"
+            "with `name`, or replace it with --force"
         )
 
 
@@ -166,10 +166,10 @@ def _export(origin: Origin, options: ExportOptions, draft: BundleDraft, log: Log
         least=MIN_BYTES if origin.twin is None else 1,  # a twin replaces the small ones too
         log=log,
     )
-    curve = _overlap_curve(passed.infer["float32"], facts, options.picture, log)
+    curve = _overlap_curve(passed.infer["float32"], facts, options.image, log)
     chosen = overlap.choose(curve) if curve else 0
     log("measuring the activations")
-    peak, precision = costs.largest_activation(network, facts, options.picture)
+    peak, precision = costs.largest_activation(network, facts, options.image)
     flops = costs.flops_per_pixel(network, facts)
     log("measuring the working memory")
     memory = costs.memory_per_pixel(draft.folder / passed.graphs["uint8"].name, facts.fixed_size)
@@ -186,7 +186,7 @@ def _export(origin: Origin, options: ExportOptions, draft: BundleDraft, log: Log
         fixed_size=facts.fixed_size,
         extra=tuple(ExtraInput(name=name, default=value) for name, value in facts.extra),
         size_multiple=facts.size_multiple,
-        licence=options.licence or origin.licence,
+        license=options.license or origin.license,
         terms=origin.terms,
         architecture=checkpoint.architecture,
         parameters=checkpoint.parameters,
@@ -207,7 +207,7 @@ def _export(origin: Origin, options: ExportOptions, draft: BundleDraft, log: Log
     if origin.twin is not None:
         log(f"comparing the mix with {origin.twin.source.name}")
         manifest = with_dni_partner(
-            manifest, checkpoint, origin.twin, draft.folder, options.picture, log
+            manifest, checkpoint, origin.twin, draft.folder, options.image, log
         )
     log("storing the bundle")
     return draft.commit(manifest)

@@ -36,7 +36,7 @@ class Origin:
     name: str
     title: str
     task: str
-    licence: str
+    license: str
     terms: str
     parts: tuple[Part, ...]
     twin: Part | None = None
@@ -120,7 +120,7 @@ def origin_of(
         name=name,
         title=entry.title if entry else parts[0].path.stem,
         task=entry.task if entry else "upscale",
-        licence=entry.licence if entry else "unknown",
+        license=entry.license if entry else "unknown",
         terms=(entry.terms or "") if entry else "",
         parts=parts,
         twin=twin,
@@ -135,12 +135,12 @@ def _from_file(path: Path, denoise: float | None, name: str | None) -> Origin:
     source = Source(name=path.name, sha256=sha256_of(path))
     name = name or kebab(path.stem)
     if not name:
-        raise OptionError(f"no name can be made from {path.name}: choose one with --as")
+        raise OptionError(f"no name can be made from {path.name}: choose one with `name`")
     official = lookup(name)
     if official is not None and official.sha256 != source.sha256:
         raise OptionError(
             f"{name} is the name of {official.title} in the catalogue, and {path} is another file: "
-            "choose a name with --as"
+            "choose a name with `name`"
         )
     name = check_name(official.name if official else name)
     origin = origin_of(name, official, (Part(path=path, source=source),))

@@ -36,7 +36,7 @@ TEMPLATE: Points = np.array(
 """Where the landmarks of an FFHQ face are in a crop: the eye on the picture's left, the other eye,
 the tip of the nose, the corner of the mouth on the picture's left, the other corner. The numbers
 are those of facexlib (``utils/face_restoration_helper.py``, "standard 5 landmarks for FFHQ faces
-with 512 x 512", MIT licence), which GFPGAN and CodeFormer use."""
+with 512 x 512", MIT license), which GFPGAN and CodeFormer use."""
 
 _BLUR = 0.02  # sides of a crop: FFHQ's blur
 _GONE = 0.125  # sides of a crop from the picture's border to where nothing of it is left

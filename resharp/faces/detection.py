@@ -92,7 +92,7 @@ class YuNet:
     """YuNet through ``cv2.FaceDetectorYN``. Safe to call from several threads, one at a time.
 
     Args:
-        weights: folder of weights; None takes the default.
+        weights_dir: folder of weights; None takes the default.
         score: faces of a lower score are left out. On photographs faces of people had 0.89 and
             more, faces of dogs 0.81 and less.
 
@@ -102,11 +102,11 @@ class YuNet:
     """
 
     def __init__(
-        self, weights: str | os.PathLike[str] | None = None, *, score: float = 0.85
+        self, weights_dir: str | os.PathLike[str] | None = None, *, score: float = 0.85
     ) -> None:
         self._score = score
         self._lock = threading.Lock()
-        self._detector = _open(detector_file(weights))
+        self._detector = _open(detector_file(weights_dir))
 
     def __call__(self, image: Image) -> tuple[Face, ...]:
         """See :meth:`Detector.__call__`."""

@@ -107,7 +107,7 @@ class FaceRestorer:
         scale: output size over input size where there is no upscaler; None is 1.
         backend: for the face network, as for an ``Upscaler``; so too ``device``, ``engines``,
             ``threads`` and ``precision``.
-        weights: folder of weights, where the detector is; None takes the default.
+        weights_dir: folder of weights, where the detector is; None takes the default.
         detector: in place of YuNet.
 
     Safe to call from several threads at once if the network is; those of bundles are. A context
@@ -133,10 +133,10 @@ class FaceRestorer:
         scale: float | None = None,
         backend: BackendName = "auto",
         device: str = "auto",
-        engines: str | os.PathLike[str] | None = None,
+        store: str | os.PathLike[str] | None = None,
         threads: int | None = None,
         precision: Precision = "auto",
-        weights: str | os.PathLike[str] | None = None,
+        weights_dir: str | os.PathLike[str] | None = None,
         detector: Detector | None = None,
     ) -> None:
         self.options = FaceOptions(
@@ -145,7 +145,7 @@ class FaceRestorer:
         self._upscaler, self._scale = upscaler, _check_scale(scale, upscaler)
         _refuse_anime(upscaler)
         self._detector = detector
-        self._weights, self._lock = weights, threading.Lock()
+        self._weights_dir, self._lock = weights_dir, threading.Lock()
         if not aligned:
             self._open_detector()  # one that is not there is an error now, not one a picture
         self._own: BundleNetwork | None = None
@@ -154,7 +154,7 @@ class FaceRestorer:
                 model,
                 backend=backend,
                 device=device,
-                engines=engines,
+                store=store,
                 threads=threads,
                 precision=precision,
             )
@@ -253,7 +253,7 @@ class FaceRestorer:
     def _open_detector(self) -> Detector:
         with self._lock:
             if self._detector is None:
-                self._detector = YuNet(self._weights)
+                self._detector = YuNet(self._weights_dir)
             return self._detector
 
     def _background(self, image: Image, progress: Progress) -> Image:

@@ -37,7 +37,7 @@ class BundleNetwork:
         model: a name, the folder of a bundle, or a bundle.
         backend: as for :class:`resharp.Upscaler`.
         device: so too.
-        engines: folder of the store.
+        store: folder of the store.
         threads: CPU threads of one run.
         precision: as for an ``Upscaler``.
 
@@ -52,14 +52,14 @@ class BundleNetwork:
         *,
         backend: BackendName = "auto",
         device: str = "auto",
-        engines: str | os.PathLike[str] | None = None,
+        store: str | os.PathLike[str] | None = None,
         threads: int | None = None,
         precision: Precision = "auto",
     ) -> None:
         entry = lookup(model) if isinstance(model, str) else None
         if entry is not None:  # it may not be exported
             _check_task(entry.name, entry.task)
-        bundle = resolve(model, engines=engines)
+        bundle = resolve(model, store=store)
         manifest = bundle.manifest
         _check_task(manifest.name, manifest.task)
         if manifest.fixed_size != SIDE:

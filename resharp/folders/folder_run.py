@@ -176,7 +176,7 @@ def restore_folder(
     *,
     config: RestoreConfig | None = None,
     suffix: str | None = None,
-    format: str | None = None,  # noqa: A002  # the word that every user looks for
+    format: str | None = None,  # the word that every user looks for
     quality: int | None = None,
     overwrite: bool = False,
     gpus: Sequence[int] = (),

@@ -1,6 +1,6 @@
 """What export and runtime share of TensorRT: which package it is, and its log as our errors.
 
-Two flavours: ``tensorrt``, which builds on the GPU that the engine is for, and ``tensorrt_rtx``,
+Two variants: ``tensorrt``, which builds on the GPU that the engine is for, and ``tensorrt_rtx``,
 which builds ahead of time without a GPU and compiles its kernels at the first run.
 """
 
@@ -20,7 +20,7 @@ from resharp.optional import require
 logger = logging.getLogger(__name__)
 
 TENSORRT, RTX = "tensorrt", "tensorrt_rtx"
-FLAVOURS = (TENSORRT, RTX)
+VARIANTS = (TENSORRT, RTX)
 """In the order in which they are preferred."""
 _MODULES = {TENSORRT: ("tensorrt",), RTX: ("tensorrt_rtx", "tensorrt_rtx_bindings")}
 _EXTRAS = {TENSORRT: "gpu", RTX: "rtx"}
@@ -30,8 +30,8 @@ _NOISE = ("catchCudaError",)  # follows almost every error and says nothing of i
 
 
 def installed() -> tuple[str, ...]:
-    """Flavours whose package is here, whether or not it can be imported."""
-    return tuple(f for f in FLAVOURS if _module(f) is not None)
+    """Variants whose package is here, whether or not it can be imported."""
+    return tuple(f for f in VARIANTS if _module(f) is not None)
 
 
 def rtx_refusal(gpu: str, capability: str) -> str | None:
@@ -58,30 +58,30 @@ def rtx_portable(capability: str) -> bool:
     return rtx_refusal("", capability) is None and _numbers(capability) >= (8, 0)
 
 
-def load(flavour: str) -> ModuleType:
-    """Import a flavour's package.
+def load(variant: str) -> ModuleType:
+    """Import a variant's package.
 
     Raises:
-        OptionError: there is no such flavour.
+        OptionError: there is no such variant.
         MissingExtraError: it is not installed, or its libraries are not.
     """
-    if flavour not in FLAVOURS:
-        raise OptionError(f"flavour {flavour!r} is not one of {', '.join(FLAVOURS)}")
-    name = _module(flavour) or _MODULES[flavour][0]
+    if variant not in VARIANTS:
+        raise OptionError(f"variant {variant!r} is not one of {', '.join(VARIANTS)}")
+    name = _module(variant) or _MODULES[variant][0]
     return require(
-        name, feature="Building and running engines", extra=_EXTRAS[flavour], package=flavour
+        name, feature="Building and running engines", extra=_EXTRAS[variant], package=variant
     )
 
 
-def pick(flavour: str | None = None) -> str:
-    """The flavour asked for, or the first that is installed.
+def pick(variant: str | None = None) -> str:
+    """The variant asked for, or the first that is installed.
 
     Raises:
         MissingExtraError: none is installed.
     """
-    if flavour is not None:
-        load(flavour)
-        return flavour
+    if variant is not None:
+        load(variant)
+        return variant
     here = installed()
     if not here:
         raise absent()
@@ -108,11 +108,11 @@ def absent(capability: str | None = None) -> MissingExtraError:
 
 
 def trt_logger(trt: Any) -> Any:
-    """A flavour's logger, whose ``errors()`` gives, and forgets, the error lines so far, or the
+    """A variant's logger, whose ``errors()`` gives, and forgets, the error lines so far, or the
     last warnings where there is none.
 
     TensorRT raises almost nothing: it returns None, False or -1 and says why in its log. A process
-    has one logger for each flavour, since TensorRT goes on writing to the first it was given; so
+    has one logger for each variant, since TensorRT goes on writing to the first it was given; so
     the lines are kept apart by thread, and ``errors()`` gives those of calls of its own thread, and
     of threads that are TensorRT's own.
     """
@@ -185,8 +185,8 @@ def _numbers(capability: str) -> tuple[int, ...]:
     return tuple(map(int, capability.split(".")))
 
 
-def _module(flavour: str) -> str | None:
-    for name in _MODULES[flavour]:
+def _module(variant: str) -> str | None:
+    for name in _MODULES[variant]:
         with contextlib.suppress(ImportError, ValueError):
             spec = importlib.util.find_spec(name)
             if spec is not None and spec.origin is not None:  # not a folder of that name

@@ -161,7 +161,7 @@ def write(
     pixels: Pixels,
     metadata: Metadata | None = None,
     *,
-    format: str | None = None,  # noqa: A002  # the word that every user looks for
+    format: str | None = None,  # the word that every user looks for
     quality: int | None = None,
 ) -> tuple[str, ...]:
     """Write a picture whole or not at all; return a note for each thing the format cannot hold.
@@ -185,7 +185,7 @@ def encode(
     pixels: Pixels,
     metadata: Metadata | None = None,
     *,
-    format: str,  # noqa: A002
+    format: str,
     quality: int | None = None,
 ) -> tuple[bytes, tuple[str, ...]]:
     """As `write`, into memory: the bytes of the file and the notes."""
@@ -215,7 +215,7 @@ def _parameters(form: formats.Format, quality: int | None) -> list[int]:
     if form.quality is None or value is None:
         return []
     if form.name == "jpeg":
-        # A network computes colour at full resolution; 4:2:0 would throw three quarters away.
+        # A network computes color at full resolution; 4:2:0 would throw three quarters away.
         sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
         return [cv2.IMWRITE_JPEG_QUALITY, value, *sampling]
     return [cv2.IMWRITE_WEBP_QUALITY if form.name == "webp" else cv2.IMWRITE_AVIF_QUALITY, value]

@@ -87,7 +87,7 @@ FORMATS = (
         max_side=65_536,
         quality=90,
     ),
-    # Written by OpenCV with 256 colours and no way back, so it is only read.
+    # Written by OpenCV with 256 colors and no way back, so it is only read.
     Format(name="gif", label="GIF", suffixes=(".gif",), alpha=True, writes=False),
 )
 
@@ -213,7 +213,7 @@ def fit_metadata(metadata: Metadata, form: Format, gray: bool) -> tuple[Metadata
         if block and kind not in form.carries:
             notes.append(f"{form.label} cannot carry the {kind.upper()} block.")
             kept[kind] = None
-    # WebP has no gray: the decoder sees colour, and a gray profile would be wrong for it.
+    # WebP has no gray: the decoder sees color, and a gray profile would be wrong for it.
     gray = gray and form.name != "webp"
     if kept["icc"] and (reason := _icc_misfit(kept["icc"], b"GRAY" if gray else b"RGB ")):
         notes.append(f"The ICC profile was dropped: {reason}.")
@@ -222,7 +222,7 @@ def fit_metadata(metadata: Metadata, form: Format, gray: bool) -> tuple[Metadata
 
 
 def _icc_misfit(profile: bytes, space: bytes) -> str:
-    """Why a profile cannot describe pixels of this colour space; empty if it can (ICC.1 7.2)."""
+    """Why a profile cannot describe pixels of this color space; empty if it can (ICC.1 7.2)."""
     if len(profile) < 132 or profile[36:40] != b"acsp":
         return "it is no ICC profile"
     if int.from_bytes(profile[:4], "big") != len(profile):

@@ -1,4 +1,4 @@
-"""Pictures in, pictures out: colour order, scaling and rounding as part of the network.
+"""Pictures in, pictures out: color order, scaling and rounding as part of the network.
 
 Wrapped so, a backend moves bytes and nothing else. All modules trace with both ONNX exporters.
 """
@@ -67,7 +67,7 @@ class _Image(_Wrapped):
         if known and (inputs, outputs) not in ((3, 3), (1, 1)):
             raise CheckpointError(
                 f"this network takes {inputs} and gives {outputs} channels: only networks with 3 "
-                "and 3 (colour) or 1 and 1 (gray) can be wrapped for pictures"
+                "and 3 (color) or 1 and 1 (gray) can be wrapped for pictures"
             )
         self.gray = (inputs, outputs) == (1, 1)
 

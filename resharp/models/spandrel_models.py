@@ -7,7 +7,7 @@ that a network takes (a minimum, a multiple, squares), and the padding up to the
 network here, by reflection as in spandrel's own call, without a branch that a tracer would bake.
 
 spandrel (MIT) is an optional extra, and nothing imports it before weights are met that no network
-here fits. ``spandrel_extra_arches`` holds architectures under licences that forbid commercial use:
+here fits. ``spandrel_extra_arches`` holds architectures under licenses that forbid commercial use:
 resharp never installs it; where it can be imported, its architectures are offered too.
 
 A checkpoint of this kind is called ``spandrel:DAT``, say. Its parameters are the sizes, which can
@@ -52,7 +52,7 @@ _MINIMA = (1, 2, 4, 8, 16, 32, 64, 128)
 """Sizes that are tried as the smallest, where spandrel states none that works."""
 _LARGEST_WINDOW = 64
 _CHARACTERS = 300
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_COLORS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -108,7 +108,7 @@ def label(architecture: str) -> str:
 
 def shorten(error: BaseException) -> str:
     """The first lines of a message, which torch's errors have many of."""
-    lines = " ".join(_COLOURS.sub("", str(error)).split()) or type(error).__name__
+    lines = " ".join(_COLORS.sub("", str(error)).split()) or type(error).__name__
     return lines if len(lines) <= _CHARACTERS else f"{lines[:_CHARACTERS]}..."
 
 
@@ -246,7 +246,7 @@ def _unsuited(spandrel: Any, descriptor: Any) -> str:
         return "restores aligned faces only, which resharp does with networks of its own"
     if channels not in ((3, 3), (1, 1)):
         return (
-            f"takes {channels[0]} and gives {channels[1]} channels; networks for colour pictures "
+            f"takes {channels[0]} and gives {channels[1]} channels; networks for color pictures "
             "(3 and 3) and gray ones (1 and 1) can be exported"
         )
     if tiling == "INTERNAL":

@@ -39,22 +39,22 @@ class EnsembleMember(Protocol):
 class Ensemble(AbstractContextManager["Ensemble"]):
     """The weighted mean of what several restorers make of a picture.
 
-    It costs the sum of their times, and ``views`` times that.
+    It costs the sum of their times, and ``tta`` times that.
 
     Args:
         members: upscalers of one scale. They are closed with the ensemble.
         weights: one for each, not negative, not all zero; None: equal ones.
-        views: 1, 2, 4 or 8 flips and turns of the picture for each member.
+        tta: 1, 2, 4 or 8 flips and turns of the picture for each member.
 
     Raises:
-        OptionError: no member, another scale, weights or views that make no sense.
+        OptionError: no member, another scale, weights or tta that make no sense.
     """
 
     def __init__(
         self,
         members: Sequence[EnsembleMember],
         weights: Sequence[float] | None = None,
-        views: int = 1,
+        tta: int = 1,
     ) -> None:
         if not members:
             raise OptionError("an ensemble needs at least one member")
@@ -64,11 +64,11 @@ class Ensemble(AbstractContextManager["Ensemble"]):
                 f"members enlarge by {', '.join(f'{one:g}' for one in sorted(scales))}: give all "
                 "the same scale, Upscaler(..., scale=4)"
             )
-        if type(views) is not int or views not in TURNS:
-            raise OptionError(f"views is {views!r}; it must be 1, 2, 4 or 8")
+        if type(tta) is not int or tta not in TURNS:
+            raise OptionError(f"tta is {tta!r}; it must be 1, 2, 4 or 8")
         self.members = tuple(members)
         """What the mean is of."""
-        self._views = views
+        self._tta = tta
         self._weights = _shares(weights, len(members))
         self.scale = scales.pop()
 
@@ -83,17 +83,17 @@ class Ensemble(AbstractContextManager["Ensemble"]):
             As an upscaler: the input's dtype and channels; means of integers are rounded.
         """
         image = np.asarray(image)
-        total = sum(share > 0 for share in self._weights) * self._views
+        total = sum(share > 0 for share in self._weights) * self._tta
         mean: NDArray[np.float32] | None = None
         done = 0
         for member, share in zip(self.members, self._weights, strict=True):
             if not share:
                 continue
-            for view in range(self._views):
+            for view in range(self._tta):
                 found = _back(np.asarray(member(_view(image, view))), view)
                 if total == 1:
                     return found
-                part = np.multiply(found, np.float32(share / self._views), dtype=np.float32)
+                part = np.multiply(found, np.float32(share / self._tta), dtype=np.float32)
                 mean = part if mean is None else np.add(mean, part, out=mean)
                 done += 1
                 if progress is not None:

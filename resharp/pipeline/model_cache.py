@@ -22,7 +22,7 @@ from resharp.types import Image
 KEPT = 2
 _SETTINGS = frozenset(one.name for one in fields(Settings)) - {"model"}
 _FACES = frozenset(one.name for one in fields(FaceOptions)) | {"background"}
-_SHARED = ("backend", "device", "engines", "threads", "precision")
+_SHARED = ("backend", "device", "store", "threads", "precision")
 
 
 @dataclass(eq=False)
@@ -109,7 +109,7 @@ class Loader(AbstractContextManager["Loader"]):
 
     def info(self, model: str | None = None) -> ModelInfo:
         """What a model is and takes; see :func:`~resharp.model_info`."""
-        return model_info(model or self._settings.model, engines=self._settings.engines)
+        return model_info(model or self._settings.model, store=self._settings.store)
 
     @property
     def loaded(self) -> tuple[str, ...]:
@@ -183,7 +183,7 @@ class Loader(AbstractContextManager["Loader"]):
     ) -> Upscaler | FaceRestorer:
         own = {key: value for key, value in options.items() if key in _SETTINGS}
         settings = replace(self._settings, model=name, **own)
-        bundle = resolve(name, engines=settings.engines, denoise=settings.denoise)
+        bundle = resolve(name, store=settings.store, denoise=settings.denoise)
         faces = bundle.manifest.task in FACE_TASKS
         known = _SETTINGS | _FACES if faces else _SETTINGS
         unknown = sorted(set(options) - known)

@@ -38,7 +38,7 @@ class RestoreConfig(Settings):
         OptionError: it makes no sense, seen before anything is opened.
     """
 
-    views: int = 1
+    tta: int = 1
     """Flips and turns of each picture to take the mean over: 1, 2, 4 or 8."""
     face: str | None = None
     """Face network, by name; None leaves faces to the upscaler."""
@@ -47,21 +47,21 @@ class RestoreConfig(Settings):
     face_weight: float | None = None
     only_center: bool = False
     aligned: bool = False
-    weights: str | None = None
+    weights_dir: str | None = None
     """Folder of weights, where the face detector is; None takes the default."""
 
     def __post_init__(self) -> None:
         if self.face is not None:
             _ = self.faces  # refuses values that make no sense
         else:
-            for name in ("fidelity", "face_weight", "only_center", "aligned", "weights"):
+            for name in ("fidelity", "face_weight", "only_center", "aligned", "weights_dir"):
                 if getattr(self, name) not in (None, False):
                     option = name.replace("_", "-")
                     raise OptionError(f"--{option} is about faces: give --face gfpgan-1.4, say")
         if self.aligned and self.scale is not None:
             raise OptionError("--aligned gives 512x512 faces: leave --scale out")
-        if self.aligned and self.views != 1:
-            raise OptionError("--aligned upscales nothing: leave --views out")
+        if self.aligned and self.tta != 1:
+            raise OptionError("--aligned upscales nothing: leave --tta out")
 
     @property
     def faces(self) -> FaceOptions:
@@ -91,9 +91,9 @@ class RestoreConfig(Settings):
         """
         found = []
         if not self.aligned:
-            found.append(resolve(self.model, engines=self.engines, denoise=self.denoise).manifest)
+            found.append(resolve(self.model, store=self.store, denoise=self.denoise).manifest)
         if self.face is not None:
-            found.append(resolve(self.face, engines=self.engines).manifest)
+            found.append(resolve(self.face, store=self.store).manifest)
         return self.key_of(found)
 
     def key_of(self, manifests: Sequence[Manifest]) -> str:
@@ -107,7 +107,7 @@ class RestoreConfig(Settings):
             "scale": float(self.scale or own),
             "denoise": self.denoise,
             "precision": self.precision,
-            "views": self.views,
+            "views": self.tta,
             "faces": None if self.face is None else asdict(self.faces),
         }
         text = json.dumps(parts, sort_keys=True)
@@ -178,8 +178,8 @@ class Restorer(AbstractContextManager["Restorer"]):
                 own = {one.name: getattr(config, one.name) for one in fields(Settings)}
                 upscaler = stack.enter_context(Upscaler(**own))
                 self.upscaler = self._background = upscaler
-                if config.views > 1:
-                    self._background = Ensemble([upscaler], views=config.views)
+                if config.tta > 1:
+                    self._background = Ensemble([upscaler], tta=config.tta)
             if config.face is not None:
                 self._faces = stack.enter_context(self._open_faces(config.face))
             self._stack = stack.pop_all()
@@ -188,7 +188,7 @@ class Restorer(AbstractContextManager["Restorer"]):
         from resharp.faces import BundleNetwork, FaceRestorer
 
         config = self.config
-        shared = ("weights", "backend", "device", "engines", "threads", "precision")
+        shared = ("weights_dir", "backend", "device", "store", "threads", "precision")
         opened = FaceRestorer(
             face,
             upscaler=self._background,
@@ -325,7 +325,9 @@ class RestorerPool(AbstractContextManager["RestorerPool"]):
         if count == 1:
             return [first]
         threads = config.threads or max(here // count, 1)
-        own = config.on(threads=threads, memory=config.memory / count, device="cpu")
+        own = config.on(
+            threads=threads, memory_fraction=config.memory_fraction / count, device="cpu"
+        )
         first.close()
         if threads == 1:  # one copy of the weights serves all
             self._each, count = count, 1

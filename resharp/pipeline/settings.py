@@ -28,9 +28,9 @@ class Settings:
     tile: int | str = "auto"
     scale: float | None = None
     denoise: float | None = None
-    memory: float = 0.5
+    memory_fraction: float = 0.5
     threads: int | None = None
-    engines: str | None = None
+    store: str | None = None
     precision: Precision = "auto"
 
     def upscaler(self) -> Upscaler:

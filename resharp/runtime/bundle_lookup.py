@@ -17,7 +17,7 @@ from resharp.errors import (
     OptionError,
     UnknownModelError,
 )
-from resharp.paths import engines_folder
+from resharp.paths import store_folder
 
 DEFAULT_MODEL = "resharp-x4"
 """The built-in model: it comes with the package and needs no download."""
@@ -40,14 +40,14 @@ def builtin_store() -> Store:
 def resolve(
     model: str | os.PathLike[str] | Bundle,
     *,
-    engines: str | os.PathLike[str] | None = None,
+    store: str | os.PathLike[str] | None = None,
     denoise: float | None = None,
 ) -> Bundle:
     """Find the bundle of a model.
 
     Args:
         model: a name, the folder of a bundle, or a bundle.
-        engines: folder of the store; None takes the default.
+        store: folder of the store; None takes the default.
         denoise: strength 0..1, for a model that has one; made in the store at its first use.
 
     Raises:
@@ -61,14 +61,14 @@ def resolve(
         return _at(model, denoise)
     if not isinstance(model, str | os.PathLike):
         raise OptionError(f"model {model!r} is neither a name, a folder nor a bundle")
-    if not isinstance(engines, str | os.PathLike | None):
-        raise OptionError(f"engines is {engines!r}; it must be a folder")
+    if not isinstance(store, str | os.PathLike | None):
+        raise OptionError(f"store is {store!r}; it must be a folder")
     text = os.fspath(model)
     if text.lower().endswith(WEIGHTS) and os.path.isfile(text):
         raise NotExportedError(f"{text} holds weights, no graph: resharp export {text}")
     if os.sep in text or os.path.isfile(Path(text, MANIFEST)):
         return _at(_from_folder(Path(text)), denoise)
-    shipped = None if denoise is not None else _shipped(text, engines)
+    shipped = None if denoise is not None else _shipped(text, store)
     if shipped is not None:
         return shipped
     from resharp.weights import resolve as checkpoint
@@ -78,36 +78,36 @@ def resolve(
     except UnknownModelError:
         canonical = text.lower()
     name = variant_name(canonical, denoise)
-    store = Store(engines_folder(engines))
-    if denoise is not None and canonical in store:
-        bundle = store.find(canonical)
+    bundles = Store(store_folder(store))
+    if denoise is not None and canonical in bundles:
+        bundle = bundles.find(canonical)
         if bundle.manifest.twin is not None:
-            return blended(bundle, denoise, store)
-    if name in store:
-        return store.find(name)
-    shipped = _shipped(name, engines)
+            return blended(bundle, denoise, bundles)
+    if name in bundles:
+        return bundles.find(name)
+    shipped = _shipped(name, store)
     if shipped is not None:
         return shipped
-    raise _missing(text, canonical, denoise, engines)
+    raise _missing(text, canonical, denoise, store)
 
 
 def model_info(
     model: str | os.PathLike[str] | Bundle = DEFAULT_MODEL,
     *,
-    engines: str | os.PathLike[str] | None = None,
+    store: str | os.PathLike[str] | None = None,
     denoise: float | None = None,
 ) -> ModelInfo:
     """Tell what is known of a model, without running it.
 
     Args:
         model: as for :class:`~resharp.Upscaler`.
-        engines: folder of the store.
+        store: folder of the store.
         denoise: strength 0..1, for a model that has one.
 
     Raises:
         ResharpError: see :func:`resolve`.
     """
-    return info_of(resolve(model, engines=engines, denoise=denoise))
+    return info_of(resolve(model, store=store, denoise=denoise))
 
 
 def _at(bundle: Bundle, denoise: float | None) -> Bundle:
@@ -120,14 +120,14 @@ def _at(bundle: Bundle, denoise: float | None) -> Bundle:
     return blended(bundle, denoise, Store(bundle.folder.parent))
 
 
-def _shipped(name: str, engines: str | os.PathLike[str] | None) -> Bundle | None:
+def _shipped(name: str, store: str | os.PathLike[str] | None) -> Bundle | None:
     """A bundle of the package, whose engines are in the user's store; None: there is none."""
     inside = builtin_folder() / name
     if not os.path.isfile(inside / MANIFEST):
         return None
     bundle = Bundle.open(inside, _CURE)
     try:
-        folder = engines_folder(engines)
+        folder = store_folder(store)
     except MissingExtraError:  # platformdirs: without it there is no store, nor an engine in it
         return bundle
     return load_tuning(replace(bundle, engine_store_folder=folder / name / ENGINES))
@@ -167,12 +167,12 @@ def check_upscales(model: str | os.PathLike[str] | Bundle) -> None:
 
 
 def _missing(
-    asked: str, canonical: str, denoise: float | None, engines: str | os.PathLike[str] | None
+    asked: str, canonical: str, denoise: float | None, store: str | os.PathLike[str] | None
 ) -> Exception:
     from resharp.weights import catalogue, local_entries, nearest
 
     option = "" if denoise in (None, 1) else f" --denoise {denoise:g}"
-    own, stored = local_entries(), Store(engines_folder(engines)).names()
+    own, stored = local_entries(), Store(store_folder(store)).names()
     entry = catalogue().get(canonical)
     if option and (entry is None or entry.blend is None):
         able = ", ".join(sorted(name for name, item in catalogue().items() if item.blend))

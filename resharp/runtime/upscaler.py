@@ -51,10 +51,10 @@ class Upscaler:
         scale: output size over input size; None is the model's own. Others are reached by
             resizing at the end (Lanczos-3, antialiased).
         denoise: strength 0..1 of a model exported with it.
-        engines: folder of the store; None takes the default.
+        store: folder of the store; None takes the default.
         threads: CPU threads of one run; None leaves it to the library.
-        memory: share of the device's free memory, above 0 and up to 1, that ``tile="auto"`` may
-            plan with.
+        memory_fraction: share of the device's free memory that ``tile="auto"`` may plan with, in
+            (0, 1].
         precision: ``auto``, FP16 on a GPU where that keeps the picture; or ``fp32``.
         tuning: what ``export-engines --tune`` found (``auto``), settings of your own, or None for
             the defaults. ``tile`` and ``threads`` go first.
@@ -78,18 +78,18 @@ class Upscaler:
         tile: int | str | None = "auto",
         scale: float | None = None,
         denoise: float | None = None,
-        engines: str | os.PathLike[str] | None = None,
+        store: str | os.PathLike[str] | None = None,
         threads: int | None = None,
-        memory: float = 0.5,
+        memory_fraction: float = 0.5,
         precision: Precision = "auto",
         tuning: Tuning | str | None = "auto",
     ) -> None:
         self._scale, self._tile = _check_scale(scale), check_tile(tile)
         if not (tuning is None or isinstance(tuning, Tuning) or tuning == "auto"):
             raise OptionError(f"tuning {tuning!r} is neither 'auto' nor a Tuning nor None")
-        self._memory = _check_memory(memory)
+        self._memory = _check_memory(memory_fraction)
         try:
-            bundle = resolve(model, engines=engines, denoise=denoise)
+            bundle = resolve(model, store=store, denoise=denoise)
         except ResharpError:
             check_upscales(model)  # to export a face model would be in vain
             raise
@@ -190,11 +190,11 @@ class Upscaler:
                 cancels.
 
         Returns:
-            ``scale`` times the size, of the input's dtype and channels. The colours under fully
+            ``scale`` times the size, of the input's dtype and channels. The colors under fully
             transparent pixels are not kept.
 
         Raises:
-            ImageError: the array is no such picture, or has colours and the model only gray.
+            ImageError: the array is no such picture, or has colors and the model only gray.
             OutOfMemoryError: not even the smallest tile found memory.
             BackendError: a 16-bit or float picture, and the backend that was asked for has nothing
                 for it.
@@ -301,7 +301,7 @@ class Upscaler:
         return max(round(height * self.scale), 1), max(round(width * self.scale), 1)
 
     def _planes(self, image: Image, out: Image, layout: Layout) -> list[tuple[Image, Image]]:
-        """(input, output) of each pass: colour, and alpha where it says anything."""
+        """(input, output) of each pass: color, and alpha where it says anything."""
         if layout.channels == 1:
             return [(image, out.reshape(out.shape[:2]))]
         if layout.channels == 3:
@@ -435,7 +435,7 @@ def _check_scale(scale: Any) -> float | None:
 
 def _check_memory(memory: Any) -> float:
     if isinstance(memory, bool) or not isinstance(memory, Real) or not 0 < float(memory) <= 1:
-        raise OptionError(f"memory {memory!r} is not a share of the free memory, 0.7 say")
+        raise OptionError(f"memory_fraction {memory!r} is not a share of the free memory, 0.7 say")
     return float(memory)
 
 

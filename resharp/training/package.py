@@ -27,9 +27,9 @@ def main(checkpoint: Path) -> None:
             builtin=True,
             force=True,
             title="resharp's own compact x4 network for ordinary photos",
-            licence="BSD-3-Clause",
+            license="BSD-3-Clause",
         )
-        bundle = export(named, options, engines=Path(folder) / "store", log=click.echo)
+        bundle = export(named, options, store=Path(folder) / "store", log=click.echo)
         size = sum(path.stat().st_size for path in bundle.folder.iterdir())
         if size > LIMIT:
             raise click.ClickException(f"the bundle takes {size} bytes, over {LIMIT}")

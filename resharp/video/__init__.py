@@ -1,4 +1,4 @@
-"""Video: timestamps, sound and colour kept, in constant memory, resumable."""
+"""Video: timestamps, sound and color kept, in constant memory, resumable."""
 
 from resharp.video.options import CODECS, VideoOptions
 from resharp.video.report import VideoProgress, VideoReport

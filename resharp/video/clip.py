@@ -190,7 +190,7 @@ def _notes(
     if frame.interlaced_frame:
         yield "it is interlaced and restored as it is: combing stays, and the mark is lost"
     if color.math != color.matrix and not form.rgb:
-        yield f"its colour matrix (code {color.matrix}) is taken as BT.709, and kept as a tag"
+        yield f"its color matrix (code {color.matrix}) is taken as BT.709, and kept as a tag"
     hdr = {"MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL", "DYNAMIC_HDR_PLUS"}
     if hdr & side_data.keys():
         yield "its HDR mastering metadata (brightness of the display) are not carried"

@@ -1,4 +1,4 @@
-"""Colour of video: what its numbers mean, and the way to BGR and back without a shift.
+"""Color of video: what its numbers mean, and the way to BGR and back without a shift.
 
 libswscale's default flags darken by one to three levels (measured: docs/video.md); with accurate
 rounding and full chroma both ways agree to within one.
@@ -96,7 +96,7 @@ def pixel_format(name: str) -> PixelFormat:
 
 
 def color_of(frame: VideoFrame, form: PixelFormat) -> Color:
-    """What a frame says of its colour, with what players assume where it says nothing."""
+    """What a frame says of its color, with what players assume where it says nothing."""
     if form.rgb:
         return Color(FULL, RGB, int(frame.color_primaries), int(frame.color_trc))
     full = int(frame.color_range) == FULL or form.name.startswith("yuvj")
@@ -123,7 +123,7 @@ class Converter:
         return _stretched(np.ascontiguousarray(array), *_ends(form, color))
 
     def to_frame(self, array: Image, form: PixelFormat, color: Color) -> VideoFrame:
-        """An array as a frame of that format and colour.
+        """An array as a frame of that format and color.
 
         Args:
             array: BGR or BGRA; uint8 or uint16, whatever the format's depth.

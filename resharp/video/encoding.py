@@ -129,7 +129,7 @@ def _choose_format(name: str, wanted: PixelFormat) -> tuple[PixelFormat, tuple[s
     if wanted.alpha and not found.alpha:
         lost.append(f"{name} has no transparency: it is left out (--codec ffv1 keeps it)")
     if not wanted.gray and (found.across > wanted.across or found.down > wanted.down):
-        lost.append(f"colour is kept at a lower resolution ({found.name})")
+        lost.append(f"color is kept at a lower resolution ({found.name})")
     return found, tuple(lost)
 
 

@@ -45,7 +45,7 @@ def restore_video(
 ) -> VideoReport:
     """Restore a video.
 
-    Timestamps, sound, subtitles, chapters, metadata, rotation and colour are kept (docs/video.md).
+    Timestamps, sound, subtitles, chapters, metadata, rotation and color are kept (docs/video.md).
     An interrupted run leaves ``<target>.resharp`` beside the result, and the same call goes on in
     it. Frames are the same then, bit for bit.
 

@@ -54,8 +54,8 @@ class ModelEntry:
     """Independent public catalogues that state this hash (5 means 5 or more)."""
     state_key: str | None = None
     """Key of the state dict in the file; None: bare, or not confirmed (accept any)."""
-    licence: str = "unknown"
-    """SPDX expression of the weights' licence, or ``unknown``."""
+    license: str = "unknown"
+    """SPDX expression of the weights' license, or ``unknown``."""
     terms: str | None = None
     """Limits of use that must be shown before a download."""
     blend: str | None = None
@@ -84,7 +84,7 @@ class ModelEntry:
             "sha256": self.sha256 is None or bool(_SHA256.fullmatch(self.sha256)),
             "hash_sources": self.hash_sources >= 0,
             "state_key": self.state_key in STATE_KEYS,
-            "licence": bool(self.licence),
+            "license": bool(self.license),
             "blend": self.blend != self.name,
         }
 
@@ -115,6 +115,8 @@ class ModelEntry:
         if not isinstance(data, Mapping) or not isinstance(data.get("parameters"), Mapping):
             raise ValueError("a checkpoint is an object with 'parameters'")
         values = {key: _tuple(value) for key, value in data.items()}
+        if "licence" in values:  # how stores older than 0.1.0 spell it
+            values["license"] = values.pop("licence")
         values["parameters"] = {k: _tuple(v) for k, v in data["parameters"].items()}
         values["blend"] = (data.get("blend") or {}).get("with")
         try:

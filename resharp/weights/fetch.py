@@ -149,7 +149,7 @@ def _not_ours(entry: ModelEntry, place: Path) -> ChecksumError:
     detail = f" ({report.detail})" if report.detail else ""
     return ChecksumError(
         f"{report.path} is {report.state}{detail} and {entry.name} has no address to download it "
-        f"from: 'resharp weights import FILE --as {entry.name} --force' brings it back"
+        f"from: 'resharp weights import FILE `name` {entry.name} --force' brings it back"
     )
 
 

@@ -34,7 +34,7 @@ def register(
     architecture: str,
     parameters: Mapping[str, Parameter],
     scale: int,
-    licence: str = "unknown",
+    license: str = "unknown",
     folder: str | os.PathLike[str] | None = None,
     force: bool = False,
 ) -> ModelEntry:
@@ -65,7 +65,7 @@ def register(
                 file=f"{LOCAL}/{name}-{sha256[:16]}{suffix if suffix in SUFFIXES else '.pth'}",
                 bytes=size,
                 sha256=sha256,
-                licence=licence,
+                license=license,
             )
         except ValueError as error:
             raise CheckpointError(str(error)) from error
@@ -92,7 +92,7 @@ def adopt(
             raise OptionError(
                 f"the name {entry.name} belongs to the catalogue and {file} is not that file "
                 f"(expected sha256 {entry.sha256 or 'not known'}, found {sha256}): "
-                "choose another name with --as"
+                "choose another name with `name`"
             )
         commit_file(part, path)
     return path
@@ -133,11 +133,11 @@ def _check_name(name: str) -> None:
         hint = f"; {kebab(name)!r} would do" if kebab(name) else ""
         raise OptionError(f"{name!r} is no name for a model: use a-z, 0-9, '-' and '.'{hint}")
     if name == BUILTIN:
-        raise OptionError(f"{name} is the built-in model: choose another name with --as")
+        raise OptionError(f"{name} is the built-in model: choose another name with `name`")
     taken = lookup(name)
     if taken is not None:
         raise OptionError(
-            f"the name {name!r} means {taken.name} of the catalogue: choose another with --as"
+            f"the name {name!r} means {taken.name} of the catalogue: choose another with `name`"
         )
 
 
@@ -163,7 +163,7 @@ def _check_free(entry: ModelEntry, place: Path, force: bool) -> None:
     if old.sha256 != entry.sha256:
         raise OptionError(
             f"the name {entry.name!r} is taken by another file ({old.title}, sha256 "
-            f"{old.sha256}): choose another with --as, or replace it with --force"
+            f"{old.sha256}): choose another with `name`, or replace it with --force"
         )
 
 

@@ -175,7 +175,7 @@ def test_a_file_is_a_suite_named_by_its_stem(tmp_path: Path) -> None:
                 ("tile", "large", "tile must be a number of pixels, auto or whole, got 'large'"),
                 ("lanes", True, "lanes must be at least 1, got True"),
                 ("batch", 0, "batch must be at least 1, got 0"),
-                ("colour", 1, "'colour'"),
+                ("color", 1, "'color'"),
             )
         ),
     ],

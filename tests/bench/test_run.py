@@ -55,7 +55,7 @@ def store(compact: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 @pytest.mark.slow
 def test_run_and_report(suite: Suite, store: Path) -> None:
-    code, text = call("bench", "run", "--quick", "--engines", str(store))
+    code, text = call("bench", "run", "--quick", "--store", str(store))
     assert code == 0, text
     found = read(newest(Path("resharp-bench")))
     by_id = {record.case.id: record for record in found.cases if not record.twin}
@@ -209,7 +209,7 @@ def test_the_command_runs_a_suite_of_a_file(
     case = {"model": "compact", "subject": "onnx", "size": [40, 40]}
     Path("small.json").write_text(json.dumps({"effort": DATA["effort"], "cases": [case]}))
     out = tmp_path / "run.jsonl"
-    options = ["--suite", "small.json", "--engines", str(store), "-o", str(out)]
+    options = ["--suite", "small.json", "--store", str(store), "-o", str(out)]
     code, text = call("bench", "run", *options)
     assert code == 0, text
     found = read(out)
@@ -277,7 +277,7 @@ def test_ctrl_c_leaves_whole_records_and_no_process(store: Path, tmp_path: Path)
     sizes = {"subject": ["onnxruntime", "onnx"], "size": [40, 40]}
     data = {"effort": DATA["effort"], "cases": [{"model": "compact", **sizes}]}
     command = [sys.executable, "-c", HELD, json.dumps(data), "bench", "run", "--quick"]
-    command += ["--engines", str(store), "-o", str(out)]
+    command += ["--store", str(store), "-o", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stderr is not None
     try:

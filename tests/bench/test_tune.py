@@ -130,14 +130,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_command_measures_and_writes_the_manifest(compact: Bundle, tmp_path: Path) -> None:
     store = tmp_path / "store"
     shutil.copytree(compact.folder, store / "compact")
-    code, text = call("export-engines", "compact", "--tune", "--engines", str(store))
+    code, text = call("export-engines", "compact", "--tune", "--store", str(store))
     assert code == 0, text
     assert "front: " in text
     assert f"compact on {device_name('cpu')}: " in text
     (found,) = json.loads((store / "compact" / "manifest.json").read_text())["tunings"]
     assert found["tile"] in (128, 512)
     assert found["bytes_per_pixel"] is None or found["bytes_per_pixel"] > 0
-    with Upscaler("compact", engines=store, backend="onnx") as upscaler:
+    with Upscaler("compact", store=store, backend="onnx") as upscaler:
         assert upscaler.tile == found["tile"]
 
 

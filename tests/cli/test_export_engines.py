@@ -27,7 +27,7 @@ from tests.fakes import fake_cuda
 needs_rtx = pytest.mark.skipif(
     trt.RTX not in trt.installed(), reason="TensorRT-RTX is not installed (extra rtx)"
 )
-QUICK = ("--gpu", "sm86", "--dtype", "uint8", "--flavour", "tensorrt_rtx")
+QUICK = ("--gpu", "sm86", "--dtype", "uint8", "--variant", "tensorrt_rtx")
 L4, L4_TOO, H100, T4, LATER = (
     Gpu(0, "NVIDIA L4", "8.9", 24 << 30),
     Gpu(1, "NVIDIA L4", "8.9", 24 << 30),
@@ -71,7 +71,7 @@ def rows(output: str) -> list[list[str]]:
 @pytest.mark.slow
 @needs_rtx
 def test_without_a_model_the_built_in_one_for_every_kind_of_gpu(home: Path) -> None:
-    code, output = call("export-engines", "--flavour", "tensorrt_rtx")
+    code, output = call("export-engines", "--variant", "tensorrt_rtx")
     assert code == 0, output
     first, second = rows(output)
     assert first[:4] == ["resharp-x4", "+".join(NAMED), "uint8", "fp16"]
@@ -81,27 +81,27 @@ def test_without_a_model_the_built_in_one_for_every_kind_of_gpu(home: Path) -> N
     assert float(first[6]) > 60
     assert "(graph, on the CPU)" in output
     assert "Building engine" in output
-    files = sorted(path.suffix for path in (home / "engines/resharp-x4/engines").glob("[!.]*"))
+    files = sorted(path.suffix for path in (home / "store/resharp-x4/engines").glob("[!.]*"))
     assert files == [".engine", ".engine", ".json", ".json", ".npz"]
-    code, output = call("export-engines", "--flavour", "tensorrt_rtx")
+    code, output = call("export-engines", "--variant", "tensorrt_rtx")
     assert code == 0
     assert [row[4] for row in rows(output)] == ["done", "done"]
     assert "is built already" in output
     cv2.imwrite("photo.png", np.full((200, 200, 3), 99, np.uint8))
-    code, output = call("export-engines", "--flavour", "tensorrt_rtx", "--picture", "photo.png")
+    code, output = call("export-engines", "--variant", "tensorrt_rtx", "--image", "photo.png")
     assert "the picture was not used: --force" in output
-    code, output = call("export-engines", "--flavour", "tensorrt_rtx", "--force")
+    code, output = call("export-engines", "--variant", "tensorrt_rtx", "--force")
     assert code == 0
     assert "done" not in [row[4] for row in rows(output)]
 
 
 @needs_rtx
 def test_options_reach_the_engine(home: Path) -> None:
-    options = ("--precision", "mixed", "--tile", "200", "--batch", "2", "--level", "1")
+    options = ("--precision", "mixed", "--tile", "200", "--batch", "2", "--optimization-level", "1")
     code, output = call("export-engines", "resharp-x4", *QUICK, *options)
     assert code == 0, output
     (engine,) = stored("resharp-x4")
-    recipe = engine["recipe"]
+    recipe = engine["spec"]
     assert recipe["precision"] == "mixed"
     assert recipe["profile"] == {"smallest": 16, "tile": 200, "batch": 2}
     assert (recipe["targets"], recipe["dtype"]) == (["sm86"], "uint8")
@@ -125,7 +125,7 @@ def test_engines_are_listed_verified_pruned_and_removed(home: Path) -> None:
     assert "uint8 fp16" in output
     code, output = call("engines", "verify")
     assert (code, output.count("whole")) == (0, 3)
-    path = sorted((home / "engines/resharp-x4/engines").glob("*.engine"))[0]
+    path = sorted((home / "store/resharp-x4/engines").glob("*.engine"))[0]
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -140,14 +140,14 @@ def test_engines_are_listed_verified_pruned_and_removed(home: Path) -> None:
     assert call("engines", "remove", "resharp-x4")[1].endswith("engines go with --built\n")
     code, output = call("engines", "remove", "resharp-x4", "--built")
     assert (code, output) == (0, "resharp-x4: 1 TensorRT engines removed\n")
-    assert list((home / "engines/resharp-x4/engines").glob("[!.]*")) == []
+    assert list((home / "store/resharp-x4/engines").glob("[!.]*")) == []
 
 
 @pytest.mark.slow
 @needs_rtx
 def test_a_model_that_is_not_exported_yet_is_exported_first_and_old_engines_are_pruned() -> None:
     save_checkpoint(random_network("compact"), Path("net.pth"))
-    assert call("weights", "import", "net.pth", "--as", "mine")[0] == 0
+    assert call("weights", "import", "net.pth", "--name", "mine")[0] == 0
     code, output = call("export-engines", "mine", *QUICK)
     assert code == 0, output
     assert "mine is not exported yet: exporting it first" in output
@@ -165,8 +165,8 @@ def test_a_model_that_is_not_exported_yet_is_exported_first_and_old_engines_are_
 def test_all_goes_on_after_a_damaged_model_and_fails_at_the_end(
     compact: Bundle, home: Path
 ) -> None:
-    shutil.copytree(compact.folder, home / "engines" / "compact")
-    bad = home / "engines" / "bad"
+    shutil.copytree(compact.folder, home / "store" / "compact")
+    bad = home / "store" / "bad"
     shutil.copytree(compact.folder, bad)
     graph = bad / compact.manifest.graphs["uint8"].name
     graph.write_bytes(graph.read_bytes()[:-1] + b"?")
@@ -204,7 +204,7 @@ def test_a_full_disk_leaves_nothing(home: Path, monkeypatch: pytest.MonkeyPatch)
     code, output = call("export-engines", *QUICK)
     assert code == 1
     assert "No space left on device" in output
-    assert [p.name for p in (home / "engines/resharp-x4/engines").iterdir()] == [".locks"]
+    assert [p.name for p in (home / "store/resharp-x4/engines").iterdir()] == [".locks"]
 
 
 @needs_rtx
@@ -215,7 +215,7 @@ def test_a_gpu_that_can_run_it_checks_it(
     asked = []
 
     def check(bundle: Bundle, engine: Engine, index: int) -> ParityResult:
-        asked.append((engine.recipe.targets, index))
+        asked.append((engine.spec.targets, index))
         return ParityResult(psnr=51.5, levels=1, passed=True)
 
     monkeypatch.setattr("resharp.runtime.backends.tensorrt.check_engine", check)
@@ -238,8 +238,8 @@ def test_a_gpu_that_can_run_it_checks_it(
         (("--tile", "99999"), "at most 4096"),
         (("--all", "--denoise", "0.5"), "for one model"),
         (("--batch", "0"), "batch is 0"),
-        (("--level", "7"), "level is 7"),
-        (("--picture", "nothere.png"), "nothere.png"),
+        (("--optimization-level", "7"), "level is 7"),
+        (("--image", "nothere.png"), "nothere.png"),
         (("--denoise", "0.5"), "denoise"),
         (("nothere",), "no model is called 'nothere'"),
         (("resharp-x4", "--all"), "not both"),
@@ -249,7 +249,7 @@ def test_a_gpu_that_can_run_it_checks_it(
 def test_what_cannot_be_built_says_so_and_writes_nothing(
     arguments: tuple[str, ...], message: str, home: Path
 ) -> None:
-    code, output = call("export-engines", "--flavour", "tensorrt_rtx", *arguments)
+    code, output = call("export-engines", "--variant", "tensorrt_rtx", *arguments)
     assert code == 1
     assert message in output
     assert not list(home.rglob("*.engine"))
@@ -263,8 +263,8 @@ def test_without_tensorrt_it_says_what_to_install(monkeypatch: pytest.MonkeyPatc
     assert "pip install 'resharp[rtx]'" in output
 
 
-def names(asked: str | None, flavour: str = trt.RTX) -> list[tuple[str, int | None]]:
-    return [(target.label, target.index) for target in choose_targets(asked, flavour)]
+def names(asked: str | None, variant: str = trt.RTX) -> list[tuple[str, int | None]]:
+    return [(target.label, target.index) for target in choose_targets(asked, variant)]
 
 
 def test_targets_of_tensorrt_rtx(machine: list[Gpu]) -> None:
@@ -340,7 +340,7 @@ def test_export_engines_and_doctor_tell_the_owner_of_an_h100(
 
 
 def test_targets_of_tensorrt(machine: list[Gpu], monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BackendError, match=r"shows no GPU.*--flavour tensorrt_rtx"):
+    with pytest.raises(BackendError, match=r"shows no GPU.*--variant tensorrt_rtx"):
         names("all", trt.TENSORRT)
     machine += [L4, L4_TOO, H100, T4]
     assert names(None, trt.TENSORRT) == [("NVIDIA L4", 0)]
@@ -382,7 +382,7 @@ def build(*_, **__):
     return b"an engine"
 
 trt.installed = lambda: ("tensorrt",)
-trt.load = lambda flavour: SimpleNamespace(__version__="11.4.0")
+trt.load = lambda variant: SimpleNamespace(__version__="11.4.0")
 build_module.build = build
 def check(bundle, engine, index):
     print("checked on", index)
@@ -408,5 +408,5 @@ def test_tensorrt_builds_on_the_gpu_that_was_asked_for(
     assert "built on 1 code 0" in done.stdout, done.stderr
     assert "checked on 1" in done.stdout
     assert done.live == fake_cuda.NOTHING_LIVE
-    sidecar = next((home / "engines/resharp-x4/engines").glob("[!.]*.json"))
-    assert json.loads(sidecar.read_text())["recipe"]["gpu"] == "Fake GPU"
+    sidecar = next((home / "store/resharp-x4/engines").glob("[!.]*.json"))
+    assert json.loads(sidecar.read_text())["spec"]["gpu"] == "Fake GPU"

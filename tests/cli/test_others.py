@@ -59,7 +59,7 @@ def test_doctor_without_any_backend(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_import_export_list_verify_remove(home: Path) -> None:
     save_checkpoint(random_network("compact"), Path("My Net.pth"))
-    code, output = call("weights", "import", "My Net.pth", "--as", "mine")
+    code, output = call("weights", "import", "My Net.pth", "--name", "mine")
     assert code == 0, output
     code, output = call("export", "mine")
     assert code == 0, output
@@ -72,7 +72,7 @@ def test_import_export_list_verify_remove(home: Path) -> None:
     names = [item["name"] for item in json.loads(call("engines", "list", "--json")[1])]
     assert names == ["resharp-x4", "mine"]
     assert call("engines", "verify") == (0, "resharp-x4: whole\nmine: whole\n")
-    graph = next((home / "engines" / "mine").glob("graph-uint8*"))
+    graph = next((home / "store" / "mine").glob("graph-uint8*"))
     graph.write_bytes(graph.read_bytes()[::-1])
     code, output = call("engines", "verify")
     assert code == 1

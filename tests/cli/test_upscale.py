@@ -315,15 +315,15 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(
 def test_views_average_flips_and_turns(run: Any) -> None:
     save("a.png", 16, 16)
     cv2.imwrite("flipped.png", np.ascontiguousarray(draw(16, 16)[::-1, ::-1]))
-    assert run("a.png", "flipped.png", "-o", "out", "--views", "8").exit_code == 0
+    assert run("a.png", "flipped.png", "-o", "out", "--tta", "8").exit_code == 0
     assert run("a.png", "-o", "one.png").exit_code == 0
     eight, turned, one = (
         np.asarray(cv2.imread(path)) for path in ("out/a.png", "out/flipped.png", "one.png")
     )
     np.testing.assert_array_equal(eight, turned[::-1, ::-1])
     assert np.any(eight != one)
-    refused = run("a.png", "--views", "2", "--face", "codeformer", "--aligned")
-    assert "leave --views out" in refused.output
+    refused = run("a.png", "--tta", "2", "--face", "codeformer", "--aligned")
+    assert "leave --tta out" in refused.output
 
 
 def test_what_changed_is_redone_and_said(run: Any) -> None:

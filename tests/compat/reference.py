@@ -42,15 +42,15 @@ class Reference:
         if img.ndim == 2:
             mode, out = "L", self._gray(values)
         elif img.shape[2] == 3:
-            mode, out = "RGB", self._colour(values)
+            mode, out = "RGB", self._color(values)
         else:
-            mode, colour, alpha = "RGBA", self._colour(values[:, :, :3]), values[:, :, 3]
+            mode, color, alpha = "RGBA", self._color(values[:, :, :3]), values[:, :, 3]
             if alpha_upsampler == "realesrgan":
                 large = self._gray(alpha)
             else:
                 size = (img.shape[1] * self.scale, img.shape[0] * self.scale)
                 large = cv2.resize(alpha, size, interpolation=cv2.INTER_LINEAR)
-            out = np.concatenate((colour, large[:, :, None]), axis=2)
+            out = np.concatenate((color, large[:, :, None]), axis=2)
         result = (out * white).round().astype(img.dtype)
         if outscale is not None and outscale != self.scale:
             size = (int(img.shape[1] * outscale), int(img.shape[0] * outscale))
@@ -58,11 +58,11 @@ class Reference:
         return result, mode
 
     def _gray(self, plane: Image) -> Image:
-        large: Image = cv2.cvtColor(self._colour(np.stack([plane] * 3, 2)), cv2.COLOR_BGR2GRAY)
+        large: Image = cv2.cvtColor(self._color(np.stack([plane] * 3, 2)), cv2.COLOR_BGR2GRAY)
         return large
 
     @torch.no_grad()
-    def _colour(self, bgr: Image) -> Image:
+    def _color(self, bgr: Image) -> Image:
         height, width = bgr.shape[:2]
         planes = torch.from_numpy(bgr[:, :, ::-1].transpose(2, 0, 1).copy())[None]
         if self.pre_pad:

@@ -33,7 +33,7 @@ def asked(compact: Bundle, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, f
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> Path:
-    """A folder with a gray, a colour and a transparent picture, a text and a folder."""
+    """A folder with a gray, a color and a transparent picture, a text and a folder."""
     folder = tmp_path / "inputs"
     (folder / "below").mkdir(parents=True)
     for kind, name in {"gray": "a.png", "bgr": "b.jpg", "bgra": "c.webp"}.items():

@@ -185,7 +185,7 @@ def test_without_tiles_the_picture_is_whole(compact: Bundle) -> None:
     with Upscaler(compact, device="cpu", tile="whole") as upscaler:
         upscaler(img, progress=lambda done, total: totals.append(total))
     assert totals == [1]
-    with Upscaler(compact, device="cpu", tile="whole", memory=1e-9) as upscaler:
+    with Upscaler(compact, device="cpu", tile="whole", memory_fraction=1e-9) as upscaler:
         upscaler(img, progress=lambda done, total: totals.append(total))
     assert totals[-1] > 1  # as few tiles as the memory allows
 

@@ -31,7 +31,7 @@ from tests.held import start
 from tests.waiting import LIMIT, joined
 
 HERE = Environment(
-    flavour="tensorrt", version="11.4.0", gpu="NVIDIA L4", capability="8.9", driver="13.1"
+    variant="tensorrt", version="11.4.0", gpu="NVIDIA L4", capability="8.9", driver="13.1"
 )
 DATA = bytes(random.Random(0).randbytes(4000))
 REFERENCE = b"a picture"
@@ -44,7 +44,7 @@ def spec(bundle: Bundle, **changes: Any) -> EngineSpec:
         "weights": manifest.weights.sha256,
         "dtype": "uint8",
         "precision": "fp16",
-        "flavour": HERE.flavour,
+        "variant": HERE.variant,
         "version": HERE.version,
         "gpu": HERE.gpu,
         "capability": HERE.capability,
@@ -61,7 +61,7 @@ def engine_of(one: EngineSpec, data: bytes = DATA) -> Engine:
 
     return Engine(
         model="tiny",
-        recipe=one,
+        spec=one,
         file=file(f"{one.key()}.engine", data),
         reference=file("reference-1.npz", REFERENCE),
         graph=ParityResult(psnr=70.0, levels=1, passed=True),
@@ -92,7 +92,7 @@ def test_the_fastest_precision_comes_first(place: EngineStore, compact: Bundle) 
     for precision in ("fp32", "bf16", "fp16", "mixed"):
         put(place, spec(compact, precision=precision))
     found = place.lookup(compact.manifest, HERE, "uint8").engines
-    assert [e.recipe.precision for e in found] == ["fp16", "mixed", "fp32", "bf16"]
+    assert [e.spec.precision for e in found] == ["fp16", "mixed", "fp32", "bf16"]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_the_fastest_precision_comes_first(place: EngineStore, compact: Bundle) 
         ({"gpu": "NVIDIA A10", "capability": "8.6"}, "made for NVIDIA A10"),
         ({"driver": "12.8"}, "driver for CUDA 12.8, here is one for CUDA 13.1"),
         ({"version": "10.16.1"}, "made by tensorrt 10.16.1, here is tensorrt 11.4.0"),
-        ({"flavour": "tensorrt_rtx", "targets": ("sm89",)}, "made by tensorrt_rtx"),
+        ({"variant": "tensorrt_rtx", "targets": ("sm89",)}, "made by tensorrt_rtx"),
         ({"graph": "0" * 64}, "older export"),
         ({"weights": "0" * 64}, "older export"),
     ],
@@ -132,9 +132,9 @@ def test_targets_of_an_engine_built_ahead(
     compact: Bundle, targets: tuple[str, ...], capability: str, fits: bool
 ) -> None:
     rtx = spec(
-        compact, flavour="tensorrt_rtx", version="1.7.1.116", targets=targets, gpu="", driver=""
+        compact, variant="tensorrt_rtx", version="1.7.1.116", targets=targets, gpu="", driver=""
     )
-    here = replace(HERE, flavour="tensorrt_rtx", version="1.7.1.116", capability=capability)
+    here = replace(HERE, variant="tensorrt_rtx", version="1.7.1.116", capability=capability)
     assert (mismatch(rtx, compact.manifest, here) is None) is fits
 
 
@@ -143,17 +143,17 @@ def test_targets_of_an_engine_built_ahead(
 def test_no_engine_of_rtx_is_for_a_gpu_that_it_refuses(
     compact: Bundle, target: str, capability: str
 ) -> None:
-    here = replace(HERE, flavour="tensorrt_rtx", version="1.7.1.116", capability=capability)
+    here = replace(HERE, variant="tensorrt_rtx", version="1.7.1.116", capability=capability)
     built = {"gpu": here.gpu, "capability": capability} if target == "current" else {"gpu": ""}
-    made = spec(compact, flavour="tensorrt_rtx", version=here.version, targets=(target,), **built)
+    made = spec(compact, variant="tensorrt_rtx", version=here.version, targets=(target,), **built)
     reason = mismatch(made, compact.manifest, here)
     assert reason is not None
     assert f"TensorRT-RTX has no engines for {here.gpu} (compute capability {capability})" in reason
 
 
 def test_an_engine_built_by_rtx_on_its_gpu_is_for_no_other(compact: Bundle) -> None:
-    here = replace(HERE, flavour="tensorrt_rtx", version="1.7.1.116")
-    own = spec(compact, flavour="tensorrt_rtx", version="1.7.1.116", targets=("current",))
+    here = replace(HERE, variant="tensorrt_rtx", version="1.7.1.116")
+    own = spec(compact, variant="tensorrt_rtx", version="1.7.1.116", targets=("current",))
     assert mismatch(own, compact.manifest, here) is None
     for change in ({"gpu": "NVIDIA L40"}, {"capability": "9.0"}, {"driver": "12.8"}):
         assert mismatch(own, compact.manifest, replace(here, **change)) is not None
@@ -166,7 +166,7 @@ def test_every_field_is_in_the_key(compact: Bundle) -> None:
         replace(base, weights="1"),
         replace(base, dtype="float32"),
         replace(base, precision="fp32"),
-        replace(base, flavour="tensorrt_rtx"),
+        replace(base, variant="tensorrt_rtx"),
         replace(base, version="1"),
         replace(base, targets=("sm86",)),
         replace(base, gpu="x"),
@@ -219,7 +219,7 @@ def test_a_missing_sidecar_and_that_of_another_engine(place: EngineStore, compac
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [('"NVIDIA L4"', '"NVIDIA A10"'), ('"13.1"', '"12.0"'), ('"schema": 1', '"schema": 2')],
+    [('"NVIDIA L4"', '"NVIDIA A10"'), ('"13.1"', '"12.0"'), ('"schema": 2', '"schema": 1')],
 )
 def test_a_sidecar_that_was_edited(place: EngineStore, compact: Bundle, old: str, new: str) -> None:
     engine = put(place, spec(compact))
@@ -324,7 +324,7 @@ def test_pruning_takes_only_what_is_proven_useless(
     good = put(place, spec(compact))
     newer = put(place, spec(compact, precision="mixed"))
     sidecar = place.folder / f"{newer.key}.json"
-    sidecar.write_text(sidecar.read_text().replace('"schema": 1', '"schema": 99'))
+    sidecar.write_text(sidecar.read_text().replace('"schema": 2', '"schema": 99'))
     forgotten, fresh = place.folder / ".draft-a.part", place.folder / ".draft-b.part"
     for path in (forgotten, fresh):
         path.write_bytes(b"")

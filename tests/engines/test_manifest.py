@@ -48,7 +48,7 @@ def test_round_trip_of_any_values(title: str, scale: int, overlap: int, memory: 
 
 
 def test_later_fields_of_the_same_schema_are_ignored() -> None:
-    assert parse(stored(colour_of_the_box="blue"), "here") == MANIFEST
+    assert parse(stored(color_of_the_box="blue"), "here") == MANIFEST
 
 
 @pytest.mark.parametrize("version", [SCHEMA + 1, 0, "1", None])

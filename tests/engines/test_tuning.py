@@ -58,25 +58,25 @@ def test_a_new_export_meanwhile_is_not_overwritten(stored: Bundle) -> None:
 
 
 def test_that_of_the_built_in_model_is_in_the_store(tmp_path: Path) -> None:
-    bundle = resolve("resharp-x4", engines=tmp_path)
+    bundle = resolve("resharp-x4", store=tmp_path)
     assert bundle.manifest.tunings == ()
     save_tuning(bundle, tuning())
     assert (tmp_path / "resharp-x4" / TUNINGS).is_file()
-    assert resolve("resharp-x4", engines=tmp_path).manifest.tuning("onnx", HERE) == tuning()
-    assert resolve("resharp-x4", engines=tmp_path / "other").manifest.tunings == ()
+    assert resolve("resharp-x4", store=tmp_path).manifest.tuning("onnx", HERE) == tuning()
+    assert resolve("resharp-x4", store=tmp_path / "other").manifest.tunings == ()
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"graphs": {}}', '{"graphs": {}, "tunings": [{}]}', "\x00"]
 )
 def test_a_damaged_or_older_file_of_them_tunes_nothing(tmp_path: Path, text: str) -> None:
-    bundle = resolve("resharp-x4", engines=tmp_path)
+    bundle = resolve("resharp-x4", store=tmp_path)
     save_tuning(bundle, tuning())
     path = tmp_path / "resharp-x4" / TUNINGS
     path.write_text(text)
-    assert resolve("resharp-x4", engines=tmp_path).manifest.tunings == ()
+    assert resolve("resharp-x4", store=tmp_path).manifest.tunings == ()
     save_tuning(bundle, tuning())  # and is written anew
-    assert resolve("resharp-x4", engines=tmp_path).manifest.tunings == (tuning(),)
+    assert resolve("resharp-x4", store=tmp_path).manifest.tunings == (tuning(),)
 
 
 @pytest.mark.parametrize("values", [{"tile": 0}, {"batch": -1}, {"tile": "x"}, {"threads": 0}])

@@ -25,7 +25,7 @@ from resharp.errors import (
 )
 from resharp.export import ExportOptions, export
 from resharp.export.engine import EngineOptions, build_engines
-from resharp.gpu import tensorrt as flavours
+from resharp.gpu import tensorrt as variants
 from resharp.models import SRVGGNetCompact
 from resharp.runtime.bundle_lookup import resolve
 from resharp.weights import ModelEntry, find
@@ -107,7 +107,7 @@ def test_every_backend_takes_a_strength() -> None:
 @pytest.mark.usefixtures("weights")
 def test_an_engine_is_built_once_for_each_strength() -> None:
     export(NAME)
-    options = EngineOptions(flavour=flavours.RTX, dtypes=("uint8",), tile=64)
+    options = EngineOptions(variant=variants.RTX, dtypes=("uint8",), tile=64)
     for skipped in (False, True):
         bundle = resolve(NAME, denoise=0.3)
         (built,) = build_engines(bundle, Target(targets=NAMED), options)

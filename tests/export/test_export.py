@@ -42,7 +42,7 @@ def test_a_file_becomes_a_bundle(checkpoint: Path, tmp_path: Path) -> None:
     bundle.verify()
     manifest = bundle.manifest
     assert manifest.name == "my-net"
-    assert bundle.folder == tmp_path / "home" / "engines" / "my-net"
+    assert bundle.folder == tmp_path / "home" / "store" / "my-net"
     assert (manifest.scale, manifest.channels, manifest.size_multiple) == (2, 3, 1)
     assert set(manifest.graphs) == {"uint8", "float32"}
     assert manifest.architecture == "SRVGGNetCompact"
@@ -95,7 +95,7 @@ def test_a_graph_that_fails_the_gate_is_not_stored(
     monkeypatch.setattr(parity, "FLOAT_LIMIT", -1.0)
     with pytest.raises(ParityError, match="Nothing was stored"):
         export(checkpoint)
-    assert Store(Path(os.environ["RESHARP_HOME"]) / "engines").names() == ()
+    assert Store(Path(os.environ["RESHARP_HOME"]) / "store").names() == ()
 
 
 def test_an_interrupted_export_leaves_nothing(
@@ -107,7 +107,7 @@ def test_an_interrupted_export_leaves_nothing(
 
     with pytest.raises(KeyboardInterrupt):
         export(checkpoint, log=interrupt)
-    store = Path(os.environ["RESHARP_HOME"]) / "engines"
+    store = Path(os.environ["RESHARP_HOME"]) / "store"
     assert [path.name for path in store.iterdir()] == [".locks"]
 
 
@@ -145,7 +145,7 @@ def test_denoise_blends_the_twins(tmp_path: Path) -> None:
         assert sum(source.weight for source in bundle.manifest.sources) == pytest.approx(1)
         with Upscaler("realesr-general-x4v3", backend="onnx", denoise=strength) as upscaler:
             results[strength] = upscaler(picture)
-    assert Store(tmp_path / "home" / "engines").names() == (
+    assert Store(tmp_path / "home" / "store").names() == (
         "realesr-general-x4v3",
         "realesr-general-x4v3-dn0",
         "realesr-general-x4v3-dn0.25",
@@ -213,7 +213,7 @@ def test_a_file_does_not_take_a_name_that_means_something_else(checkpoint: Path)
             export(checkpoint, ExportOptions(name=name))
     unnamed = checkpoint.with_name("日本.pth")
     checkpoint.rename(unnamed)
-    with pytest.raises(OptionError, match="choose one with --as"):
+    with pytest.raises(OptionError, match="choose one with `name`"):
         export(unnamed)
 
 
@@ -257,5 +257,5 @@ def test_weights_that_give_nan_are_blamed_on_the_weights(tmp_path: Path) -> None
 
 @pytest.mark.usefixtures("bare_checkout")
 def test_a_bare_checkout_exports(checkpoint: Path, tmp_path: Path) -> None:
-    bundle = export(checkpoint, engines=tmp_path)
+    bundle = export(checkpoint, store=tmp_path)
     assert bundle.manifest.versions["resharp"] == __version__

@@ -145,7 +145,7 @@ def test_points_that_are_one_point_have_no_similarity() -> None:
 
 @pytest.mark.parametrize("size", [40, 200, 512, 900, 3000])
 def test_a_crop_shows_what_the_map_says(size: int) -> None:
-    """A picture whose colours are its coordinates."""
+    """A picture whose colors are its coordinates."""
     side = 1200
     y, x = np.mgrid[:side, :side]
     picture = np.stack([x, y, x * 0], 2).astype(np.float32) / (side - 1)
@@ -184,7 +184,7 @@ def test_a_crop_partly_outside_reflects_the_picture(x: float, y: float) -> None:
     beyond = np.maximum(-pixels, pixels - [119, 89]).max(axis=1).reshape(SIDE, SIDE) * SIDE / 80
     assert np.abs(crop - expected)[beyond <= 0].max(initial=0) <= 1
     assert np.abs(crop - expected)[(beyond > 0) & (beyond < 2)].max(initial=0) <= 60
-    far = crop[beyond > SIDE / 8 + 1]  # one colour, so no second face
+    far = crop[beyond > SIDE / 8 + 1]  # one color, so no second face
     assert len(far)
     assert (far == far[0]).all()
 
@@ -354,8 +354,8 @@ def test_any_layout_and_depth(compact: Bundle, dtype: str, channels: int | None)
     assert (out.dtype, out.shape) == (picture.dtype, background.shape)
     np.testing.assert_array_equal(picture, before)
     top = {"uint8": 255, "uint16": 65_535, "float32": 1}[dtype]
-    colours = out if out.ndim == 2 else out[:, :, :3]
-    assert (colours[58:62, 78:82] == top).all()
+    colors = out if out.ndim == 2 else out[:, :, :3]
+    assert (colors[58:62, 78:82] == top).all()
     np.testing.assert_array_equal(out[:10], background[:10])
     if channels == 4:
         np.testing.assert_array_equal(out[:, :, 3], background[:, :, 3])
@@ -495,8 +495,8 @@ def test_aligned_crops_are_taken_as_they_are(side: int, channels: int | None) ->
     restored = FaceRestorer(brighter, aligned=True, weight=0.5).restore(picture)
     assert restored.image.shape == (SIDE, SIDE, *picture.shape[2:])
     assert restored.count == 1
-    colours = restored.image if channels is None else restored.image[:, :, :3]
-    assert (colours == 130).all()
+    colors = restored.image if channels is None else restored.image[:, :, :3]
+    assert (colors == 130).all()
     if channels == 4:
         assert (restored.image[:, :, 3] == 100).all()
 
@@ -613,7 +613,7 @@ def test_what_is_no_face_network_is_refused(tmp_path: Path, compact: Bundle) -> 
     with pytest.raises(OptionError, match="neither a name"):
         FaceRestorer(7, detector=finds())  # type: ignore[arg-type]
     with pytest.raises(NotExportedError, match=r"resharp export|not yet"):
-        FaceRestorer("gfpgan-1.4", detector=finds(), engines=tmp_path / "none")
+        FaceRestorer("gfpgan-1.4", detector=finds(), store=tmp_path / "none")
 
 
 def test_anime_models_refuse_faces(compact: Bundle, tmp_path: Path) -> None:

@@ -211,14 +211,14 @@ def opened(found: Found, folder: Path) -> Iterator[TensorrtBackend]:
     fake = fake_trt.Trt(_NoHost())  # type: ignore[arg-type]
     package, log = fake.module(), logging.getLogger(contexts.__name__)
     here = Environment(
-        flavour="tensorrt", version=fake.version, gpu=kit.GPU.name, capability="8.9", driver="13.0"
+        variant="tensorrt", version=fake.version, gpu=kit.GPU.name, capability="8.9", driver="13.0"
     )
     handler = _Said(found)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fake_trt, "Context", Network)
         patch.setattr(kit, "expected", lambda image: net(image[None])[0])
         patch.setattr("resharp.gpu.tensorrt.installed", lambda: ("tensorrt",))
-        patch.setattr("resharp.gpu.tensorrt.load", lambda flavour: package)
+        patch.setattr("resharp.gpu.tensorrt.load", lambda variant: package)
         for module in (backend_module, verify):
             patch.setattr(module, "gpus", lambda: (kit.GPU,))
             patch.setattr(module, "driver_version", lambda: "13.0")

@@ -74,7 +74,7 @@ class Kit:
             "weights": manifest.weights.sha256,
             "dtype": dtype,
             "precision": precision,
-            "flavour": here.flavour,
+            "variant": here.variant,
             "version": here.version,
             "gpu": here.gpu,
             "capability": here.capability,
@@ -93,7 +93,7 @@ class Kit:
         np.savez(stored, picture=image, restored=restored)
         engine = Engine(
             model=manifest.name,
-            recipe=made,
+            spec=made,
             file=_file(f"{made.key()}.engine", data),
             reference=_file("reference.npz", stored.getvalue()),
             graph=ParityResult(psnr=60.0, levels=1, passed=True),
@@ -137,9 +137,9 @@ def machine(
     """Patch a GPU in; at the end, nothing of it may be left."""
     host = HostProvider(**provider, opened=0)
     fake = Trt(host, rtx=rtx)
-    flavour = "tensorrt_rtx" if rtx else "tensorrt"
+    variant = "tensorrt_rtx" if rtx else "tensorrt"
     here = Environment(
-        flavour=flavour, version=fake.version, gpu=GPU.name, capability="8.9", driver="13.0"
+        variant=variant, version=fake.version, gpu=GPU.name, capability="8.9", driver="13.0"
     )
     package = fake.module()
 
@@ -147,8 +147,8 @@ def machine(
         host.opened += 1
         return host
 
-    patch.setattr("resharp.gpu.tensorrt.installed", lambda: (flavour,))
-    patch.setattr("resharp.gpu.tensorrt.load", lambda flavour: package)
+    patch.setattr("resharp.gpu.tensorrt.installed", lambda: (variant,))
+    patch.setattr("resharp.gpu.tensorrt.load", lambda variant: package)
     for module in (backend_module, verify):
         patch.setattr(module, "gpus", lambda: (GPU,))
         patch.setattr(module, "driver_version", lambda: "13.0")

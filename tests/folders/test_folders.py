@@ -552,7 +552,7 @@ def test_requests_that_make_no_sense(
 
 
 def test_the_key_needs_no_opening(config: RestoreConfig) -> None:
-    for one in (config, config.on(scale=2.0), replace(config, views=2)):
+    for one in (config, config.on(scale=2.0), replace(config, tta=2)):
         with one.open() as restorer:
             assert restorer.info.key == one.key()
     assert config.key() == config.on(scale=2).key()  # which is its own

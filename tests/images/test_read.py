@@ -38,7 +38,7 @@ SEEN: dict[int, Callable[[Array], Array]] = {
 def test_lossless_files_come_back_equal(suffix: str, shape: tuple[int, ...]) -> None:
     pixels = noise(*shape)
     if len(shape) == 3 and shape[2] == 4:
-        pixels[..., 3] |= 1  # WebP discards colours that are fully transparent
+        pixels[..., 3] |= 1  # WebP discards colors that are fully transparent
     picture = decode(encoded(suffix, pixels))
     expected = pixels
     if suffix == ".webp" and pixels.ndim == 2:
@@ -80,11 +80,11 @@ def test_names_do_not_matter(tmp_path: Path, name: str) -> None:
 def test_small_png_kinds() -> None:
     one_bit = decode(make_png(0, 1, [b"\xa0", b"\x40"], 3))
     np.testing.assert_array_equal(one_bit.pixels, [[255, 0, 255], [0, 255, 0]])
-    colours = samples.png_chunk(b"PLTE", bytes((10, 20, 30, 40, 50, 60)))
-    palette = decode(make_png(3, 8, [b"\0\1"], 2, colours))
+    colors = samples.png_chunk(b"PLTE", bytes((10, 20, 30, 40, 50, 60)))
+    palette = decode(make_png(3, 8, [b"\0\1"], 2, colors))
     np.testing.assert_array_equal(palette.pixels, [[[30, 20, 10], [60, 50, 40]]])
     clear = samples.png_chunk(b"tRNS", b"\x05")
-    palette = decode(make_png(3, 8, [b"\0\1"], 2, colours, clear))
+    palette = decode(make_png(3, 8, [b"\0\1"], 2, colors, clear))
     np.testing.assert_array_equal(palette.pixels, [[[30, 20, 10, 5], [60, 50, 40, 255]]])
     gray_alpha = decode(make_png(4, 8, [bytes((7, 100, 9, 200))], 2))
     np.testing.assert_array_equal(gray_alpha.pixels, [[[7, 7, 7, 100], [9, 9, 9, 200]]])
@@ -92,7 +92,7 @@ def test_small_png_kinds() -> None:
     np.testing.assert_array_equal(deep.pixels, [[[700] * 3 + [1000], [900] * 3 + [60_000]]])
 
 
-def test_cmyk_jpeg_has_the_right_colours_and_says_that_they_are_approximate(
+def test_cmyk_jpeg_has_the_right_colors_and_says_that_they_are_approximate(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     data = samples.with_segment(

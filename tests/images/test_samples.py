@@ -105,7 +105,7 @@ def png_chunk(name: bytes, body: bytes) -> bytes:
 
 
 def make_png(kind: int, depth: int, rows: list[bytes], width: int, *extra: bytes) -> bytes:
-    """A PNG from packed rows; kind is the colour type, extra are whole chunks before IDAT."""
+    """A PNG from packed rows; kind is the color type, extra are whole chunks before IDAT."""
     head = struct.pack(">IIBBBBB", width, len(rows), depth, kind, 0, 0, 0)
     body = zlib.compress(b"".join(b"\0" + row for row in rows))
     chunks = [png_chunk(b"IHDR", head), *extra, png_chunk(b"IDAT", body), png_chunk(b"IEND", b"")]

@@ -234,7 +234,7 @@ def test_quality() -> None:
             encode(photo(), format="jpg", quality=nonsense)
 
 
-def test_jpeg_keeps_full_colour_resolution() -> None:
+def test_jpeg_keeps_full_color_resolution() -> None:
     data, _ = encode(photo(), format="jpg")
     frame = next(body for marker, body in samples.jpeg_segments(data) if marker == 0xC0)
     assert [frame[7 + 3 * index] for index in range(3)] == [0x11, 0x11, 0x11]

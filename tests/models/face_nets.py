@@ -18,14 +18,14 @@ from resharp.engines.target import NAMED, Target
 from resharp.errors import ImageError, OptionError
 from resharp.export import ExportOptions, export
 from resharp.export.engine import Built, EngineOptions, build_engines
-from resharp.gpu import tensorrt as flavours
+from resharp.gpu import tensorrt as variants
 from resharp.models import NetworkFacts, for_pictures
 from resharp.runtime.backends import BackendOptions
 from resharp.runtime.fallback import load_backend
 
 SIDE = 32
 needs_rtx = pytest.mark.skipif(
-    flavours.RTX not in flavours.installed(), reason="TensorRT-RTX is not installed (extra rtx)"
+    variants.RTX not in variants.installed(), reason="TensorRT-RTX is not installed (extra rtx)"
 )
 
 
@@ -53,7 +53,7 @@ def exported(network: nn.Module, folder: Path) -> Bundle:
     """Through the parity gate, by the exporter that is fast for tiny networks."""
     torch.save({"params_ema": network.state_dict()}, folder / "tiny.pth")
     options = ExportOptions(exporter="legacy")
-    return export(folder / "tiny.pth", options, engines=folder / "store")
+    return export(folder / "tiny.pth", options, store=folder / "store")
 
 
 def as_run(
@@ -89,7 +89,7 @@ def check_refusals(bundle: Bundle) -> None:
 
 
 def check_pictures(network: nn.Module, facts: NetworkFacts) -> None:
-    """The wrappers: colours swapped on both ends, -1..1 inside, rounded at the end."""
+    """The wrappers: colors swapped on both ends, -1..1 inside, rounded at the end."""
     batch = torch.from_numpy(crops(2))
     found = for_pictures(network, facts, "uint8")(batch)
     planes = batch.permute(0, 3, 1, 2).flip(1).float() / 127.5 - 1
@@ -104,9 +104,9 @@ def check_pictures(network: nn.Module, facts: NetworkFacts) -> None:
 
 def build(bundle: Bundle, precision: str | None = None) -> Built:
     """The uint8 engine for every kind that TensorRT-RTX names."""
-    options = EngineOptions(flavour=flavours.RTX, precision=precision, dtypes=("uint8",))
+    options = EngineOptions(variant=variants.RTX, precision=precision, dtypes=("uint8",))
     (built,) = build_engines(bundle, Target(targets=NAMED), options)
-    profile = built.engine.recipe.profile
+    profile = built.engine.spec.profile
     assert (profile.smallest, profile.tile, profile.batch) == (SIDE, SIDE, 4)
     assert built.engine.graph.passed
     return built

@@ -21,7 +21,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-class Colours(nn.Module):
+class Colors(nn.Module):
     """Knows its planes: halves red, keeps green, and overshoots blue."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,9 +52,9 @@ def test_bytes_equal_plain_numpy(kind: str, height: int, width: int) -> None:
     assert (out.numpy() != expected).mean() < 0.01
 
 
-def test_bytes_keep_colours_apart_and_clamp() -> None:
+def test_bytes_keep_colors_apart_and_clamp() -> None:
     images = torch.tensor([[[[0, 10, 100], [255, 20, 200]]]], dtype=torch.uint8)  # B, G, R
-    assert ByteImage(Colours())(images).tolist() == [[[[0, 10, 50], [255, 20, 100]]]]
+    assert ByteImage(Colors())(images).tolist() == [[[[0, 10, 50], [255, 20, 100]]]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -85,7 +85,7 @@ def test_floats_equal_the_network_between_0_and_1() -> None:
 
 def test_floats_keep_more_than_8_bits() -> None:
     images = torch.full((1, 2, 2, 3), 1000.25 / 65535)
-    out = FloatImage(Colours())(images)
+    out = FloatImage(Colors())(images)
     torch.testing.assert_close(out[..., 1], images[..., 1], rtol=0, atol=1e-7)
     assert float(out[..., 0].max()) == 0  # blue * 2 - 0.5 is below 0
 
@@ -170,8 +170,8 @@ def test_other_pictures_are_refused(images: Tensor) -> None:
 
 @needs_animevideo
 @pytest.mark.shared
-def test_the_official_network_keeps_a_colour() -> None:
-    """Real weights, real colour order: a flat picture stays nearly what it is."""
+def test_the_official_network_keeps_a_color() -> None:
+    """Real weights, real color order: a flat picture stays nearly what it is."""
     network = ByteImage(build(read_checkpoint(ANIMEVIDEO)))
     images = torch.tensor([30, 120, 220], dtype=torch.uint8).expand(1, 16, 16, 3)
     with torch.no_grad():

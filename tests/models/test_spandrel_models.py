@@ -154,7 +154,7 @@ def span(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("span")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return export(saved("SPAN", folder), engines=folder / "store")
+        return export(saved("SPAN", folder), store=folder / "store")
 
 
 @oracle.needs_oracle
@@ -180,9 +180,9 @@ def test_restores_as_spandrel_does(span: Bundle) -> None:
 @needs_rtx
 def test_tensorrt_rtx_builds_it_in_fp16(span: Bundle, tmp_path: Path) -> None:
     bundle = replace(span, engine_store_folder=tmp_path / "engines")
-    options = EngineOptions(flavour=RTX, precision="fp16", dtypes=("uint8",), tile=128)
+    options = EngineOptions(variant=RTX, precision="fp16", dtypes=("uint8",), tile=128)
     (built,) = build_engines(bundle, Target(targets=("sm86",)), options)
-    assert built.engine.recipe.precision == "fp16"
+    assert built.engine.spec.precision == "fp16"
     assert built.engine.graph.passed
 
 
@@ -241,7 +241,7 @@ def test_any_size_is_padded_by_reflection(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("unmeasured", "here")
 def test_windows_are_put_together_for_any_batch(tmp_path: Path) -> None:
     """Swin2SR's own code bakes the batch of the example; the gate would refuse it."""
-    bundle = export(saved("Swin2SR", tmp_path), engines=tmp_path / "store")
+    bundle = export(saved("Swin2SR", tmp_path), store=tmp_path / "store")
     assert bundle.manifest.versions["exporter"] == "legacy"
     assert bundle.manifest.size_multiple == 8
     module = importlib.import_module("spandrel.architectures.Swin2SR.__arch.Swin2SR")
@@ -257,7 +257,7 @@ def test_windows_are_put_together_for_any_batch(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("unmeasured", "here")
 def test_the_other_exporter_is_tried(tmp_path: Path) -> None:
     said: list[str] = []
-    bundle = export(saved("SAFMN", tmp_path), engines=tmp_path / "store", log=said.append)
+    bundle = export(saved("SAFMN", tmp_path), store=tmp_path / "store", log=said.append)
     assert bundle.manifest.versions["exporter"] == "dynamo"
     (step,) = (line for line in said if line.endswith("; trying dynamo"))
     assert step.startswith("legacy: torch's legacy exporter fails: ")
@@ -272,7 +272,7 @@ def test_what_does_not_generalise_is_refused(
     monkeypatch.setattr(spandrel_models, "EXPORTERS", ("legacy",))
     text = r"^spandrel's KBNet cannot be exported: .* other sizes, .* stored\. legacy: .+"
     with pytest.raises(ParityError, match=text):
-        export(saved("KBNet", tmp_path), engines=tmp_path / "store")
+        export(saved("KBNet", tmp_path), store=tmp_path / "store")
     assert not (tmp_path / "store" / "kbnet").exists()
 
 
@@ -360,7 +360,7 @@ def test_without_spandrel_the_extra_is_named(tmp_path: Path) -> None:
     torch.save({"qkv.weight": torch.zeros(2)}, tmp_path / "net.pth")
     text = r"found qkv\.weight.*pip install 'resharp\[spandrel\]'"
     with pytest.raises(UnknownArchitectureError, match=text):
-        export(tmp_path / "net.pth", engines=tmp_path / "store")
+        export(tmp_path / "net.pth", store=tmp_path / "store")
 
 
 @oracle.needs_oracle

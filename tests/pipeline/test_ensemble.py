@@ -57,7 +57,7 @@ def test_the_mean_is_weighted_and_rounded(dtype: str) -> None:
 
 def test_views_average_what_depends_on_the_place() -> None:
     image, told = np.zeros((6, 6, 3), np.uint8), []
-    with Ensemble([Fake(80)], views=8) as ensemble:
+    with Ensemble([Fake(80)], tta=8) as ensemble:
         out = ensemble(image, progress=lambda done, total: told.append((done, total)))
     assert out[0, 5, 0] == out[11, 5, 0] == out[5, 0, 0] == out[5, 11, 0] == 20
     assert out[5, 5, 0] == 0
@@ -70,7 +70,7 @@ def test_real_upscalers(compact: Bundle) -> None:
         exact = alone(image)
     with Ensemble([Upscaler(compact)]) as one:
         np.testing.assert_array_equal(one(image), exact)
-    with Ensemble([Upscaler(compact)], views=8) as eight:
+    with Ensemble([Upscaler(compact)], tta=8) as eight:
         turned = eight(image[::-1, ::-1])
         np.testing.assert_array_equal(turned[::-1, ::-1], eight(image))
 
@@ -80,9 +80,9 @@ def test_real_upscalers(compact: Bundle) -> None:
     [
         ([], {}, "at least one"),
         ([Fake(), Fake(scale=4)], {}, "enlarge by 2, 4"),
-        ([Fake()], {"views": 3}, "1, 2, 4 or 8"),
-        ([Fake()], {"views": True}, "1, 2, 4 or 8"),
-        ([Fake()], {"views": 2.0}, "1, 2, 4 or 8"),
+        ([Fake()], {"tta": 3}, "1, 2, 4 or 8"),
+        ([Fake()], {"tta": True}, "1, 2, 4 or 8"),
+        ([Fake()], {"tta": 2.0}, "1, 2, 4 or 8"),
         ([Fake()], {"weights": [1, 2]}, "give 1"),
         ([Fake(), Fake()], {"weights": [1e308, 1e308]}, "give 2"),
         ([Fake()], {"weights": ["a"]}, "give 1"),

@@ -159,7 +159,7 @@ def test_a_model_that_could_not_be_opened_is_tried_again(
 
 def test_options_as_the_settings_have_them_open_no_second_model(loader: Loader) -> None:
     loader.process_image(PICTURE)
-    loader.process_image(PICTURE, tile="auto", memory=0.5)
+    loader.process_image(PICTURE, tile="auto", memory_fraction=0.5)
     assert len(loader.loaded) == 1
     for images in (PICTURE, np.stack([PICTURE])):
         with pytest.raises(OptionError, match="a list of pictures"):

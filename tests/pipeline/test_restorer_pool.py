@@ -36,8 +36,8 @@ def test_the_key_is_of_what_decides_the_pixels(compact: Bundle, tiny: dict[str, 
             return restorer.info.key
 
     base = _config(compact)
-    assert key(base) == key(base.on(threads=1, tile=64, memory=0.25))
-    others = [base.on(scale=3), _config(tiny["rrdb2"]), base.on(views=2)]
+    assert key(base) == key(base.on(threads=1, tile=64, memory_fraction=0.25))
+    others = [base.on(scale=3), _config(tiny["rrdb2"]), base.on(tta=2)]
     assert len({key(one) for one in [base, *others]}) == 4
 
 
@@ -67,7 +67,7 @@ def test_cores_are_shared(
         assert len(pool.workers) == restorers
         assert len(pool.slots) == calls
         assert pool.first.config.threads == threads
-        assert pool.first.config.memory == pytest.approx(0.5 / calls)
+        assert pool.first.config.memory_fraction == pytest.approx(0.5 / calls)
 
 
 def test_the_users_threads_are_kept(compact: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,10 +114,10 @@ def test_what_makes_no_sense_is_refused(compact: Bundle, tmp_path: Path) -> None
         RestorerPool(_config(compact), gpus=[0])
     with pytest.raises(OptionError, match="--face"):
         RestoreConfig(fidelity=0.5)
-    with pytest.raises(OptionError, match="leave --views out"):
-        RestoreConfig(face="codeformer", aligned=True, views=2)
+    with pytest.raises(OptionError, match="leave --tta out"):
+        RestoreConfig(face="codeformer", aligned=True, tta=2)
     with pytest.raises(UnknownModelError):
-        RestoreConfig(model="nobody", engines=str(tmp_path)).open()
+        RestoreConfig(model="nobody", store=str(tmp_path)).open()
 
 
 def test_a_config_can_be_sent(compact: Bundle) -> None:

@@ -19,7 +19,9 @@ from resharp.runtime.tiling.bands import choose_tiling
 from tests.cli.commands import call
 from tests.conftest import random_network
 
-OWN = Settings(model='a "name"\\ é', tile=256, scale=2.5, memory=0.7, threads=3, denoise=0.5)
+OWN = Settings(
+    model='a "name"\\ é', tile=256, scale=2.5, memory_fraction=0.7, threads=3, denoise=0.5
+)
 toml = pytest.mark.skipif(sys.version_info < (3, 11), reason="TOML needs tomli before Python 3.11")
 
 
@@ -34,15 +36,15 @@ def test_what_is_saved_is_loaded(tmp_path: Path, name: str, settings: Settings) 
 
 @pytest.mark.parametrize("name", ["a.json", pytest.param("a.toml", marks=toml)])
 def test_paths_and_numbers_of_numpy_are_kept(tmp_path: Path, name: str) -> None:
-    given: dict[str, Any] = {"engines": tmp_path, "scale": np.float32(2), "tile": np.int64(96)}
+    given: dict[str, Any] = {"store": tmp_path, "scale": np.float32(2), "tile": np.int64(96)}
     Settings(**given).save(tmp_path / name)
     found = Settings.load(tmp_path / name)
-    assert found == Settings(engines=str(tmp_path), scale=2.0, tile=96)
+    assert found == Settings(store=str(tmp_path), scale=2.0, tile=96)
 
 
-def test_an_engines_folder_that_is_none() -> None:
-    with pytest.raises(OptionError, match="engines is 3"):
-        Upscaler(**asdict(Settings(engines=3)))  # type: ignore[arg-type]
+def test_a_store_folder_that_is_none() -> None:
+    with pytest.raises(OptionError, match="store is 3"):
+        Upscaler(**asdict(Settings(store=3)))  # type: ignore[arg-type]
 
 
 def test_they_open_an_upscaler(compact: Bundle) -> None:
@@ -93,11 +95,11 @@ def test_a_write_that_fails_keeps_the_old_file(
 @pytest.mark.parametrize("memory", [0, -1, 1.5, "half", None, True, float("nan")])
 def test_a_share_that_is_none(compact: Bundle, memory: Any) -> None:
     with pytest.raises(OptionError, match="share of the free memory"):
-        Upscaler(compact, memory=memory)
+        Upscaler(compact, memory_fraction=memory)
 
 
 def test_the_share_limits_the_tile(compact: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Upscaler(compact, memory=0.7) as upscaler:
+    with Upscaler(compact, memory_fraction=0.7) as upscaler:
         backend = upscaler._backend
         monkeypatch.setattr(backend, "free_memory", lambda: backend.memory(256) * 2)
         sizes = [choose_tiling(backend, None, share).size for share in (0.1, 0.5, 0.7, 1)]
@@ -114,7 +116,7 @@ def test_facts_of_a_model(compact: Bundle) -> None:
     assert info.memory_per_megapixel == round((compact.manifest.activation_bytes or 0) * 1e6)
     assert info.bytes > 4 * info.parameters
     assert info.engines == 0
-    assert json.loads(json.dumps(info.to_dict()))["licence"] == info.licence
+    assert json.loads(json.dumps(info.to_dict()))["license"] == info.license
 
 
 def test_facts_of_the_built_in_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +129,7 @@ def test_facts_of_the_built_in_model(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert json.loads(output) == [info.to_dict()]
     code, output = call("info")
     assert f"{info.parameters:,} parameters" in output
-    assert "licence: BSD-3-Clause" in output
+    assert "license: BSD-3-Clause" in output
     code, output = call("info", "nothere")
     assert code == 1
     assert "no model is called 'nothere'" in output

@@ -120,13 +120,13 @@ def test_sixteen_bits_are_not_cut_to_eight(upscalers: dict[str, Upscaler]) -> No
     assert len(np.unique(out % 257)) > 100
 
 
-def test_a_gray_picture_stays_gray_and_is_the_luma_of_its_colour_result(
+def test_a_gray_picture_stays_gray_and_is_the_luma_of_its_color_result(
     upscalers: dict[str, Upscaler],
 ) -> None:
     gray = draw(40, 50)[:, :, 1]
     out = upscalers["compact"](gray)
-    colour = upscalers["compact"](np.repeat(gray[:, :, None], 3, axis=2))
-    assert levels(out, np.asarray(cv2.cvtColor(colour, cv2.COLOR_BGR2GRAY))) <= 1
+    color = upscalers["compact"](np.repeat(gray[:, :, None], 3, axis=2))
+    assert levels(out, np.asarray(cv2.cvtColor(color, cv2.COLOR_BGR2GRAY))) <= 1
 
 
 def test_non_contiguous_and_read_only_arrays(upscalers: dict[str, Upscaler]) -> None:
@@ -418,15 +418,15 @@ def test_explain_gives_the_reason_of_every_skipped_link(compact: Bundle) -> None
 def test_what_lies_under_transparent_pixels_does_not_shine_through(
     upscalers: dict[str, Upscaler], dtype: str
 ) -> None:
-    colour = np.full((40, 40, 3), (40, 60, 220), np.uint8)
+    color = np.full((40, 40, 3), (40, 60, 220), np.uint8)
     alpha = np.zeros((40, 40), np.uint8)
     cv2.circle(alpha, (20, 20), 12, 255, -1, cv2.LINE_AA)
     results = []
     for under in (0, 255):
-        hidden = np.where(alpha[:, :, None] == 0, under, colour).astype(np.uint8)
+        hidden = np.where(alpha[:, :, None] == 0, under, color).astype(np.uint8)
         results.append(upscalers["compact"](as_dtype(np.dstack([hidden, alpha]), dtype)))
     np.testing.assert_array_equal(results[0], results[1])
-    flat = upscalers["compact"](as_dtype(colour, dtype))
+    flat = upscalers["compact"](as_dtype(color, dtype))
     seen = results[0][:, :, 3] > 0
     assert levels(results[0][:, :, :3][seen], flat[seen]) <= 1
 

@@ -28,7 +28,7 @@ LATE = 8
 may be of an earlier frame than the last that is not: for N frames in order, let N + LATE through.
 """
 PATCHES = ((40, 60, 200), (200, 120, 30), (128, 128, 128), (30, 180, 90))
-"""Flat colours, blue, green, red."""
+"""Flat colors, blue, green, red."""
 LUMA = {1: (0.2126, 0.0722), 6: (0.299, 0.114), 9: (0.2627, 0.0593)}
 
 
@@ -301,7 +301,7 @@ class Enlarged:
         self.scale, self.count = float(scale), 0
         self._hold, self._release = hold, release or threading.Event()
         self._lock = threading.Lock()
-        self.config, self.memory = self, 0.5
+        self.config, self.memory_fraction = self, 0.5
         use = ModelUse(model="enlarged", backend="numpy", device="cpu")
         self.info = RestorerInfo(
             scale=self.scale, key="enlarged", tile=None, upscaler=use, face=None

@@ -1,4 +1,4 @@
-"""What comes out of a video is what went in: frames, times, sound, text, rotation and colour."""
+"""What comes out of a video is what went in: frames, times, sound, text, rotation and color."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_all_is_kept(tmp_path: Path, name: str) -> None:
     assert not list(tmp_path.glob("*.resharp"))
 
 
-def test_the_built_in_model_keeps_colours_too(tmp_path: Path) -> None:
+def test_the_built_in_model_keeps_colors_too(tmp_path: Path) -> None:
     source = make(tmp_path / "in.mp4", Spec(frames=6, full=True))
     report = restore_video(source, tmp_path / "out.mp4")
     before, after = parts(source), parts(report.target)
@@ -119,7 +119,7 @@ def test_the_built_in_model_keeps_colours_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("depth", [8, 10])
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("matrix", [1, 6, 9])
-def test_colours_survive_the_way_to_bgr_and_back(matrix: int, full: bool, depth: int) -> None:
+def test_colors_survive_the_way_to_bgr_and_back(matrix: int, full: bool, depth: int) -> None:
     if matrix == 9 and int(av.__version__.partition(".")[0]) < 18:
         pytest.skip("PyAV 17 cannot compute with BT.2020")
     colors = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)

@@ -56,7 +56,7 @@ def tiny(url: str, **changes: Any) -> ModelEntry:
         bytes=len(BODY),
         sha256=hashlib.sha256(BODY).hexdigest(),
         hash_sources=2,
-        licence="MIT",
+        license="MIT",
     )
     return replace(entry, **changes)
 

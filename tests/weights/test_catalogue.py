@@ -59,7 +59,7 @@ def test_hashes_are_unique_and_have_a_source() -> None:
 def test_entry_is_complete(entry: ModelEntry) -> None:
     assert entry.urls
     assert all(url.startswith("https://") for url in entry.urls)
-    assert entry.licence != "unknown"
+    assert entry.license != "unknown"
     assert set(entry.parameters) == PARAMETERS.get(entry.architecture, set(entry.parameters))
     stated = entry.parameters.get("scale", entry.parameters.get("upscale", entry.scale))
     assert stated == entry.scale
@@ -73,9 +73,9 @@ def tuple_of(entry: ModelEntry, name: str) -> tuple[int, ...]:
     return value
 
 
-def test_limited_licences_have_terms() -> None:
+def test_limited_licenses_have_terms() -> None:
     for entry in ENTRIES:
-        if "LicenseRef" in entry.licence:
+        if "LicenseRef" in entry.license:
             assert entry.terms is not None, entry.name
             assert "non-commercial" in entry.terms
     assert find("codeformer").terms
@@ -172,8 +172,8 @@ def test_entry_survives_json(entry: ModelEntry) -> None:
         ("sha256", "G" * 64),
         ("hash_sources", -1),
         ("state_key", "ema"),
-        ("licence", ""),
-        ("colour", "green"),
+        ("license", ""),
+        ("color", "green"),
     ],
 )
 def test_bad_entry_is_refused(field: str, value: object) -> None:

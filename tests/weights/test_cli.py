@@ -61,9 +61,9 @@ def own(folder: Path) -> ModelEntry:
 def test_list_shows_everything(tmp_path: Path) -> None:
     own(tmp_path)
     (tmp_path / find("yunet").file).write_bytes(b"short")
-    lines = run("list", "--weights", tmp_path).stdout.splitlines()
+    lines = run("list", "--weights-dir", tmp_path).stdout.splitlines()
     rows = {line.split()[0]: line.split() for line in lines if line}
-    assert rows["NAME"] == ["NAME", "TASK", "SCALE", "SIZE", "LICENCE", "STATE"]
+    assert rows["NAME"] == ["NAME", "TASK", "SCALE", "SIZE", "LICENSE", "STATE"]
     assert rows["realesrgan-x4plus"][1:] == ["upscale", "x4", "67.0", "MB", "BSD-3-Clause", "-"]
     assert rows["own"][1:] == ["upscale", "x3", "0.7", "MB", "unknown", "present"]
     assert rows["yunet"][-1] == "damaged"
@@ -74,7 +74,8 @@ def test_list_shows_everything(tmp_path: Path) -> None:
 def test_list_as_json(tmp_path: Path) -> None:
     own(tmp_path)
     rows = {
-        row["name"]: row for row in json.loads(run("list", "--weights", tmp_path, "--json").stdout)
+        row["name"]: row
+        for row in json.loads(run("list", "--weights-dir", tmp_path, "--json").stdout)
     }
     assert len(rows) == 40
     assert rows["own"]["state"] == "present"
@@ -87,23 +88,23 @@ def test_list_as_json(tmp_path: Path) -> None:
 @needs_animevideo
 def test_fetch_from_a_mirror_then_verify(server: Server, tmp_path: Path) -> None:
     server.files[ANIMEVIDEO.name] = ANIMEVIDEO.read_bytes()
-    result = run("fetch", "RealESR_AnimeVideoV3", "--mirror", server.url, "--weights", tmp_path)
+    result = run("fetch", "RealESR_AnimeVideoV3", "--mirror", server.url, "--weights-dir", tmp_path)
     path = tmp_path / ANIMEVIDEO.name
     assert result.stdout == f"realesr-animevideov3: {path}\n"
     assert server.gets == [f"/{ANIMEVIDEO.name}"]
-    assert run("verify", "--weights", tmp_path).stdout.split() == ["ok", "realesr-animevideov3"]
+    assert run("verify", "--weights-dir", tmp_path).stdout.split() == ["ok", "realesr-animevideov3"]
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     with pytest.raises(ChecksumError, match=r"damaged or missing: realesr-animevideov3; "):
-        run("verify", "--weights", tmp_path)
+        run("verify", "--weights-dir", tmp_path)
 
 
 def test_terms_come_before_the_download(tmp_path: Path) -> None:
-    arguments = ["fetch", "codeformer", "--offline", "--weights", str(tmp_path)]
+    arguments = ["fetch", "codeformer", "--offline", "--weights-dir", str(tmp_path)]
     result = CliRunner().invoke(weights, arguments)
     assert isinstance(result.exception, OfflineError)
     assert result.stderr.startswith("codeformer (LicenseRef-S-Lab-1.0): S-Lab License 1.0")
     with pytest.raises(OfflineError):
-        run("fetch", "yunet", "--offline", "--weights", tmp_path)
+        run("fetch", "yunet", "--offline", "--weights-dir", tmp_path)
 
 
 def test_hash_for_a_file_without_one(
@@ -113,10 +114,10 @@ def test_hash_for_a_file_without_one(
     server.files[entry.file] = BODY
     monkeypatch.setenv("RESHARP_MIRROR", server.url)
     with pytest.raises(OptionError, match="pass the SHA-256 that you trust"):
-        run("fetch", entry.name, "--weights", tmp_path)
+        run("fetch", entry.name, "--weights-dir", tmp_path)
     sha256 = own(tmp_path).sha256
-    assert run("fetch", entry.name, "--sha256", sha256, "--weights", tmp_path).exit_code == 0
-    assert "ok          gfpgan-clean-v1" in run("verify", "--weights", tmp_path).stdout
+    assert run("fetch", entry.name, "--sha256", sha256, "--weights-dir", tmp_path).exit_code == 0
+    assert "ok          gfpgan-clean-v1" in run("verify", "--weights-dir", tmp_path).stdout
 
 
 @pytest.mark.parametrize(
@@ -134,35 +135,35 @@ def test_errors_come_before_any_work(
     tmp_path: Path, arguments: list[str], error: type[ResharpError], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        run(*arguments, "--weights", tmp_path)
+        run(*arguments, "--weights-dir", tmp_path)
     assert not any(tmp_path.iterdir())
 
 
 def test_own_checkpoint_that_is_gone(tmp_path: Path) -> None:
     (tmp_path / own(tmp_path).file).unlink()
     with pytest.raises(ChecksumError, match="own has no address to download it from"):
-        run("fetch", "own", "--weights", tmp_path)
+        run("fetch", "own", "--weights-dir", tmp_path)
 
 
 def test_verify_of_an_empty_folder(tmp_path: Path) -> None:
-    assert run("verify", "--weights", tmp_path).stdout == f"no checkpoint is in {tmp_path}\n"
+    assert run("verify", "--weights-dir", tmp_path).stdout == f"no checkpoint is in {tmp_path}\n"
 
 
 def test_import(tmp_path: Path, models: dict[str, Any]) -> None:
     source = tmp_path / "4x_UltraSharp.pth"
     source.write_bytes(BODY)
     folder = tmp_path / "weights"
-    result = run("import", source, "--weights", folder, "--licence", "CC0-1.0")
+    result = run("import", source, "--weights-dir", folder, "--license", "CC0-1.0")
     entry = resolve("4x-ultrasharp", folder)
     assert result.stdout == f"4x-ultrasharp: RRDBNet, x4, {entry.file}\n"
-    assert (entry.parameters, entry.licence) == ({"num_block": 6}, "CC0-1.0")
+    assert (entry.parameters, entry.license) == ({"num_block": 6}, "CC0-1.0")
     source.write_bytes(b"other")
     with pytest.raises(OptionError, match="--force"):
-        run("import", source, "--weights", folder)
+        run("import", source, "--weights-dir", folder)
     models["scale"] = 2
-    run("import", source, "--weights", folder, "--force")
+    run("import", source, "--weights-dir", folder, "--force")
     assert resolve("4x-ultrasharp", folder).scale == 2
-    run("import", source, "--as", "second", "--weights", folder)
+    run("import", source, "--name", "second", "--weights-dir", folder)
     assert resolve("second", folder).scale == 2
 
 
@@ -171,10 +172,10 @@ def test_import_keeps_off_the_catalogue(tmp_path: Path) -> None:
     source = tmp_path / "RealESRGAN_x4plus.pth"
     source.write_bytes(BODY)
     with pytest.raises(OptionError, match="realesrgan-x4plus belongs to the catalogue"):
-        run("import", source, "--weights", tmp_path / "weights")
+        run("import", source, "--weights-dir", tmp_path / "weights")
     (tmp_path / "__.pth").write_bytes(BODY)
     with pytest.raises(OptionError, match=r"no name can be made from __\.pth"):
-        run("import", tmp_path / "__.pth", "--weights", tmp_path / "weights")
+        run("import", tmp_path / "__.pth", "--weights-dir", tmp_path / "weights")
 
 
 @needs_animevideo
@@ -182,7 +183,7 @@ def test_import_of_an_official_file_needs_no_torch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "resharp.models", None)
-    run("import", ANIMEVIDEO, "--weights", tmp_path)
+    run("import", ANIMEVIDEO, "--weights-dir", tmp_path)
     assert (tmp_path / ANIMEVIDEO.name).read_bytes() == ANIMEVIDEO.read_bytes()
 
 
@@ -190,12 +191,12 @@ def test_import_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "resharp.models", None)
     (tmp_path / "a.pth").write_bytes(BODY)
     with pytest.raises(MissingExtraError, match=r"needs the package torch.*resharp\[export\]"):
-        run("import", tmp_path / "a.pth", "--weights", tmp_path / "weights")
+        run("import", tmp_path / "a.pth", "--weights-dir", tmp_path / "weights")
     assert not (tmp_path / "weights").exists()
 
 
 def test_main_command_prints_errors_without_a_trace(tmp_path: Path) -> None:
-    arguments = ["weights", "verify", "yunet", "--weights", str(tmp_path)]
+    arguments = ["weights", "verify", "yunet", "--weights-dir", str(tmp_path)]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1
     assert result.stdout == "missing     yunet\n"
@@ -209,7 +210,7 @@ def test_a_network_of_spandrels_is_refused_at_the_import(
     file = tmp_path / "dat.pth"
     file.write_bytes(b"weights")
     with pytest.raises(CheckpointError, match=r"export the file itself: resharp export .*dat.pth"):
-        run("import", file, "--weights", tmp_path / "w")
+        run("import", file, "--weights-dir", tmp_path / "w")
     assert not (tmp_path / "w").exists()
 
 
@@ -218,4 +219,4 @@ def test_a_gray_network_is_refused_at_the_import(tmp_path: Path, models: dict[st
     file = tmp_path / "gray.pth"
     file.write_bytes(b"weights")
     with pytest.raises(CheckpointError, match="works on 1 channels and gives 3"):
-        run("import", file, "--weights", tmp_path / "w")
+        run("import", file, "--weights-dir", tmp_path / "w")

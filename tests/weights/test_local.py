@@ -35,11 +35,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_register_then_resolve(folder: Path) -> None:
-    entry = put(folder, licence="CC0-1.0")
+    entry = put(folder, license="CC0-1.0")
     assert (folder / entry.file).read_bytes() == BODY
     assert resolve("Mine", folder) == entry
     assert local_entries(folder) == {"mine": entry}
-    assert (entry.task, entry.licence, entry.scale) == ("upscale", "CC0-1.0", 2)
+    assert (entry.task, entry.license, entry.scale) == ("upscale", "CC0-1.0", 2)
     assert fetch(entry, folder, offline=True) == folder / entry.file
     assert verify(["mine"], folder)[0].state == "ok"
     assert len(left(folder)) == 2
@@ -62,7 +62,7 @@ def test_same_bytes_again_change_nothing(folder: Path) -> None:
 
 def test_other_bytes_need_force(folder: Path) -> None:
     first = put(folder)
-    with pytest.raises(OptionError, match=r"'mine' is taken .*--as, or replace it with --force"):
+    with pytest.raises(OptionError, match=r"'mine' is taken .*`name`, or replace it with --force"):
         put(folder, b"other")
     assert resolve("mine", folder) == first
     second = put(folder, b"other", force=True)
@@ -80,7 +80,7 @@ def test_force_spares_the_neighbours(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["realesrgan-x4plus", "realesrganx4plus", "codeformer"])
 def test_names_of_the_catalogue_are_refused(folder: Path, name: str) -> None:
-    with pytest.raises(OptionError, match=r"of the catalogue: choose another with --as"):
+    with pytest.raises(OptionError, match=r"of the catalogue: choose another with `name`"):
         put(folder, name=name)
     assert not folder.exists()
 
@@ -171,6 +171,6 @@ def test_adopt_takes_only_the_promised_bytes(folder: Path, tmp_path: Path) -> No
     assert adopt(source, entry, folder) == folder / "tiny.pth"
     assert fetch(entry, folder, offline=True).read_bytes() == BODY
     source.write_bytes(b"other")
-    with pytest.raises(OptionError, match=r"tiny belongs to the catalogue .*--as"):
+    with pytest.raises(OptionError, match=r"tiny belongs to the catalogue .*`name`"):
         adopt(source, entry, folder)
     assert left(folder) == ["tiny.pth"]

@@ -161,7 +161,7 @@ def union(spans: Iterable[Span], kinds: tuple[str, ...]) -> float:
 
 
 def _backend_and_device(subject: str) -> tuple[BackendName, str]:
-    if subject in trt.FLAVOURS:
+    if subject in trt.VARIANTS:
         return "tensorrt", "cuda"
     if subject.startswith("onnx"):
         return "onnx", "cuda" if subject == "onnx-cuda" else "cpu"
@@ -174,7 +174,7 @@ def _require_library(subject: str) -> None:
     Raises:
         MissingExtraError: it is not installed.
     """
-    if subject in trt.FLAVOURS:
+    if subject in trt.VARIANTS:
         trt.load(subject)
     elif subject.startswith("torch"):
         require("torch", feature="The torch backend", extra="torch")

@@ -29,7 +29,7 @@ from resharp.errors import BuildError, OptionError, ParityError
 from resharp.export.engine.builder import Cancel, build, in_background
 from resharp.export.engine.typed_graph import TYPING, compare, make_reference, typed_graph
 from resharp.fsutil import sha256_of
-from resharp.gpu import tensorrt as flavours
+from resharp.gpu import tensorrt as variants
 from resharp.gpu.cuda import current_gpu
 from resharp.models.io import DTYPES
 from resharp.models.precision import LARGE, PRECISIONS
@@ -54,7 +54,7 @@ Check = Callable[[Bundle, Engine, int], ParityResult]
 class EngineOptions:
     """How to build engines."""
 
-    flavour: str | None = None
+    variant: str | None = None
     """``tensorrt`` or ``tensorrt_rtx``; None takes the first that is installed."""
     precision: str | None = None
     """``fp16``, ``mixed``, ``fp32`` or ``bf16``; None takes the first of fp16, mixed and fp32 that
@@ -65,9 +65,9 @@ class EngineOptions:
     """Most pictures, or tiles, of one run."""
     dtypes: tuple[str, ...] = DTYPES
     """One engine for each: ``uint8``, and ``float32`` for 16-bit and float pictures."""
-    level: int | None = None
+    optimization_level: int | None = None
     """Builder optimisation level 0..5; None is TensorRT's own."""
-    picture: NDArray[Any] | None = None
+    image: NDArray[Any] | None = None
     """uint8 BGR photo to check on; None draws one."""
     force: bool = False
     """Build again what is done."""
@@ -77,8 +77,10 @@ class EngineOptions:
             raise OptionError(f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
         if not (isinstance(self.batch, int) and 1 <= self.batch <= 64):
             raise OptionError(f"batch is {self.batch!r}; it must be in 1..64")
-        if self.level is not None and self.level not in range(6):
-            raise OptionError(f"level is {self.level!r}; it must be in 0..5")
+        if self.optimization_level is not None and self.optimization_level not in range(6):
+            raise OptionError(
+                f"optimization_level is {self.optimization_level!r}; it must be in 0..5"
+            )
         if not self.dtypes or set(self.dtypes) - set(DTYPES):
             raise OptionError(f"dtypes {self.dtypes!r} are not some of {', '.join(DTYPES)}")
 
@@ -145,8 +147,8 @@ class _Work:
     ) -> None:
         self._bundle, self._target, self._options = bundle, target, options
         self._check, self._log = check, log
-        self._flavour = flavours.pick(options.flavour)
-        self._trt = flavours.load(self._flavour)
+        self._variant = variants.pick(options.variant)
+        self._trt = variants.load(self._variant)
         tile = choose_tile(bundle.manifest, target.memory, options.tile)
         least = SMALLEST if bundle.manifest.fixed_size is None else tile
         self._profile = Profile(smallest=least, tile=tile, batch=options.batch)
@@ -202,7 +204,7 @@ class _Work:
             packed = self._reference.packed()
             engine = Engine(
                 model=self._bundle.manifest.name,
-                recipe=spec,
+                spec=spec,
                 file=File(name=f"{key}.engine", sha256=sha256_of(data), size=len(data)),
                 reference=reference_file(packed),
                 graph=graph,
@@ -217,8 +219,8 @@ class _Work:
         return Built(engine=engine, seconds=spent, skipped=False, parity=parity)
 
     def _skip(self, engine: Engine) -> Built:
-        self._log(f"{self._name(engine.recipe)} is built already: nothing to do")
-        if self._options.picture is not None:
+        self._log(f"{self._name(engine.spec)} is built already: nothing to do")
+        if self._options.image is not None:
             self._log("the picture was not used: --force builds again and checks on it")
         return Built(engine=engine, seconds=0.0, skipped=True, parity=self._checked(engine))
 
@@ -230,15 +232,15 @@ class _Work:
             if not targets:
                 raise OptionError(f"{_OLD} (Turing) has no bf16: use --precision fp16 or mixed")
             self._log(f"{_OLD} (Turing) has no bf16: building for {', '.join(targets)}")
-        options: dict[str, Any] = {"level": self._options.level, "typing": TYPING}
-        if self._flavour == flavours.RTX:
+        options: dict[str, Any] = {"level": self._options.optimization_level, "typing": TYPING}
+        if self._variant == variants.RTX:
             options[USER_ALLOCATION] = True
         return EngineSpec(
             graph=manifest.graphs[dtype].sha256,
             weights=manifest.weights.sha256,
             dtype=dtype,
             precision=precision,
-            flavour=self._flavour,
+            variant=self._variant,
             version=self._trt.__version__,
             targets=targets,
             gpu=target.gpu,
@@ -261,7 +263,7 @@ class _Work:
             )
         began, cancel = time.monotonic(), Cancel()
         timing_cache = None  # TensorRT-RTX measures nothing at build time
-        if self._flavour == flavours.TENSORRT:
+        if self._variant == variants.TENSORRT:
             kind = file_part(f"{spec.gpu}-{spec.version}")
             timing_cache = self._bundle.engine_store.folder / f"timing-{kind}.cache"
 
@@ -273,7 +275,7 @@ class _Work:
                     spec.profile,
                     inputs=1 + len(extra),
                     targets=spec.targets,
-                    level=self._options.level,
+                    level=self._options.optimization_level,
                     timing_cache=timing_cache,
                     user_allocation=bool(spec.options.get(USER_ALLOCATION)),
                     log=lambda line: self._log(f"{name}: {line}"),
@@ -289,7 +291,7 @@ class _Work:
         parity = self._check(self._bundle, engine, self._target.index)
         if not parity.passed:
             raise ParityError(
-                f"{self._name(engine.recipe)}: the engine is {parity.psnr:.1f} dB from fp32 on "
+                f"{self._name(engine.spec)}: the engine is {parity.psnr:.1f} dB from fp32 on "
                 f"{self._target.label}, under {FLOOR_DB:.0f}: it will not be used"
             )
         return parity
@@ -297,7 +299,7 @@ class _Work:
     @cached_property
     def _reference(self) -> Reference:
         self._log("running the fp32 graph on the CPU, to compare with")
-        return make_reference(self._bundle, self._profile.tile, self._options.picture)
+        return make_reference(self._bundle, self._profile.tile, self._options.image)
 
     def _name(self, spec: EngineSpec) -> str:
         model = self._bundle.manifest.name

@@ -16,7 +16,7 @@ from typing import Any
 from resharp.engines import PORTABLE, Profile
 from resharp.errors import BuildError, OutputError
 from resharp.fsutil import write_whole
-from resharp.gpu import tensorrt as flavours
+from resharp.gpu import tensorrt as variants
 from resharp.types import Log
 
 START_TIMEOUT = 10.0
@@ -46,7 +46,7 @@ def build(
     """Build one engine.
 
     Args:
-        trt: the module of a flavour.
+        trt: the module of a variant.
         graph: ONNX file; weights outside it lie beside it.
         profile: pictures to build for.
         inputs: how many the graph has; the pictures are the first, the others are of fixed shape.
@@ -63,7 +63,7 @@ def build(
         BuildError: TensorRT refused; its log lines are kept.
         KeyboardInterrupt: ``cancel`` was asked.
     """
-    trt_log = flavours.trt_logger(trt)
+    trt_log = variants.trt_logger(trt)
     builder = _builder(trt, trt_log)
     network = _parse(trt, builder, graph, trt_log, inputs)
     config = builder.create_builder_config()

@@ -28,7 +28,7 @@ def inspect(data: bytes) -> ContainerInfo:
 
 
 def _table(flags: int) -> int:
-    """Bytes of the colour table that these flags announce."""
+    """Bytes of the color table that these flags announce."""
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 

@@ -43,7 +43,7 @@ def inspect(data: bytes) -> ContainerInfo:
     icc = b"".join(parts[number] for number in sorted(parts)) or None
     if channels == 4:
         # OpenCV turns the inks into BGR by arithmetic, so the profile, which is about inks, goes.
-        logger.warning("A CMYK JPEG is converted without its profile; its colours are approximate.")
+        logger.warning("A CMYK JPEG is converted without its profile; its colors are approximate.")
         icc = None
     return ContainerInfo(metadata=Metadata(exif=exif, icc=icc, xmp=xmp))
 

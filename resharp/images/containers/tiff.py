@@ -1,6 +1,6 @@
 """TIFF: which variants OpenCV reads right, and the tags that it neither reads nor writes.
 
-OpenCV turns some orientations and not others, multiplies colours by a straight alpha in 8 bits but
+OpenCV turns some orientations and not others, multiplies colors by a straight alpha in 8 bits but
 not in 16, and writes neither metadata nor the tag that says what the fourth channel is. So the
 decoder gets a copy whose tags are neutral and the rest is done here. Tags: TIFF 6.0, XMP part 3.
 """
@@ -112,17 +112,17 @@ def _without_alpha(pixels: Pixels) -> Pixels:
 
 
 def _straight(pixels: Pixels) -> Pixels:
-    """Divide the colours by the alpha that they were multiplied with."""
+    """Divide the colors by the alpha that they were multiplied with."""
     if pixels.ndim != 3 or pixels.shape[2] != 4:
         return pixels
     top = np.float32(1 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max)
     out = pixels.copy()
     for at in range(0, len(pixels), 256):
         rows = pixels[at : at + 256].astype(np.float32)
-        colour = rows[..., :3] * (top / np.maximum(rows[..., 3:], top / 65_536))
+        color = rows[..., :3] * (top / np.maximum(rows[..., 3:], top / 65_536))
         if pixels.dtype.kind != "f":
-            colour = np.minimum(np.rint(colour), top)
-        out[at : at + 256, :, :3] = colour
+            color = np.minimum(np.rint(color), top)
+        out[at : at + 256, :, :3] = color
     return out
 
 

@@ -2,7 +2,7 @@
 
 Source: ``basicsr/archs/codeformer_arch.py`` and ``vqgan_arch.py`` of sczhou/CodeFormer, described
 in "Towards Robust Blind Face Restoration with Codebook Lookup Transformer" (Zhou et al., NeurIPS
-2022). Licence: S-Lab License 1.0, which allows non-commercial use only; it binds the weights.
+2022). License: S-Lab License 1.0, which allows non-commercial use only; it binds the weights.
 Written anew here; the state-dict names are the official ones.
 
 What differs from upstream, and why:

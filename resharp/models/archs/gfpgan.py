@@ -2,7 +2,7 @@
 
 Source: ``gfpgan/archs/gfpganv1_clean_arch.py`` and ``stylegan2_clean_arch.py`` of
 TencentARC/GFPGAN, described in "Towards Real-World Blind Face Restoration with Generative Facial
-Prior" (Wang et al., CVPR 2021). Licence: Apache-2.0, whose file also lists StyleGAN2 code under
+Prior" (Wang et al., CVPR 2021). License: Apache-2.0, whose file also lists StyleGAN2 code under
 NVIDIA's terms, which allow non-commercial use only ("research or evaluation purposes only"). Take
 upstream's weights as bound by both. Written anew here; the state-dict names are the official ones.
 

@@ -3,7 +3,7 @@
 Source: ``RestoreFormer/modules/vqvae/vqvae_arch.py`` of wzhouxiff/RestoreFormer (Apache-2.0), which
 TencentARC/GFPGAN copies as ``gfpgan/archs/restoreformer_arch.py``, described in "RestoreFormer:
 High-Quality Blind Face Restoration from Undegraded Key-Value Pairs" (Wang et al., CVPR 2022).
-Licence: Apache-2.0. Written anew here; the state-dict names are the official ones.
+License: Apache-2.0. Written anew here; the state-dict names are the official ones.
 
 What differs from upstream: the nearest code is looked up, where upstream multiplies with a one-hot
 matrix; and encoder and codebook stay float32 under ``.half()`` (``layers.py`` says why).

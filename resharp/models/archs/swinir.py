@@ -26,7 +26,7 @@ from resharp.models.archs.layers import SLOPE, conv3x3, leaky, reflected
 UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv", "")
 RESIDUALS = ("1conv", "3conv")
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
-"""Of DIV2K, taken off colour pictures; gray ones stay as they are."""
+"""Of DIV2K, taken off color pictures; gray ones stay as they are."""
 FORBIDDEN = -100.0
 """Added to the scores of pixels that a shift has brought together; exp(-100) is nothing."""
 JPEG_WINDOW = 7

@@ -1,6 +1,6 @@
-"""Fill the colours under transparent pixels from their opaque neighbours.
+"""Fill the colors under transparent pixels from their opaque neighbours.
 
-A network sees colour and not alpha, so whatever an editor left under the transparent parts (black,
+A network sees color and not alpha, so whatever an editor left under the transparent parts (black,
 white, noise) becomes an edge that is sharpened and shows as a fringe. Method: the pull-push pyramid
 of Gortler et al., "The Lumigraph" (1996), section 3.4, with alpha as the weight.
 """
@@ -16,13 +16,13 @@ from resharp.types import Array
 _TOP = {"uint8": 255.0, "uint16": 65_535.0, "float32": 1.0}
 
 _VISIBLE = 4
-"""Of 255. Colours at a lower alpha are what rounding left of them: replaced, not trusted."""
+"""Of 255. Colors at a lower alpha are what rounding left of them: replaced, not trusted."""
 
 _ROWS = 256  # even: a band starts on a cell of the first level
 
 
 def bleed(image: Array) -> Array:
-    """Return a copy of a BGRA picture whose invisible pixels have colours of their surroundings.
+    """Return a copy of a BGRA picture whose invisible pixels have colors of their surroundings.
 
     image: [h,w,4] uint8, uint16 or float32 (0..1), straight alpha. Pixels with an alpha of at least
     4/255 and the alpha plane itself are returned bit for bit; a picture without any such pixel is
@@ -39,7 +39,7 @@ def bleed(image: Array) -> Array:
 
 
 def _pull(image: Array, hidden: Array) -> Array:
-    """Half-size float32 [h/2,w/2,4]: colour times weight, and weight, averaged over 2 x 2 cells."""
+    """Half-size float32 [h/2,w/2,4]: color times weight, and weight, averaged over 2 x 2 cells."""
     height, width = hidden.shape
     half = np.empty(((height + 1) // 2, (width + 1) // 2, 4), np.float32)
     for at in range(0, height, _ROWS):
@@ -70,22 +70,22 @@ def _doubled(level: Array, height: int, width: int) -> Array:
 
 
 def _fill(level: Array) -> Array:
-    """Colours [h,w,3] everywhere, from weighted colours [h,w,4]: down to one pixel, and back up."""
+    """Colors [h,w,3] everywhere, from weighted colors [h,w,4]: down to one pixel, and back up."""
     height, width = level.shape[:2]
-    colour = level[..., :3] / np.maximum(level[..., 3:], np.float32(1e-8))
+    color = level[..., :3] / np.maximum(level[..., 3:], np.float32(1e-8))
     if height == width == 1:
-        return colour
+        return color
     coarse = _doubled(_fill(_halved(level)), height, width)
     # One full child of four is enough to trust a cell; below that the next level helps out.
     trust = np.minimum(level[..., 3:] * 4, 1)
-    colour -= coarse
-    colour *= trust
-    colour += coarse
-    return colour
+    color -= coarse
+    color *= trust
+    color += coarse
+    return color
 
 
 def _push(out: Array, hidden: Array, half: Array) -> None:
-    """Write the colours of the half-size level into the hidden pixels of `out`, band by band."""
+    """Write the colors of the half-size level into the hidden pixels of `out`, band by band."""
     top = _TOP[out.dtype.name]
     width = out.shape[1]
     for at in range(0, len(out), _ROWS):

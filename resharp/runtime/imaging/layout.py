@@ -71,17 +71,17 @@ def layout_of(image: Any) -> Layout:
 
 
 def check_gray(image: Image, layout: Layout, model: str) -> None:
-    """Let only gray pictures into a model of one channel, which would lose the colours unsaid.
+    """Let only gray pictures into a model of one channel, which would lose the colors unsaid.
 
     Blue, green and red that are all equal are gray too: ``cv2.imread`` gives gray files so.
 
     Raises:
-        ImageError: the picture has colours.
+        ImageError: the picture has colors.
     """
     blue = image[..., :1]
     if layout.channels > 1 and not np.array_equal(image[..., 1:3], np.repeat(blue, 2, axis=2)):
         raise ImageError(
-            f"{model} has gray weights, and this picture has colours: take a colour model "
+            f"{model} has gray weights, and this picture has colors: take a color model "
             "(resharp weights list), or make the picture gray first with "
             "cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)"
         )

@@ -3,7 +3,7 @@
 The kernel widens with the shrink factor, weights are normalised, and a window that hangs over the
 edge is cut there and normalised again: the filter of Pillow's ``LANCZOS`` (Duchon 1979 for the
 kernel). OpenCV's ``INTER_LANCZOS4`` always reads 8 pixels and aliases. Channels are filtered alone:
-give the colours of a transparent picture after `alpha.bleed`.
+give the colors of a transparent picture after `alpha.bleed`.
 """
 
 from __future__ import annotations

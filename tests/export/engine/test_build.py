@@ -24,7 +24,7 @@ from resharp.export.engine import EngineOptions, build_engines, builder
 from resharp.export.engine import build as build_module
 from resharp.export.engine.typed_graph import compare, make_reference, typed_graph
 from resharp.export.measure import costs, overlap
-from resharp.gpu import tensorrt as flavours
+from resharp.gpu import tensorrt as variants
 from resharp.models.archs.rrdbnet import RRDBNet
 from resharp.models.precision import LARGE, ranges, with_precision
 from resharp.runtime.bundle_lookup import DEFAULT_MODEL, builtin_store
@@ -34,9 +34,9 @@ from tests.shared import ANIMEVIDEO, needs_animevideo
 from tests.waiting import LIMIT, until
 
 pytestmark = pytest.mark.skipif(
-    flavours.RTX not in flavours.installed(), reason="TensorRT-RTX is not installed (extra rtx)"
+    variants.RTX not in variants.installed(), reason="TensorRT-RTX is not installed (extra rtx)"
 )
-RTX = EngineOptions(flavour=flavours.RTX)
+RTX = EngineOptions(variant=variants.RTX)
 EVERYWHERE = Target(targets=NAMED)
 
 
@@ -49,9 +49,9 @@ def on(bundle: Bundle, folder: Path) -> Bundle:
 def test_the_built_in_model_for_all_kinds_at_once(tmp_path: Path) -> None:
     bundle = on(builtin_store().find(DEFAULT_MODEL), tmp_path)
     built = build_engines(bundle, EVERYWHERE, RTX)
-    assert [item.engine.recipe.dtype for item in built] == ["uint8", "float32"]
+    assert [item.engine.spec.dtype for item in built] == ["uint8", "float32"]
     for item in built:
-        assert item.engine.recipe.precision == "fp16"
+        assert item.engine.spec.precision == "fp16"
         assert item.engine.graph.psnr >= 60
         assert bundle.engine_store.read(item.engine)[:4] == b"vtrt"
 
@@ -59,7 +59,7 @@ def test_the_built_in_model_for_all_kinds_at_once(tmp_path: Path) -> None:
 @pytest.mark.slow
 @needs_animevideo
 def test_the_official_checkpoint(tmp_path: Path) -> None:
-    bundle = export(ANIMEVIDEO, engines=tmp_path / "store")
+    bundle = export(ANIMEVIDEO, store=tmp_path / "store")
     built = build_engines(bundle, EVERYWHERE, RTX)
     assert all(item.engine.graph.psnr >= 60 for item in built)
 
@@ -70,7 +70,7 @@ def test_a_full_rrdbnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(costs, "memory_per_pixel", lambda *_: 1e4)  # nor this: 15 s
     torch.manual_seed(0)
     checkpoint = save_checkpoint(RRDBNet(scale=4), tmp_path / "full.pth")
-    bundle = export(checkpoint, engines=tmp_path / "store")
+    bundle = export(checkpoint, store=tmp_path / "store")
     (built,) = build_engines(bundle, EVERYWHERE, replace(RTX, dtypes=("uint8",)))
     assert 30e6 < built.engine.file.size < 50e6
     assert built.engine.graph.levels <= 1
@@ -85,8 +85,8 @@ def test_every_precision_builds(
     bundle = on(tiny[kind], tmp_path)
     options = replace(RTX, precision=precision, dtypes=("uint8",))
     (built,) = build_engines(bundle, EVERYWHERE, options)
-    assert built.engine.recipe.precision == precision
-    assert ("sm75" in built.engine.recipe.targets) is (precision != "bf16")
+    assert built.engine.spec.precision == precision
+    assert ("sm75" in built.engine.spec.targets) is (precision != "bf16")
 
 
 @pytest.mark.slow
@@ -130,7 +130,7 @@ def test_a_graph_that_fp16_spoils_falls_to_mixed_and_says_so(
     lines: list[str] = []
     bundle = on(compact, tmp_path)
     built = build_engines(bundle, EVERYWHERE, RTX, log=lines.append)
-    assert [item.engine.recipe.precision for item in built] == ["mixed", "mixed"]
+    assert [item.engine.spec.precision for item in built] == ["mixed", "mixed"]
     assert any("12.3 dB" in line and "trying mixed" in line for line in lines)
     spoils = [1, 1, 1]
     with pytest.raises(ParityError, match=r"fp32 .* 12\.3 dB"):
@@ -157,21 +157,21 @@ def test_the_next_dtype_falls_by_itself(
         on(compact, tmp_path),
         EVERYWHERE,
         RTX,
-        done=lambda item: seen.append(item.engine.recipe.dtype),
+        done=lambda item: seen.append(item.engine.spec.dtype),
     )
-    assert [item.engine.recipe.precision for item in built] == ["fp16", "mixed"]
+    assert [item.engine.spec.precision for item in built] == ["fp16", "mixed"]
     assert seen == ["uint8", "float32"]
 
 
 @pytest.mark.slow
 def test_an_engine_that_is_off_on_its_gpu_falls_too(compact: Bundle, tmp_path: Path) -> None:
     def check(bundle: Bundle, engine: Engine, index: int) -> ParityResult:
-        half = engine.recipe.precision == "fp16"
+        half = engine.spec.precision == "fp16"
         return ParityResult(psnr=20.0 if half else 70.0, levels=1, passed=not half)
 
     target = Target(targets=NAMED, index=0)
     built = build_engines(on(compact, tmp_path), target, RTX, check=check)
-    assert [item.engine.recipe.precision for item in built] == ["mixed", "mixed"]
+    assert [item.engine.spec.precision for item in built] == ["mixed", "mixed"]
     assert built[0].parity == ParityResult(psnr=70.0, levels=1, passed=True)
 
 
@@ -255,13 +255,13 @@ def test_graphs_that_are_none(
 ) -> None:
     graph, _ = typed_graph(compact, "uint8", "fp16", tmp_path)
     spoil(graph)
-    trt = flavours.load(flavours.RTX)
+    trt = variants.load(variants.RTX)
     with pytest.raises(BuildError, match=message):
         builder.build(trt, graph, Profile(smallest=16, tile=64, batch=1), targets=("sm86",))
 
 
 def test_what_tensorrt_says_is_in_the_error(compact: Bundle, tmp_path: Path) -> None:
-    trt = flavours.load(flavours.RTX)
+    trt = variants.load(variants.RTX)
     graph, _ = typed_graph(compact, "uint8", "bf16", tmp_path)
     with pytest.raises(BuildError, match="Cannot compile for target"):
         builder.build(trt, graph, Profile(smallest=16, tile=64, batch=1), targets=("sm75",))
@@ -270,7 +270,7 @@ def test_what_tensorrt_says_is_in_the_error(compact: Bundle, tmp_path: Path) -> 
 
 
 def test_a_cancelled_build_stops_and_stores_nothing(compact: Bundle, tmp_path: Path) -> None:
-    trt = flavours.load(flavours.RTX)
+    trt = variants.load(variants.RTX)
     graph, _ = typed_graph(compact, "uint8", "fp16", tmp_path)
     cancel = builder.Cancel()
     cancel.asked = True
@@ -322,7 +322,7 @@ def monitor(trt, report, cancel):
     return made
 builder._monitor = monitor
 bundle = replace(Bundle.open(Path(sys.argv[1])), engine_store_folder=Path(sys.argv[2]))
-build_engines(bundle, Target(targets=NAMED), EngineOptions(flavour="tensorrt_rtx"))
+build_engines(bundle, Target(targets=NAMED), EngineOptions(variant="tensorrt_rtx"))
 """
 
 
@@ -355,7 +355,7 @@ from resharp.engines.target import NAMED, Target
 from resharp.export.engine import EngineOptions, build_engines
 from resharp.engines import Bundle
 bundle = replace(Bundle.open(Path(sys.argv[1])), engine_store_folder=Path(sys.argv[2]))
-options = EngineOptions(flavour="tensorrt_rtx", dtypes=("uint8",))
+options = EngineOptions(variant="tensorrt_rtx", dtypes=("uint8",))
 def report(line):
     print(line, flush=True)
     if "Building" in line:
@@ -401,7 +401,13 @@ def test_the_tile_follows_the_memory(compact: Bundle) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"precision": "int8"}, {"batch": 0}, {"level": 9}, {"dtypes": ("int8",)}, {"dtypes": ()}],
+    [
+        {"precision": "int8"},
+        {"batch": 0},
+        {"optimization_level": 9},
+        {"dtypes": ("int8",)},
+        {"dtypes": ()},
+    ],
 )
 def test_options_that_make_no_sense(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
@@ -416,9 +422,9 @@ def test_targets_that_make_no_sense() -> None:
             Target(targets=(name, "sm86"))
 
 
-def test_a_flavour_that_is_not_there() -> None:
-    with pytest.raises(OptionError, match="flavour 'tensorflow'"):
-        flavours.load("tensorflow")
-    if flavours.TENSORRT not in flavours.installed():
+def test_a_variant_that_is_not_there() -> None:
+    with pytest.raises(OptionError, match="variant 'tensorflow'"):
+        variants.load("tensorflow")
+    if variants.TENSORRT not in variants.installed():
         with pytest.raises(MissingExtraError, match=r"resharp\[gpu\]"):
-            flavours.pick(flavours.TENSORRT)
+            variants.pick(variants.TENSORRT)

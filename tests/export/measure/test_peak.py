@@ -17,7 +17,7 @@ from resharp.errors import BundleError, ParityError
 from resharp.export import ExportOptions, export
 from resharp.export.engine import EngineOptions, build_engines
 from resharp.export.engine.typed_graph import typed_graph
-from resharp.gpu import tensorrt as flavours
+from resharp.gpu import tensorrt as variants
 from resharp.models.precision import LARGE
 from resharp.runtime.backends import BackendOptions
 from resharp.runtime.backends.torch.backend import TorchBackend
@@ -26,9 +26,9 @@ from tests.conftest import random_network, save_checkpoint
 pytestmark = pytest.mark.slow
 
 needs_rtx = pytest.mark.skipif(
-    flavours.RTX not in flavours.installed(), reason="TensorRT-RTX is not installed (extra rtx)"
+    variants.RTX not in variants.installed(), reason="TensorRT-RTX is not installed (extra rtx)"
 )
-RTX = EngineOptions(flavour=flavours.RTX, dtypes=("uint8",))
+RTX = EngineOptions(variant=variants.RTX, dtypes=("uint8",))
 EVERYWHERE = Target(targets=NAMED)
 
 
@@ -39,7 +39,7 @@ def scaled(folder: Path, factor: float) -> Bundle:
         network.get_parameter("body.2.weight").mul_(factor)
         network.get_parameter("body.4.weight").div_(factor)
     path = save_checkpoint(network, folder / "wild.pth")
-    return export(path, ExportOptions(exporter="legacy"), engines=folder / "store")
+    return export(path, ExportOptions(exporter="legacy"), store=folder / "store")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def large(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Bundle]) -> 
 def built(bundle: Bundle, options: EngineOptions = RTX) -> tuple[str, float, list[str]]:
     lines: list[str] = []
     (one,) = build_engines(bundle, EVERYWHERE, options, log=lines.append)
-    return one.engine.recipe.precision, one.engine.graph.psnr, lines
+    return one.engine.spec.precision, one.engine.graph.psnr, lines
 
 
 def test_the_manifest_says_what_was_measured(compact: Bundle, wild: Bundle, large: Bundle) -> None:
@@ -75,8 +75,8 @@ def test_the_manifest_says_what_was_measured(compact: Bundle, wild: Bundle, larg
 
 def test_the_picture_of_the_user_is_measured(tmp_path: Path, compact: Bundle) -> None:
     path = save_checkpoint(random_network("compact"), tmp_path / "dark.pth")
-    dark = ExportOptions(picture=draw(320, 320) // 16)
-    peak = export(path, dark, engines=tmp_path / "store").manifest.peak
+    dark = ExportOptions(image=draw(320, 320) // 16)
+    peak = export(path, dark, store=tmp_path / "store").manifest.peak
     assert peak is not None
     assert compact.manifest.peak is not None
     assert 0 < peak < compact.manifest.peak / 2

@@ -22,9 +22,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSIC = {"10": "10.16.1.11", "11": "11.4.0.106"}
-"""Flavour -> version of ``tensorrt-cu13-bindings``, as the Makefile installs them."""
+"""Variant -> version of ``tensorrt-cu13-bindings``, as the Makefile installs them."""
 RTX = "rtx"
-FLAVOURS = (*CLASSIC, RTX)
+VARIANTS = (*CLASSIC, RTX)
 
 STUBS = {
     "libnvinfer": (
@@ -44,36 +44,36 @@ STUBS = {
 """Library -> the functions that the bindings leave undefined."""
 
 
-def folder(flavour: str) -> Path:
-    """Where the unpacked wheel of a classic flavour is, if it is."""
-    return Path(sys.prefix) / "tensorrt-bindings" / CLASSIC[flavour]
+def folder(variant: str) -> Path:
+    """Where the unpacked wheel of a classic variant is, if it is."""
+    return Path(sys.prefix) / "tensorrt-bindings" / CLASSIC[variant]
 
 
-def missing(flavour: str) -> str | None:
-    """Why a flavour's bindings cannot be imported here, and what installs them; None if they can.
+def missing(variant: str) -> str | None:
+    """Why a variant's bindings cannot be imported here, and what installs them; None if they can.
 
     The import itself is left to :func:`run`: a broken one shall fail, not skip.
     """
-    if flavour == RTX:
+    if variant == RTX:
         if importlib.util.find_spec("tensorrt_rtx_bindings"):
             return None
         wheels = "tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings"
         return f"no TensorRT-RTX bindings: pip install -c constraints.txt {wheels}"
-    if not (folder(flavour) / "tensorrt_bindings").is_dir():
+    if not (folder(variant) / "tensorrt_bindings").is_dir():
         return (
-            f"no TensorRT {flavour} bindings: pip install --no-deps --target {folder(flavour)} "
-            f"tensorrt-cu13-bindings=={CLASSIC[flavour]}"
+            f"no TensorRT {variant} bindings: pip install --no-deps --target {folder(variant)} "
+            f"tensorrt-cu13-bindings=={CLASSIC[variant]}"
         )
     if _compiler() is None:
         return "no C compiler for the stub libraries: install gcc or clang"
     return None
 
 
-def run(flavour: str, script: str, scratch: Path, *arguments: str) -> str:
+def run(variant: str, script: str, scratch: Path, *arguments: str) -> str:
     """Run ``script``, in which ``trt`` is the bindings' module; give what it printed.
 
     Args:
-        flavour: one of ``FLAVOURS``; the test is skipped where it is :func:`missing`.
+        variant: one of ``VARIANTS``; the test is skipped where it is :func:`missing`.
         script: Python source; this repository is importable in it.
         scratch: folder for the stub libraries; they are made once for each.
         arguments: the script's ``sys.argv[1:]``.
@@ -81,14 +81,14 @@ def run(flavour: str, script: str, scratch: Path, *arguments: str) -> str:
     Raises:
         AssertionError: the script failed; the message is what it said.
     """
-    reason = missing(flavour)
+    reason = missing(variant)
     if reason is not None:
         pytest.skip(reason)
     paths, module = [ROOT], "tensorrt_rtx_bindings"
     environment = dict(os.environ)
-    if flavour != RTX:
-        paths, module = [folder(flavour), ROOT], "tensorrt_bindings"
-        environment["LD_LIBRARY_PATH"] = str(stub_libraries(flavour, scratch))
+    if variant != RTX:
+        paths, module = [folder(variant), ROOT], "tensorrt_bindings"
+        environment["LD_LIBRARY_PATH"] = str(stub_libraries(variant, scratch))
         # Libraries of a real TensorRT beside us would be loaded first: of another version, maybe.
         script = f"import sys\nsys.modules['tensorrt_libs'] = None\n{_import(module)}{script}"
     else:
@@ -106,14 +106,14 @@ def run(flavour: str, script: str, scratch: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def stub_libraries(flavour: str, scratch: Path) -> Path:
-    """Folder of the stub libraries for a classic flavour, made if it is not there."""
-    into = scratch / f"stubs-{flavour}"
+def stub_libraries(variant: str, scratch: Path) -> Path:
+    """Folder of the stub libraries for a classic variant, made if it is not there."""
+    into = scratch / f"stubs-{variant}"
     into.mkdir(exist_ok=True)
     compiler = _compiler()
     assert compiler is not None
     for name, functions in STUBS.items():
-        library = into / f"{name}.so.{flavour}"
+        library = into / f"{name}.so.{variant}"
         if library.exists():
             continue
         source = into / f"{name}.c"

@@ -1,4 +1,4 @@
-"""Every name of TensorRT that our code uses, by flavour: "10", "11" (classic) and "rtx".
+"""Every name of TensorRT that our code uses, by variant: "10", "11" (classic) and "rtx".
 
 A name goes in here before it is used: ``test_surface.py`` looks for each in the real bindings, and
 for uses in our code that are not here. Methods and attributes of instances stand under the class.
@@ -76,7 +76,7 @@ COMMON: Table = {
 ONLY: dict[str, Table] = {
     "10": {},
     "11": {},
-    # To be used behind a question for the flavour.
+    # To be used behind a question for the variant.
     "rtx": {
         "IBuilderConfig": ("num_compute_capabilities", "set_compute_capability"),
         "BuilderFlag": ("REQUIRE_USER_ALLOCATION",),
@@ -104,12 +104,12 @@ ONLY: dict[str, Table] = {
         "IExecutionContext": ("is_stream_capturable",),
     },
 }
-"""Flavour -> what it has beyond ``COMMON``."""
+"""Variant -> what it has beyond ``COMMON``."""
 
 
-def names(flavour: str) -> frozenset[str]:
-    """Dotted names that a flavour must have: ``Builder``, ``Builder.create_network``."""
-    tables = (COMMON, ONLY[flavour])
+def names(variant: str) -> frozenset[str]:
+    """Dotted names that a variant must have: ``Builder``, ``Builder.create_network``."""
+    tables = (COMMON, ONLY[variant])
     classes = {name for table in tables for name in table}
     members = {f"{c}.{m}" for table in tables for c, ms in table.items() for m in ms}
     return frozenset(classes | members)

@@ -16,7 +16,7 @@ import pytest
 from resharp.engines import Engine
 from resharp.engines.selection import EngineCandidate
 from resharp.errors import BackendError, OutOfMemoryError
-from resharp.gpu import tensorrt as flavours
+from resharp.gpu import tensorrt as variants
 from resharp.runtime.backends.base import Backend
 from resharp.runtime.backends.tensorrt.buffers import DeviceBuffer
 from resharp.runtime.backends.tensorrt.contexts import Contexts
@@ -25,7 +25,7 @@ from resharp.runtime.tiling.plan import plan
 from tests.fakes import fake_trt
 from tests.fakes.spec_mock import answer, steer
 from tests.fakes.tensorrt_kit import SCALE, Kit, expected, machine, picture
-from tests.gpu.trt.bindings import CLASSIC, FLAVOURS, RTX
+from tests.gpu.trt.bindings import CLASSIC, RTX, VARIANTS
 from tests.gpu.trt.bridge import Bridge
 from tests.gpu.trt.cases import Stand, on, outcomes, table
 
@@ -85,10 +85,10 @@ class Machine:
 @contextmanager
 def begin(at: Stand, **provider: Any) -> Iterator[Machine]:
     """At the end, nothing of it may be left."""
-    load = flavours.load
+    load = variants.load
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, at.package, at.trt)
-        with machine(at.folder, patch, rtx=at.flavour == RTX, **provider) as kit:
+        with machine(at.folder, patch, rtx=at.variant == RTX, **provider) as kit:
             patch.setattr("resharp.gpu.tensorrt.load", load)
             kit.here = replace(kit.here, version=at.trt.__version__)
             yield Machine(at, kit, Bridge(at, kit.fake))
@@ -107,7 +107,7 @@ def all_is_told_before_a_run(calls: list[str]) -> bool:
     return told[:3] == wanted and first.count("set_tensor_address") >= 2
 
 
-@on(*FLAVOURS)
+@on(*VARIANTS)
 def pictures_come_out_whole(at: Stand) -> None:
     with begin(at) as made:
         made.kit.add()
@@ -122,7 +122,7 @@ def pictures_come_out_whole(at: Stand) -> None:
             assert backend.memory(48, 4) > 0
         for call in at.trt.Runtime.call_args_list:
             assert isinstance(call.args[0], at.real.ILogger)
-        assert (made.kit.provider.launches > 0) is (at.flavour != RTX)
+        assert (made.kit.provider.launches > 0) is (at.variant != RTX)
         histories = [[name for name, *_ in context.mock_calls] for context in contexts]
         contexts.clear()
         runs = [calls for calls in histories if "execute_async_v3" in calls]
@@ -140,7 +140,7 @@ def compiled_kernels_are_kept(at: Stand) -> None:
         assert made.kit.fake.caches == [b"compiled kernels"]
 
 
-@on(*FLAVOURS)
+@on(*VARIANTS)
 def addresses_and_sizes_are_those_of_the_buffers(at: Stand) -> None:
     with begin(at) as made:
         seen: list[Any] = []
@@ -185,7 +185,7 @@ def tensorrt_rtx_captures_by_itself(at: Stand) -> None:
         assert made.kit.fake.replayed == 2
 
 
-@on(*FLAVOURS)
+@on(*VARIANTS)
 def what_a_context_refuses(at: Stand) -> None:
     messages = {
         "set_input_shape": r"refused a batch of \(2, 20, 30\): its reason$",
@@ -207,7 +207,7 @@ def what_a_context_refuses(at: Stand) -> None:
                 run()
 
 
-@on(*FLAVOURS)
+@on(*VARIANTS)
 def a_shape_that_is_not_the_scale(at: Stand) -> None:
     def spoil(context: Any) -> None:
         answer(context.get_tensor_shape, lambda _: at.real.Dims((2, 20, 30, 3)))
@@ -219,7 +219,7 @@ def a_shape_that_is_not_the_scale(at: Stand) -> None:
             run()
 
 
-@on(*FLAVOURS)
+@on(*VARIANTS)
 def no_context(at: Stand) -> None:
     said = ""
 
@@ -237,7 +237,7 @@ def no_context(at: Stand) -> None:
                 model.create_context()
 
 
-@on(*FLAVOURS)
+@on(*VARIANTS)
 def an_engine_that_is_refused(at: Stand) -> None:
     with begin(at) as made, made.device():
         with pytest.raises(BackendError, match="cannot load it: Serialization assertion magicTag"):
@@ -248,14 +248,14 @@ def an_engine_that_is_refused(at: Stand) -> None:
             made.model(made.kit.add(precision="mixed", spoil="tensors"))
 
 
-@on(*FLAVOURS)
+@on(*VARIANTS)
 def tensors_of_another_network(at: Stand) -> None:
     with begin(at) as made:
         made.bridge.on_engine = lambda engine: steer(engine, num_io_tensors=1)
         made.refuses("it has the tensors image, not one in and one out")
 
 
-@on(*FLAVOURS)
+@on(*VARIANTS)
 def no_runtime(at: Stand) -> None:
     """The bindings make a TypeError of a null pointer."""
 
@@ -294,8 +294,8 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("flavour", "name"), table(__name__))
-def test_case(flavour: str, name: str, scratch: Path) -> None:
-    wrong = outcomes(__name__, flavour, scratch)[name]
+@pytest.mark.parametrize(("variant", "name"), table(__name__))
+def test_case(variant: str, name: str, scratch: Path) -> None:
+    wrong = outcomes(__name__, variant, scratch)[name]
     if wrong:
         pytest.fail(wrong, pytrace=False)

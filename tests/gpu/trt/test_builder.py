@@ -15,7 +15,7 @@ from resharp.engines.target import NAMEABLE
 from resharp.errors import BuildError
 from resharp.export.engine.builder import Cancel, build
 from tests.fakes.spec_mock import answer, instance, steer
-from tests.gpu.trt.bindings import CLASSIC, FLAVOURS, RTX
+from tests.gpu.trt.bindings import CLASSIC, RTX, VARIANTS
 from tests.gpu.trt.cases import Stand, on, outcomes, table
 
 PROFILE = Profile(smallest=16, tile=64, batch=4)
@@ -74,15 +74,15 @@ def in_turn(values: Sequence[Any]) -> Callable[..., Any]:
     return lambda *_: next(replies)
 
 
-@on(*FLAVOURS)
+@on(*VARIANTS)
 def exact_calls(at: Stand) -> None:
     made = Build(at)
     assert made() == b"engine"
     at.trt.Builder.assert_called_once_with(made.log)
     assert isinstance(made.log, at.real.ILogger)
     bits = {"10": 2, "11": 1, RTX: 1}
-    made.builder.create_network.assert_called_once_with(bits[at.flavour])
-    assert bits[at.flavour] == 1 << int(at.real.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    made.builder.create_network.assert_called_once_with(bits[at.variant])
+    assert bits[at.variant] == 1 << int(at.real.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     at.trt.OnnxParser.assert_called_once_with(made.network, made.log)
     made.parser.parse_from_file.assert_called_once_with(str(GRAPH))
     made.profile.set_shape.assert_called_once_with(
@@ -98,7 +98,7 @@ def exact_calls(at: Stand) -> None:
         assert not other.called
 
 
-@on(*FLAVOURS)
+@on(*VARIANTS)
 def all_is_said_before_the_build(at: Stand) -> None:
     made = Build(at)
 
@@ -116,7 +116,7 @@ def all_is_said_before_the_build(at: Stand) -> None:
     assert made(level=5) == b"looked"
 
 
-@on(*FLAVOURS)
+@on(*VARIANTS)
 def level_is_tensorrts_own_unless_told(at: Stand) -> None:
     made = Build(at)
     steer(made.config, builder_optimization_level=3)
@@ -126,7 +126,7 @@ def level_is_tensorrts_own_unless_told(at: Stand) -> None:
     assert made.config.builder_optimization_level == 0
 
 
-@on(*FLAVOURS)
+@on(*VARIANTS)
 def phases_are_reported_and_a_cancel_stops(at: Stand) -> None:
     made, cancel = Build(at), Cancel()
 
@@ -141,7 +141,7 @@ def phases_are_reported_and_a_cancel_stops(at: Stand) -> None:
         monitor.phase_finish("Building")
 
     answer(made.builder.build_serialized_network, work)
-    options = {} if at.flavour == RTX else {"timing_cache": made.cache}
+    options = {} if at.variant == RTX else {"timing_cache": made.cache}
     with pytest.raises(KeyboardInterrupt):
         made(cancel=cancel, **options)
     assert len(made.told) == 1
@@ -149,7 +149,7 @@ def phases_are_reported_and_a_cancel_stops(at: Stand) -> None:
     assert not made.cache.exists()
 
 
-@on(*FLAVOURS)
+@on(*VARIANTS)
 def our_subclasses_take_what_the_real_ones_pass(at: Stand) -> None:
     """TensorRT calls them from C++, by position: their counts are in the bindings' docstrings."""
     made = Build(at)
@@ -163,7 +163,7 @@ def our_subclasses_take_what_the_real_ones_pass(at: Stand) -> None:
             assert len(inspect.signature(vars(type(ours))[name]).parameters) == passed, name
 
 
-@on(*FLAVOURS)
+@on(*VARIANTS)
 def errors_of_the_parser_are_collected(at: Stand) -> None:
     made = Build(at)
     steer(made.parser, num_errors=2)
@@ -177,7 +177,7 @@ def errors_of_the_parser_are_collected(at: Stand) -> None:
     assert not made.builder.build_serialized_network.called
 
 
-@on(*FLAVOURS)
+@on(*VARIANTS)
 def no_network_in_the_file(at: Stand) -> None:
     for count in ({"num_layers": 0}, {"num_inputs": 2}, {"num_outputs": 0}):
         made = Build(at)
@@ -187,7 +187,7 @@ def no_network_in_the_file(at: Stand) -> None:
     made()
 
 
-@on(*FLAVOURS)
+@on(*VARIANTS)
 def nothing_built_gives_the_lines_of_the_log(at: Stand) -> None:
     made = Build(at)
 
@@ -203,7 +203,7 @@ def nothing_built_gives_the_lines_of_the_log(at: Stand) -> None:
     made.fails("^TensorRT could not make a network: another$")
 
 
-@on(*FLAVOURS)
+@on(*VARIANTS)
 def sizes_are_refused(at: Stand) -> None:
     made = Build(at)
     made.refuse(made.config.add_optimization_profile, -1, "min above max")
@@ -214,7 +214,7 @@ def sizes_are_refused(at: Stand) -> None:
         made.fails("refuses the sizes Profile.*rank")
 
 
-@on(*FLAVOURS)
+@on(*VARIANTS)
 def no_builder(at: Stand) -> None:
     """The bindings make a TypeError of a null pointer."""
     null = TypeError("pybind11::init(): factory function returned nullptr")
@@ -341,8 +341,8 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("flavour", "name"), table(__name__))
-def test_case(flavour: str, name: str, scratch: Path) -> None:
-    wrong = outcomes(__name__, flavour, scratch)[name]
+@pytest.mark.parametrize(("variant", "name"), table(__name__))
+def test_case(variant: str, name: str, scratch: Path) -> None:
+    wrong = outcomes(__name__, variant, scratch)[name]
     if wrong:
         pytest.fail(wrong, pytrace=False)

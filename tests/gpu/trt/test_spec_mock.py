@@ -132,21 +132,21 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("spec_mock")
 
 
-@pytest.mark.parametrize("flavour", bindings.FLAVOURS)
-def test_our_way_of_building_and_running_is_taken(flavour: str, scratch: Path) -> None:
-    bindings.run(flavour, PRELUDE + WHOLE, scratch)
+@pytest.mark.parametrize("variant", bindings.VARIANTS)
+def test_our_way_of_building_and_running_is_taken(variant: str, scratch: Path) -> None:
+    bindings.run(variant, PRELUDE + WHOLE, scratch)
 
 
-@pytest.mark.parametrize("flavour", bindings.FLAVOURS)
-def test_unknown_names_and_wrong_arguments_are_refused(flavour: str, scratch: Path) -> None:
-    bindings.run(flavour, PRELUDE + REFUSED, scratch)
+@pytest.mark.parametrize("variant", bindings.VARIANTS)
+def test_unknown_names_and_wrong_arguments_are_refused(variant: str, scratch: Path) -> None:
+    bindings.run(variant, PRELUDE + REFUSED, scratch)
 
 
-@pytest.mark.parametrize("flavour", bindings.FLAVOURS)
-def test_a_test_steers_it_within_the_signatures(flavour: str, scratch: Path) -> None:
-    bindings.run(flavour, PRELUDE + STEERED, scratch)
+@pytest.mark.parametrize("variant", bindings.VARIANTS)
+def test_a_test_steers_it_within_the_signatures(variant: str, scratch: Path) -> None:
+    bindings.run(variant, PRELUDE + STEERED, scratch)
 
 
-@pytest.mark.parametrize("flavour", sorted(bindings.CLASSIC))
-def test_what_one_flavour_alone_has_is_only_there(flavour: str, scratch: Path) -> None:
-    bindings.run(flavour, PRELUDE + CACHE, scratch, flavour)
+@pytest.mark.parametrize("variant", sorted(bindings.CLASSIC))
+def test_what_one_variant_alone_has_is_only_there(variant: str, scratch: Path) -> None:
+    bindings.run(variant, PRELUDE + CACHE, scratch, variant)

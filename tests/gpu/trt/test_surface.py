@@ -1,4 +1,4 @@
-"""The names of TensorRT that our code uses exist, in the bindings of each flavour."""
+"""The names of TensorRT that our code uses exist, in the bindings of each variant."""
 
 from __future__ import annotations
 
@@ -31,35 +31,35 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("bindings")
 
 
-def look(flavour: str, wanted: list[str], scratch: Path) -> tuple[str, list[str]]:
+def look(variant: str, wanted: list[str], scratch: Path) -> tuple[str, list[str]]:
     """The version of the bindings, and which of the names they lack."""
-    version, lacking = json.loads(bindings.run(flavour, LOOK, scratch, json.dumps(wanted)))
+    version, lacking = json.loads(bindings.run(variant, LOOK, scratch, json.dumps(wanted)))
     return version, lacking
 
 
-@pytest.mark.parametrize("flavour", bindings.FLAVOURS)
-def test_every_name_exists(flavour: str, scratch: Path) -> None:
-    version, lacking = look(flavour, sorted(names(flavour)), scratch)
+@pytest.mark.parametrize("variant", bindings.VARIANTS)
+def test_every_name_exists(variant: str, scratch: Path) -> None:
+    version, lacking = look(variant, sorted(names(variant)), scratch)
     assert lacking == []
-    assert version == bindings.CLASSIC.get(flavour, version)
+    assert version == bindings.CLASSIC.get(variant, version)
 
 
-@pytest.mark.parametrize("flavour", bindings.FLAVOURS)
-def test_a_made_up_name_is_found_out(flavour: str, scratch: Path) -> None:
+@pytest.mark.parametrize("variant", bindings.VARIANTS)
+def test_a_made_up_name_is_found_out(variant: str, scratch: Path) -> None:
     made_up = ["DataType.FLOAT17", "IBuilder", "Builder.build_engine_quickly"]
-    _, lacking = look(flavour, ["Builder", *made_up], scratch)
+    _, lacking = look(variant, ["Builder", *made_up], scratch)
     assert lacking == sorted(made_up)
 
 
-@pytest.mark.parametrize("flavour", sorted(bindings.CLASSIC))
-def test_what_is_said_to_be_of_rtx_alone_is(flavour: str, scratch: Path) -> None:
-    alone = sorted(names("rtx") - names(flavour))
-    _, lacking = look(flavour, alone, scratch)
+@pytest.mark.parametrize("variant", sorted(bindings.CLASSIC))
+def test_what_is_said_to_be_of_rtx_alone_is(variant: str, scratch: Path) -> None:
+    alone = sorted(names("rtx") - names(variant))
+    _, lacking = look(variant, alone, scratch)
     assert lacking == alone
 
 
-def test_the_flavours_are_the_tables() -> None:
-    assert set(ONLY) == set(bindings.FLAVOURS)
+def test_the_variants_are_the_tables() -> None:
+    assert set(ONLY) == set(bindings.VARIANTS)
 
 
 def test_a_missing_wheel_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +133,7 @@ def uses(source: str) -> set[str]:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_the_table_has_every_name_that_we_use(path: Path) -> None:
-    known = frozenset().union(*map(names, bindings.FLAVOURS))
+    known = frozenset().union(*map(names, bindings.VARIANTS))
     used = uses(path.read_text(encoding="utf-8"))
     assert used <= known, f"not in tests/gpu/trt/surface.py: {sorted(used - known)}"
 
@@ -145,11 +145,11 @@ print(json.dumps(sorted({m for c in classes for m in vars(c) if "_" in m.strip("
 """
 
 
-@pytest.mark.parametrize("flavour", bindings.FLAVOURS)
-def test_the_table_has_what_we_call_on_instances(flavour: str, scratch: Path) -> None:
+@pytest.mark.parametrize("variant", bindings.VARIANTS)
+def test_the_table_has_what_we_call_on_instances(variant: str, scratch: Path) -> None:
     """By name alone: those with an underscore inside are TensorRT's own, the rest are anyone's."""
-    theirs = set(json.loads(bindings.run(flavour, MEMBERS, scratch)))
-    known = {name.rpartition(".")[2] for other in bindings.FLAVOURS for name in names(other)}
+    theirs = set(json.loads(bindings.run(variant, MEMBERS, scratch)))
+    known = {name.rpartition(".")[2] for other in bindings.VARIANTS for name in names(other)}
     for path in MODULES:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}

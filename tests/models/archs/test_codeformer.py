@@ -299,7 +299,7 @@ def test_the_fidelity_of_a_run(bundle: Bundle, name: str) -> None:
 def test_tensorrt_builds(bundle: Bundle) -> None:
     """Not for Turing: TensorRT-RTX has no fp32 matrix product there, and says so."""
     built = face_nets.build(bundle)
-    assert built.engine.recipe.precision == "fp16"
-    assert built.engine.recipe.targets == ("sm80", "sm86", "sm89", "sm120")
+    assert built.engine.spec.precision == "fp16"
+    assert built.engine.spec.targets == ("sm80", "sm86", "sm89", "sm120")
     again = face_nets.build(bundle)
     assert again.skipped

@@ -256,4 +256,4 @@ def test_an_engine_has_the_one_size(bundle: Bundle) -> None:
 @pytest.mark.parametrize("precision", ["fp16", "mixed"])
 def test_tensorrt_builds(bundle: Bundle, precision: str) -> None:
     built = face_nets.build(bundle, precision)
-    assert built.engine.recipe.targets[0] == "sm75"
+    assert built.engine.spec.targets[0] == "sm75"

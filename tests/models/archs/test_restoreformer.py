@@ -165,5 +165,5 @@ def test_the_bundle(bundle: Bundle) -> None:
 @needs_rtx
 def test_tensorrt_builds(bundle: Bundle) -> None:
     built = face_nets.build(bundle)
-    assert built.engine.recipe.precision == "fp16"
-    assert "sm75" not in built.engine.recipe.targets
+    assert built.engine.spec.precision == "fp16"
+    assert "sm75" not in built.engine.spec.targets

@@ -25,7 +25,7 @@ from resharp.errors import ImageError, OptionError, UnknownArchitectureError
 from resharp.export import export, parity
 from resharp.export.engine import EngineOptions, build_engines
 from resharp.export.measure import costs, overlap
-from resharp.gpu import tensorrt as flavours
+from resharp.gpu import tensorrt as variants
 from resharp.models import ByteImage, SwinIR, build, detect, read_checkpoint, save_safetensors
 from resharp.models.archs.swinir import position_index
 from resharp.models.detect import identify
@@ -47,9 +47,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "real x2": {"upscale": 2, "upsampler": "nearest+conv"},
     "real x4": {"upscale": 4, "upsampler": "nearest+conv"},
     "real x4 large": {"upscale": 4, "upsampler": "nearest+conv", "resi_connection": "3conv"},
-    "colour denoise": {"upscale": 1, "upsampler": ""},
+    "color denoise": {"upscale": 1, "upsampler": ""},
     "gray denoise": {"upscale": 1, "upsampler": "", "in_chans": 1},
-    "colour jpeg": {"upscale": 1, "upsampler": "", "window_size": 7, "img_range": 255},
+    "color jpeg": {"upscale": 1, "upsampler": "", "window_size": 7, "img_range": 255},
     "gray jpeg": {"upscale": 1, "upsampler": "", "window_size": 7, "img_range": 255, "in_chans": 1},
 }
 LIGHT = {"embed_dim": 60, "depths": "6,6,6,6", "num_heads": "6,6,6,6", "mlp_dim": 120}
@@ -272,7 +272,7 @@ def test_parameters_come_back(
 
 
 def test_the_range_can_be_overruled(tmp_path: Path) -> None:
-    path = save_checkpoint(swinir("colour jpeg", img_range=1), tmp_path / "net.pth")
+    path = save_checkpoint(swinir("color jpeg", img_range=1), tmp_path / "net.pth")
     assert read_checkpoint(path).parameters["img_range"] == 255
     assert read_checkpoint(path, parameters={"img_range": 1}).parameters["img_range"] == 1
 
@@ -345,7 +345,7 @@ def test_every_variant_passes_the_gate(
     monkeypatch.setattr(overlap, "measure", lambda *_: ((16, 0.0),))  # not the matter here
     monkeypatch.setattr(costs, "memory_per_pixel", lambda *_: None)
     network = swinir(variant, depths="2", num_heads="2")
-    bundle = export(save_checkpoint(network, tmp_path / "net.pth"), engines=tmp_path / "store")
+    bundle = export(save_checkpoint(network, tmp_path / "net.pth"), store=tmp_path / "store")
     manifest = bundle.manifest
     assert (manifest.scale, manifest.channels) == (network.upscale, network.num_in_ch)
     assert manifest.size_multiple == network.window_size
@@ -363,7 +363,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
     folder, made = tmp_path_factory.mktemp("swinir"), {}
     for variant in ("classical x2", "gray jpeg"):
         path = save_checkpoint(swinir(variant), folder / f"{variant[:4]}.pth")
-        made[variant] = export(path, engines=folder / "store")
+        made[variant] = export(path, store=folder / "store")
     return made
 
 
@@ -400,9 +400,9 @@ def test_backends_pad_as_the_network_does(bundles: dict[str, Bundle]) -> None:
                 assert np.abs(upscaler(picture) - expected).max() <= 1
 
 
-def test_gray_weights_take_gray_pictures_and_refuse_colours(bundles: dict[str, Bundle]) -> None:
-    colour = draw(20, 30)
-    gray = np.asarray(cv2.cvtColor(colour, cv2.COLOR_BGR2GRAY))
+def test_gray_weights_take_gray_pictures_and_refuse_colors(bundles: dict[str, Bundle]) -> None:
+    color = draw(20, 30)
+    gray = np.asarray(cv2.cvtColor(color, cv2.COLOR_BGR2GRAY))
     three = np.repeat(gray[..., None], 3, axis=2)
     alpha = np.dstack((three, gray))
     with Upscaler(bundles["gray jpeg"], backend="onnx") as upscaler:
@@ -413,28 +413,28 @@ def test_gray_weights_take_gray_pictures_and_refuse_colours(bundles: dict[str, B
         assert upscaler(alpha).shape == alpha.shape
         assert upscaler((gray / np.float32(255)).astype(np.float32)).dtype == np.float32
         assert upscaler(gray.astype(np.uint16) * 257).dtype == np.uint16
-        for picture in (colour, np.dstack((colour, gray)), colour.astype(np.uint16) * 257):
+        for picture in (color, np.dstack((color, gray)), color.astype(np.uint16) * 257):
             with pytest.raises(ImageError, match=r"has gray weights.*COLOR_BGR2GRAY"):
                 upscaler(picture)
         with pytest.raises(ImageError, match="has gray weights"):
-            upscaler.restore_many([gray, colour])
+            upscaler.restore_many([gray, color])
         with pytest.raises(ImageError, match="has gray weights"):
-            list(upscaler.stream([gray, colour]))
+            list(upscaler.stream([gray, color]))
     with Upscaler(bundles["classical x2"], backend="onnx") as upscaler:
         assert upscaler(gray).shape == (40, 60)
 
 
 @pytest.mark.skipif(
-    flavours.RTX not in flavours.installed(), reason="TensorRT-RTX is not installed (extra rtx)"
+    variants.RTX not in variants.installed(), reason="TensorRT-RTX is not installed (extra rtx)"
 )
 @pytest.mark.parametrize("variant", ["classical x2", "gray jpeg"])
 def test_tensorrt_rtx_builds_it_in_fp16(
     bundles: dict[str, Bundle], tmp_path: Path, variant: str
 ) -> None:
     bundle = replace(bundles[variant], engine_store_folder=tmp_path / "engines")
-    options = EngineOptions(flavour=flavours.RTX, precision="fp16", dtypes=("uint8",), tile=128)
+    options = EngineOptions(variant=variants.RTX, precision="fp16", dtypes=("uint8",), tile=128)
     (built,) = build_engines(bundle, Target(targets=("sm86",)), options)
-    assert built.engine.recipe.precision == "fp16"
+    assert built.engine.spec.precision == "fp16"
     assert built.engine.graph.psnr >= 45
     assert bundle.engine_store.read(built.engine)[:4] == b"vtrt"
 

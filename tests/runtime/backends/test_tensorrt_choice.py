@@ -22,7 +22,7 @@ from resharp.engines import Bundle, Engine, ParityResult
 from resharp.engines.kernel_cache import KernelCache
 from resharp.engines.reference import compare_images
 from resharp.errors import BackendError, MissingExtraError
-from resharp.gpu import tensorrt as flavours
+from resharp.gpu import tensorrt as variants
 from resharp.gpu.devices import LOST, CudaError, gpus, refusal
 from resharp.runtime.backends import BackendOptions
 from resharp.runtime.backends.tensorrt import backend as backend_module
@@ -57,7 +57,7 @@ def test_the_best_precision_is_taken_and_proven_once(kit: Kit) -> None:
     with kit.open() as backend:
         assert "(fp16)" in backend.note
     assert marks(kit) == ["fp16"]
-    fp16 = next(e for e in kit.bundle.engine_store.engines()[0] if e.recipe.precision == "fp16")
+    fp16 = next(e for e in kit.bundle.engine_store.engines()[0] if e.spec.precision == "fp16")
     record = kit.bundle.engine_store.parity(fp16, kit.here)
     assert record is not None
     assert record.passed
@@ -248,7 +248,7 @@ def test_sidecars_that_are_gone_changed_or_of_another_engine(kit: Kit) -> None:
     sidecar = _sidecar(kit, engine)
     text = sidecar.read_text()
     facts = json.loads(text)
-    facts["recipe"]["precision"] = "fp32"
+    facts["spec"]["precision"] = "fp32"
     for content, reason in (
         (None, "has no sidecar"),
         (_sidecar(kit, other).read_text(), "is the sidecar of another engine"),
@@ -372,7 +372,7 @@ def test_what_tensorrt_logs_is_kept_apart_by_thread(
     kit: Kit, caplog: pytest.LogCaptureFixture, level: str
 ) -> None:
     caplog.set_level(level)
-    log, said = flavours.trt_logger(kit.fake.module()), list[str]()
+    log, said = variants.trt_logger(kit.fake.module()), list[str]()
 
     def say(line: str) -> None:
         log.log(fake_trt.Severity.INFO, "before it")
@@ -442,7 +442,7 @@ def test_probe(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     assert TensorrtBackend.probe(BackendOptions()) == "TensorRT runs on CUDA only"
     assert "shows 1 GPUs" in str(TensorrtBackend.probe(BackendOptions(device="cuda:3")))
 
-    def broken(flavour: str) -> None:
+    def broken(variant: str) -> None:
         raise MissingExtraError("libnvinfer.so.11: cannot open shared object file")
 
     monkeypatch.setattr("resharp.gpu.tensorrt.load", broken)
@@ -528,7 +528,7 @@ def test_an_engine_is_checked_after_its_build(kit: Kit) -> None:
     record = kit.bundle.engine_store.parity(bad, kit.here)
     assert record is not None
     assert record.psnr < 20
-    other = kit.add("fp32", flavour="tensorrt_rtx")
+    other = kit.add("fp32", variant="tensorrt_rtx")
     with pytest.raises(BackendError, match="tensorrt_rtx, which made the engine"):
         check_engine(kit.bundle, other, 0)
 

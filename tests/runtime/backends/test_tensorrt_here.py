@@ -26,10 +26,10 @@ import numpy as np
 from resharp import Upscaler
 from resharp.errors import ResharpError
 try:
-    Upscaler(engines=sys.argv[1], backend="tensorrt", device="cuda")
+    Upscaler(store=sys.argv[1], backend="tensorrt", device="cuda")
 except ResharpError as error:
     print(type(error).__name__, error)
-with Upscaler(engines=sys.argv[1]) as upscaler:
+with Upscaler(store=sys.argv[1]) as upscaler:
     print(upscaler(np.zeros((8, 8, 3), np.uint8)).shape)
     print(upscaler.explain())
 print("loaded:", [name for name in ("tensorrt_rtx_bindings", "torch") if name in sys.modules])
@@ -41,7 +41,7 @@ from pathlib import Path
 from resharp.errors import ResharpError
 from resharp.runtime.bundle_lookup import resolve
 from resharp.runtime.backends.tensorrt import check_engine
-bundle = resolve("resharp-x4", engines=sys.argv[1])
+bundle = resolve("resharp-x4", store=sys.argv[1])
 (engine, *_), _ = bundle.engine_store.engines()
 try:
     check_engine(bundle, engine, 0)
@@ -76,8 +76,8 @@ with pytest.MonkeyPatch.context() as patch, machine(Path(sys.argv[1]), patch) as
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with a real engine of the built-in model."""
     folder = tmp_path_factory.mktemp("store")
-    options = EngineOptions(flavour=trt.RTX, dtypes=("uint8",))
-    build_engines(resolve("resharp-x4", engines=folder), Target(targets=NAMED), options)
+    options = EngineOptions(variant=trt.RTX, dtypes=("uint8",))
+    build_engines(resolve("resharp-x4", store=folder), Target(targets=NAMED), options)
     return folder
 
 

@@ -681,7 +681,7 @@ def in_time(work: Callable[[], object]) -> None:
 
 def with_bad_float_engine(kit: Kit) -> None:
     for engine in kit.bundle.engine_store.engines()[0]:
-        if engine.recipe.dtype == "float32":
+        if engine.spec.dtype == "float32":
             kit.bundle.engine_store.remove(engine)
     kit.add(dtype="float32", spoil="nan")
 

@@ -1,4 +1,4 @@
-"""The colours that bleed out of what can be seen."""
+"""The colors that bleed out of what can be seen."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ RED = np.array((0, 0, 255), np.uint8)
 
 
 def disc(under: int, size: int = 96, fade: bool = True) -> Array:
-    """A red disc with soft edges over transparent pixels whose colour is `under`."""
+    """A red disc with soft edges over transparent pixels whose color is `under`."""
     alpha = np.zeros((size, size), np.uint8)
     centre = (size // 2, size // 2)
     cv2.circle(alpha, centre, size // 4, 255, -1, cv2.LINE_AA if fade else cv2.LINE_8)
-    colour = np.where(alpha[..., None] > 0, RED, np.uint8(under))
-    return np.dstack([colour, alpha])
+    color = np.where(alpha[..., None] > 0, RED, np.uint8(under))
+    return np.dstack([color, alpha])
 
 
 def on_gray_after_x4(image: Array) -> Array:
-    """Colour and alpha enlarged on their own, then laid on gray; float [h,w,3]."""
+    """Color and alpha enlarged on their own, then laid on gray; float [h,w,3]."""
     size = (image.shape[1] * 4, image.shape[0] * 4)
     big = cv2.resize(image.astype(np.float32), size, interpolation=cv2.INTER_CUBIC)
-    colour, alpha = np.clip(big[..., :3], 0, 255), np.clip(big[..., 3:] / 255, 0, 1)
-    return colour * alpha + 128 * (1 - alpha)
+    color, alpha = np.clip(big[..., :3], 0, 255), np.clip(big[..., 3:] / 255, 0, 1)
+    return color * alpha + 128 * (1 - alpha)
 
 
 def fringe(image: Array) -> float:
@@ -67,7 +67,7 @@ def test_visible_pixels_and_alpha_stay_bit_for_bit(dtype: str) -> None:
     assert (out[15:45, 25:65, :3] != image[15:45, 25:65, :3]).any()
 
 
-def test_a_hole_takes_the_colours_beside_it() -> None:
+def test_a_hole_takes_the_colors_beside_it() -> None:
     image = np.full((64, 700, 4), 255, np.uint8)
     image[:, :350, :3] = (200, 100, 50)
     image[:, 350:, :3] = (20, 40, 60)
@@ -106,7 +106,7 @@ def test_nothing_or_everything_visible_changes_nothing(shape: tuple[int, int], a
     assert not np.shares_memory(out, image)
 
 
-def test_one_visible_pixel_colours_a_picture_of_odd_size() -> None:
+def test_one_visible_pixel_colors_a_picture_of_odd_size() -> None:
     image = np.zeros((301, 515, 4), np.uint8)
     image[300, 514] = (9, 8, 7, 255)
     assert (bleed(image)[..., :3] == (9, 8, 7)).all()

@@ -213,14 +213,14 @@ class TensorrtBackend(Backend):
 
     def _further(self, dtype: str) -> LoadedEngine:
         """An engine of another dtype than the first one's, like it in precision if there is one."""
-        first = self._engines["uint8"].engine.recipe
+        first = self._engines["uint8"].engine.spec
         fitting, reasons = self._fitting(dtype, first.precision)
         profile = first.profile
         able = [
             item
             for item in fitting
-            if item.engine.recipe.profile.tile >= profile.tile
-            and item.engine.recipe.profile.smallest <= profile.smallest
+            if item.engine.spec.profile.tile >= profile.tile
+            and item.engine.spec.profile.smallest <= profile.smallest
         ]
         reasons += [f"{item}: its profile is smaller" for item in fitting if item not in able]
         return self._first_good(able, dtype, reasons)[0]

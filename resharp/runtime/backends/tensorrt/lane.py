@@ -71,7 +71,7 @@ class TensorrtLane:
             OutOfMemoryError: there is none.
         """
         count, height, width = shape
-        item = 4 if loaded.engine.recipe.dtype == "float32" else 1
+        item = 4 if loaded.engine.spec.dtype == "float32" else 1
         size = count * height * width * 3 * item
         self.tiles.grow(size)
         self.results.grow(size * self._scale**2)

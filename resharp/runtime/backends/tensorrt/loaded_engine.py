@@ -13,7 +13,7 @@ from resharp.engines import Engine, EngineStore, Profile
 from resharp.engines.kernel_cache import KernelCache
 from resharp.engines.selection import EngineCandidate
 from resharp.errors import BackendError, OutOfMemoryError
-from resharp.gpu import tensorrt as flavours
+from resharp.gpu import tensorrt as variants
 from resharp.gpu.devices import LOST
 
 _NO_MEMORY = ("out of memory", "outofmemory", "memoryallocation", "memory_allocation")
@@ -40,19 +40,19 @@ class LoadedEngine:
     def __init__(
         self, engine_store: EngineStore, candidate: EngineCandidate, extra: Sequence[str] = ()
     ) -> None:
-        trt = flavours.load(candidate.here.flavour)
+        trt = variants.load(candidate.here.variant)
         self.engine: Engine = candidate.engine
         self.note = ""
         """What TensorRT said of it without refusing it."""
         self.extra = tuple(extra)
-        self._name, self._log = str(candidate), flavours.trt_logger(trt)
+        self._name, self._log = str(candidate), variants.trt_logger(trt)
         self._making = threading.Lock()
         data = engine_store.read(self.engine)
         self._runtime: Any = None
         self._handle: Any = None
         self._config: Any = None
         self.cache: KernelCache | None = None
-        self.own_graphs = candidate.here.flavour == flavours.RTX
+        self.own_graphs = candidate.here.variant == variants.RTX
         """Whether TensorRT captures CUDA graphs by itself."""
         try:
             try:
@@ -75,7 +75,7 @@ class LoadedEngine:
     @property
     def profile(self) -> Profile:
         """Inputs that it takes."""
-        return self.engine.recipe.profile
+        return self.engine.spec.profile
 
     @property
     def key(self) -> str:
@@ -127,7 +127,7 @@ class LoadedEngine:
 
     def _check_tensors(self, trt: Any) -> tuple[str, str]:
         """Names of its input and output."""
-        handle, dtype = self._handle, self.engine.recipe.dtype
+        handle, dtype = self._handle, self.engine.spec.dtype
         names = [handle.get_tensor_name(i) for i in range(handle.num_io_tensors)]
         inputs = [n for n in names if handle.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
         targets = [n for n in names if n not in inputs]

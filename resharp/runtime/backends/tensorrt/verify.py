@@ -41,7 +41,7 @@ def verify_engine(
         BackendError: TensorRT could not run it.
         OutOfMemoryError: the device has no room for the reference.
     """
-    spec, manifest = loaded.engine.recipe, bundle.manifest
+    spec, manifest = loaded.engine.spec, bundle.manifest
     path = bundle.engine_store.path(loaded.engine.reference)
     reference = read_reference(path)
     picture, restored = reference.input(spec.dtype), reference.restored
@@ -92,10 +92,10 @@ def check_engine(bundle: Bundle, engine: Engine, index: int = 0) -> ParityResult
         BackendError: TensorRT or CUDA refused.
         OutOfMemoryError: the device has no room for its smallest run.
     """
-    found = {here.flavour: here for here in current_environments(gpus()[index], driver_version())}
-    here = found.get(engine.recipe.flavour)
+    found = {here.variant: here for here in current_environments(gpus()[index], driver_version())}
+    here = found.get(engine.spec.variant)
     if here is None:
-        raise BackendError(f"{engine.recipe.flavour}, which made the engine, is not installed")
+        raise BackendError(f"{engine.spec.variant}, which made the engine, is not installed")
     executor = Executor(open_provider(index), bundle.manifest.scale)
     engines: dict[str, LoadedEngine] = {}
     try:
