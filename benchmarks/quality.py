@@ -10,18 +10,16 @@ from benchmarks.common import json_option, load, photos_argument, report
 from resharp import Ensemble, Upscaler
 from resharp.runtime import DEFAULT_MODEL
 from resharp.training.validate import clean_input, measure, worn_input
-from resharp.types import BackendName
+from resharp.types import BackendName, Tta
 
 
 @click.command()
 @photos_argument
 @click.option("-m", "--model", default=DEFAULT_MODEL, show_default=True)
 @click.option("--backend", default="onnx", show_default=True)
-@click.option("--tta", default=1, show_default=True, help="Flips and turns, averaged.")
+@click.option("--tta", default=1, show_default=True, help="Flips and rotations to average.")
 @json_option
-def main(
-    photos: Path, model: str, backend: BackendName, views: int, json_file: Path | None
-) -> None:
+def main(photos: Path, model: str, backend: BackendName, tta: Tta, json_file: Path | None) -> None:
     """Upscale each photo from a quarter of its size (INTER_AREA), and again with noise and JPEG.
 
     Worn means Gaussian noise of sigma 4 of 255 (seed 0), then JPEG at quality 75. PSNR is on BT.601
@@ -30,7 +28,7 @@ def main(
     rows: list[tuple[str | float, ...]] = []
     with Upscaler(model, backend=backend) as upscaler:
         scale = upscaler.manifest.scale
-        restore = Ensemble([upscaler], tta=views)
+        restore = Ensemble([upscaler], tta=tta)
         for name, photo in load(photos).items():
             clean = measure([photo], restore, clean_input, scale)
             worn = measure([photo], restore, worn_input, scale)

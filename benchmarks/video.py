@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from benchmarks.common import Image, json_option, report
-from resharp import RestoreConfig, Upscaler, VideoOptions, restore_video
+from resharp import RestoreConfig, Upscaler, VideoOptions
 from resharp.gpu.devices import usable_threads
 from resharp.pipeline.restorer import ModelUse, RestorerInfo
 from resharp.runtime import DEFAULT_MODEL
@@ -26,6 +26,7 @@ from resharp.video.clip import Clip, probe
 from resharp.video.color import Converter
 from resharp.video.encoding import VideoEncoder, choose_encoder
 from resharp.video.pyav import pyav
+from resharp.video.run import render_video
 
 RATE = 24
 SCALE = 4
@@ -166,7 +167,7 @@ def _paired(
 def _whole(
     path: Path, target: Path, config: RestoreConfig, options: VideoOptions = OPTIONS
 ) -> VideoReport:
-    made = restore_video(path, target, config, options=options, overwrite=True)
+    made = render_video(path, target, config, options=options, overwrite=True)
     assert _times(made.target) == _times(path), "a timestamp is not kept"
     return made
 
@@ -175,7 +176,7 @@ class Nearest:
     """Stands for a config, and for its restorer: nearest neighbours, at next to no cost."""
 
     upscaler = network = tile = None
-    threads, aligned, scale = 1, False, float(SCALE)
+    threads, aligned, device, scale = 1, False, "auto", float(SCALE)
 
     def __init__(self) -> None:
         self.config, self.memory_fraction = self, 0.5
@@ -192,14 +193,14 @@ class Nearest:
         """Itself, whatever the settings."""
         return self
 
-    def batch(self, height: int, width: int) -> int:
+    def batch_for(self, height: int, width: int) -> int:
         """One by one."""
         return 1
 
-    def __call__(self, image: Image, progress: Any = None) -> tuple[Image, None]:
-        return enlarged(image), None
+    def __call__(self, image: Image, *, progress: Any = None) -> Image:
+        return enlarged(image)
 
-    def many(self, images: Sequence[Image]) -> list[Image]:
+    def batch(self, images: Sequence[Image]) -> list[Image]:
         """All of them."""
         return [enlarged(image) for image in images]
 

@@ -1,4 +1,4 @@
-"""resharp: restore and upscale pictures with the Real-ESRGAN family, tiled, on any machine.
+"""resharp: restore and upscale images and video with the Real-ESRGAN family, on any machine.
 
 ::
 
@@ -16,6 +16,7 @@ from resharp.errors import ResharpError
 from resharp.runtime import Upscaler
 
 if TYPE_CHECKING:
+    from resharp.deploy import build_engines, export_model
     from resharp.faces import FaceRestorer
     from resharp.folders import restore_folder
     from resharp.pipeline.ensemble import Ensemble
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from resharp.pipeline.restorer import RestoreConfig
     from resharp.pipeline.settings import Settings
     from resharp.runtime.bundle_lookup import model_info
+    from resharp.types import Progress
     from resharp.video import VideoOptions, restore_video
 
 __version__ = "0.1.0"
@@ -30,12 +32,15 @@ __all__ = [
     "Ensemble",
     "FaceRestorer",
     "Loader",
+    "Progress",
     "ResharpError",
     "RestoreConfig",
     "Settings",
     "Upscaler",
     "VideoOptions",
     "__version__",
+    "build_engines",
+    "export_model",
     "model_info",
     "restore_folder",
     "restore_video",
@@ -45,14 +50,17 @@ _LATE = {
     "Ensemble": "pipeline.ensemble",
     "FaceRestorer": "faces",
     "Loader": "pipeline.model_cache",
-    "Settings": "pipeline.settings",
+    "Progress": "types",
     "RestoreConfig": "pipeline.restorer",
+    "Settings": "pipeline.settings",
     "VideoOptions": "video",
+    "build_engines": "deploy",
+    "export_model": "deploy",
     "model_info": "runtime.bundle_lookup",
     "restore_folder": "folders",
     "restore_video": "video",
 }
-"""Imported at their first use, so that ``import resharp`` is quick: name and module."""
+"""Name and module of what is imported at its first use, so that ``import resharp`` is fast."""
 
 
 def __getattr__(name: str) -> object:

@@ -73,18 +73,18 @@ def main(count: int, arguments: Sequence[str]) -> None:
     from resharp.cli import main as command
     from resharp.pipeline.restorer import Restorer
 
-    own, lock, calls, release = Restorer.__call__, threading.Lock(), 0, released()
+    own, lock, calls, release = Restorer.with_count, threading.Lock(), 0, released()
 
-    def call(self: Restorer, image: Any, progress: Any = None) -> Any:
+    def call(self: Restorer, image: Any, *, progress: Any = None) -> Any:
         nonlocal calls
         with lock:
             calls += 1
             held = calls > count
         while held and not release.wait(0.001):
             progress(0, 1)  # raises when the run is stopped
-        return own(self, image, progress)
+        return own(self, image, progress=progress)
 
-    Restorer.__call__ = call  # type: ignore[method-assign]
+    Restorer.with_count = call  # type: ignore[method-assign]
     command(list(arguments))
 
 

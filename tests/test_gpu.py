@@ -15,8 +15,6 @@ from resharp import Upscaler
 from resharp.deploy import build_engines
 from resharp.drawing import draw
 from resharp.engines import Bundle
-from resharp.engines.target import choose_targets
-from resharp.export.engine import EngineOptions
 from resharp.gpu import tensorrt as trt
 from resharp.gpu.cuda import open_provider
 from resharp.gpu.devices import CudaError, cuda_free_memory, gpus
@@ -41,10 +39,8 @@ def engined(tiny: dict[str, Bundle], tmp_path_factory: pytest.TempPathFactory) -
     if variant == trt.RTX and (reason := trt.rtx_refusal(gpus()[0].name, gpus()[0].capability)):
         pytest.skip(reason)
     own = {kind: replace(b, engine_store_folder=folder / kind) for kind, b in tiny.items()}
-    (target,) = choose_targets("0", variant)
     for bundle in own.values():
-        options = EngineOptions(variant=variant, tile=256)
-        build_engines(bundle, target, options)
+        build_engines(bundle, gpu=0, tile=256)
     return own
 
 
@@ -263,7 +259,7 @@ def test_after_a_cancelled_run_the_next_is_right(fast: Fast) -> None:
     class StopNowError(Exception):
         pass
 
-    def stop(done: int, total: int) -> None:
+    def stop(done: float, total: float) -> None:
         if done > total // 2:
             raise StopNowError
 
@@ -378,7 +374,7 @@ def test_many_at_once_are_each_alone(fast: Fast) -> None:
     with fast("rrdb2") as upscaler:
         alone = [upscaler(picture) for picture in pictures]
         for _ in range(3):
-            for found, one in zip(upscaler.restore_many(pictures), alone, strict=True):
+            for found, one in zip(upscaler.batch(pictures), alone, strict=True):
                 assert levels(found, one) <= 1
 
 

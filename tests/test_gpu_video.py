@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from resharp import RestoreConfig, VideoOptions, restore_folder, restore_video
+from resharp import RestoreConfig, VideoOptions, restore_folder
 from resharp.images import read
-from resharp.video import VideoProgress
+from resharp.video.run import render_video
 from tests.video.kit import Spec, av, draw, make, parts
 
 pytestmark = [
@@ -33,8 +33,8 @@ def test_a_video_on_a_gpu_is_that_of_the_cpu(tmp_path: Path, depth: int) -> None
     codec = "libx264" if depth == 8 else "libx265"
     spec = Spec(frames=24, depth=depth, codec=codec, sound=("aac",), options={"crf": "8"})
     clip = make(tmp_path / "in.mp4", spec)
-    fast = restore_video(clip, tmp_path / "gpu.mp4", ON_GPU, options=OPTIONS)
-    slow = restore_video(clip, tmp_path / "cpu.mp4", ON_CPU, options=OPTIONS)
+    fast = render_video(clip, tmp_path / "gpu.mp4", ON_GPU, options=OPTIONS)
+    slow = render_video(clip, tmp_path / "cpu.mp4", ON_CPU, options=OPTIONS)
     assert "cuda" in fast.description
     before, made, wanted = parts(clip), parts(fast.target), parts(slow.target)
     assert made.numbers == list(range(24))
@@ -47,20 +47,20 @@ def test_a_video_on_a_gpu_is_that_of_the_cpu(tmp_path: Path, depth: int) -> None
 
 def test_an_interrupted_video_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     clip = make(tmp_path / "in.mp4", Spec(frames=80))
-    whole = restore_video(clip, tmp_path / "whole.mp4", ON_GPU, options=OPTIONS)
+    whole = render_video(clip, tmp_path / "whole.mp4", ON_GPU, options=OPTIONS)
 
     class StopError(Exception):
         pass
 
-    def stop(progress: VideoProgress) -> None:
-        if progress.done >= 25:
+    def stop(done: float, total: float) -> None:
+        if done >= 25:
             raise StopError
 
     target = tmp_path / "out.mp4"
     try:
-        restore_video(clip, target, ON_GPU, options=OPTIONS, progress=stop)
+        render_video(clip, target, ON_GPU, options=OPTIONS, progress=stop)
     except StopError:
-        assert restore_video(clip, target, ON_GPU, options=OPTIONS).resumed_at >= 10
+        assert render_video(clip, target, ON_GPU, options=OPTIONS).resumed_at >= 10
     assert _frames(target) == _frames(whole.target)
 
 
@@ -68,7 +68,7 @@ def test_gpus_by_number_and_a_folder_of_small_pictures(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for number in range(40):
         assert cv2.imwrite(str(tmp_path / "in" / f"{number:02d}.png"), draw(number))
-    report = restore_folder(tmp_path / "in", tmp_path / "out", config=RestoreConfig(), gpus=[0])
+    report = restore_folder(tmp_path / "in", tmp_path / "out", device="cuda:0")
     assert report.upscaler is not None
     assert report.upscaler.device == "cuda:0"
     restore_folder(tmp_path / "in", tmp_path / "cpu", config=ON_CPU)

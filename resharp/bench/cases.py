@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from resharp.errors import OptionError
-from resharp.types import Precision
+from resharp.types import Precision, Tile
 
 BASELINES = ("upstream", "onnxruntime", "pytorch", "openvino", "ncnn")
 """Subjects that are not resharp's: what a user knows, to compare with.
@@ -43,7 +43,7 @@ class Case:
     width: int
     precision: Precision = "auto"
     """``auto`` or ``fp32``."""
-    tile: int | str = "auto"
+    tile: Tile = "auto"
     """Largest side of a tile in pixels, ``auto`` or ``whole``. Baselines take whole pictures."""
     batch: int | None = None
     """Tiles of one run of the network; None: the backend's own choice."""

@@ -1,11 +1,11 @@
-"""The command line: thin click commands over the public functions. Each loads only when called."""
+"""The command line: thin click commands over the public functions, each imported when called."""
 
 from __future__ import annotations
 
 import importlib
 import logging
 import sys
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -13,63 +13,94 @@ from resharp import __version__
 from resharp.errors import ResharpError
 
 COMMANDS = {
-    "upscale": ("upscale:command", "Restore pictures: files, folders, globs."),
-    "video": ("video:command", "Restore a video, with its sound and timestamps."),
-    "cluster": ("cluster:cluster", "Folders and video over many machines, on Ray."),
-    "realesrgan": ("realesrgan:command", "The options of Real-ESRGAN's own script."),
-    "weights": ("weights:weights", "List, fetch, verify and import checkpoints."),
-    "export": ("export:command", "Turn a checkpoint into an ONNX bundle of the store."),
-    "engines": ("engines:command", "List, verify and remove the bundles of the store."),
-    "export-engines": ("export_engines:command", "Build TensorRT engines, once per GPU."),
-    "info": ("info:command", "Say what a model is and takes."),
-    "bench": ("bench:bench", "Measure speed and memory, and compare."),
-    "doctor": ("doctor:command", "Say which backends work here, and why the others do not."),
+    "upscale": ("upscale:command", "Restore images: files, folders and globs."),
+    "video": ("video:command", "Restore a video with its audio and timestamps."),
+    "models": ("models:models", "List, fetch, import, export, verify and remove models."),
+    "engines": ("engines:engines", "Build, list, verify and prune TensorRT engines."),
+    "doctor": ("doctor:command", "Show which backends work here, and why others do not."),
 }
-"""Each command's module in this room and its name there, and its line in the help."""
+"""The everyday commands: each one's module in this room and its name there, and its help line."""
+MORE = {
+    "info": ("info:command", "Show facts about an exported model."),
+    "export": ("export:command", "Same as 'models export'."),
+    "export-engines": ("export_engines:command", "Same as 'engines build'."),
+    "bench": ("bench:bench", "Measure speed and memory, and compare runs."),
+    "cluster": ("cluster:cluster", "Restore folders and video on a Ray cluster."),
+    "realesrgan": ("realesrgan:command", "Real-ESRGAN's own command and options."),
+}
+HIDDEN = {"weights": ("models:models", "The former name of 'models'.")}
+
+
+class Failed(click.ClickException):
+    """An error of resharp, shown without a trace but with its code and documentation."""
+
+    def __init__(self, error: ResharpError) -> None:
+        from resharp.cli.common import printable, with_flags
+
+        super().__init__(printable(with_flags(str(error))))
+        self.error = error
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the message, and where its kind of error is explained."""
+        super().show(file)
+        click.echo(f"See {self.error.docs_url}", file=file, err=file is None)
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command when it is wanted and prints our errors without a trace."""
+    """A group that imports a command when it is called and prints our errors without a trace."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order of :data:`COMMANDS`."""
-        return list(COMMANDS)
+        """Return the names in the order of the help."""
+        return [*COMMANDS, *MORE]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """Import the command's module; see click."""
-        if name not in COMMANDS:
+        known = {**COMMANDS, **MORE, **HIDDEN}
+        if name not in known:
             return None
-        module, _, attribute = COMMANDS[name][0].partition(":")
+        module, _, attribute = known[name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        for title, commands in (("Commands", COMMANDS), ("More commands", MORE)):
+            with formatter.section(title):
+                formatter.write_dl([(name, text) for name, (_, text) in commands.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; a :class:`ResharpError` becomes one line and exit code 1."""
+        """Run a command; a :class:`ResharpError` becomes a message and exit code 1."""
         try:
             return super().invoke(ctx)
         except ResharpError as error:
-            raise click.ClickException(str(error)) from error
+            raise Failed(error) from error
+
+
+class _Flags(logging.Formatter):
+    """Shows the arguments in log messages as options."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        from resharp.cli.common import with_flags
+
+        return with_flags(super().format(record))
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="resharp")
-@click.option("-v", "--verbose", count=True, help="Say more; twice says all.")
+@click.option("-v", "--verbose", count=True, help="Show progress messages; -vv for debugging.")
 def main(verbose: int) -> None:
-    """Restore and upscale pictures with the Real-ESRGAN family.
+    """Restore and upscale images and video with the Real-ESRGAN family.
 
     \b
     resharp upscale photo.jpg -o out/
     resharp doctor
     """
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Flags("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def export_engines() -> None:
-    """The console script ``export-engines``: the command of that name, alone."""
+    """Run the console script ``export-engines``: the command of that name, alone."""
     main(["export-engines", *sys.argv[1:]], prog_name="resharp")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resharp.cli.common import INTERRUPTED, say
+from resharp.cli.common import INTERRUPTED, json_option, say, store_option
 from resharp.errors import OptionError, ResharpError
 
 if TYPE_CHECKING:
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from resharp.bench.records import Record, Records
 
 FOLDER = Path("resharp-bench")
-"""Where runs are written and looked for, unless told."""
+"""Default folder of runs."""
 
-_store = click.option("--store", type=click.Path(path_type=Path), help="Folder of the store.")
 _file = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -36,15 +35,19 @@ def bench() -> None:
 
 
 @bench.command()
-@click.option("--quick", is_flag=True, help="The suite 'quick': under two minutes on two cores.")
+@click.option(
+    "--quick", is_flag=True, help="Run the suite 'quick': under two minutes on two cores."
+)
 @click.option(
     "--suite",
-    help="quick, cpu, gpu, ..., or a .json file (default: gpu where there is one, else cpu).",
+    help="Suite: quick, cpu, gpu, ..., or a .json file (default: gpu if there is one, else cpu).",
 )
-@click.option("--models", "-m", multiple=True, help="Exported models, or the suite's stand-ins.")
-@click.option("--backends", "-b", multiple=True, help="onnx,torch, ...; baselines stay.")
-@click.option("--output", "-o", type=_file, help=f"File of records (default: in {FOLDER}/).")
-@_store
+@click.option("--models", "-m", multiple=True, help="Exported models, or the suite's random ones.")
+@click.option(
+    "--backends", "-b", multiple=True, help="Backends: onnx,torch, ...; baselines are always run."
+)
+@click.option("--output", "-o", type=_file, help=f"Records file (default: in {FOLDER}/).")
+@store_option
 def run(
     quick: bool,
     suite: str | None,
@@ -53,14 +56,14 @@ def run(
     output: Path | None,
     store: Path | None,
 ) -> None:
-    """Measure: each case agrees with FP32 first, then takes turns with a baseline."""
+    """Measure each case: compare it with FP32, then alternate it with a baseline."""
     if quick and suite:
-        raise OptionError("--quick is a suite of its own: leave --suite out")
+        raise OptionError("`quick` is a suite of its own: leave out `suite`")
     records, path = _measure("quick" if quick else suite, models, backends, output, store)
     _summary(records)
     say(f"records: {path}; plots: resharp bench report {path}")
     if not records.measured():
-        raise ResharpError("nothing could be measured: the reasons are above")
+        raise ResharpError("nothing could be measured; the reasons are above")
 
 
 @bench.command()
@@ -69,11 +72,11 @@ def run(
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1, max_open=True),
-    help="Loss of speed up to which nothing is a regression (default: 0.1).",
+    help="Largest loss of speed that is not a regression (default: 0.1).",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def compare(old: Path, new: Path, threshold: float | None, as_json: bool) -> None:
-    """Say what changed between two runs; exit code 1 if something of resharp's got worse."""
+    """Compare two runs; the exit code is 1 if a backend of resharp got worse."""
     from resharp.bench import compare as comparing
     from resharp.bench.records import read
 
@@ -93,10 +96,13 @@ def compare(old: Path, new: Path, threshold: float | None, as_json: bool) -> Non
 @bench.command()
 @click.argument("records", type=_file, required=False)
 @click.option(
-    "--output", "-o", type=click.Path(file_okay=False, path_type=Path), help="Folder to write into."
+    "--output",
+    "-o",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Output folder (default: next to the records).",
 )
 def report(records: Path | None, output: Path | None) -> None:
-    """Write report.html and PNG plots of a run (default: the latest)."""
+    """Write report.html and plots of a run (default: the latest)."""
     from resharp.bench.records import newest, read
     from resharp.bench.report import write_report
 
@@ -106,12 +112,14 @@ def report(records: Path | None, output: Path | None) -> None:
 
 
 @bench.command()
-@click.option("--model", "-m", default="resharp-x4", show_default=True)
-@click.option("--memory", required=True, help="8GB, 7.5GiB, ... of the GPU, or of the host.")
-@click.option("--size", default="1920x1080", show_default=True, help="Of the pictures to come.")
-@click.option("--records", type=_file, help="Default: the latest run that has the model.")
-@_store
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--model", "-m", default="resharp-x4", show_default=True, help="Model name.")
+@click.option("--memory", required=True, help="Memory of the GPU or the host: 8GB, 7.5GiB, ....")
+@click.option("--size", default="1920x1080", show_default=True, help="Image size to estimate for.")
+@click.option(
+    "--records", type=_file, help="Records file (default: the latest run with the model)."
+)
+@store_option
+@json_option
 def capacity(
     model: str,
     memory: str,
@@ -120,9 +128,9 @@ def capacity(
     store: Path | None,
     as_json: bool,
 ) -> None:
-    """Say what a memory is enough for: largest tile, speed, pictures in an hour.
+    """Estimate what an amount of memory is enough for: largest tile, speed, images per hour.
 
-    From records, or from a short run where there are none.
+    The figures come from records, or from a short run if there are none.
     """
     from resharp.bench.capacity import capacities, parse_memory
     from resharp.bench.records import read
@@ -138,7 +146,7 @@ def capacity(
         data = [asdict(a) | {"pictures_per_hour": a.per_hour(height, width)} for a in answers]
         click.echo(json.dumps({"records": str(path), "answers": data}, indent=2))
         return
-    click.echo(f"{model}, {memory}, pictures of {width}x{height} (from {path})")
+    click.echo(f"{model}, {memory}, images of {width}x{height} (from {path})")
     for answer in answers:
         click.echo(_answer(answer, height, width))
 
@@ -159,7 +167,7 @@ def _measure(
     try:
         return Benchmark(chosen, picked, path, store, say).run(), path
     except KeyboardInterrupt:
-        say(f"stopped: what was measured so far is in {path}")
+        say(f"Interrupted. Finished measurements are in {path}")
         raise click.exceptions.Exit(INTERRUPTED) from None
 
 
@@ -170,7 +178,7 @@ def _by_device(prefix: str) -> str:
 
 
 def _recent(model: str, suite: str) -> tuple[Records, Path] | None:
-    """The latest run of the folder that tells how a model's memory grows on the suite's device."""
+    """Return the latest run that shows how a model's memory grows on the suite's device."""
     from resharp.bench.capacity import capacities
     from resharp.bench.records import read
 
@@ -178,7 +186,7 @@ def _recent(model: str, suite: str) -> tuple[Records, Path] | None:
         try:
             found = read(path)
             answers = capacities(found.measured(), model, 0)
-        except OptionError as error:  # of another version, say, or about other models
+        except OptionError as error:  # e.g. of another version, or about other models
             say(f"skipped: {error}")
             continue
         if any(one.line and one.on_gpu == suite.endswith("gpu") for one in answers):
@@ -193,7 +201,7 @@ def _split(values: Sequence[str]) -> list[str]:
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.lower().partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise OptionError(f"size {text!r} is not a size: 1920x1080, say")
+        raise OptionError(f"`size` must be WIDTHxHEIGHT, e.g. 1920x1080, got {text!r}")
     return int(width), int(height)
 
 
@@ -234,9 +242,7 @@ def _changes(found: Comparison) -> None:
 def _answer(answer: Capacity, height: int, width: int) -> str:
     what = f"{answer.subject}, {'GPU' if answer.on_gpu else 'host'} memory"
     if answer.best is None or answer.best.actual is None:
-        return (
-            f"{what}: does not fit; the least that was measured took {answer.needed / 1e9:.2f} GB"
-        )
+        return f"{what}: does not fit; the smallest measurement took {answer.needed / 1e9:.2f} GB"
     actual, speed = answer.best.actual, answer.megapixels
     largest = "unknown (one size measured)" if answer.largest_tile is None else answer.largest_tile
     options = [f"tile {actual.tile}"]
@@ -245,7 +251,7 @@ def _answer(answer: Capacity, height: int, width: int) -> str:
     options += [f"lanes {actual.lanes}"] if actual.lanes and actual.lanes > 1 else []
     return (
         f"{what}: largest tile {largest}; fastest measured: {', '.join(options)}, "
-        f"{speed:.3g} MP/s, {answer.per_hour(height, width):.0f} pictures an hour"
+        f"{speed:.3g} MP/s, {answer.per_hour(height, width):.0f} images per hour"
     )
 
 

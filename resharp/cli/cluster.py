@@ -16,52 +16,62 @@ from resharp.video import VideoOptions, VideoReport
 
 cluster_options = common.add_options(
     click.option(
-        "--address", help="Of the cluster, host:6379 (default: RAY_ADDRESS, or one made here)."
+        "--address", help="Ray cluster, host:6379 (default: RAY_ADDRESS, or one started here)."
     ),
-    click.option("--cpus-per-worker", "cpus", type=float, help="Cores (default: an equal share)."),
-    click.option("--gpus-per-worker", "gpus_each", type=float, help="GPUs (default: 1, if any)."),
+    click.option(
+        "--cpus-per-worker", "cpus", type=float, help="Cores per worker (default: an equal share)."
+    ),
+    click.option(
+        "--gpus-per-worker",
+        "gpus_each",
+        type=float,
+        help="GPUs per worker (default: 1 if there are any).",
+    ),
     click.option(
         "--retries",
         type=click.IntRange(0),
         default=3,
         show_default=True,
-        help="How often a worker that died is started again.",
+        help="How often a worker that died is restarted.",
     ),
 )
 
 
 @click.group()
 def cluster() -> None:
-    """Restore folders and video on a Ray cluster; results are those of one machine.
+    """Restore folders and video on a Ray cluster, with the results of a single machine.
 
-    Every machine has resharp, the same models, and the inputs under the same paths (a shared
-    disk). --workers says how many restorers there are in all.
+    Every machine needs resharp, the same models, and the inputs under the same paths, e.g. on a
+    shared disk. --workers is the number of restorers in the whole cluster.
     """
 
 
 def _cluster_of(options: dict[str, Any]) -> Any:
     from resharp.cluster import ClusterOptions
 
-    if options.pop("gpus"):
-        raise OptionError("--gpus is about one machine: give --workers and --gpus-per-worker")
+    device = str(options["device"])
+    if "," in device or device == "cuda:all":
+        raise OptionError(
+            f"`device` {device} is for one machine: use `workers` and `gpus_per_worker` instead"
+        )
     same = {name: options.pop(name) for name in ("address", "workers", "cpus", "retries")}
     return ClusterOptions(gpus=options.pop("gpus_each"), **same)
 
 
 @cluster.command()
 @common.input_options
-@click.option("--overwrite", is_flag=True, help="Redo what is done.")
+@click.option("--overwrite", is_flag=True, help="Restore finished images again.")
 @cluster_options
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+@common.json_option
 def folder(as_json: bool, **options: Any) -> None:
-    """Restore pictures: files, folders and globs. All else is as in resharp upscale."""
+    """Restore images: files, folders and globs, with the options of 'resharp upscale'."""
     from resharp.cluster import cluster_stages
 
     open_stages = cluster_stages(_cluster_of(options))
 
     @contextmanager
     def quiet(*args: Any) -> Iterator[Any]:
-        """Keep what Ray prints out of the results."""
+        """Keep Ray's output out of the results."""
         with redirect_stdout(sys.stderr), open_stages(*args) as stages:
             yield stages
 
@@ -70,14 +80,20 @@ def folder(as_json: bool, **options: Any) -> None:
 
 @cluster.command()
 @click.argument("source", metavar="IN")
-@click.option("-o", "--output", required=True, metavar="OUT", help="File, folder or %06d.png.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="OUT",
+    help="Output file, folder or pattern such as %06d.png.",
+)
 @common.config_options
 @video_options
 @cluster_options
-@click.option("--overwrite", is_flag=True, help="Make a result anew that is there.")
+@click.option("--overwrite", is_flag=True, help="Overwrite an existing output.")
 @click.option("--json", "as_json", is_flag=True, help="Print progress and result as JSON lines.")
 def video(source: str, output: str, overwrite: bool, as_json: bool, **options: Any) -> None:
-    """Restore a video, its segments anywhere. All else is as in resharp video."""
+    """Restore a video by segments, with the options of 'resharp video'."""
     from resharp.cluster import restore_video
 
     where = _cluster_of(options)

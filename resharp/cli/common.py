@@ -1,13 +1,14 @@
-"""What several commands share: options, and what the user sees of a run over pictures."""
+"""What several commands share: options, and what the user sees of a run over images."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
@@ -16,76 +17,119 @@ from resharp.folders import FolderOptions, FolderReport, FolderRun, Output, Resu
 from resharp.optional import require
 from resharp.pipeline.restorer import RestoreConfig
 from resharp.runtime import DEFAULT_MODEL
+from resharp.types import BackendName, Precision, Tta
 
 F = TypeVar("F", bound=Callable[..., Any])
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+STOPPED = "Interrupted. Finished work is kept; run the same command to resume."
+_ARGUMENT = re.compile(r"`([a-z][a-z0-9_]*)`")
+_FLAGS = {"dst": "-o"}
+"""Arguments whose option is not their name."""
+folder_type = click.Path(file_okay=False, path_type=Path)
+store_option = click.option(
+    "--store", type=folder_type, metavar="DIR", help="Folder of exported models and engines."
+)
+weights_dir_option = click.option(
+    "--weights-dir", type=folder_type, metavar="DIR", help="Folder of checkpoints."
+)
+denoise_option = click.option(
+    "--denoise", type=float, help="Denoise strength 0..1, for realesr-general-x4v3."
+)
+offline_option = click.option("--offline", is_flag=True, default=None, help="Forbid downloads.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def _tile(ctx: click.Context, parameter: click.Parameter, value: str) -> int | str:
-    """``auto`` or a number of pixels."""
-    if value == "auto":
+    """Parse ``auto``, ``whole`` or a number of pixels."""
+    if value in ("auto", "whole"):
         return value
     if not value.isdecimal():
-        raise click.BadParameter(f"{value!r} is neither 'auto' nor a number of pixels")
+        raise click.BadParameter(f"{value!r} is not 'auto', 'whole' or a number of pixels.")
     return int(value)
 
 
-def _gpus(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...]:
-    """Numbers with commas between them."""
-    parts = [] if value is None else value.split(",")
-    if not all(part.strip().isdecimal() for part in parts):
-        raise click.BadParameter(f"{value!r} is no list of numbers: 0,1 say")
-    return tuple(int(part) for part in parts)
-
-
 _CONFIG = (
-    click.option("-m", "--model", default=DEFAULT_MODEL, show_default=True, help="Model, bundle."),
-    click.option("--scale", type=float, help="Output over input size (default: the model's)."),
-    click.option("--denoise", type=float, help="Denoise strength 0..1, for realesr-general-x4v3."),
     click.option(
-        "--tile", default="auto", show_default=True, callback=_tile, help="Largest tile, in pixels."
+        "-m",
+        "--model",
+        default=DEFAULT_MODEL,
+        show_default=True,
+        help="Model name or bundle folder.",
+    ),
+    click.option("--scale", type=float, help="Output size over input size (default: the model's)."),
+    denoise_option,
+    click.option(
+        "--tile",
+        default="auto",
+        show_default=True,
+        callback=_tile,
+        help="Largest tile in pixels, 'auto' or 'whole'.",
     ),
     click.option(
         "--tta",
-        type=click.Choice(["1", "2", "4", "8"]),
+        type=click.Choice([str(count) for count in get_args(Tta)]),
         default="1",
         show_default=True,
         callback=lambda ctx, parameter, value: int(value),
-        help="Mean over so many flips and turns, in as many times the time.",
+        help="Average over N flips and rotations; N times slower.",
     ),
     click.option(
-        "--backend", default="auto", show_default=True, help="auto, tensorrt, torch, onnx."
-    ),
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N."),
-    click.option("--gpus", callback=_gpus, metavar="N,N", help="GPUs to spread the work over."),
-    click.option("--workers", type=click.IntRange(1), help="Pictures in work at once per device."),
-    click.option("--threads", type=click.IntRange(1), help="CPU threads for each picture."),
-    click.option("--store", type=click.Path(), help="Folder of the store."),
-    click.option("--face", help="Restore faces with gfpgan-1.4, codeformer or restoreformer."),
-    click.option(
-        "--fidelity", type=float, help="CodeFormer: 0 beauty .. 1 likeness (default: 0.5)."
+        "--backend",
+        type=click.Choice(get_args(BackendName)),
+        default="auto",
+        show_default=True,
+        help="Library that runs the model.",
     ),
     click.option(
-        "--face-weight", type=float, help="Share of the restored face, 0..1 (default: 1)."
+        "--device",
+        default="auto",
+        show_default=True,
+        help="auto, cpu, cuda, cuda:1, or cuda:0,1 to share the work among GPUs.",
     ),
-    click.option("--only-center", is_flag=True, help="Only the face nearest to the middle."),
-    click.option("--weights-dir", type=click.Path(), help="Folder of the face detector."),
+    click.option(
+        "--precision",
+        type=click.Choice(get_args(Precision)),
+        default="auto",
+        show_default=True,
+        help="Use FP16 on a GPU where it is safe, or never.",
+    ),
+    click.option(
+        "--memory-fraction",
+        type=float,
+        default=RestoreConfig.memory_fraction,
+        show_default=True,
+        help="Fraction of the free device memory for automatic tiles.",
+    ),
+    click.option("--workers", type=click.IntRange(1), help="Images in flight per device."),
+    click.option("--threads", type=click.IntRange(1), help="CPU threads per image."),
+    store_option,
+    click.option("--face", help="Restore faces with gfpgan-v1.4, codeformer or restoreformer."),
+    click.option(
+        "--fidelity",
+        type=float,
+        help="CodeFormer: 0 = best quality, 1 = closest to the input (default: 0.5).",
+    ),
+    click.option("--face-weight", type=float, help="Opacity of restored faces, 0..1 (default: 1)."),
+    click.option("--only-center", is_flag=True, help="Restore only the most central face."),
+    weights_dir_option,
 )
 _INPUTS = (
     click.argument("inputs", nargs=-1, required=True, metavar="INPUT..."),
-    click.option(
-        "-o", "--output", type=click.Path(path_type=Path), help="File or folder of results."
-    ),
+    click.option("-o", "--output", type=click.Path(path_type=Path), help="Output file or folder."),
     *_CONFIG,
-    click.option("--suffix", help="Added to names (default: none with -o; else _restored, _x2)."),
-    click.option("--format", "format_", help="png, jpg, webp, tiff, ... (default: the input's)."),
-    click.option("--quality", type=click.IntRange(1, 100), help="Of JPEG, WebP and AVIF."),
+    click.option(
+        "--suffix", help="Suffix of output names (default: none with -o, else _restored or _x2)."
+    ),
+    click.option(
+        "--format", "format_", help="Output format: png, jpg, webp, ... (default: the input's)."
+    ),
+    click.option("--quality", type=click.IntRange(1, 100), help="JPEG, WebP and AVIF quality."),
 )
 
 
 def add_options(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """A decorator that gives a command several options."""
+    """Return a decorator that gives a command several options."""
 
     def added(command: F) -> F:
         for option in reversed(options):
@@ -96,73 +140,85 @@ def add_options(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 config_options = add_options(*_CONFIG)
-"""What :func:`config_of` reads, and ``gpus`` and ``workers``."""
+"""The options that :func:`config_of` reads, and ``workers``."""
 input_options = add_options(*_INPUTS)
-"""What :func:`folder_run` reads, but for ``overwrite``."""
+"""The options that :func:`folder_run` reads, except ``overwrite``."""
 
 
 def config_of(options: dict[str, Any], *, aligned: bool = False) -> RestoreConfig:
-    """What was asked; the options are taken out of ``options``.
+    """Take the options of a config out of ``options`` and return the config.
 
     Raises:
-        OptionError: it makes no sense.
+        OptionError: an option is invalid.
     """
     known = [one.name for one in fields(RestoreConfig) if one.name in options]
-    return RestoreConfig(aligned=aligned, **{name: options.pop(name) for name in known})
+    values = {name: options.pop(name) for name in known}
+    paths = {name: str(one) for name, one in values.items() if isinstance(one, Path)}
+    return RestoreConfig(aligned=aligned, **{**values, **paths})
 
 
 def folder_run(
     options: dict[str, Any], *, aligned: bool = False, watch: float | None = None, **how: Any
 ) -> FolderRun:
-    """The run over pictures that a command's options ask for; ``how`` goes to the run itself.
+    """Return the run over images that a command's options describe.
+
+    Args:
+        options: options of the command.
+        aligned: inputs are aligned faces.
+        watch: seconds between two looks for new files.
+        how: further arguments of :class:`FolderRun`.
 
     Raises:
-        OptionError: it makes no sense.
+        OptionError: an option is invalid.
     """
     config = config_of(options, aligned=aligned)
     names = (options["suffix"], options["format_"])
     output = Output.from_args(options["output"], *names, config.scale)
-    own = ("quality", "overwrite", "gpus", "workers")
+    own = ("quality", "overwrite", "workers")
     chosen = FolderOptions(watch=watch, **{one: options[one] for one in own if one in options})
     return FolderRun(options["inputs"], output, config, chosen, **how)
 
 
 class ProgressBar:
-    """A bar on the terminal, made when there is something to show."""
+    """A bar on the terminal, created when there is something to show."""
 
     def __init__(self) -> None:
+        self.names: Callable[[], Sequence[str]] = tuple
+        """Returns the names of the images in flight."""
         self._bar: Any = None
 
-    def __call__(self, done: float, total: int, name: str) -> None:
-        """See :data:`OnProgress`."""
+    def __call__(self, done: float, total: float) -> None:
+        """Show how many images of how many are done."""
         if self._bar is None:
             tqdm = require("tqdm", feature="The progress bar", extra="").tqdm
             form = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
             self._bar = tqdm(total=total, bar_format=form, disable=None, leave=False)
         self._bar.total = total
-        text = f"{name} ({min(int(done + 1e-6) + 1, total)}/{total})"
-        self._bar.set_description_str(text, False)
+        at = min(int(done + 1e-6) + 1, round(total))
+        text = f"{' '.join(self.names()[-1:])} ({at}/{total:.0f})".lstrip()
+        self._bar.set_description_str(printable(text), False)
         self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
-        """Take it off the terminal."""
+        """Remove the bar from the terminal."""
         if self._bar is not None:
             self._bar.close()
 
 
 def run_once(options: dict[str, Any], as_json: bool, **how: Any) -> None:
-    """Run with a bar, and print what became of all; exit code 1 if one failed."""
+    """Run with a progress bar and print the outcome; exit with code 1 if an image failed."""
     bar = ProgressBar()
     run = folder_run(options, progress=bar, **how)
+    bar.names = lambda: run.active
     try:
         with closing(bar):
             done = run.run()
     except (KeyboardInterrupt, ResharpError) as error:
-        if run.begun:  # the disk is full, say: what was done before is done
+        if run.begun:  # e.g. the disk is full; what was done before is done
             report(run.report(), as_json)
         if isinstance(error, ResharpError):
             raise
-        say("stopped: what is finished is kept, and the same command goes on")
+        say(STOPPED)
         raise click.exceptions.Exit(INTERRUPTED) from None
     report(done, as_json)
     if done.failed:
@@ -170,6 +226,7 @@ def run_once(options: dict[str, Any], as_json: bool, **how: Any) -> None:
 
 
 def report(done: FolderReport, as_json: bool) -> None:
+    """Print the notes and failures of a run, and its summary."""
     if as_json:
         sum_up(done, as_json)
     for result in done.results:
@@ -181,18 +238,31 @@ def report(done: FolderReport, as_json: bool) -> None:
 
 
 def sum_up(done: FolderReport, as_json: bool) -> None:
-    click.echo(json.dumps(done.as_dict(), indent=2) if as_json else printable(done.summary()))
+    """Print the summary of a run."""
+    if as_json:
+        click.echo(json.dumps(done.as_dict(), indent=2))
+    else:
+        click.echo(printable(with_flags(done.summary())))
 
 
 def say_notes(result: Result) -> None:
+    """Print the notes of a result."""
     for note in result.notes:
         say(f"note: {result.output}: {note}")
 
 
 def say(text: str) -> None:
-    click.echo(printable(text), err=True)
+    """Print a line of a library's text to standard error."""
+    click.echo(printable(with_flags(text)), err=True)
+
+
+def with_flags(message: str) -> str:
+    """Return a library's message with its arguments, in backticks, as command-line options."""
+    return _ARGUMENT.sub(
+        lambda found: _FLAGS.get(found[1]) or "--" + found[1].replace("_", "-"), message
+    )
 
 
 def printable(text: str) -> str:
-    """Without the bytes of file names that are no text, which no stream takes."""
+    """Replace the bytes of file names that are not text, which no stream takes."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

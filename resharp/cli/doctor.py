@@ -1,4 +1,4 @@
-"""``resharp doctor``: what this machine has, and which backends work on it."""
+"""``resharp doctor``: this machine, and the backends that work on it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import click
 import numpy as np
 
 from resharp import __version__
-from resharp.gpu import tensorrt as trt
+from resharp.cli import common
 from resharp.gpu.devices import CudaError, available_memory, device_name, driver_version, gpus
+from resharp.gpu.tensorrt import rtx_refusal
 from resharp.paths import store_folder, weights_folder
 from resharp.runtime.backends import BackendOptions
 from resharp.runtime.bundle_lookup import DEFAULT_MODEL, resolve
@@ -29,14 +30,14 @@ PACKAGES = (
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--store", type=click.Path(path_type=Path), help="Folder of the store.")
-@click.option("--weights-dir", type=click.Path(path_type=Path), help="Folder of the checkpoints.")
+@common.json_option
+@common.store_option
+@common.weights_dir_option
 def command(as_json: bool, store: Path | None, weights_dir: Path | None) -> None:
-    """Say which backends work here, and why the others do not.
+    """Show which backends work here, and why the others do not.
 
-    Each one that is here restores a small picture with the built-in model. Exit code 1 if none
-    works.
+    Each backend that is available restores a small image with the built-in model. The exit code is
+    1 if none works.
     """
     attempts = [_try(attempt, store) for attempt in probe(candidates("auto", "auto"))]
     report: dict[str, Any] = {
@@ -55,12 +56,12 @@ def command(as_json: bool, store: Path | None, weights_dir: Path | None) -> None
     }
     click.echo(json.dumps(report, indent=2) if as_json else _text(report, attempts))
     if not any(attempt.works for attempt in attempts):
-        click.echo("no backend works: pip install 'resharp[cpu]'", err=True)
+        click.echo("no backend works: run pip install 'resharp[cpu]'", err=True)
         raise click.exceptions.Exit(1)
 
 
 def _try(attempt: BackendAttempt, store: Path | None) -> BackendAttempt:
-    """Restore a small picture; believe nothing less."""
+    """Restore a small image: a successful import proves nothing."""
     if not attempt.works:
         return attempt
     try:
@@ -73,8 +74,8 @@ def _try(attempt: BackendAttempt, store: Path | None) -> BackendAttempt:
         off = int(np.abs(out.astype(int) - 128).max())
         if off > 16:
             works = False
-            note = f"it turned a gray picture by {off} levels: do not use it, and report this"
-    except Exception as error:  # whatever a broken library raises is what we are asked for
+            note = f"it changed a gray image by {off} levels: do not use it, and report this"
+    except Exception as error:  # anything that a broken library raises is the answer
         works, note = False, str(error) or type(error).__name__
     return BackendAttempt(attempt.backend, attempt.device, works, note)
 
@@ -88,8 +89,8 @@ def _text(report: dict[str, Any], attempts: list[BackendAttempt]) -> str:
     known = {name: found for name, found in report["packages"].items() if found}
     lines.append("packages: " + ", ".join(f"{name} {found}" for name, found in known.items()))
     lines += [f"folder: {folder} ({state})" for folder, state in report["folders"].items()]
-    lines.append("backends, in the order in which they are tried:")
-    lines += [f"  {attempt}" for attempt in attempts]
+    lines.append("backends, in the order that they are tried:")
+    lines += [f"  {common.with_flags(str(attempt))}" for attempt in attempts]
     return "\n".join(lines)
 
 
@@ -104,7 +105,7 @@ def _gpus() -> list[str]:
     found = []
     try:
         for gpu in gpus():
-            refusal = trt.rtx_refusal(gpu.name, gpu.capability)
+            refusal = rtx_refusal(gpu.name, gpu.capability)
             found.append(
                 f"{gpu.name}, compute capability {gpu.capability}, {gpu.memory / 2**30:.0f} GiB, "
                 f"driver for CUDA {driver_version()}; "
@@ -112,7 +113,7 @@ def _gpus() -> list[str]:
             )
     except CudaError as error:
         return [str(error)]
-    return found or ["the NVIDIA driver shows none"]
+    return found or ["none (the NVIDIA driver lists no GPU)"]
 
 
 def _folder(folder: Path) -> str:
@@ -120,6 +121,6 @@ def _folder(folder: Path) -> str:
     while not place.exists():
         place = place.parent
     if not os.access(place, os.W_OK):
-        return "cannot be written"
+        return "not writable"
     free = shutil.disk_usage(place).free / 1e9
-    return f"{'there' if folder.exists() else 'made when needed'}, {free:.0f} GB free"
+    return f"{'exists' if folder.exists() else 'created when needed'}, {free:.0f} GB free"

@@ -1,4 +1,4 @@
-"""``resharp info``: what a model is and takes."""
+"""``resharp info``: facts about exported models."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from pathlib import Path
 
 import click
 
+from resharp.cli import common
 from resharp.engines.model_info import ModelInfo
 from resharp.runtime.bundle_lookup import DEFAULT_MODEL, model_info
 
 
 @click.command()
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option("--denoise", type=float, help="Strength 0..1, for a model that has one.")
-@click.option("--store", type=click.Path(path_type=Path), help="Folder of the store.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@common.denoise_option
+@common.store_option
+@common.json_option
 def command(
     models: tuple[str, ...], denoise: float | None, store: Path | None, as_json: bool
 ) -> None:
-    """Say of exported MODELs (default: the built-in one) what they are and take."""
+    """Show facts about exported MODELs (default: the built-in one)."""
     found = [model_info(name, store=store, denoise=denoise) for name in models or (DEFAULT_MODEL,)]
     if as_json:
         click.echo(json.dumps([info.to_dict() for info in found], indent=2))
@@ -35,7 +36,7 @@ def _text(info: ModelInfo) -> str:
         f"  {info.task}, scale {info.scale}, overlap {info.overlap}",
         "  memory: not measured"
         if memory is None
-        else f"  memory: {memory / 1e9:.1f} GB per million pixels of a tile (CPU, fp32)",
+        else f"  memory: {memory / 1e9:.1f} GB per megapixel of a tile (CPU, FP32)",
         f"  license: {info.license}" + (f" ({info.terms})" if info.terms else ""),
         f"  TensorRT engines: {info.engines}",
     ]

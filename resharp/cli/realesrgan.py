@@ -28,14 +28,14 @@ NAMES = (
 )
 """Upstream's names; each is an alias of an entry of our catalogue."""
 FACES = "gfpgan-v1.3"
-"""What ``--face_enhance`` restores faces with, as upstream."""
+"""The face network of ``--face_enhance``, as upstream."""
 GENERAL, TWIN = "realesr-general-x4v3", "realesr-general-wdn-x4v3"
-"""The one model with a denoise strength, and what it is mixed with."""
+"""The one model with a denoise strength, and the checkpoint that it is blended with."""
 
 
 @click.command()
 @click.option(
-    "-i", "--input", "source", default="inputs", show_default=True, help="File or folder."
+    "-i", "--input", "source", default="inputs", show_default=True, help="Input file or folder."
 )
 @click.option(
     "-n",
@@ -45,7 +45,7 @@ GENERAL, TWIN = "realesr-general-x4v3", "realesr-general-wdn-x4v3"
     show_default=True,
     help=f"Model: {', '.join(NAMES)}.",
 )
-@click.option("-o", "--output", default="results", show_default=True, help="Folder of results.")
+@click.option("-o", "--output", default="results", show_default=True, help="Output folder.")
 @click.option(
     "-dn",
     "--denoise_strength",
@@ -53,27 +53,47 @@ GENERAL, TWIN = "realesr-general-x4v3", "realesr-general-wdn-x4v3"
     type=click.FloatRange(0, 1),
     default=0.5,
     show_default=True,
-    help=f"0 keeps noise, 1 removes it; {GENERAL} only.",
+    help=f"Denoise strength: 0 keeps noise, 1 removes it; {GENERAL} only.",
 )
 @click.option(
-    "-s", "--outscale", type=float, default=4, show_default=True, help="Output over input size."
+    "-s",
+    "--outscale",
+    type=float,
+    default=4,
+    show_default=True,
+    help="Output size over input size.",
 )
-@click.option("--model_path", help="File or address of weights, instead of the model's own.")
-@click.option("--suffix", default="out", show_default=True, help="Added to names; may be empty.")
-@click.option("-t", "--tile", type=int, default=0, show_default=True, help="Tile; 0: none.")
-@click.option("--tile_pad", type=int, default=10, show_default=True, help="Context of a tile.")
-@click.option("--pre_pad", type=int, default=0, show_default=True, help="Mirrored border.")
+@click.option("--model_path", help="Checkpoint to use instead of the model's own: a file or URL.")
+@click.option(
+    "--suffix", default="out", show_default=True, help="Suffix of output names; may be empty."
+)
+@click.option(
+    "-t",
+    "--tile",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Tile size in pixels; 0 for no tiles.",
+)
+@click.option(
+    "--tile_pad", type=int, default=10, show_default=True, help="Overlap of a tile in pixels."
+)
+@click.option(
+    "--pre_pad", type=int, default=0, show_default=True, help="Mirrored border in pixels."
+)
 @click.option("--face_enhance", is_flag=True, help="Restore faces with GFPGAN 1.3.")
-@click.option("--fp32", is_flag=True, help="FP32 on a GPU, instead of FP16.")
+@click.option("--fp32", is_flag=True, help="Use FP32 instead of FP16 on a GPU.")
 @click.option(
     "--alpha_upsampler",
     type=click.Choice(["realesrgan", "bicubic"]),
     default="realesrgan",
     show_default=True,
-    help="Alpha through the network, or resized.",
+    help="Restore the alpha channel with the network, or resize it.",
 )
-@click.option("--ext", default="auto", show_default=True, help="auto, jpg, png, ...")
-@click.option("-g", "--gpu-id", type=int, help="Number of the GPU.")
+@click.option(
+    "--ext", default="auto", show_default=True, help="Output format: auto, jpg, png, ...."
+)
+@click.option("-g", "--gpu-id", type=int, help="Number of the GPU to use.")
 def command(
     source: str,
     name: str,
@@ -88,40 +108,42 @@ def command(
     ext: str,
     **options: Any,
 ) -> None:
-    """Restore pictures with the options of Real-ESRGAN's inference_realesrgan.py.
+    """Restore images with the options of Real-ESRGAN's inference_realesrgan.py.
 
-    A model is fetched and exported at its first use. Results are written anew each time. New here?
-    resharp upscale does more.
+    A model is fetched and exported at its first use. Existing results are overwritten. 'resharp
+    upscale' does more.
     """
     ext = ext.lower().lstrip(".")
     if ext != "auto" and f".{ext}" not in writable():
         able = ", ".join(sorted(item[1:] for item in writable()))
-        raise OptionError(f"ext {ext!r} cannot be written here; these can: auto, {able}")
-    pictures = _pictures(Path(source).expanduser())
+        raise OptionError(f"`ext` must be one of auto, {able}, got {ext!r}")
+    images = _images(Path(source).expanduser())
     bundle = _bundle(name, model_path, denoise)
     upsampler = RealESRGANer(bundle.manifest.scale, bundle, half=not fp32, **options)
     folder = Path(output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot make the folder {folder}: {error}: choose another -o") from error
+        raise OutputError(
+            f"cannot create the folder {folder}: {error}; choose another -o"
+        ) from error
     enhance = partial(upsampler.enhance, alpha_upsampler=alpha_upsampler)
     faces = None
     if face_enhance and "anime" in f"{name} {bundle.manifest.name}":
-        click.echo("face_enhance is for photographs: turned off with an anime model", err=True)
+        click.echo("--face_enhance is for photos: ignored with an anime model", err=True)
     elif face_enhance:
         background: Any = SimpleNamespace(enhance=enhance)
         gpu = options["gpu_id"]
         device = None if gpu is None else device_of(None, gpu)
         faces = GFPGANer(FACES, outscale, bg_upsampler=background, device=device)
     failed = 0
-    for index, path in enumerate(pictures):
+    for index, path in enumerate(images):
         click.echo(f"Testing {index} {path.stem}")
         try:
             picture = read(path)
             target = folder / _result_name(path, picture.pixels, suffix, ext)
             if os.path.realpath(path) == os.path.realpath(target):
-                raise OptionError("its result would overwrite it: choose another -o or --suffix")
+                raise OptionError("its result would overwrite it: choose another -o or `suffix`")
             result: Image | None
             if faces is None:
                 result, _ = enhance(picture.pixels, outscale=outscale)
@@ -140,7 +162,7 @@ def command(
 
 
 def _result_name(source: Path, pixels: Image, suffix: str, ext: str) -> str:
-    """``{name}_{suffix}.{ext}``; pictures with alpha become PNG."""
+    """Return ``{name}_{suffix}.{ext}``; images with alpha become PNG."""
     ending = source.suffix if ext == "auto" else f".{ext}"
     if (pixels.ndim == 3 and pixels.shape[2] == 4) or ending.lower() not in writable():
         ending = ".png"
@@ -152,8 +174,8 @@ def _bundle(name: str, model_path: str | None, denoise: float) -> Bundle:
     known = next((one for one in NAMES if one.lower() == stem.lower()), None)
     if known is None:
         raise UnknownModelError(
-            f"no model of Real-ESRGAN is called {name!r}: there are {', '.join(NAMES)}; others: "
-            "--model_path, or resharp upscale -m"
+            f"Real-ESRGAN has no model {name!r}, only {', '.join(NAMES)}. For others use "
+            "--model_path or 'resharp upscale -m'"
         )
     mixed = known == GENERAL and denoise != 1
     if model_path is None:
@@ -165,14 +187,14 @@ def _bundle(name: str, model_path: str | None, denoise: float) -> Bundle:
     return bundle_for(model_path)
 
 
-def _pictures(source: Path) -> list[Path]:
-    """The file, or the pictures of the folder, but not below it."""
+def _images(source: Path) -> list[Path]:
+    """Return the file, or the images of the folder without its subfolders."""
     if not os.path.isdir(source):
         if not os.path.exists(source):
-            raise OptionError(f"there is no file or folder {source}: give one with -i")
+            raise OptionError(f"there is no file or folder {source}: choose another -i")
         return [source]
     files = sorted(source.iterdir())
     found = [path for path in files if path.suffix.lower() in suffixes() and path.is_file()]
     if not found:
-        raise OptionError(f"the folder {source} holds no picture ({', '.join(suffixes())})")
+        raise OptionError(f"the folder {source} has no images ({', '.join(suffixes())})")
     return found

@@ -1,4 +1,4 @@
-"""``export-engines --tune``: measure a model's settings on this machine and keep the best."""
+"""``export-engines --tune``: measures a model's settings on this machine and keeps the best."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
 
 
 def builds(tune: bool, gpu: str | None, variant: str | None) -> bool:
-    """Whether engines are to be built: always without ``--tune``; with it, where the machine that
-    is tuned can use them, or where the user says for what."""
+    """Whether to build engines: always without ``--tune``; with it, if this machine can use them or
+    the user names what to build for."""
     if not tune or gpu is not None or variant is not None:
         return True
     return has_gpu() and bool(variants.installed())
 
 
 def tune_model(bundle: Bundle, variant: str | None, memory: int | None, log: Log) -> None:
-    """Tune one model for this machine's GPU, or its CPU, and keep what was found.
+    """Tune one model for this machine's GPU, or its CPU, and keep the result.
 
     Args:
         bundle: the model.
-        variant: of the engines that were built; None: none were.
-        memory: bytes that it may take; None: what is free.
-        log: told what happens.
+        variant: variant of TensorRT whose engines were built; None if none were.
+        memory: bytes that it may use; None for all that is free.
+        log: called with a line for each step.
 
     Raises:
-        BackendError: it does not run here, or not in that memory.
+        BackendError: the model does not run here, or not in that memory.
         OutputError: the store cannot be written.
     """
     if bundle.manifest.task in FACE_TASKS:
-        log(f"{bundle.manifest.name}: restores faces of one size: nothing to tune")
+        log(f"{bundle.manifest.name}: restores faces of one size, so there is nothing to tune")
         return
     from resharp.bench.tune import Tuner
     from resharp.engines.bundle import save_tuning

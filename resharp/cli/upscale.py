@@ -12,32 +12,36 @@ from resharp.errors import OptionError, ResharpError
 from resharp.folders import Result
 
 INTERVAL = 1.0
-"""Seconds between two looks at a watched folder."""
+"""Default seconds between two looks at a watched folder."""
 
 
 @click.command()
 @common.input_options
 @click.option("--aligned", is_flag=True, help="Inputs are aligned 512x512 faces; no upscaling.")
-@click.option("--overwrite", is_flag=True, help="Redo what is done.")
-@click.option("--watch", is_flag=True, help="Go on with what comes into the folders; Ctrl-C ends.")
+@click.option("--overwrite", is_flag=True, help="Restore finished images again.")
+@click.option(
+    "--watch",
+    is_flag=True,
+    help="Keep running and process new files as they arrive; Ctrl-C to stop.",
+)
 @click.option(
     "--interval",
     type=click.FloatRange(0, min_open=True),
-    help=f"Seconds between two looks of --watch (default: {INTERVAL:g}).",
+    help=f"Seconds between two looks for new files with --watch (default: {INTERVAL:g}).",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+@common.json_option
 def command(
     aligned: bool, watch: bool, interval: float | None, as_json: bool, **options: Any
 ) -> None:
-    """Restore pictures: files, folders (with what is below them) and globs.
+    """Restore images: files, folders with their subfolders, and globs.
 
-    What is done already is skipped, so an interrupted run goes on where it stopped; in folders it
-    is redone if its input, the model or an option has changed. Several runs on one folder share
-    the work. A picture that cannot be restored is reported at the end, does not stop the others,
-    and makes the exit code 1.
+    Finished images are skipped, so an interrupted run resumes; in folders, an image is restored
+    again if it, the model or an option has changed. Several runs on one folder share the work. An
+    image that cannot be restored does not stop the others; it is reported at the end, and the exit
+    code is 1.
     """
     if interval is not None and not watch:
-        raise OptionError("--interval is about --watch: give that too, or leave it out")
+        raise OptionError("`interval` requires `watch`")
     if watch:
         _watch(options, aligned, interval or INTERVAL, as_json)
     else:
@@ -46,18 +50,18 @@ def command(
 
 def _watch(options: dict[str, Any], aligned: bool, interval: float, as_json: bool) -> None:
     def ready() -> None:
-        common.say(f"watching {', '.join(options['inputs'])}: Ctrl-C ends it")
+        common.say(f"watching {', '.join(options['inputs'])}; press Ctrl-C to stop")
 
-    def told(result: Result) -> None:
+    def show(result: Result) -> None:
         if result.status != "skipped" or result.notes:
             why = f": {result.error}" if result.error else ""
             common.say(f"{result.status}: {result.input}{why}")
             common.say_notes(result)
 
     run = common.folder_run(
-        options, aligned=aligned, watch=interval, on_result=told, on_ready=ready
+        options, aligned=aligned, watch=interval, on_result=show, on_ready=ready
     )
-    # What stops a service or a container ends it as Ctrl-C does.
+    # What stops a service or a container stops it like Ctrl-C.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run.run()

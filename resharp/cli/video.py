@@ -1,10 +1,11 @@
-"""``resharp video``: one video, or a sequence of pictures."""
+"""``resharp video``: one video, or a sequence of images."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 from fractions import Fraction
@@ -12,27 +13,35 @@ from typing import Any, TypeVar
 
 import click
 
-from resharp.cli.common import INTERRUPTED, add_options, config_of, config_options
+from resharp.cli.common import (
+    INTERRUPTED,
+    STOPPED,
+    add_options,
+    config_of,
+    config_options,
+    say,
+    with_flags,
+)
 from resharp.errors import ResharpError
 from resharp.optional import require
 from resharp.pipeline.staged_pipeline import StageReport
-from resharp.video import CODECS, VideoOptions, VideoProgress, VideoReport, restore_video
+from resharp.video import CODECS, VideoOptions, VideoReport, restore_video
 
 LEVELS = 1.0
-"""What ``--skip-duplicates`` alone stands for."""
+"""The value of ``--skip-duplicates`` without one."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _fraction(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Fraction | None:
-    """A number or a ratio: ``23.976``, ``24000/1001``."""
+    """Parse a number or a ratio: ``23.976``, ``24000/1001``."""
     try:
         return None if value is None else Fraction(value)
     except (ValueError, ZeroDivisionError) as error:
-        raise click.BadParameter(f"{value!r} is no number like 24 or 24000/1001") from error
+        raise click.BadParameter(f"{value!r} is not a number such as 24 or 24000/1001.") from error
 
 
 def _seconds(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Fraction | None:
-    """Seconds, or ``[hours:]minutes:seconds``."""
+    """Parse seconds, or ``[hours:]minutes:seconds``."""
     if value is None:
         return None
     try:
@@ -40,33 +49,37 @@ def _seconds(ctx: click.Context, parameter: click.Parameter, value: str | None) 
         for part in value.split(":"):
             total = total * 60 + Fraction(part)
     except ValueError as error:
-        raise click.BadParameter(f"{value!r} is no time like 83.5 or 1:23.5") from error
+        raise click.BadParameter(f"{value!r} is not a time such as 83.5 or 1:23.5.") from error
     return total
 
 
 _OPTIONS = (
     click.option(
-        "--fps", callback=_fraction, help="Constant frame rate (default: every timestamp)."
+        "--fps", callback=_fraction, help="Constant frame rate (default: keep every timestamp)."
     ),
     click.option(
         "--codec",
         type=click.Choice(["auto", *CODECS]),
         default="auto",
         show_default=True,
-        help="auto: h264, hevc for more than 8 bits.",
+        help="Video codec; auto is h264, or hevc for more than 8 bits.",
     ),
-    click.option("--crf", type=float, help="Quality, lower is better (h264 18, hevc 20, av1 26)."),
-    click.option("--preset", help="Of the encoder (default: a fast one)."),
-    click.option("--encoder", help="Of libav, in place of the codec's usual one: h264_nvenc."),
-    click.option("--start", callback=_seconds, help="Begin there: seconds, or minutes:seconds."),
-    click.option("--end", callback=_seconds, help="Stop before: seconds, or minutes:seconds."),
+    click.option(
+        "--crf", type=float, help="Quality, lower is better (default: h264 18, hevc 20, av1 26)."
+    ),
+    click.option("--preset", help="Encoder preset (default: a fast one)."),
+    click.option(
+        "--encoder", help="FFmpeg encoder to use instead of the default, e.g. h264_nvenc."
+    ),
+    click.option("--start", callback=_seconds, help="Start time: seconds, or minutes:seconds."),
+    click.option("--end", callback=_seconds, help="End time: seconds, or minutes:seconds."),
     click.option(
         "--skip-duplicates",
         is_flag=False,
         flag_value=LEVELS,
         type=float,
         metavar="[LEVELS]",
-        help=f"Show a result again where frames differ by so little (default: {LEVELS:g} of 255).",
+        help=f"Repeat a result if frames differ by at most LEVELS of 255 (default: {LEVELS:g}).",
     ),
     click.option(
         "--segment",
@@ -78,7 +91,7 @@ _OPTIONS = (
     click.option(
         "--encoder-threads",
         type=click.IntRange(1),
-        help="Of the encoder (default: 1.5 for each core).",
+        help="Encoder threads (default: 1.5 per core).",
     ),
 )
 
@@ -88,14 +101,14 @@ video_options = add_options(*_OPTIONS)
 
 
 def show(run: Callable[[Shown], VideoReport], as_json: bool) -> None:
-    """Run, with a bar or lines of JSON, and print what became of it.
+    """Run with a progress bar, or with lines of JSON, and print the outcome.
 
     Args:
-        run: takes what shows progress and notes.
+        run: called with the object that shows progress and notes.
         as_json: print JSON.
     """
     shown = _JsonLines() if as_json else Shown()
-    # SVT-AV1 greets on the standard error otherwise.
+    # Otherwise SVT-AV1 prints a banner to standard error.
     os.environ.setdefault("SVT_LOG", "1")
     try:
         with closing(shown):
@@ -111,88 +124,104 @@ def show(run: Callable[[Shown], VideoReport], as_json: bool) -> None:
 
 @click.command()
 @click.argument("source", metavar="IN")
-@click.option("-o", "--output", required=True, metavar="OUT", help="File, folder or %06d.png.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="OUT",
+    help="Output file, folder or pattern such as %06d.png.",
+)
 @config_options
 @video_options
-@click.option("--overwrite", is_flag=True, help="Make a result anew that is there.")
+@click.option("--overwrite", is_flag=True, help="Overwrite an existing output.")
 @click.option("--json", "as_json", is_flag=True, help="Print progress and result as JSON lines.")
 def command(source: str, output: str, overwrite: bool, as_json: bool, **options: Any) -> None:
-    """Restore a video: its timestamps, sound, subtitles, chapters and colors are kept.
+    """Restore a video; its timestamps, audio, subtitles, chapters and colors are kept.
 
-    IN and OUT are video files, or numbered pictures: frames/%06d.png. An interrupted run goes on
-    where it stopped when the same command is given again.
+    IN and OUT are video files, or numbered images such as frames/%06d.png. Run the same command
+    again to resume an interrupted run.
     """
     config = config_of(options)
-    gpus, workers = options.pop("gpus"), options.pop("workers")
+    workers = options.pop("workers")
 
     def run(shown: Shown) -> VideoReport:
         return restore_video(
             source,
             output,
-            config,
-            options=VideoOptions(**options),
-            gpus=gpus,
+            config=config,
             workers=workers,
             overwrite=overwrite,
             progress=shown.progress,
+            on_stages=shown.on_stages,
             log=shown.log,
+            **options,
         )
 
     show(run, as_json)
 
 
-def waiting(stages: tuple[StageReport, ...], seconds: float) -> dict[str, float]:
-    """Share of the time that each stage has waited for another, 0..1."""
-    return {
-        one.name: round(min((one.starved + one.blocked) / max(one.threads * seconds, 1e-9), 1), 3)
-        for one in stages
-    }
-
-
 class Shown:
-    """What the user sees of a run: a progress bar, and words."""
+    """What the user sees of a run: a progress bar and notes."""
 
     def __init__(self) -> None:
         self.out = sys.stdout
-        """Of results, whatever others make of it meanwhile: a cluster prints there."""
+        """Where results are printed, even if standard output is redirected later, for a cluster."""
+        self.waiting: dict[str, float] = {}
+        """Fraction of the time, 0..1, that each stage has waited for another."""
+        self._began = time.monotonic()
+        self._first: float | None = None  # frames that earlier runs have finished
         self._bar: Any = None
 
     def close(self) -> None:
-        """Take the bar away; before anything is printed about the end."""
+        """Remove the bar, before anything is printed about the end."""
         if self._bar is not None:
             self._bar.close()
 
-    def progress(self, progress: VideoProgress) -> None:
-        """Show how far it is."""
+    def on_stages(self, stages: tuple[StageReport, ...]) -> None:
+        """Take what each stage has done so far."""
+        self.waiting = waiting(stages, self.seconds)
+
+    def progress(self, done: float, total: float) -> None:
+        """Show how many frames of how many are done."""
+        if self._first is None:
+            self._first, self._began = done, time.monotonic()
+        self.update(done, total)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the first frame of this run."""
+        return max(time.monotonic() - self._began, 1e-9)
+
+    def rate(self, done: float) -> float:
+        """Return the frames per second of this run."""
+        return (done - (self._first or 0)) / self.seconds
+
+    def update(self, done: float, total: float) -> None:
+        """Draw the bar."""
         if self._bar is None:
             tqdm = require("tqdm", feature="The progress bar", extra="").tqdm
             self._bar = tqdm(
-                total=progress.total or None,
-                initial=progress.began_at,
-                unit="frame",
-                disable=None,
-                leave=False,
+                total=total or None, initial=done, unit="frame", disable=None, leave=False
             )
-        shares = waiting(progress.stages, progress.seconds)
-        text = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        text = ", ".join(f"{name} {share:.0%}" for name, share in self.waiting.items())
         self._bar.set_postfix_str(f"waiting: {text}", refresh=False)
-        self._bar.update(progress.done - self._bar.n)
+        self._bar.update(done - self._bar.n)
 
     def log(self, text: str) -> None:
-        """Show what the user should know."""
-        click.echo(f"note: {text}", err=True)
+        """Show a note."""
+        say(f"note: {text}")
 
     def stopped(self) -> None:
-        """After Ctrl-C."""
-        click.echo("stopped: what is finished is kept, and the same command goes on", err=True)
+        """Say that the run was interrupted."""
+        say(STOPPED)
 
     def failed(self, error: ResharpError) -> None:
-        """After an error; click prints it."""
+        """Do nothing: click prints the error."""
 
     def done(self, report: VideoReport) -> None:
-        """At the end."""
+        """Print the outcome."""
         if report.skipped:
-            click.echo("1 skipped (done before)", file=self.out)
+            click.echo("1 skipped (already finished)", file=self.out)
             return
         rate = (report.frames - report.resumed_at) / max(report.seconds, 1e-9)
         repeated = f", {report.repeated} repeated" if report.repeated else ""
@@ -207,24 +236,27 @@ class Shown:
 class _JsonLines(Shown):
     """An object of JSON for each event, for machines."""
 
-    def progress(self, progress: VideoProgress) -> None:
+    def update(self, done: float, total: float) -> None:
+        rate = self.rate(done)
+        known = rate > 0 and total >= done
         self._print(
             event="progress",
-            done=progress.done,
-            total=progress.total or None,
-            fps=round(progress.rate, 3),
-            left=None if progress.left is None else round(progress.left, 1),
-            waiting=waiting(progress.stages, progress.seconds),
+            done=done,
+            total=total or None,
+            fps=round(rate, 3),
+            left=round((total - done) / rate, 1) if known else None,
+            waiting=self.waiting,
         )
 
     def log(self, text: str) -> None:
-        self._print(event="note", text=text)
+        self._print(event="note", text=with_flags(text))
 
     def stopped(self) -> None:
         self._print(event="stopped")
 
     def failed(self, error: ResharpError) -> None:
-        self._print(event="failed", error=str(error), kind=type(error).__name__)
+        kind = type(error).__name__
+        self._print(event="failed", error=with_flags(str(error)), kind=kind, code=error.code)
 
     def done(self, report: VideoReport) -> None:
         names = ("frames", "restored", "repeated", "resumed_at", "width", "height")
@@ -236,8 +268,16 @@ class _JsonLines(Shown):
             seconds=round(report.seconds, 3),
             waiting=waiting(report.stages, report.seconds),
             **{"with": report.description},
-            notes=list(report.notes),
+            notes=[with_flags(note) for note in report.notes],
         )
 
     def _print(self, **event: Any) -> None:
         click.echo(json.dumps(event), file=self.out)
+
+
+def waiting(stages: tuple[StageReport, ...], seconds: float) -> dict[str, float]:
+    """Return the fraction of the time, 0..1, that each stage has waited for another."""
+    return {
+        one.name: round(min((one.starved + one.blocked) / max(one.threads * seconds, 1e-9), 1), 3)
+        for one in stages
+    }

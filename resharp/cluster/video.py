@@ -11,24 +11,24 @@ from resharp.cluster.session import ClusterOptions, ClusterSession, session
 from resharp.errors import VideoError
 from resharp.fsutil import write_whole
 from resharp.pipeline.restorer import RestoreConfig
-from resharp.types import Log
+from resharp.types import Log, Progress
 from resharp.video.options import VideoOptions
 from resharp.video.render import Rendering
-from resharp.video.report import VideoProgress, VideoReport
+from resharp.video.report import VideoReport
 from resharp.video.resume import workspace
-from resharp.video.run import OnProgress, VideoJob, expected, is_done, task_of
+from resharp.video.run import VideoJob, expected, is_done, task_of
 from resharp.video.timeline import Position, frames
 
 
 def restore_video(
-    source: str | os.PathLike[str],
-    target: str | os.PathLike[str],
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
     config: RestoreConfig | None = None,
     *,
     options: VideoOptions | None = None,
     cluster: ClusterOptions | None = None,
     overwrite: bool = False,
-    progress: OnProgress | None = None,
+    progress: Progress | None = None,
     log: Log | None = None,
 ) -> VideoReport:
     """Restore a video on a Ray cluster; the result is the one of a single machine.
@@ -37,15 +37,21 @@ def restore_video(
     machine writes. An interrupted run goes on, here or with :func:`resharp.restore_video`.
 
     Args:
-        source: see :func:`resharp.restore_video`; so too the others.
-        cluster: which, and how much of it.
+        src: a video file, a folder of images or a pattern of them.
+        dst: as for :func:`resharp.restore_video`.
+        config: how to restore each frame; None is the built-in model.
+        options: options of the video.
+        cluster: which cluster, and how much of it to use.
+        overwrite: replace an existing result.
+        progress: called with (frames done, frames in all) from this thread; raising cancels.
+        log: called with each note for the user.
 
     Raises:
         MissingExtraError: Ray or PyAV is not installed.
         BackendError: the cluster cannot be reached, or its workers die.
         ResharpError: see :func:`resharp.restore_video`.
     """
-    config, task = task_of(Path(source).resolve(), target, config, options, log)
+    config, task = task_of(Path(src).resolve(), dst, config, options, log)
     if is_done(task) and not overwrite:
         return task.there()
     with workspace(task.target) as work:
@@ -55,7 +61,7 @@ def restore_video(
 
 
 class _Run:
-    def __init__(self, job: VideoJob, workers: ClusterSession, progress: OnProgress | None) -> None:
+    def __init__(self, job: VideoJob, workers: ClusterSession, progress: Progress | None) -> None:
         self._job, self._workers, self._progress = job, workers, progress
         self._began = time.monotonic()
         self._trouble: VideoError | None = None
@@ -73,7 +79,7 @@ class _Run:
                     write_whole(work.folder / segment.file, data)
                 work.add(segment)
                 self._restored += segment.restored
-            self._tell(before)
+            self._report_progress()
         if self._trouble is not None:
             raise self._trouble
         return job.conclude(what, self._workers.info, self._restored, before, self._began)
@@ -96,14 +102,7 @@ class _Run:
         if last.number > place.number and place.number // length not in done:
             yield what, place, last.number
 
-    def _tell(self, before: int) -> None:
-        if self._progress is None:
-            return
-        done, total = (
-            sum(len(one.times) for one in self._job.work.segments),
-            expected(self._job.task),
-        )
-        seconds = time.monotonic() - self._began
-        self._progress(
-            VideoProgress(done=done, total=total, began_at=before, seconds=seconds, stages=())
-        )
+    def _report_progress(self) -> None:
+        if self._progress is not None:
+            done = sum(len(one.times) for one in self._job.work.segments)
+            self._progress(done, expected(self._job.task))

@@ -80,7 +80,7 @@ class RestoreWorker:
         with tempfile.TemporaryDirectory(prefix="resharp-") as folder:
             here = replace(what, folder=Path(folder))
             calls = [partial(restored, restorer)] * restorer.threads
-            batch = restorer.batch(clip.height, clip.width)
+            batch = restorer.batch_for(clip.height, clip.width)
             Renderer(here, calls, batch, made.append).run(place, stop)
             return made, [
                 b"" if one.file is None else (here.folder / one.file).read_bytes() for one in made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from resharp.faces.paste import PastePlace, blend, paste
 from resharp.runtime.imaging.alpha import bleed
 from resharp.runtime.imaging.layout import layout_of
 from resharp.runtime.imaging.resize import resize
+from resharp.runtime.streaming import check_count, each, stream
 from resharp.runtime.upscaler import LARGEST_SCALE
 from resharp.types import BackendName, Image, Precision, Progress
 
@@ -169,10 +170,27 @@ class FaceRestorer:
         return self._scale if self._upscaler is None else self._upscaler.scale
 
     def __call__(self, image: Image, *, progress: Progress | None = None) -> Image:
-        """Restore one picture; see :meth:`restore`."""
-        return self.restore(image, progress=progress).image
+        """Restore one image; :meth:`detailed` also returns its faces."""
+        return self.detailed(image, progress=progress).image
 
-    def restore(self, image: Image, *, progress: Progress | None = None) -> FaceResult:
+    def batch(
+        self, images: Iterable[Image], size: int = 8, *, progress: Progress | None = None
+    ) -> list[Image]:
+        """Restore several images, one after another.
+
+        Args:
+            images: as for a call.
+            size: has no effect; for the same signature as ``Upscaler.batch``.
+            progress: called with (images done, images in all) from this thread; raising cancels.
+        """
+        check_count("size", size)
+        return each(self, images, progress)
+
+    def stream(self, frames: Iterable[Image], *, ahead: int = 2) -> Iterator[Image]:
+        """Restore frames in order, working ahead; see ``Upscaler.stream``."""
+        return stream(self, frames, ahead=ahead)
+
+    def detailed(self, image: Image, *, progress: Progress | None = None) -> FaceResult:
         """Restore one picture and say which faces it has.
 
         Args:
@@ -195,9 +213,9 @@ class FaceRestorer:
             return self._aligned(image, progress)
         faces = self.find(image)
         count = len(faces) if self.options.weight else 0
-        tiles = 0
+        tiles = 0.0
 
-        def report(done: int, total: int) -> None:
+        def report(done: float, total: float) -> None:
             nonlocal tiles
             tiles = total
             if progress is not None:
@@ -225,7 +243,7 @@ class FaceRestorer:
         """Each face cut out and restored, one by one; a batch at a time is held.
 
         Args:
-            image: as for :meth:`restore`, not aligned.
+            image: as for :meth:`detailed`, not aligned.
             faces: of :meth:`find`; None finds them.
         """
         if faces is None:

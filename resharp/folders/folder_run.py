@@ -7,12 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resharp.errors import ResharpError
 from resharp.folders.discovery import Job, Output, discover
 from resharp.folders.report import FolderReport, Used
-from resharp.folders.scheduler import OnProgress, OnResult, Scheduler, SkipPolicy
+from resharp.folders.scheduler import OnResult, Scheduler, SkipPolicy
 from resharp.folders.stages import (
     WRITERS,
     FolderOptions,
@@ -25,11 +25,17 @@ from resharp.folders.stages import (
 )
 from resharp.folders.task import ClaimedImage, FailedImage
 from resharp.folders.watcher import FolderWatcher
-from resharp.pipeline.restorer import RestoreConfig
+from resharp.pipeline.restorer import RestoreConfig, RestoreOptions, config_from
 from resharp.pipeline.staged_pipeline import Pipeline, Stage
+from resharp.types import Progress
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 RECHECK = 0.1
 """Seconds between two looks at what another run has claimed."""
+TICK = 0.1
+"""Seconds between two reports of the progress."""
 
 
 class FolderRun:
@@ -42,8 +48,10 @@ class FolderRun:
         options: how.
         open_stages: what restores: this machine, or
             :func:`resharp.cluster.cluster_stages`.
-        progress: see :data:`OnProgress`.
-        on_result: see :data:`OnResult`. Raising in it, or in the next, ends the run.
+        progress: called with (images done, images in all), where fractions of an image count, from
+            the thread that runs; raising cancels.
+        on_result: called with each :class:`Result`, from any thread but one at a time; raising ends
+            the run.
         on_ready: called once, when the model is open.
         stop: when it is set, nothing new is begun, what is in work is finished, and the run ends.
 
@@ -59,16 +67,17 @@ class FolderRun:
         options: FolderOptions | None = None,
         *,
         open_stages: OpenStages = local_stages,
-        progress: OnProgress | None = None,
+        progress: Progress | None = None,
         on_result: OnResult | None = None,
         on_ready: Callable[[], object] | None = None,
         stop: threading.Event | None = None,
     ) -> None:
         self._inputs, self._output, self._config = inputs, output, config
         self._options, self._open_stages = options or FolderOptions(), open_stages
-        self._on_ready, self._stop = on_ready, stop or threading.Event()
+        self._progress, self._on_ready = progress, on_ready
+        self._stop = stop or threading.Event()
         self._policy = SkipPolicy(config.key, self._options.quality, self._options.overwrite)
-        self._scheduler = Scheduler(self._policy, progress, on_result)
+        self._scheduler = Scheduler(self._policy, on_result)
         self._watcher = None if self._options.watch is None else FolderWatcher(inputs, output)
         self._pipeline: Pipeline | None = None
         self._used: Used = (None, None)
@@ -78,6 +87,11 @@ class FolderRun:
     def begun(self) -> bool:
         """Whether the model was opened and pictures were taken into work."""
         return self._pipeline is not None
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """Names of the images in flight."""
+        return self._scheduler.active
 
     def run(self) -> FolderReport:
         """Do it all, once. A picture that cannot be restored is a failed result.
@@ -115,10 +129,15 @@ class FolderRun:
                 self._on_ready()
             began = time.monotonic()
             try:
-                pipeline.run(self._claimed(todo, pipeline))
+                pipeline.run(self._claimed(todo, pipeline), lambda _: self._report_progress(), TICK)
+                self._report_progress()
             finally:
                 self._seconds = time.monotonic() - began
                 self._scheduler.close()
+
+    def _report_progress(self) -> None:
+        if self._progress is not None:
+            self._progress(*self._scheduler.progress)
 
     def _claimed(self, waiting: list[Job], pipeline: Pipeline) -> Iterator[ClaimedImage]:
         """Pictures that are claimed and to be done; those that others have claimed come last."""
@@ -171,53 +190,61 @@ class FolderRun:
 
 
 def restore_folder(
-    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    output: str | os.PathLike[str] | None = None,
+    src: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    dst: str | os.PathLike[str] | None = None,
     *,
     config: RestoreConfig | None = None,
     suffix: str | None = None,
-    format: str | None = None,  # the word that every user looks for
+    format: str | None = None,
     quality: int | None = None,
     overwrite: bool = False,
-    gpus: Sequence[int] = (),
     workers: int | None = None,
     watch: float | None = None,
-    progress: OnProgress | None = None,
+    progress: Progress | None = None,
     on_result: OnResult | None = None,
     stop: threading.Event | None = None,
+    **options: Unpack[RestoreOptions],
 ) -> FolderReport:
-    """Restore the pictures of folders with all below them, of globs, and single ones.
+    """Restore the images of folders and their subfolders, of globs, and single files.
 
-    What is done is skipped, and two runs on one folder share the work; docs/folders.md has the
-    rules. A picture that cannot be restored is a failed result and does not stop the others.
+    Finished images are skipped; an image is restored again if it, the model or an option has
+    changed. Several runs on one folder share the work. An image that cannot be restored is a failed
+    result and does not stop the others.
 
     Args:
-        inputs: a folder, a file or a glob, or several.
-        output: folder of results, which keeps the tree, or one file; None: beside the inputs.
-        config: what is to become of the pictures; None: the built-in model.
-        suffix: added to names; None: nothing, or ``_restored`` or ``_x2`` beside the inputs.
-        format: ``png``, ``jpg``, ...; None: the input's, where it can be written.
-        quality: see :class:`FolderOptions`; so too the next four.
-        progress: see :class:`FolderRun`; so too the next two.
+        src: a folder, a file or a glob, or several.
+        dst: folder of results, which keeps the folder structure, or one file; None writes next to
+            the inputs.
+        config: how to restore; None takes ``options``, or the built-in model.
+        suffix: added to file names; None: nothing with ``dst``, else ``_restored`` or ``_x2``.
+        format: ``png``, ``jpg``, ...; None keeps the input's format if it can be written.
+        quality: JPEG, WebP and AVIF quality, 1 to 100; None is the format's default.
+        overwrite: restore finished images again.
+        workers: images in flight at once on each device; None: one on the CPU, which uses all
+            cores, and on a GPU as many as keep it busy.
+        watch: seconds between two looks for new files, until ``stop`` is set; None: one look.
+        progress: called with (images done, images in all), where fractions of an image count, from
+            this thread; raising cancels.
+        on_result: called with each :class:`Result`, from any thread but one at a time.
+        stop: when it is set, no image is begun, those in flight are finished, and the run ends.
+        options: fields of :class:`~resharp.RestoreConfig`: ``model``, ``scale``, ``denoise``,
+            ``face``, ``tta``, ``tile``, ``backend``, ``device`` (also ``cuda:0,1``), ...
 
     Returns:
-        A result for each picture, and how fast it went.
+        A result per image, and the speed.
 
     Raises:
-        OptionError: a request that makes no sense.
+        OptionError: an option is invalid.
         ResharpError: the model cannot be opened, or the disk is full.
     """
-    config = config or RestoreConfig()
-    several = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
-    folder = None if output is None else Path(output)
-    options = FolderOptions(
-        quality=quality, overwrite=overwrite, gpus=tuple(gpus), workers=workers, watch=watch
-    )
+    config = config_from(config, options)
+    several = [src] if isinstance(src, str | os.PathLike) else src
+    folder = None if dst is None else Path(dst)
     run = FolderRun(
         [os.fspath(one) for one in several],
         Output.from_args(folder, suffix, format, config.scale),
         config,
-        options,
+        FolderOptions(quality=quality, overwrite=overwrite, workers=workers, watch=watch),
         progress=progress,
         on_result=on_result,
         stop=stop,

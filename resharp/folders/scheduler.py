@@ -18,9 +18,6 @@ from resharp.folders.task import ClaimedImage
 from resharp.fsutil import sha256_of
 from resharp.images.formats import choose
 
-OnProgress = Callable[[float, int, str], object]
-"""Called as (pictures done, pictures in all, name of one in work), from any thread but never from
-two at once; parts of a picture count. Raising in it ends the run."""
 OnResult = Callable[[Result], object]
 """Called with each result at once, from any thread but never from two together."""
 
@@ -114,17 +111,14 @@ class Scheduler:
 
     Args:
         policy: decides.
-        progress: told how far the run is.
-        on_result: told of each result.
+        on_result: called with each result.
     """
 
-    def __init__(
-        self, policy: SkipPolicy, progress: OnProgress | None, on_result: OnResult | None
-    ) -> None:
-        self._policy, self._progress, self._on_result = policy, progress, on_result
+    def __init__(self, policy: SkipPolicy, on_result: OnResult | None) -> None:
+        self._policy, self._on_result = policy, on_result
         self._states: dict[Path, OutputState] = {}
         self._results: dict[int, Result] = {}
-        self._shares: dict[int, float] = {}  # done, of the pictures in work
+        self._in_flight: dict[int, tuple[str, float]] = {}  # name, and the fraction that is done
         self._lock = threading.RLock()  # who is told may ask for the results
         self._seen = self._expected = self._ended = 0
 
@@ -133,6 +127,18 @@ class Scheduler:
         """So far, in the order of the jobs."""
         with self._lock:
             return tuple(self._results[number] for number in sorted(self._results))
+
+    @property
+    def progress(self) -> tuple[float, int]:
+        """Images done, counting fractions of those in flight, and images in all."""
+        with self._lock:
+            return self._ended + sum(part for _, part in self._in_flight.values()), self._expected
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """Names of the images in flight."""
+        with self._lock:
+            return tuple(name for name, _ in self._in_flight.values())
 
     def plan(self, found: Iterable[Job], *, beside: bool) -> Iterator[Job]:
         """What is to be done, before anything is opened or claimed.
@@ -195,9 +201,7 @@ class Scheduler:
     def advance(self, task: ClaimedImage, share: float) -> None:
         """A picture is done so far, from 0 to 1."""
         with self._lock:
-            if self._shares.get(task.job.number) != share:
-                self._shares[task.job.number] = share
-                self._tell(task)
+            self._in_flight[task.job.number] = task.job.source.name, share
 
     def finish(self, task: ClaimedImage, error: str = "", **values: Any) -> None:
         """Take in what became of a picture, and give back its claim."""
@@ -217,9 +221,8 @@ class Scheduler:
         """Give back the claim of a picture, of which nothing became."""
         self._release(task)
         with self._lock:
-            self._shares.pop(task.job.number, None)
+            self._in_flight.pop(task.job.number, None)
             self._ended += 1
-            self._tell(task)
 
     def _release(self, task: ClaimedImage) -> None:
         """Give back the claim of a picture."""
@@ -260,8 +263,3 @@ class Scheduler:
             self._results[number] = result
             if self._on_result is not None:
                 self._on_result(result)
-
-    def _tell(self, task: ClaimedImage) -> None:
-        if self._progress is not None:
-            done = self._ended + sum(self._shares.values())
-            self._progress(done, self._expected, task.job.source.name)

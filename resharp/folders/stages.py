@@ -57,8 +57,6 @@ class FolderOptions:
     """Of JPEG, WebP and AVIF, 1 to 100."""
     overwrite: bool = False
     """Redo what is done."""
-    gpus: tuple[int, ...] = ()
-    """Numbers of GPUs to share the pictures among."""
     workers: int | None = None
     """Pictures in work at once on each device; None: one on the CPU, with all cores, and on a GPU
     what keeps its backend busy."""
@@ -67,9 +65,9 @@ class FolderOptions:
 
     def __post_init__(self) -> None:
         if self.quality is not None and not 1 <= self.quality <= 100:
-            raise OptionError(f"A quality of {self.quality} makes no sense. Give 1 to 100.")
+            raise OptionError(f"`quality` must be between 1 and 100, got {self.quality}")
         if self.watch is not None and not self.watch > 0:
-            raise OptionError(f"an interval of {self.watch} seconds makes no sense: give 1, say")
+            raise OptionError(f"`watch` must be a positive number of seconds, got {self.watch}")
 
 
 RestoreStages = tuple[Sequence[Stage], Used]
@@ -88,10 +86,10 @@ def local_stages(
     Raises:
         ResharpError: see :class:`RestorerPool`.
     """
-    with RestorerPool(config, gpus=options.gpus, workers=options.workers, on_cpu=1) as pool:
-        batch = min(pool.first.batch(1, 1), LARGEST_BATCH)
+    with RestorerPool(config, workers=options.workers, on_cpu=1) as pool:
+        batch = min(pool.first.batch_for(1, 1), LARGEST_BATCH)
         restoring = restore if batch == 1 else restore_batch
-        fills = cache(lambda height, width: pool.first.batch(height, width) > 1)
+        fills = cache(lambda height, width: pool.first.batch_for(height, width) > 1)
 
         def can_batch(one: DecodedImage | FailedImage, other: DecodedImage | FailedImage) -> bool:
             if isinstance(one, FailedImage) or isinstance(other, FailedImage):
@@ -161,8 +159,8 @@ def restore(
         return item
     task = item.task
     try:
-        pixels, faces = restorer(
-            item.picture.pixels, lambda done, total: advance(task, done / total)
+        pixels, faces = restorer.with_count(
+            item.picture.pixels, progress=lambda done, total: advance(task, done / total)
         )
     except (ResharpError, MemoryError) as error:
         return FailedImage.of(task, error)
@@ -178,14 +176,14 @@ def restore_batch(
     What fails together is tried one by one, to see which one it was.
     """
     sound = [item for item in items if isinstance(item, DecodedImage)]
-    many = max(restorer.batch(*sound[0].picture.pixels.shape[:2]), 1) if len(sound) > 1 else 1
+    many = max(restorer.batch_for(*sound[0].picture.pixels.shape[:2]), 1) if len(sound) > 1 else 1
     done: dict[int, RestoredImage] = {}
     for start in range(0, len(sound), many):
         part = sound[start : start + many]
         if len(part) == 1:
             continue
         with suppress(ResharpError, MemoryError):
-            results = restorer.many([item.picture.pixels for item in part])
+            results = restorer.batch([item.picture.pixels for item in part])
             done |= {
                 item.task.job.number: RestoredImage(
                     item.task, item.input, pixels, item.picture.metadata, None

@@ -1,13 +1,13 @@
-"""Several restorations of one picture, averaged: other models, and its own mirror images.
+"""Averages several restorations of one image: of other models, and of its flips and rotations.
 
-The self-ensemble of eight flips and turns is that of "Seven ways to improve example-based single
-image super resolution" (Timofte et al., CVPR 2016).
+The self-ensemble of eight flips and rotations is that of "Seven ways to improve example-based
+single image super resolution" (Timofte et al., CVPR 2016).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from numbers import Real
 from typing import Protocol
@@ -16,71 +16,74 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resharp.errors import OptionError
-from resharp.types import Image, Progress
+from resharp.runtime.streaming import check_count, each, stream
+from resharp.types import Image, Progress, Tta
 
 TURNS = (1, 2, 4, 8)
-"""Views of one picture: itself; also mirrored; in both directions; also turned by 90 degrees."""
+"""Numbers of views: the image; with its mirror image; in both directions; turned by 90 degrees."""
 
 
 class EnsembleMember(Protocol):
-    """What an :class:`~resharp.Upscaler` is, and an ensemble too."""
+    """The interface of an :class:`~resharp.Upscaler`, which an ensemble has too."""
 
     @property
     def scale(self) -> float:
         """Output size over input size."""
 
     def __call__(self, image: Image) -> Image:
-        """Restore one picture."""
+        """Restore one image."""
 
     def close(self) -> None:
-        """Give every resource back."""
+        """Release every resource."""
 
 
 class Ensemble(AbstractContextManager["Ensemble"]):
-    """The weighted mean of what several restorers make of a picture.
+    """The weighted mean of several restorers' results.
 
-    It costs the sum of their times, and ``tta`` times that.
+    It takes the sum of their times, multiplied by ``tta``.
 
     Args:
-        members: upscalers of one scale. They are closed with the ensemble.
-        weights: one for each, not negative, not all zero; None: equal ones.
-        tta: 1, 2, 4 or 8 flips and turns of the picture for each member.
+        members: upscalers of one scale, which are closed with the ensemble.
+        weights: one per member, not negative and not all zero; None for equal weights.
+        tta: flips and rotations to average over for each member: 1, 2, 4 or 8.
 
     Raises:
-        OptionError: no member, another scale, weights or tta that make no sense.
+        OptionError: there is no member, the scales differ, or ``weights`` or ``tta`` is invalid.
     """
 
     def __init__(
         self,
         members: Sequence[EnsembleMember],
         weights: Sequence[float] | None = None,
-        tta: int = 1,
+        tta: Tta = 1,
     ) -> None:
         if not members:
             raise OptionError("an ensemble needs at least one member")
         scales = {float(member.scale) for member in members}
         if len(scales) > 1:
             raise OptionError(
-                f"members enlarge by {', '.join(f'{one:g}' for one in sorted(scales))}: give all "
-                "the same scale, Upscaler(..., scale=4)"
+                f"members have scales {', '.join(f'{one:g}' for one in sorted(scales))}: open all "
+                "with the same scale, e.g. Upscaler(..., scale=4)"
             )
-        if type(tta) is not int or tta not in TURNS:
-            raise OptionError(f"tta is {tta!r}; it must be 1, 2, 4 or 8")
+        views: object = tta
+        if type(views) is not int or views not in TURNS:
+            raise OptionError(f"`tta` must be 1, 2, 4 or 8, got {tta!r}")
         self.members = tuple(members)
-        """What the mean is of."""
+        """The restorers that are averaged."""
         self._tta = tta
         self._weights = _shares(weights, len(members))
         self.scale = scales.pop()
 
     def __call__(self, image: Image, *, progress: Progress | None = None) -> Image:
-        """Restore one picture; see :meth:`Upscaler.__call__`.
+        """Restore one image.
 
         Args:
-            image: as for an upscaler.
-            progress: called as (restorations done, restorations in all). Raising in it cancels.
+            image: as for an :class:`~resharp.Upscaler`.
+            progress: called with (restorations done, restorations in all) from this thread; raising
+                cancels.
 
         Returns:
-            As an upscaler: the input's dtype and channels; means of integers are rounded.
+            An image with the input's dtype and channels; means of integers are rounded.
         """
         image = np.asarray(image)
         total = sum(share > 0 for share in self._weights) * self._tta
@@ -103,6 +106,23 @@ class Ensemble(AbstractContextManager["Ensemble"]):
             np.rint(mean, out=mean)
         return mean.astype(image.dtype)
 
+    def batch(
+        self, images: Iterable[Image], size: int = 8, *, progress: Progress | None = None
+    ) -> list[Image]:
+        """Restore several images, one after another.
+
+        Args:
+            images: as for a call.
+            size: has no effect; for the same signature as ``Upscaler.batch``.
+            progress: called with (images done, images in all) from this thread; raising cancels.
+        """
+        check_count("size", size)
+        return each(self, images, progress)
+
+    def stream(self, frames: Iterable[Image], *, ahead: int = 2) -> Iterator[Image]:
+        """Restore frames in order, working ahead; see ``Upscaler.stream``."""
+        return stream(self, frames, ahead=ahead)
+
     def close(self) -> None:
         """Close every member."""
         with ExitStack() as last:
@@ -114,7 +134,7 @@ class Ensemble(AbstractContextManager["Ensemble"]):
 
 
 def _view(image: Image, number: int) -> Image:
-    """One of eight: bit 0 mirrors left and right, bit 1 top and bottom, bit 2 turns."""
+    """Return one of eight views: bit 0 flips horizontally, bit 1 vertically, bit 2 transposes."""
     if number & 1:
         image = image[:, ::-1]
     if number & 2:
@@ -125,7 +145,7 @@ def _view(image: Image, number: int) -> Image:
 
 
 def _back(image: Image, number: int) -> Image:
-    """The inverse of :func:`_view`."""
+    """Undo :func:`_view`."""
     if number & 4:
         image = image.swapaxes(0, 1)
     if number & 2:
@@ -138,11 +158,12 @@ def _back(image: Image, number: int) -> Image:
 def _shares(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
     if weights is None:
         return (1 / count,) * count
-    given: Sequence[object] = weights  # whatever a caller gave
+    given: Sequence[object] = weights
     values = [float(one) if isinstance(one, Real) else math.nan for one in given]
     sensible = all(value >= 0 for value in values) and math.isfinite(sum(values))
     if len(values) != count or not sensible or not sum(values):
         raise OptionError(
-            f"weights are {list(weights)!r}: give {count}, none negative and not all zero"
+            f"`weights` must be {count} numbers, none negative and not all zero, got "
+            f"{list(weights)!r}"
         )
     return tuple(value / sum(values) for value in values)

@@ -1,4 +1,4 @@
-"""Many models, one call each: opened at their first use and kept open while they are used."""
+"""Opens models at their first use and keeps the most recently used ones open."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from resharp.errors import OptionError
 from resharp.faces import FaceOptions, FaceRestorer
 from resharp.pipeline.settings import Settings
 from resharp.runtime.bundle_lookup import FACE_TASKS, model_info, resolve
+from resharp.runtime.streaming import check_count
 from resharp.runtime.upscaler import Upscaler
-from resharp.types import Image
+from resharp.types import Image, Progress
 
 KEPT = 2
 _SETTINGS = frozenset(one.name for one in fields(Settings)) - {"model"}
@@ -27,27 +28,27 @@ _SHARED = ("backend", "device", "store", "threads", "precision")
 
 @dataclass(eq=False)
 class _Entry:
-    """A restorer that is open or being opened, and how many calls want it."""
+    """A restorer that is open or being opened, and the number of calls that use it."""
 
     key: Any
     lock: threading.Lock = field(default_factory=threading.Lock)
-    """Held while it is opened."""
+    """Held while the restorer is being opened."""
     restorer: Upscaler | FaceRestorer | None = None
-    """None until it is opened, and where that failed."""
+    """None until it is opened, and if that failed."""
     stack: ExitStack = field(default_factory=ExitStack)
     busy: int = 0
 
 
 class Loader(AbstractContextManager["Loader"]):
-    """Restores pictures by whichever model a call names.
+    """Restores images with the model that each call names.
 
-    A face network (``codeformer``) restores the faces and leaves the rest to ``background``, an
-    upscaler's name, or as it is; every other model is an :class:`~resharp.Upscaler`.
+    A face network (e.g. ``codeformer``) restores the faces and leaves the rest to ``background``,
+    the name of an upscaler, or as it is; every other model is an :class:`~resharp.Upscaler`.
 
     Args:
         settings: options of every model, and the model of calls that name none.
-        keep: models that stay open, each with its memory; the one whose last use is longest ago
-            goes first, and never in the middle of a call.
+        keep: number of models that stay open, each with its memory; the least recently used one is
+            closed first, and never during a call.
 
     Safe to call from several threads at once. A context manager.
 
@@ -56,69 +57,98 @@ class Loader(AbstractContextManager["Loader"]):
     """
 
     def __init__(self, settings: Settings | None = None, *, keep: int = KEPT) -> None:
-        if type(keep) is not int or keep < 1:
-            raise OptionError(f"keep is {keep!r}; it must be at least 1")
+        check_count("keep", keep)
         self._settings, self._keep = settings or Settings(), keep
         self._open: OrderedDict[Any, _Entry] = OrderedDict()
         self._lock, self._closed = threading.Lock(), False
 
-    def process_image(self, image: Image, model: str | None = None, **options: Any) -> Image:
-        """Restore one picture.
+    def __call__(
+        self,
+        image: Image,
+        model: str | None = None,
+        *,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> Image:
+        """Restore one image.
 
         Args:
-            image: as an :class:`~resharp.Upscaler` takes.
-            model: a name, or the folder of a bundle; None is that of the settings.
-            options: of this call, over the settings: those of :class:`Settings`, and for a face
-                network ``fidelity``, ``weight``, ``only_center``, ``aligned``, ``batch``,
-                ``background``.
+            image: as for an :class:`~resharp.Upscaler`.
+            model: a name or the folder of a bundle; None is the model of the settings.
+            progress: called with (tiles done, tiles in all) from this thread; raising cancels.
+            options: options of this call, which override the settings: those of :class:`Settings`,
+                and for a face network ``fidelity``, ``weight``, ``only_center``, ``aligned``,
+                ``batch`` and ``background``.
 
         Raises:
-            OptionError: there is no such option for this model, or it makes no sense.
-            ResharpError: as the model's own class.
+            OptionError: the model has no such option, or its value is invalid.
+            ResharpError: as for the model's own class.
         """
         with self._use(model, options) as restorer:
-            return restorer(image)
+            return restorer(image, progress=progress)
 
-    def process_images(
+    def batch(
         self,
         images: Iterable[Image],
         model: str | None = None,
         *,
-        batch_size: int = 4,
+        size: int = 4,
+        progress: Progress | None = None,
         **options: Any,
     ) -> list[Image]:
-        """Restore several; an upscaler runs small ones of one size together.
+        """Restore several images; an upscaler runs small ones of one size together.
 
         Args:
-            images: as for :meth:`process_image`.
-            model: so too.
-            batch_size: largest number of pictures of one run.
-            options: as for :meth:`process_image`.
+            images: as for a call.
+            model: a name or the folder of a bundle; None is the model of the settings.
+            size: most images per run of the network.
+            progress: called with (images done, images in all) from this thread; raising cancels.
+            options: as for a call.
 
         Raises:
-            ResharpError: as :meth:`process_image`.
+            ResharpError: as for a call.
         """
         if isinstance(images, np.ndarray):
-            raise OptionError("images are a list of pictures, not one array")
-        if type(batch_size) is not int or batch_size < 1:
-            raise OptionError(f"batch_size is {batch_size!r}; it must be at least 1")
+            raise OptionError("`images` must be a list of images, got one array")
+        check_count("size", size)
         with self._use(model, options) as restorer:
-            if isinstance(restorer, Upscaler):
-                return restorer.restore_many(images, batch_size=batch_size)
-            return [restorer(image) for image in images]
+            return restorer.batch(images, size, progress=progress)
+
+    def stream(
+        self, frames: Iterable[Image], model: str | None = None, *, ahead: int = 2, **options: Any
+    ) -> Iterator[Image]:
+        """Restore frames in order with one model, which stays open until the last one.
+
+        Args:
+            frames: images, read one by one, at most ``ahead`` before they are needed.
+            model: a name or the folder of a bundle; None is the model of the settings.
+            ahead: number of frames in flight or waiting.
+            options: as for a call.
+
+        Raises:
+            ResharpError: as for a call.
+        """
+        check_count("ahead", ahead)
+        return self._streamed(frames, model, ahead, options)
+
+    def _streamed(
+        self, frames: Iterable[Image], model: str | None, ahead: int, options: dict[str, Any]
+    ) -> Iterator[Image]:
+        with self._use(model, options) as restorer:
+            yield from restorer.stream(frames, ahead=ahead)
 
     def info(self, model: str | None = None) -> ModelInfo:
-        """What a model is and takes; see :func:`~resharp.model_info`."""
+        """Return facts about a model; see :func:`~resharp.model_info`."""
         return model_info(model or self._settings.model, store=self._settings.store)
 
     @property
     def loaded(self) -> tuple[str, ...]:
-        """Names of the models that are open, the last used one last."""
+        """Names of the open models, the most recently used one last."""
         with self._lock:
             return tuple(key[0] for key in self._open)
 
     def close(self) -> None:
-        """Close every model, those in the middle of a call after it; twice does nothing."""
+        """Close every model, busy ones after their call; closing twice does nothing."""
         with self._lock:
             self._closed, self._keep = True, 0
             gone = self._surplus()
@@ -132,9 +162,9 @@ class Loader(AbstractContextManager["Loader"]):
         name = model or self._settings.model
         entry, gone = self._wanted(self._key(name, options))
         try:
-            with entry.lock:  # others' models are used meanwhile
+            with entry.lock:  # other models stay usable meanwhile
                 _close(gone)
-                if entry.restorer is None:  # also where another thread has failed to open it
+                if entry.restorer is None:  # also if another thread failed to open it
                     with ExitStack() as stack:
                         entry.restorer = self._opened(name, options, stack)
                         entry.stack = stack.pop_all()
@@ -146,7 +176,7 @@ class Loader(AbstractContextManager["Loader"]):
         """The entry, counted as busy, and those that have to be closed in its favour."""
         with self._lock:
             if self._closed:
-                raise OptionError("this loader is closed: make another")
+                raise OptionError("this loader is closed: create another one")
             gone: list[_Entry] = []
             if key not in self._open:
                 gone = self._surplus(1)
@@ -164,16 +194,16 @@ class Loader(AbstractContextManager["Loader"]):
         _close(gone)
 
     def _key(self, name: str, options: dict[str, Any]) -> Any:
-        """Options that say what the settings say make no other restorer."""
-        told = {
+        """Identify a restorer by its model and the options that differ from the settings."""
+        own = {
             option: repr(value)
             for option, value in options.items()
             if option not in _SETTINGS or value != getattr(self._settings, option)
         }
-        return (name, *sorted(told.items()))
+        return (name, *sorted(own.items()))
 
     def _surplus(self, coming: int = 0) -> list[_Entry]:
-        """Take out what is idle and over the number that is kept, ``coming`` ones included."""
+        """Remove idle entries beyond the number to keep, counting ``coming`` new ones."""
         over = max(len(self._open) + coming - self._keep, 0)
         idle = [key for key, entry in self._open.items() if not entry.busy]
         return [self._open.pop(key) for key in idle[:over]]

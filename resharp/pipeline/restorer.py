@@ -1,71 +1,74 @@
-"""What is to become of images, as data; what does it; and several of these on several devices.
+"""Restoration settings, the restorer that applies them, and a pool of restorers over devices.
 
-Folders and video are restored by them, here or on another machine: a config can be sent there.
+A config can be sent to another machine; folders and video are restored from one.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from resharp.engines import Manifest
 from resharp.errors import OptionError
 from resharp.fsutil import sha256_of
-from resharp.gpu.devices import usable_threads
+from resharp.gpu.devices import gpus, usable_threads
 from resharp.pipeline.ensemble import Ensemble
 from resharp.pipeline.settings import Settings
 from resharp.runtime.bundle_lookup import resolve
 from resharp.runtime.upscaler import Upscaler
-from resharp.types import Image, Progress
+from resharp.types import BackendName, Image, Precision, Progress, Tile, Tta
 
 if TYPE_CHECKING:
     from resharp.faces import BundleNetwork, FaceOptions, FaceRestorer
 
 
 FEW_CORES = 4
-"""Up to so many, each core restores a picture of its own: measured 1.1 times as fast as all cores
-on one picture (SRVGGNetCompact, two cores); beyond, memory would grow with every core."""
+"""Up to this many cores, each core restores an image of its own: measured 1.1 times as fast as all
+cores on one image (SRVGGNetCompact, two cores). Beyond that, memory would grow with every core."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RestoreConfig(Settings):
-    """What is to become of images: the settings of the upscaler, and those of views and faces.
+    """How to restore images: the settings of the upscaler, test-time augmentation and faces.
 
     Raises:
-        OptionError: it makes no sense, seen before anything is opened.
+        OptionError: an option is invalid; nothing has been opened then.
     """
 
-    tta: int = 1
-    """Flips and turns of each picture to take the mean over: 1, 2, 4 or 8."""
+    tta: Tta = 1
+    """Flips and rotations to average over: 1, 2, 4 or 8. N of them take N times as long."""
     face: str | None = None
-    """Face network, by name; None leaves faces to the upscaler."""
+    """Name of a face network; None leaves faces to the upscaler."""
     fidelity: float | None = None
-    """See :class:`FaceOptions`; so too the next three. None is its default."""
+    """CodeFormer only: 0 is the best-looking face, 1 the closest to the input; None is 0.5."""
     face_weight: float | None = None
+    """Fraction of the restored face in the result, 0..1; None is 1."""
     only_center: bool = False
+    """Restore only the face nearest to the center of the image."""
     aligned: bool = False
+    """Images are aligned 512x512 faces: nothing is detected, upscaled or pasted."""
     weights_dir: str | None = None
-    """Folder of weights, where the face detector is; None takes the default."""
+    """Folder of checkpoints, for the face detector; None is the default."""
 
     def __post_init__(self) -> None:
         if self.face is not None:
-            _ = self.faces  # refuses values that make no sense
+            _ = self.faces  # refuses invalid values
         else:
             for name in ("fidelity", "face_weight", "only_center", "aligned", "weights_dir"):
                 if getattr(self, name) not in (None, False):
-                    option = name.replace("_", "-")
-                    raise OptionError(f"--{option} is about faces: give --face gfpgan-1.4, say")
+                    raise OptionError(f"`{name}` requires a face network, e.g. `face`=gfpgan-v1.4")
         if self.aligned and self.scale is not None:
-            raise OptionError("--aligned gives 512x512 faces: leave --scale out")
+            raise OptionError("`aligned` faces stay 512x512: leave out `scale`")
         if self.aligned and self.tta != 1:
-            raise OptionError("--aligned upscales nothing: leave --tta out")
+            raise OptionError("`aligned` faces are not upscaled: leave out `tta`")
 
     @property
     def faces(self) -> FaceOptions:
-        """As the restorer of faces takes them."""
+        """The options of the face restorer."""
         from resharp.faces import FaceOptions
 
         return FaceOptions(
@@ -76,15 +79,15 @@ class RestoreConfig(Settings):
         )
 
     def on(self, **settings: Any) -> RestoreConfig:
-        """The same with other settings: another device or fewer threads, say."""
+        """Return a copy with other settings, e.g. another device."""
         return replace(self, **settings)
 
     def open(self) -> Restorer:
-        """What does it, ready to run; the caller closes it."""
+        """Open a restorer with this config; the caller closes it."""
         return Restorer(self)
 
     def key(self) -> str:
-        """As :attr:`RestorerInfo.key`, from the manifests alone: nothing is opened.
+        """Return :attr:`RestorerInfo.key` from the manifests alone, without opening a model.
 
         Raises:
             ResharpError: a model cannot be found.
@@ -97,7 +100,7 @@ class RestoreConfig(Settings):
         return self.key_of(found)
 
     def key_of(self, manifests: Sequence[Manifest]) -> str:
-        """Hash of all that decides the pixels of a result, with the models of these manifests."""
+        """Hash everything that decides the pixels of a result made with these models."""
         own = 1.0 if self.aligned else float(manifests[0].scale)
         parts: dict[str, Any] = {
             "models": [
@@ -116,12 +119,12 @@ class RestoreConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelUse:
-    """A network at work."""
+    """A model in use, with its backend and device."""
 
     model: str
     backend: str
     device: str
-    """Several are joined by commas."""
+    """Several devices are joined by commas."""
 
     def __str__(self) -> str:
         return f"{self.model}, {self.backend} on {self.device}"
@@ -129,26 +132,26 @@ class ModelUse:
 
 @dataclass(frozen=True, kw_only=True)
 class RestorerInfo:
-    """What is known of a restorer, here or elsewhere."""
+    """Facts about an open restorer, on this machine or another."""
 
     scale: float
     """Output size over input size."""
     key: str
-    """Hash of all that decides the pixels of a result, the device and the tile aside."""
+    """Hash of everything that decides the pixels of a result, except the device and the tile."""
     tile: int | None
-    """Largest side of a tile that it would use now; None where nothing is tiled."""
+    """Largest side of a tile that the next image would use; None if nothing is tiled."""
     upscaler: ModelUse | None
     face: ModelUse | None
 
     @property
     def device_label(self) -> str:
-        """Where it runs, as in ``onnx on cpu``: what may change a pixel by a level."""
+        """Where it runs, e.g. ``onnx on cpu``, which may change a pixel by a level."""
         used = self._used[0]
         return f"{used.backend} on {used.device.partition(':')[0]}"
 
     @property
     def description(self) -> str:
-        """Models, backends and devices, for people."""
+        """Models, backends and devices in words."""
         return ", ".join(f"{one.model} with {one.backend} on {one.device}" for one in self._used)
 
     @property
@@ -157,20 +160,20 @@ class RestorerInfo:
 
 
 class Restorer(AbstractContextManager["Restorer"]):
-    """A config, opened: an upscaler, a restorer of faces, or one over the other.
+    """An opened config: an upscaler, a face restorer, or a face restorer over an upscaler.
 
     Safe to call from several threads at once. A context manager.
 
     Raises:
-        ResharpError: as :class:`~resharp.Upscaler` and :class:`~resharp.FaceRestorer`.
+        ResharpError: as for :class:`~resharp.Upscaler` and :class:`~resharp.FaceRestorer`.
     """
 
     def __init__(self, config: RestoreConfig) -> None:
         self.config = config
         self.upscaler: Upscaler | None = None
-        """None where pictures are aligned faces."""
+        """None if images are aligned faces."""
         self.network: BundleNetwork | None = None
-        """None where no faces are restored."""
+        """None if faces are not restored."""
         self._background: Upscaler | Ensemble | None = None
         self._faces: FaceRestorer | None = None
         with ExitStack() as stack:
@@ -200,50 +203,56 @@ class Restorer(AbstractContextManager["Restorer"]):
         if config.fidelity is not None and not self.network.has_fidelity:
             opened.close()
             name = self.network.manifest.name
-            raise OptionError(f"{name} has no --fidelity: leave it out, or take --face codeformer")
+            raise OptionError(f"{name} has no `fidelity`: leave it out, or use `face`=codeformer")
         return opened
 
-    def __call__(self, image: Image, progress: Progress | None = None) -> tuple[Image, int | None]:
-        """The restored picture, and how many faces of it were restored; None without faces.
+    def __call__(self, image: Image, *, progress: Progress | None = None) -> Image:
+        """Restore one image.
 
         Args:
-            image: as an :class:`~resharp.Upscaler` takes.
-            progress: called as (tiles done, tiles in all) from this thread; raising cancels.
+            image: as for an :class:`~resharp.Upscaler`.
+            progress: called with (tiles done, tiles in all) from this thread; raising cancels.
 
         Raises:
-            ResharpError: see :class:`~resharp.Upscaler`.
+            ResharpError: as for an :class:`~resharp.Upscaler`.
         """
+        return self.with_count(image, progress=progress)[0]
+
+    def with_count(
+        self, image: Image, *, progress: Progress | None = None
+    ) -> tuple[Image, int | None]:
+        """Restore one image and count its restored faces; the count is None without faces."""
         if self._faces is not None:
-            restored = self._faces.restore(image, progress=progress)
+            restored = self._faces.detailed(image, progress=progress)
             return restored.image, restored.count
         assert self._background is not None
         return self._background(image, progress=progress), None
 
-    def many(self, images: Sequence[Image]) -> list[Image]:
-        """Restore pictures of one shape and dtype, in one run of the network where that pays."""
+    def batch(self, images: Sequence[Image]) -> list[Image]:
+        """Restore images of one shape and dtype, in one run of the network where that is faster."""
         if len(images) > 1 and self.upscaler is not None and self._plain:
-            return self.upscaler.restore_many(images, len(images))
-        return [self(image)[0] for image in images]
+            return self.upscaler.batch(images, len(images))
+        return [self(image) for image in images]
 
-    def batch(self, height: int, width: int) -> int:
-        """Pictures of that size that :meth:`many` should be given to fill the device."""
+    def batch_for(self, height: int, width: int) -> int:
+        """Return how many images of that size :meth:`batch` needs to fill the device."""
         if self.upscaler is None or not self._plain:
             return 1
         return self.upscaler.batch_for(height, width)
 
     @property
     def _plain(self) -> bool:
-        """Whether an upscaler is all there is."""
+        """Whether it is an upscaler and nothing else."""
         return self._faces is None and self._background is self.upscaler
 
     @property
     def threads(self) -> int:
-        """Threads that may call it at once with profit."""
+        """Number of concurrent calls that keep the device busy."""
         return 1 if self.upscaler is None else self.upscaler.workers
 
     @property
     def info(self) -> RestorerInfo:
-        """What it is, as things are now."""
+        """Facts about it as of now."""
         used = (self.upscaler, self.network)
         return RestorerInfo(
             scale=1.0 if self.upscaler is None else self.upscaler.scale,
@@ -254,12 +263,12 @@ class Restorer(AbstractContextManager["Restorer"]):
         )
 
     def pin_tile(self, tile: int | None) -> None:
-        """See :meth:`Upscaler.pin_tile`."""
+        """Use tiles of that size from now on; see :meth:`Upscaler.pin_tile`."""
         if self.upscaler is not None and tile is not None:
             self.upscaler.pin_tile(tile)
 
     def close(self) -> None:
-        """Give every resource back; closing twice does nothing."""
+        """Release every resource; closing twice does nothing."""
         self._stack.close()
 
     def __exit__(self, *error: object) -> None:
@@ -273,47 +282,42 @@ def _use(one: Upscaler | BundleNetwork | None) -> ModelUse | None:
 
 
 class RestorerPool(AbstractContextManager["RestorerPool"]):
-    """The restorers of one config on several devices. A context manager.
+    """Restorers of one config on one device or several. A context manager.
 
     Args:
-        config: what they do.
-        gpus: numbers of GPUs, one restorer each; empty leaves the device to the config.
-        workers: pictures in work at once on each device; None: on a GPU what its backend keeps
-            busy with, on the CPU a picture for each core, up to 4.
-        on_cpu: the same for the CPU alone, where ``workers`` is None.
-        most: pictures in work at once that make sense, if so few; None: any.
+        config: what they do. ``device`` may name several GPUs: ``cuda:0,1`` or ``cuda:all``.
+        workers: images in flight at once on each device; None: on a GPU as many as keep it busy,
+            on the CPU one per core, up to 4.
+        on_cpu: the default of ``workers`` on the CPU.
+        most: upper bound on the images in flight; None for no limit.
 
     Raises:
-        OptionError: a number makes no sense.
-        ResharpError: see :class:`Restorer`.
+        OptionError: a number or the device is invalid.
+        ResharpError: as for :class:`Restorer`.
     """
 
     def __init__(
         self,
         config: RestoreConfig,
         *,
-        gpus: Sequence[int] = (),
         workers: int | None = None,
         on_cpu: int | None = None,
         most: int | None = None,
     ) -> None:
         if workers is not None and workers < 1:
-            raise OptionError(f"workers is {workers!r}; it must be at least 1")
-        if len(set(gpus)) != len(gpus) or any(gpu < 0 for gpu in gpus):
-            raise OptionError(f"gpus are numbers, each once, not {list(gpus)}")
-        if gpus and config.device != "auto":
-            raise OptionError("give either the device or the GPUs")
+            raise OptionError(f"`workers` must be at least 1, got {workers!r}")
         self._most, self._each = most, workers
+        devices = devices_of(config.device)
         with ExitStack() as stack:
-            if gpus:
-                own = [config.on(device=f"cuda:{gpu}") for gpu in gpus]
+            if len(devices) > 1:
+                own = [config.on(device=device) for device in devices]
                 self.workers = [stack.enter_context(one.open()) for one in own]
             else:
                 self.workers = self._open(config, on_cpu, stack)
             self._stack = stack.pop_all()
 
     def _open(self, config: RestoreConfig, on_cpu: int | None, stack: ExitStack) -> list[Restorer]:
-        """One restorer where the config says, or several that share the cores of a CPU."""
+        """Open one restorer on the config's device, or several that share the cores of a CPU."""
         first = stack.enter_context(config.open())
         if not first.info.device_label.endswith("on cpu"):
             return [first]
@@ -335,12 +339,12 @@ class RestorerPool(AbstractContextManager["RestorerPool"]):
 
     @property
     def first(self) -> Restorer:
-        """One of them, to ask: all are alike but for the device."""
+        """One of them; all are alike except for the device."""
         return self.workers[0]
 
     @property
     def slots(self) -> list[Restorer]:
-        """A restorer for each picture that is to be in work at once; one may be there twice."""
+        """A restorer per image in flight; one may appear twice."""
         rounds = [
             [one] * (one.threads if self._each is None else self._each) for one in self.workers
         ]
@@ -349,3 +353,55 @@ class RestorerPool(AbstractContextManager["RestorerPool"]):
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
+
+
+class RestoreOptions(TypedDict, total=False):
+    """The fields of :class:`RestoreConfig`, as keyword arguments of functions."""
+
+    model: str
+    backend: BackendName
+    device: str
+    tile: Tile
+    scale: float | None
+    denoise: float | None
+    memory_fraction: float
+    threads: int | None
+    store: str | os.PathLike[str] | None
+    precision: Precision
+    tta: Tta
+    face: str | None
+    fidelity: float | None
+    face_weight: float | None
+    only_center: bool
+    aligned: bool
+    weights_dir: str | os.PathLike[str] | None
+
+
+def config_from(config: RestoreConfig | None, options: RestoreOptions) -> RestoreConfig:
+    """Return the config that was passed, or the one that options describe.
+
+    Raises:
+        OptionError: both were passed, or an option is invalid.
+    """
+    if config is None:
+        values: dict[str, Any] = dict(options)
+        paths = {name: os.fspath(one) for name, one in values.items() if hasattr(one, "__fspath__")}
+        return RestoreConfig(**{**values, **paths})
+    if options:
+        raise OptionError(f"pass either `config` or {', '.join(options)}, not both")
+    return config
+
+
+def devices_of(device: str) -> list[str]:
+    """Return the devices that a choice names: ``cuda:0,1`` is ``cuda:0`` and ``cuda:1``.
+
+    Raises:
+        OptionError: a GPU is named twice, or ``cuda:all`` and there is none.
+    """
+    kind, _, which = str(device).partition(":")
+    if kind != "cuda" or not (which == "all" or "," in which):
+        return [device]
+    found = [str(gpu.index) for gpu in gpus()] if which == "all" else which.split(",")
+    if not found or len(set(found)) != len(found):
+        raise OptionError(f"`device` must name GPUs, each once, e.g. cuda:0,1, got {device!r}")
+    return [f"{kind}:{number.strip()}" for number in found]

@@ -1,4 +1,4 @@
-"""An upscaler's options in a file: JSON or TOML."""
+"""The options of an upscaler, also as a JSON or TOML file."""
 
 from __future__ import annotations
 
@@ -13,40 +13,50 @@ from resharp.fsutil import replacing
 from resharp.optional import require
 from resharp.runtime.bundle_lookup import DEFAULT_MODEL
 from resharp.runtime.upscaler import Upscaler
-from resharp.types import BackendName, Precision
+from resharp.types import BackendName, Precision, Tile
 
 SUFFIXES = (".json", ".toml")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Options of an :class:`~resharp.Upscaler`; :meth:`upscaler` checks them."""
+    """Options of an :class:`~resharp.Upscaler`, which checks them when it is opened."""
 
     model: str = DEFAULT_MODEL
+    """Name of a model, or folder of a bundle."""
     backend: BackendName = "auto"
+    """``auto`` for the first that works, ``tensorrt``, ``torch`` or ``onnx``."""
     device: str = "auto"
-    tile: int | str = "auto"
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    tile: Tile = "auto"
+    """Largest side of a tile in pixels, ``auto`` or ``whole``."""
     scale: float | None = None
+    """Output size over input size; None is the model's own."""
     denoise: float | None = None
+    """Denoise strength 0..1, for a model that has one."""
     memory_fraction: float = 0.5
+    """Fraction (0, 1] of the device's free memory that ``tile="auto"`` may use."""
     threads: int | None = None
+    """CPU threads per image; None leaves it to the library."""
     store: str | None = None
+    """Folder of the bundles; None is the default."""
     precision: Precision = "auto"
+    """``auto`` for FP16 on a GPU where that preserves the image, or ``fp32``."""
 
     def upscaler(self) -> Upscaler:
-        """One with these options; the caller closes it.
+        """Open an upscaler with these options; the caller closes it.
 
         Raises:
-            ResharpError: see :class:`~resharp.Upscaler`.
+            ResharpError: as for :class:`~resharp.Upscaler`.
         """
         return Upscaler(**{one.name: getattr(self, one.name) for one in fields(Settings)})
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write them, whole or not at all, as what the file's ending says.
+        """Write them as JSON or TOML, by the file's extension, whole or not at all.
 
         Raises:
-            OptionError: the ending is neither .json nor .toml.
-            OutputError: it cannot be written.
+            OptionError: the extension is neither .json nor .toml.
+            OutputError: the file cannot be written.
         """
         target = Path(path)
         values = {name: _plain(value) for name, value in asdict(self).items() if value is not None}
@@ -62,11 +72,10 @@ class Settings:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Settings:
-        """Read what :meth:`save`, or a hand, wrote.
+        """Load settings from a JSON or TOML file.
 
         Raises:
-            OptionError: the file is not there, is no such file, or holds an option that there is
-                not.
+            OptionError: the file cannot be read, or has an unknown option.
         """
         source = Path(path)
         kind = _kind(source)
@@ -74,20 +83,20 @@ class Settings:
             text = source.read_text(encoding="utf-8")
             values = json.loads(text) if kind == ".json" else _toml(text)
         except (OSError, ValueError) as error:
-            raise OptionError(f"settings {source} cannot be read: {error}") from error
+            raise OptionError(f"cannot read the settings in {source}: {error}") from error
         if not isinstance(values, dict):
-            raise OptionError(f"settings {source} are no table of options")
+            raise OptionError(f"{source} must be a table of options")
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise OptionError(
-                f"settings {source}: there is no option {unknown[0]!r}, only {', '.join(known)}"
+                f"{source} has an unknown option {unknown[0]!r}; known are {', '.join(known)}"
             )
         return cls(**values)
 
 
 def _plain(value: Any) -> Any:
-    """What JSON and TOML can hold: paths as text, numbers of numpy as Python's."""
+    """Convert to what JSON and TOML can hold: paths to text, numpy numbers to Python's."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return value.item() if hasattr(value, "item") else value
@@ -95,7 +104,7 @@ def _plain(value: Any) -> Any:
 
 def _kind(path: Path) -> str:
     if path.suffix.lower() not in SUFFIXES:
-        raise OptionError(f"settings are {' or '.join(SUFFIXES)} files, not {path.name!r}")
+        raise OptionError(f"settings must be a {' or '.join(SUFFIXES)} file, got {path.name!r}")
     return path.suffix.lower()
 
 

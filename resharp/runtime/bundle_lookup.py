@@ -1,4 +1,4 @@
-"""From a model's name to its bundle."""
+"""Finds the bundle of a model by its name."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ DEFAULT_MODEL = "resharp-x4"
 FACE_TASKS = ("face", "face-restoration")
 """``task`` of the manifests and catalogue entries of networks for aligned faces."""
 WEIGHTS = (".pth", ".pt", ".safetensors")
-_CURE = "Install it anew: pip install --force-reinstall resharp"
+_CURE = "Reinstall it: run 'pip uninstall resharp', then 'pip install resharp'."
 
 
 def builtin_folder() -> Path:
-    """Where the bundles inside the package are, to read only."""
+    """Return the read-only folder of the bundles inside the package."""
     return Path(__file__).parents[1] / "weights" / "builtin"
 
 
 def builtin_store() -> Store:
-    """The bundles inside the package, as a store."""
+    """Return the bundles inside the package as a store."""
     return Store(builtin_folder(), _CURE)
 
 
@@ -46,26 +46,26 @@ def resolve(
     """Find the bundle of a model.
 
     Args:
-        model: a name, the folder of a bundle, or a bundle.
-        store: folder of the store; None takes the default.
-        denoise: strength 0..1, for a model that has one; made in the store at its first use.
+        model: a name, a bundle or its folder.
+        store: folder of the bundles; None is the default.
+        denoise: strength 0..1, for a model that has one; its weights are made at the first use.
 
     Raises:
-        UnknownModelError: nothing has that name; the nearest names are given.
-        NotExportedError: it is known, but its graph is not in the store.
-        BundleError: its bundle is damaged.
-        OptionError: it has no denoise strength, or the strength is not in 0..1.
-        OutputError: the store cannot be written, and a new strength has to be.
+        UnknownModelError: no model has that name; the message lists similar ones.
+        NotExportedError: the model is known, but its graph is not in the store.
+        BundleError: the bundle is damaged.
+        OptionError: the model has no denoise strength, or the strength is not in 0..1.
+        OutputError: the weights of a new strength cannot be written to the store.
     """
     if isinstance(model, Bundle):
         return _at(model, denoise)
     if not isinstance(model, str | os.PathLike):
-        raise OptionError(f"model {model!r} is neither a name, a folder nor a bundle")
+        raise OptionError(f"`model` must be a name, a folder or a Bundle, got {model!r}")
     if not isinstance(store, str | os.PathLike | None):
-        raise OptionError(f"store is {store!r}; it must be a folder")
+        raise OptionError(f"`store` must be a folder, got {store!r}")
     text = os.fspath(model)
     if text.lower().endswith(WEIGHTS) and os.path.isfile(text):
-        raise NotExportedError(f"{text} holds weights, no graph: resharp export {text}")
+        raise NotExportedError(f"{text} is a checkpoint: run 'resharp export {text}' first")
     if os.sep in text or os.path.isfile(Path(text, MANIFEST)):
         return _at(_from_folder(Path(text)), denoise)
     shipped = None if denoise is not None else _shipped(text, store)
@@ -97,38 +97,38 @@ def model_info(
     store: str | os.PathLike[str] | None = None,
     denoise: float | None = None,
 ) -> ModelInfo:
-    """Tell what is known of a model, without running it.
+    """Return what is known of a model, without running it.
 
     Args:
         model: as for :class:`~resharp.Upscaler`.
-        store: folder of the store.
+        store: folder of the bundles; None is the default.
         denoise: strength 0..1, for a model that has one.
 
     Raises:
-        ResharpError: see :func:`resolve`.
+        ResharpError: the bundle cannot be found or used, as for :class:`~resharp.Upscaler`.
     """
     return info_of(resolve(model, store=store, denoise=denoise))
 
 
 def _at(bundle: Bundle, denoise: float | None) -> Bundle:
-    """The strength of a bundle that was given itself; it is made beside it."""
+    """Return a strength of a bundle that was passed itself; it is made next to it."""
     name = bundle.manifest.name
     if denoise is None or variant_name(name, denoise) == name:
         return bundle
     if bundle.manifest.twin is None:
-        raise OptionError(f"the bundle {bundle.folder} has no denoise strengths: leave denoise out")
+        raise OptionError(f"{bundle.folder} has no denoise strength: leave out `denoise`")
     return blended(bundle, denoise, Store(bundle.folder.parent))
 
 
 def _shipped(name: str, store: str | os.PathLike[str] | None) -> Bundle | None:
-    """A bundle of the package, whose engines are in the user's store; None: there is none."""
+    """Return a bundle of the package, with its engines in the user's store, or None."""
     inside = builtin_folder() / name
     if not os.path.isfile(inside / MANIFEST):
         return None
     bundle = Bundle.open(inside, _CURE)
     try:
         folder = store_folder(store)
-    except MissingExtraError:  # platformdirs: without it there is no store, nor an engine in it
+    except MissingExtraError:  # platformdirs: without it there is no store and so no engine
         return bundle
     return load_tuning(replace(bundle, engine_store_folder=folder / name / ENGINES))
 
@@ -140,13 +140,13 @@ def _from_folder(folder: Path) -> Bundle:
         raise
     except OSError as error:
         raise NotExportedError(
-            f"{folder} is no bundle (it holds no manifest.json): give the folder that "
+            f"{folder} is not a bundle (it has no manifest.json): pass a folder that "
             "'resharp export' wrote, or a model's name"
         ) from error
 
 
 def check_upscales(model: str | os.PathLike[str] | Bundle) -> None:
-    """Refuse what restores or finds faces and upscales nothing, exported or not.
+    """Refuse models that restore or detect faces instead of upscaling, exported or not.
 
     Raises:
         OptionError: it is such a model; the message says what it is for.
@@ -161,9 +161,9 @@ def check_upscales(model: str | os.PathLike[str] | Bundle) -> None:
             return
         name, task = entry.name, entry.task
     if task in FACE_TASKS:
-        raise OptionError(f"{name} restores faces and upscales nothing: use --face {name}")
+        raise OptionError(f"{name} restores faces and does not upscale: use `face`={name}")
     if task.startswith("face-"):
-        raise OptionError(f"{name} is for {task.replace('-', ' ')} and upscales nothing")
+        raise OptionError(f"{name} is for {task.replace('-', ' ')} and does not upscale")
 
 
 def _missing(
@@ -171,7 +171,7 @@ def _missing(
 ) -> Exception:
     from resharp.weights import catalogue, local_entries, nearest
 
-    option = "" if denoise in (None, 1) else f" --denoise {denoise:g}"
+    option = "" if denoise in (None, 1) else f" with `denoise`={denoise:g}"
     own, stored = local_entries(), Store(store_folder(store)).names()
     entry = catalogue().get(canonical)
     if option and (entry is None or entry.blend is None):
@@ -179,16 +179,16 @@ def _missing(
         return OptionError(f"{canonical} has no denoise strength; models that have one: {able}")
     if option and canonical in stored:
         return NotExportedError(
-            f"{canonical} was exported without its twin, so that the strength has to be exported: "
-            f"resharp export {canonical}{option}"
+            f"{canonical} was exported without the checkpoint that it is blended with, so each "
+            f"strength needs an export: run 'resharp export {canonical}'{option}"
         )
     known = {*catalogue(), *own, *stored, *builtin_store().names()}
     if canonical in known:
         return NotExportedError(
-            f"{canonical} has not been exported yet: resharp export {canonical}"
+            f"{canonical} has not been exported yet: run 'resharp export {canonical}'"
         )
     near = nearest(asked, sorted(known))
     hint = f"; did you mean {' or '.join(near)}?" if near else "."
     return UnknownModelError(
-        f"no model is called {asked!r}{hint} All are in: resharp weights list, resharp engines list"
+        f"no model is called {asked!r}{hint} 'resharp models list' shows all of them"
     )

@@ -6,11 +6,9 @@ import logging
 import math
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from resharp.runtime.fallback import BackendAttempt, attempt_of, open_first
 from resharp.runtime.imaging.alpha import bleed
 from resharp.runtime.imaging.layout import Layout, check_gray, from_network, layout_of, to_network
 from resharp.runtime.imaging.resize import RowResizer, resize
+from resharp.runtime.streaming import check_count, stream
 from resharp.runtime.tiling.bands import (
     TiledPass,
     check_tile,
@@ -31,7 +30,7 @@ from resharp.runtime.tiling.bands import (
     plan_for,
     smallest_for,
 )
-from resharp.types import BackendName, Image, Precision, Progress
+from resharp.types import BackendName, Image, Precision, Progress, Tile
 
 logger = logging.getLogger(__name__)
 
@@ -40,33 +39,32 @@ LARGEST_SCALE = 32.0
 
 
 class Upscaler:
-    """Restores pictures with one model on one device.
+    """Restores images with one model on one device.
 
     Args:
-        model: a model's name, the folder of a bundle, or a bundle. The default is built in.
-        backend: ``auto``, ``tensorrt``, ``torch`` or ``onnx``; auto takes the first that works.
+        model: a model's name, a bundle or its folder. The default is built in.
+        backend: ``auto`` for the first that works, ``tensorrt``, ``torch`` or ``onnx``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        tile: largest side of a tile in pixels; ``auto``: from the free memory; ``whole``: as few
+        tile: largest side of a tile in pixels; ``auto``: as free memory allows; ``whole``: as few
             tiles as that allows.
-        scale: output size over input size; None is the model's own. Others are reached by
-            resizing at the end (Lanczos-3, antialiased).
-        denoise: strength 0..1 of a model exported with it.
-        store: folder of the store; None takes the default.
-        threads: CPU threads of one run; None leaves it to the library.
-        memory_fraction: share of the device's free memory that ``tile="auto"`` may plan with, in
-            (0, 1].
-        precision: ``auto``, FP16 on a GPU where that keeps the picture; or ``fp32``.
-        tuning: what ``export-engines --tune`` found (``auto``), settings of your own, or None for
-            the defaults. ``tile`` and ``threads`` go first.
+        scale: output size over input size; None is the model's own. Other scales are reached by
+            resizing the result (Lanczos-3, antialiased).
+        denoise: strength 0..1, for a model exported with one.
+        store: folder of the bundles; None is the default.
+        threads: CPU threads per run; None leaves it to the library.
+        memory_fraction: fraction (0, 1] of the device's free memory that ``tile="auto"`` may use.
+        precision: ``auto`` for FP16 on a GPU where that preserves the image, or ``fp32``.
+        tuning: ``auto`` for the settings that were measured to be fastest here, if any, a
+            :class:`Tuning`, or None for the defaults. ``tile`` and ``threads`` take precedence.
 
-    Safe to call from several threads at once; nothing of an image is kept. A context manager.
+    Safe to call from several threads at once; it keeps nothing of an image. A context manager.
 
     Raises:
-        UnknownModelError: nothing has that name.
-        NotExportedError: the model's graph is not in the store.
-        BundleError: its bundle is damaged.
-        BackendError: no backend can run it here; the message holds every reason.
-        OptionError: an option makes no sense.
+        UnknownModelError: no model has that name.
+        NotExportedError: the store does not have the model's graph.
+        BundleError: the bundle is damaged.
+        BackendError: no backend can run it here; the message lists every reason.
+        OptionError: an option is invalid.
     """
 
     def __init__(
@@ -75,7 +73,7 @@ class Upscaler:
         *,
         backend: BackendName = "auto",
         device: str = "auto",
-        tile: int | str | None = "auto",
+        tile: Tile | None = "auto",
         scale: float | None = None,
         denoise: float | None = None,
         store: str | os.PathLike[str] | None = None,
@@ -86,12 +84,12 @@ class Upscaler:
     ) -> None:
         self._scale, self._tile = _check_scale(scale), check_tile(tile)
         if not (tuning is None or isinstance(tuning, Tuning) or tuning == "auto"):
-            raise OptionError(f"tuning {tuning!r} is neither 'auto' nor a Tuning nor None")
+            raise OptionError(f"`tuning` must be 'auto', a Tuning or None, got {tuning!r}")
         self._memory = _check_memory(memory_fraction)
         try:
             bundle = resolve(model, store=store, denoise=denoise)
         except ResharpError:
-            check_upscales(model)  # to export a face model would be in vain
+            check_upscales(model)  # exporting a face model would not help
             raise
         check_upscales(bundle)
         bundle.verify()
@@ -99,7 +97,7 @@ class Upscaler:
             open_first, bundle, backend, device, threads, precision=precision, tuning=tuning
         )
         self._backend, self._attempts = self._open()
-        self._deep: Backend | None = None  # for what is not uint8, once there was any
+        self._deep: Backend | None = None  # for 16-bit and float images, opened with the first
         self._lock, self._closed = threading.Lock(), False
         self._warn_of_tile()
 
@@ -109,15 +107,17 @@ class Upscaler:
             return
         if tile < least:
             overlap = self.manifest.overlap
-            text = "tile %d leaves nothing between overlaps of %d pixels: using %d"
+            text = "a tile of %d leaves nothing between overlaps of %d pixels: using %d"
             logger.warning(text, tile, overlap, least)
         elif most is not None and tile > most:
-            text = "the engine takes tiles of up to %d: not %d (export-engines %s --tile %d)"
+            text = (
+                "the engine takes tiles of up to %d, not %d: run 'export-engines %s' with `tile`=%d"
+            )
             logger.warning(text, most, tile, self.manifest.name, tile)
 
     @property
     def manifest(self) -> Manifest:
-        """What is known of the model."""
+        """The manifest of the model."""
         return self._backend.manifest
 
     @property
@@ -127,36 +127,36 @@ class Upscaler:
 
     @property
     def backend(self) -> str:
-        """Name of the backend in use, ``onnx`` say."""
+        """Name of the backend in use, e.g. ``onnx``."""
         return self._backend.name
 
     @property
     def device(self) -> str:
-        """Device in use, ``cpu`` say."""
+        """Device in use, e.g. ``cpu``."""
         return self._backend.options.device
 
     @property
     def workers(self) -> int:
-        """Pictures that it can have in work at once, from several threads, with profit."""
+        """Number of concurrent calls that keep the device busy."""
         return self._backend.workers()
 
     @property
     def tile(self) -> int:
-        """Largest side of a tile, in pixels, that it would use now."""
+        """Largest side of a tile, in pixels, that the next call would use."""
         return choose_tiling(self._backend, self._tile, self._memory).size
 
     def pin_tile(self, tile: int) -> None:
-        """From now on use tiles of that size, whatever memory is free: all frames of a video alike.
+        """Use tiles of that size from now on, e.g. the same for all frames of a video.
 
         Raises:
-            OptionError: it is no number of pixels.
+            OptionError: it is not a number of pixels.
         """
         self._tile = check_tile(tile)
 
     def batch_for(self, height: int, width: int) -> int:
-        """8-bit pictures of that size that :meth:`restore_many` should be given to fill the device.
+        """Return how many 8-bit images of that size :meth:`batch` needs to fill the device.
 
-        It is 1 where a picture takes more than one tile.
+        It is 1 where an image takes more than one tile.
         """
         if len(plan_for(self._backend, height, width, self.tile)) > 1:
             return 1
@@ -164,11 +164,11 @@ class Upscaler:
 
     @property
     def attempts(self) -> tuple[BackendAttempt, ...]:
-        """What was tried, up to the backend in use; each that was skipped with its reason.
+        """The backends that were tried, up to the one in use; each skipped one has its reason.
 
-        Where 16-bit and float pictures need another backend, its attempts follow when the first
-        such picture has come. A backend may learn something in its first runs: that CUDA graphs
-        have no room, say.
+        If 16-bit and float images need another backend, its attempts follow once the first such
+        image has been restored. A backend may add a note after its first runs, e.g. that CUDA
+        graphs do not fit in memory.
         """
         opened = [one for one in (self._backend, self._deep) if one is not None]
         now = {(one.name, one.options.device): attempt_of(one) for one in opened}
@@ -177,27 +177,25 @@ class Upscaler:
         )
 
     def explain(self) -> str:
-        """The attempts as text, a line each."""
+        """Return the attempts as text, one per line."""
         return "\n".join(str(one) for one in self.attempts)
 
     def __call__(self, image: Image, *, progress: Progress | None = None) -> Image:
-        """Restore one picture.
+        """Restore one image.
 
         Args:
             image: gray ``[h, w]`` or ``[h, w, 1]``, BGR ``[h, w, 3]`` or BGRA ``[h, w, 4]``, of
                 any size from 1x1; uint8, uint16, or float32 in 0..1.
-            progress: called as (done, total), counting tiles, from this thread. Raising in it
-                cancels.
+            progress: called with (tiles done, tiles in all) from this thread; raising cancels.
 
         Returns:
-            ``scale`` times the size, of the input's dtype and channels. The colors under fully
-            transparent pixels are not kept.
+            An image ``scale`` times the size, with the input's dtype and channels. Colors under
+            fully transparent pixels are not kept.
 
         Raises:
-            ImageError: the array is no such picture, or has colors and the model only gray.
-            OutOfMemoryError: not even the smallest tile found memory.
-            BackendError: a 16-bit or float picture, and the backend that was asked for has nothing
-                for it.
+            ImageError: the array is not such an image, or is a color image for a gray model.
+            OutOfMemoryError: not even the smallest tile fits in memory.
+            BackendError: the requested backend cannot restore 16-bit or float images.
         """
         layout = self._layout(image)
         image = np.asarray(image)  # drops subclasses, whose indexing differs
@@ -213,29 +211,29 @@ class Upscaler:
             self._fill(one, source, target, advance)
         return out
 
-    def restore_many(
-        self, images: Iterable[Image], batch_size: int = 8, *, progress: Progress | None = None
+    def batch(
+        self, images: Iterable[Image], size: int = 8, *, progress: Progress | None = None
     ) -> list[Image]:
-        """Restore several pictures, small ones of one shape together.
+        """Restore several images; small ones of one shape share a run of the network.
 
         Args:
             images: as for a call.
-            batch_size: pictures per run of the network, at most.
-            progress: called as (pictures done, pictures in all).
+            size: most images per run of the network.
+            progress: called with (images done, images in all) from this thread; raising cancels.
 
         Returns:
             The results in order.
 
         Raises:
-            OptionError: ``batch_size`` is under 1.
-            ImageError: one array is no picture; nothing has been run then.
+            OptionError: ``size`` is below 1.
+            ImageError: an array is not an image; nothing has been run then.
         """
-        _check_count("batch_size", batch_size)
+        check_count("size", size)
         images = list(images)
         layouts = [self._layout(image) for image in images]
         results: dict[int, Image] = {}
         count = _Counter(progress, len(images))
-        for group in _alike(layouts, batch_size):
+        for group in _alike(layouts, size):
             for index, result in self._together(images, group, layouts[group[0]]):
                 results[index] = result
                 count.add(1)
@@ -245,19 +243,18 @@ class Upscaler:
         """Restore frames in order, working ahead while the caller uses the last one.
 
         Args:
-            frames: pictures, read one by one, at most ``ahead`` before they are wanted.
-            ahead: frames in work or waiting.
+            frames: images, read one by one, at most ``ahead`` before they are needed.
+            ahead: number of frames in flight or waiting.
 
         Raises:
-            OptionError: ``ahead`` is under 1.
-            ImageError: at the frame that is no picture; the ones before it have come out. So it is
-                with whatever ``frames`` raises.
+            OptionError: ``ahead`` is below 1.
+            ImageError: a frame is not an image; all earlier frames have come out by then. The same
+                holds for anything that ``frames`` raises.
         """
-        _check_count("ahead", ahead)
-        return self._stream(frames, ahead)
+        return stream(self, frames, ahead=ahead, workers=self._backend.workers())
 
     def close(self) -> None:
-        """Give every resource back; closing twice does nothing."""
+        """Release every resource; closing twice does nothing."""
         with self._lock:
             self._closed, deep = True, self._deep
         self._backend.close()
@@ -277,12 +274,12 @@ class Upscaler:
         return layout
 
     def _backend_for(self, layout: Layout) -> Backend:
-        """The backend for pictures of that dtype; another than the usual one is said aloud."""
+        """Return the backend for that dtype, with a warning if it is not the usual one."""
         if layout.network_dtype == "uint8":
             return self._backend
         with self._lock:
             if self._deep is None and self._closed:
-                return self._backend  # which says that it is closed
+                return self._backend  # raises that it is closed
             if self._deep is None:
                 reason = self._backend.unsupported_reason(layout.network_dtype)
                 self._deep = self._backend if reason is None else self._next(reason)
@@ -290,10 +287,10 @@ class Upscaler:
 
     def _next(self, reason: str) -> Backend:
         lacking = BackendAttempt(
-            self.backend, self.device, False, f"16-bit and float pictures: {reason}"
+            self.backend, self.device, False, f"16-bit and float images: {reason}"
         )
         found, attempts = self._open(after=lacking)
-        logger.warning("%s; they go to %s on %s", lacking, found.name, found.options.device)
+        logger.warning("%s; using %s on %s for them", lacking, found.name, found.options.device)
         self._attempts = (*self._attempts, *attempts)
         return found
 
@@ -301,7 +298,7 @@ class Upscaler:
         return max(round(height * self.scale), 1), max(round(width * self.scale), 1)
 
     def _planes(self, image: Image, out: Image, layout: Layout) -> list[tuple[Image, Image]]:
-        """(input, output) of each pass: color, and alpha where it says anything."""
+        """Return (input, output) of each pass: color, and alpha unless it is constant."""
         if layout.channels == 1:
             return [(image, out.reshape(out.shape[:2]))]
         if layout.channels == 3:
@@ -315,7 +312,7 @@ class Upscaler:
     def _fill(
         self, one: TiledPass, source: Image, target: Image, advance: Callable[[int], None]
     ) -> None:
-        """Run a pass over ``source`` into ``target``, resizing where another scale is asked for."""
+        """Run a pass over ``source`` into ``target``, resizing to another scale if asked."""
         native = self.manifest.scale
         height, width = one.height * native, one.width * native
         resizer = None
@@ -349,7 +346,7 @@ class Upscaler:
             results = backend.infer(stack(windows))
         except OutOfMemoryError:
             logger.warning(
-                "out of memory with %d pictures at once: going on one by one", len(group)
+                "out of memory with %d images at once: restoring them one by one", len(group)
             )
             for index in group:
                 yield index, self(images[index])
@@ -363,32 +360,6 @@ class Upscaler:
             from_network(result, out.reshape(height, width) if layout.channels == 1 else out)
             yield index, out
 
-    def _stream(self, frames: Iterable[Image], ahead: int) -> Iterator[Image]:
-        pending: deque[Future[Image]] = deque()
-        workers = min(self._backend.workers(), ahead)
-        pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="resharp-stream")
-        source, failure = iter(frames), None
-        try:
-            while True:
-                try:
-                    frame = next(source)
-                except StopIteration:
-                    break
-                except Exception as error:  # what was read before it still comes out
-                    failure = error
-                    break
-                # A copy, since readers of video like to fill one buffer again and again.
-                own = np.array(frame) if isinstance(frame, np.ndarray) else frame
-                pending.append(pool.submit(self, own))
-                if len(pending) >= ahead:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-            if failure is not None:
-                raise failure
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
 
 class _Counter:
     """Counts towards a total for a progress callback."""
@@ -399,7 +370,7 @@ class _Counter:
     def add(self, count: int) -> None:
         self._done += count
         if self._progress is not None:
-            # A halved tile means more tiles than were planned: the end stays the end.
+            # Halving the tile means more tiles than planned; the total stays.
             self._progress(min(self._done, self._total), self._total)
 
 
@@ -410,12 +381,12 @@ def _allocate(backend: Backend, shape: tuple[int, ...], dtype: np.dtype[Any]) ->
         size = math.prod(shape) * dtype.itemsize / 2**30
         raise OutOfMemoryError(
             f"no memory for a result of {shape[1]}x{shape[0]} pixels ({size:.1f} GiB): use a "
-            "smaller scale, or cut the picture"
+            "smaller `scale`, or crop the image"
         ) from error
 
 
 def _alike(layouts: Sequence[Layout], size: int) -> Iterator[list[int]]:
-    """Indices of pictures of one layout, at most ``size`` together."""
+    """Yield the indices of images of one layout, at most ``size`` together."""
     groups: dict[Layout, list[int]] = {}
     for index, layout in enumerate(layouts):
         group = groups.setdefault(layout, [])
@@ -429,16 +400,11 @@ def _check_scale(scale: Any) -> float | None:
     if scale is None:
         return None
     if not isinstance(scale, Real) or not 0 < float(scale) <= LARGEST_SCALE:
-        raise OptionError(f"scale {scale!r} is not in 0..{LARGEST_SCALE:g}")
+        raise OptionError(f"`scale` must be in (0, {LARGEST_SCALE:g}], got {scale!r}")
     return float(scale)
 
 
 def _check_memory(memory: Any) -> float:
     if isinstance(memory, bool) or not isinstance(memory, Real) or not 0 < float(memory) <= 1:
-        raise OptionError(f"memory_fraction {memory!r} is not a share of the free memory, 0.7 say")
+        raise OptionError(f"`memory_fraction` must be in (0, 1], got {memory!r}")
     return float(memory)
-
-
-def _check_count(name: str, count: Any) -> None:
-    if not isinstance(count, Integral) or count < 1:
-        raise OptionError(f"{name} is {count!r}; it must be at least 1")

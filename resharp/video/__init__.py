@@ -1,7 +1,7 @@
 """Video: timestamps, sound and color kept, in constant memory, resumable."""
 
 from resharp.video.options import CODECS, VideoOptions
-from resharp.video.report import VideoProgress, VideoReport
+from resharp.video.report import VideoReport
 from resharp.video.run import restore_video
 
-__all__ = ["CODECS", "VideoOptions", "VideoProgress", "VideoReport", "restore_video"]
+__all__ = ["CODECS", "VideoOptions", "VideoReport", "restore_video"]

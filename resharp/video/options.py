@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 from resharp.errors import OptionError
 
@@ -30,6 +30,10 @@ CODECS = {
 """By the names of ``--codec``."""
 
 
+CodecName = Literal["auto", "h264", "hevc", "av1", "ffv1"]
+SEGMENT = 120
+
+
 @dataclass(frozen=True, kw_only=True)
 class VideoOptions:
     """What may be asked of a video.
@@ -38,7 +42,7 @@ class VideoOptions:
         OptionError: a value makes no sense.
     """
 
-    codec: str = "auto"
+    codec: CodecName = "auto"
     """One of :data:`CODECS`; ``auto``: h264, and hevc for more than 8 bits."""
     encoder: str | None = None
     """Encoder of libav in place of the codec's usual one, ``h264_nvenc`` say."""
@@ -52,7 +56,7 @@ class VideoOptions:
     """Seconds from the first frame on to leave out."""
     end: Fraction | None = None
     """Seconds from the first frame at which to stop."""
-    segment: int = 120
+    segment: int = SEGMENT
     """Frames that are finished together: what an interruption costs at most."""
     skip_duplicates: float | None = None
     """Levels of 255 up to which the mean of every 16x16 block may differ for the last restored

@@ -7,76 +7,148 @@ import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resharp.errors import OptionError, VideoError
 from resharp.gpu.devices import usable_threads
-from resharp.pipeline.restorer import RestoreConfig, Restorer, RestorerInfo, RestorerPool
+from resharp.pipeline.restorer import (
+    RestoreConfig,
+    RestoreOptions,
+    Restorer,
+    RestorerInfo,
+    RestorerPool,
+    config_from,
+)
 from resharp.pipeline.staged_pipeline import StageReport
-from resharp.types import Image, Log
+from resharp.types import Image, Log, Progress
 from resharp.video.clip import Clip
 from resharp.video.encoding import choose_encoder
 from resharp.video.muxing import mux
-from resharp.video.options import VideoOptions
+from resharp.video.options import SEGMENT, CodecName, VideoOptions
 from resharp.video.preparation import VideoTask, header, plan
 from resharp.video.pyav import pyav
 from resharp.video.render import Renderer, Rendering
-from resharp.video.report import VideoProgress, VideoReport
+from resharp.video.report import VideoReport
 from resharp.video.resume import JOURNAL, Workspace, folder_of, make_folder, workspace
 from resharp.video.timeline import last_tick, timing
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 MOST_ENCODER_THREADS = 16
 """Where no number is given. Half as many again as there are cores keep them busy; 2 on two were 7 %
 slower."""
-OnProgress = Callable[[VideoProgress], object]
+OnStages = Callable[[tuple[StageReport, ...]], object]
+"""Called with what each stage has done so far, the source first."""
 
 
 def restore_video(
-    source: str | os.PathLike[str],
-    target: str | os.PathLike[str],
-    config: RestoreConfig | None = None,
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
     *,
-    options: VideoOptions | None = None,
-    gpus: Sequence[int] = (),
+    config: RestoreConfig | None = None,
+    codec: CodecName = "auto",
+    crf: float | None = None,
+    preset: str | None = None,
+    encoder: str | None = None,
+    fps: Fraction | float | None = None,
+    start: Fraction | float | None = None,
+    end: Fraction | float | None = None,
+    segment: int = SEGMENT,
+    skip_duplicates: float | None = None,
+    encoder_threads: int | None = None,
     workers: int | None = None,
     overwrite: bool = False,
-    progress: OnProgress | None = None,
+    progress: Progress | None = None,
+    on_stages: OnStages | None = None,
     log: Log | None = None,
+    **options: Unpack[RestoreOptions],
 ) -> VideoReport:
     """Restore a video.
 
-    Timestamps, sound, subtitles, chapters, metadata, rotation and color are kept (docs/video.md).
-    An interrupted run leaves ``<target>.resharp`` beside the result, and the same call goes on in
-    it. Frames are the same then, bit for bit.
+    Timestamps, audio, subtitles, chapters, metadata, rotation and color are kept. An interrupted
+    run leaves ``<dst>.resharp`` next to the result, and the same call resumes it; its frames are
+    the same, bit for bit.
 
     Args:
-        source: a video file, a folder of pictures, or a pattern of them (``%06d.png``).
-        target: a video file, a folder, or a pattern of pictures (``out/%06d.png``).
-        config: what is to become of each frame; None: the built-in model.
-        options: what is asked of the video.
-        gpus: numbers of GPUs to spread the frames over.
-        workers: frames in work at once on each device; None leaves it to the device.
-        overwrite: make a result anew that is there already.
-        progress: called now and then, from this thread; raising in it stops cleanly.
-        log: called with what the user should know, as soon as it is known.
+        src: a video file, a folder of images, or a pattern of them (``frames/%06d.png``).
+        dst: a video file, a folder, or a pattern of images (``out/%06d.png``).
+        config: how to restore each frame; None takes ``options``, or the built-in model.
+        codec: ``auto`` (h264, or hevc for more than 8 bits), ``h264``, ``hevc``, ``av1``, ``ffv1``.
+        crf: quality of the codec, lower is better; None is the codec's default.
+        preset: preset of the encoder; None is a fast one.
+        encoder: FFmpeg encoder to use instead of the codec's default, e.g. ``h264_nvenc``.
+        fps: constant frame rate of the result; None keeps every timestamp.
+        start: seconds at the beginning to leave out.
+        end: seconds from the first frame at which to stop.
+        segment: frames that are finished together, which is what an interruption costs at most.
+        skip_duplicates: mean difference of a 16x16 block, in levels of 255, up to which a frame
+            repeats the last restored one; None restores every frame.
+        encoder_threads: threads of the encoder; None: 1.5 per core.
+        workers: frames in flight at once on each device; None leaves it to the device.
+        overwrite: replace an existing result.
+        progress: called with (frames done, frames in all) from this thread; the total is an
+            estimate, or 0 if it is unknown; raising cancels.
+        on_stages: called before ``progress`` with what each stage has done so far.
+        log: called with each note for the user, as soon as it is known.
+        options: fields of :class:`~resharp.RestoreConfig`: ``model``, ``scale``, ``denoise``,
+            ``face``, ``tta``, ``tile``, ``backend``, ``device`` (also ``cuda:0,1``), ...
 
     Raises:
-        VideoError: the input is no video, or not to its end; what is finished is kept.
-        OutputError: the result cannot be written; what is finished is kept.
-        OptionError: an option makes no sense.
+        VideoError: the input is not a video, or damaged; finished frames are kept.
+        OutputError: the result cannot be written; finished frames are kept.
+        OptionError: an option is invalid.
         MissingExtraError: PyAV is not installed.
-        ResharpError: see :class:`~resharp.Upscaler`.
+        ResharpError: as for :class:`~resharp.Upscaler`.
     """
-    config, task = task_of(source, target, config, options, log)
+    video = VideoOptions(
+        codec=codec,
+        crf=crf,
+        preset=preset,
+        encoder=encoder,
+        fps=None if fps is None else Fraction(fps),
+        start=None if start is None else Fraction(start),
+        end=None if end is None else Fraction(end),
+        segment=segment,
+        skip_duplicates=skip_duplicates,
+        encoder_threads=encoder_threads,
+    )
+    return render_video(
+        src,
+        dst,
+        config_from(config, options),
+        options=video,
+        workers=workers,
+        overwrite=overwrite,
+        progress=progress,
+        on_stages=on_stages,
+        log=log,
+    )
+
+
+def render_video(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    config: RestoreConfig | None = None,
+    *,
+    options: VideoOptions | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    on_stages: OnStages | None = None,
+    log: Log | None = None,
+) -> VideoReport:
+    """Do the work of :func:`restore_video`, with its options as objects."""
+    config, task = task_of(src, dst, config, options, log)
     if is_done(task) and not overwrite:
         return task.there()
     with workspace(task.target) as work:
         job = VideoJob(task, work)
-        with RestorerPool(job.pinned(config), gpus=gpus, workers=workers) as pool:
+        with RestorerPool(job.pinned(config), workers=workers) as pool:
             tile = pool.first.info.tile
             for one in pool.workers:  # all frames in tiles of one size
                 one.pin_tile(tile)
-            return job.run(pool, progress)
+            return job.run(pool, progress, on_stages)
 
 
 def task_of(
@@ -86,11 +158,11 @@ def task_of(
     options: VideoOptions | None,
     log: Log | None,
 ) -> tuple[RestoreConfig, VideoTask]:
-    """What is to be done, and whether it can be; see :func:`restore_video`."""
+    """Return the work of :func:`restore_video`, once it is known to be possible."""
     pyav()
     config = config or RestoreConfig()
     if config.aligned:
-        raise OptionError("aligned faces are pictures and no video: leave --aligned out")
+        raise OptionError("`aligned` faces are images, not a video: leave out `aligned`")
     return config, plan(source, target, options or VideoOptions(), log)
 
 
@@ -128,27 +200,25 @@ class VideoJob:
             return config.on(tile=tile)
         return config
 
-    def run(self, pool: RestorerPool, progress: OnProgress | None) -> VideoReport:
+    def run(
+        self, pool: RestorerPool, progress: Progress | None, on_stages: OnStages | None
+    ) -> VideoReport:
         """Restore what is not restored yet, and write the result."""
         began, info = time.monotonic(), pool.first.info
         rendering = self.prepare(info)
         clip, start, total = self.task.clip, self.work.place, expected(self.task)
-        batch = min(one.batch(clip.height, clip.width) for one in pool.workers)
+        batch = min(one.batch_for(clip.height, clip.width) for one in pool.workers)
         calls = [partial(restored, one) for one in pool.slots]
         renderer = Renderer(rendering, calls, batch, self.work.add, self.task.notes.add)
 
         def report(stages: tuple[StageReport, ...]) -> None:
+            if on_stages is not None:
+                on_stages(stages)
             if progress is not None:
-                progress(
-                    VideoProgress(
-                        done=start.number + renderer.written,
-                        total=total,
-                        began_at=start.number,
-                        seconds=time.monotonic() - began,
-                        stages=stages,
-                    )
-                )
+                progress(start.number + renderer.written, total)
 
+        if progress is not None:
+            progress(start.number, total)
         stages = renderer.run(start, None, report)
         return self.conclude(rendering, info, renderer.restored, start.number, began, stages)
 
@@ -228,8 +298,8 @@ class VideoJob:
 def restored(restorer: Restorer, images: Sequence[Image], check: Callable[[], None]) -> list[Image]:
     """What a restorer makes of pictures of one size; ``check`` may raise between tiles."""
     if len(images) > 1:
-        return restorer.many(images)
-    return [restorer(image, lambda done, total: check())[0] for image in images]
+        return restorer.batch(images)
+    return [restorer(image, progress=lambda done, total: check()) for image in images]
 
 
 def output_size(clip: Clip, restorer: RestorerInfo) -> tuple[int, int]:

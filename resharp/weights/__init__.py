@@ -8,6 +8,7 @@ from resharp.weights.catalogue import catalogue, find, kebab, lookup, nearest
 from resharp.weights.entry import ModelEntry, Parameter
 from resharp.weights.fetch import fetch
 from resharp.weights.local import adopt, local_entries, register, resolve
+from resharp.weights.remove import remove
 from resharp.weights.state import CheckpointStatus, State, inspect, verify
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "lookup",
     "nearest",
     "register",
+    "remove",
     "resolve",
     "verify",
 ]

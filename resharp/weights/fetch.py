@@ -164,7 +164,7 @@ def _reporting(progress: bool | Progress, entry: ModelEntry) -> Iterator[Progres
             desc=entry.file, total=entry.bytes, unit="B", unit_scale=True, disable=None
         ) as bar:
 
-            def show(done: int, total: int) -> None:
+            def show(done: float, total: float) -> None:
                 bar.total = total or None
                 bar.update(done - bar.n)
 

@@ -22,6 +22,7 @@ from resharp.bench.records import (
     RunInfo,
     StageTimes,
 )
+from resharp.types import Tile
 
 MIB = 2**20
 FACTORS = {"tensorrt": 3.4, "torch": 2.1, "torch-eager": 1.4, "onnx-cuda": 1.7, "onnx": 1.05}
@@ -69,7 +70,7 @@ def record(
     *,
     model: str = "resharp-x4",
     size: tuple[int, int] = (360, 640),
-    tile: int | str = 256,
+    tile: Tile = 256,
     batch: int | None = None,
     lanes: int = 1,
     gpu: bool = True,
@@ -174,7 +175,7 @@ def cpu(model: str = "resharp-x4") -> Records:
 
 def gpu(
     models: Sequence[str] = ("resharp-x4",),
-    tiles: Sequence[int | str] = (128, 192, 256, 384, 512, "whole"),
+    tiles: Sequence[Tile] = (128, 192, 256, 384, 512, "whole"),
     lanes: Sequence[int] = (1, 2),
     batches: Sequence[int | None] = (None, 4),
 ) -> Records:

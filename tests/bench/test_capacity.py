@@ -110,10 +110,10 @@ def test_the_command_answers_from_records(tmp_path: Path) -> None:
     ask = ("bench", "capacity", "--records", str(path), "--memory")
     code, text = call(*ask, "2GB", "--size", "1000x1000")
     assert code == 0
-    assert "largest tile 704; fastest measured: tile 512, 3 MP/s, 10800 pictures an hour" in text
+    assert "largest tile 704; fastest measured: tile 512, 3 MP/s, 10800 images per hour" in text
     code, text = call(*ask, "1GB")
     assert code == 0
-    assert "does not fit; the least that was measured took 1.13 GB" in text
+    assert "does not fit; the smallest measurement took 1.13 GB" in text
     code, text = call(*ask, "2GB", "--json")
     assert json.loads(text)["answers"][0]["largest_tile"] == 704
     for options in (("2GB", "--size", "big"), ("lots",)):

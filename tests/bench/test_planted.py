@@ -19,6 +19,7 @@ from resharp.bench.cases import Budget, Case, Suite
 from resharp.bench.compare import SAME, THRESHOLD
 from resharp.bench.records import Records, read
 from resharp.engines import Bundle
+from resharp.types import Tile
 from tests.bench.fake_machine import Machine
 from tests.cli.commands import call
 
@@ -33,14 +34,15 @@ SLOW = "onnx/56x48/tile-32"
 PLANTED = {**SECONDS, SLOW: 1.15 * SECONDS[SLOW]}
 JITTER, DRIFT = 0.02, 0.3
 REPEATS = 3
+TILES: tuple[tuple[str, Tile], ...] = (
+    *(("onnxruntime", "auto"), ("pytorch", "auto")),
+    *(("onnx", 32), ("onnx", "auto"), ("torch", "auto")),
+)
 SUITE = Suite(
     name="tiny",
     cases=tuple(
         Case(model="compact", subject=subject, height=48, width=56, tile=tile)
-        for subject, tile in (
-            *(("onnxruntime", "auto"), ("pytorch", "auto")),
-            *(("onnx", 32), ("onnx", "auto"), ("torch", "auto")),
-        )
+        for subject, tile in TILES
     ),
     budget=Budget(pairs=9, most_pairs=25, seconds=6.0, limit=20.0, sittings=REPEATS),
     stand_ins={},

@@ -221,7 +221,7 @@ def test_the_command_refuses_what_is_not_there(store: Path) -> None:
     for options, text in (
         (["--suite", "huge"], "no suite 'huge'"),
         (["--suite", "huge.json"], "suite huge.json cannot be read: No such file"),
-        (["--quick", "--suite", "cpu"], "leave --suite out"),
+        (["--quick", "--suite", "cpu"], "leave out --suite"),
         (["--quick", "--backends", "cuda"], "'cuda' is not in the suite"),
     ):
         code, said = call("bench", "run", *options)

@@ -144,7 +144,7 @@ def test_the_command_measures_and_writes_the_manifest(compact: Bundle, tmp_path:
 def test_options_that_make_no_sense() -> None:
     code, text = call("export-engines", "--memory", "8GB")
     assert code == 1
-    assert "--memory is about --tune" in text
+    assert "--memory requires --tune" in text
     code, text = call("export-engines", "--tune", "--memory", "lots")
     assert code == 1
     assert "is not a size" in text

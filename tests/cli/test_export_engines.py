@@ -147,7 +147,7 @@ def test_engines_are_listed_verified_pruned_and_removed(home: Path) -> None:
 @needs_rtx
 def test_a_model_that_is_not_exported_yet_is_exported_first_and_old_engines_are_pruned() -> None:
     save_checkpoint(random_network("compact"), Path("net.pth"))
-    assert call("weights", "import", "net.pth", "--name", "mine")[0] == 0
+    assert call("models", "import", "net.pth", "--name", "mine")[0] == 0
     code, output = call("export-engines", "mine", *QUICK)
     assert code == 0, output
     assert "mine is not exported yet: exporting it first" in output
@@ -173,8 +173,8 @@ def test_all_goes_on_after_a_damaged_model_and_fails_at_the_end(
     code, output = call("export-engines", "--all", *QUICK)
     assert code == 1
     assert {row[0] for row in rows(output.partition("Error:")[0])} == {"resharp-x4", "compact"}
-    assert "some engines were not built" in output
-    assert "bad for sm86: " in output
+    assert "some models failed" in output
+    assert "bad: " in output
     assert "is damaged" in output
 
 
@@ -236,7 +236,7 @@ def test_a_gpu_that_can_run_it_checks_it(
         (("--gpu", "0"), "there is no GPU 0 here"),
         (("--tile", "20"), "use at least"),
         (("--tile", "99999"), "at most 4096"),
-        (("--all", "--denoise", "0.5"), "for one model"),
+        (("--all", "--denoise", "0.5"), "--denoise requires exactly one model"),
         (("--batch", "0"), "batch is 0"),
         (("--optimization-level", "7"), "level is 7"),
         (("--image", "nothere.png"), "nothere.png"),
@@ -319,7 +319,7 @@ def test_export_engines_and_doctor_tell_the_owner_of_an_h100(
     loaded: list[str] = []
     monkeypatch.setattr(trt, "installed", lambda: (trt.RTX,))
     monkeypatch.setattr(trt, "load", loaded.append)
-    monkeypatch.setattr(import_module("resharp.cli.export_engines"), "require", loaded.append)
+    monkeypatch.setattr(import_module("resharp.deploy"), "require", loaded.append)
     told = "TensorRT-RTX has no engines for NVIDIA H100 80GB HBM3 (compute capability 9.0)"
     for arguments in ((), ("--gpu", "0"), ("--gpu", "all"), ("--gpu", "current")):
         code, output = call("export-engines", *arguments)

@@ -59,7 +59,7 @@ def test_doctor_without_any_backend(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_import_export_list_verify_remove(home: Path) -> None:
     save_checkpoint(random_network("compact"), Path("My Net.pth"))
-    code, output = call("weights", "import", "My Net.pth", "--name", "mine")
+    code, output = call("models", "import", "My Net.pth", "--name", "mine")
     assert code == 0, output
     code, output = call("export", "mine")
     assert code == 0, output
@@ -71,16 +71,18 @@ def test_import_export_list_verify_remove(home: Path) -> None:
     assert "mine" in output
     names = [item["name"] for item in json.loads(call("engines", "list", "--json")[1])]
     assert names == ["resharp-x4", "mine"]
-    assert call("engines", "verify") == (0, "resharp-x4: whole\nmine: whole\n")
+    assert call("engines", "verify") == (0, "ok  resharp-x4\nok  mine\n")
     graph = next((home / "store" / "mine").glob("graph-uint8*"))
     graph.write_bytes(graph.read_bytes()[::-1])
     code, output = call("engines", "verify")
     assert code == 1
     assert "is damaged" in output
-    assert call("engines", "remove", "mine") == (0, "mine: removed\n")
-    code, output = call("engines", "remove", "mine")
+    assert call("models", "remove", "mine") == (0, "mine: removed the bundle\n")
+    code, output = call("models", "remove", "mine")
     assert code == 1
-    assert "nothing to remove" in output
+    assert "pass --checkpoint to delete its file" in output
+    assert "removed" in call("models", "remove", "mine", "--checkpoint")[1]
+    assert call("models", "remove", "mine", "--checkpoint")[0] == 1
 
 
 def test_export_of_nothing_known() -> None:
@@ -98,10 +100,10 @@ def test_export_offline_says_which_file_to_put_where() -> None:
 @pytest.mark.parametrize("text", ["act_type", "=relu", ""])
 def test_parameters_are_key_and_value(text: str) -> None:
     save_checkpoint(random_network("compact"), Path("net.pth"))
-    for command in (("export", "net.pth"), ("weights", "import", "net.pth")):
+    for command in (("export", "net.pth"), ("models", "import", "net.pth")):
         code, output = call(*command, "--parameter", text)
         assert code == 1
-        assert "is not KEY=VALUE" in output
+        assert "--parameter must be KEY=VALUE" in output
 
 
 def test_an_imported_activation_reaches_the_export(home: Path) -> None:
@@ -110,7 +112,7 @@ def test_an_imported_activation_reaches_the_export(home: Path) -> None:
     save_checkpoint(
         SRVGGNetCompact(num_feat=8, num_conv=1, act_type="leakyrelu"), Path("leaky.pth")
     )
-    code, output = call("weights", "import", "leaky.pth", "--parameter", "act_type=leakyrelu")
+    code, output = call("models", "import", "leaky.pth", "--parameter", "act_type=leakyrelu")
     assert code == 0, output
     assert call("export", "leaky")[0] == 0
     stored = json.loads(call("engines", "list", "--json")[1])[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -57,14 +58,14 @@ def test_lines_of_json(clip: Path, compact: Bundle) -> None:
     assert code == 1
     told = json.loads(said.splitlines()[0])
     assert (told["event"], told["kind"]) == ("failed", "VideoError")
-    assert said.splitlines()[-1].startswith("Error: there is no file nothing.mp4")
+    assert said.splitlines()[-2].startswith("Error: there is no file nothing.mp4")
 
 
 def test_options_reach_the_run(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
 
-    def fake(source: str, target: str, config: Any, **given: Any) -> VideoReport:
-        seen.update(given, source=source, target=target, config=config)
+    def fake(source: str, target: str, **given: Any) -> VideoReport:
+        seen.update(given, source=source, target=target)
         return VideoReport(
             target=Path(target), frames=1, restored=1, repeated=0, resumed_at=0, width=1, height=1,
             seconds=1.0,
@@ -73,10 +74,11 @@ def test_options_reach_the_run(clip: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("resharp.cli.video.restore_video", fake)
     command = """video in.mp4 -o out.mkv -m realesr-animevideov3 --scale 2 --fps 24000/1001
         --codec hevc --crf 19 --preset slow --start 1:02.5 --end 01:00:00 --skip-duplicates
-        --segment 60 --gpus 0,1 --workers 2 --face codeformer --fidelity 0.7 --overwrite"""
+        --segment 60 --device cuda:0,1 --workers 2 --face codeformer --fidelity 0.7 --overwrite"""
     code, said = call(*command.split())
     assert code == 0, said
-    assert seen["options"] == VideoOptions(
+    names = [one.name for one in fields(VideoOptions)]
+    assert VideoOptions(**{name: seen[name] for name in names}) == VideoOptions(
         codec="hevc",
         crf=19,
         preset="slow",
@@ -89,21 +91,21 @@ def test_options_reach_the_run(clip: Path, monkeypatch: pytest.MonkeyPatch) -> N
     config = seen["config"]
     assert (config.model, config.scale) == ("realesr-animevideov3", 2)
     assert (config.face, config.fidelity) == ("codeformer", 0.7)
-    assert (seen["gpus"], seen["workers"], seen["overwrite"]) == ((0, 1), 2, True)
+    assert (config.device, seen["workers"], seen["overwrite"]) == ("cuda:0,1", 2, True)
 
 
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (("--fps", "often"), 2, "no number like 24"),
-        (("--fps", "1/0"), 2, "no number like 24"),
-        (("--start", "noon"), 2, "no time like"),
+        (("--fps", "often"), 2, "not a number such as 24"),
+        (("--fps", "1/0"), 2, "not a number such as 24"),
+        (("--start", "noon"), 2, "not a time such as"),
         (("--start", "2", "--end", "1"), 1, "the end comes after the start"),
         (("--codec", "vp8"), 2, "is not one of"),
         (("--codec", "ffv1", "--crf", "3"), 1, "lossless"),
-        (("--gpus", "one"), 2, "no list of numbers"),
-        (("--gpus", "0", "--device", "cpu"), 1, "either the device or the GPUs"),
-        (("--fidelity", "0.5"), 1, "give --face"),
+        (("--device", "cuda:1,1"), 1, "each once"),
+        (("--backend", "trt"), 2, "is not one of"),
+        (("--fidelity", "0.5"), 1, "--fidelity requires a face network, e.g. --face=gfpgan-v1.4"),
         (("--start", "7"), 1, "nothing between --start and --end"),
     ],
 )

@@ -22,7 +22,7 @@ from resharp.engines import Bundle
 from resharp.errors import BackendError, OptionError, ResharpError, UnknownModelError, VideoError
 from resharp.folders import FolderRun, Output, restore_folder
 from resharp.pipeline.restorer import RestoreConfig
-from resharp.video import VideoOptions, VideoProgress
+from resharp.video import VideoOptions
 from tests.cli.commands import call
 from tests.video.kit import Spec, make, parts
 from tests.waiting import LIMIT, until
@@ -97,11 +97,11 @@ def test_a_video_is_the_one_of_a_single_machine_though_a_worker_dies(
     tmp_path: Path, config: RestoreConfig, workers: list[int]
 ) -> None:
     clip = make(tmp_path / "in.mp4", Spec(frames=60, sound=("aac",), options={"g": "13"}))
-    alone = video.restore_video(clip, tmp_path / "alone.mp4", config, options=OPTIONS).target
+    alone = video.run.render_video(clip, tmp_path / "alone.mp4", config, options=OPTIONS).target
     killed: list[int] = []
 
-    def kill_one(progress: VideoProgress) -> None:
-        if not killed and progress.done >= 16:
+    def kill_one(done: float, total: float) -> None:
+        if not killed and done >= 16:
             killed.append(workers[0])
             os.kill(workers[0], signal.SIGKILL)
 
@@ -116,14 +116,14 @@ def test_a_video_is_the_one_of_a_single_machine_though_a_worker_dies(
 
 def test_an_interrupted_video_goes_on_here_or_there(tmp_path: Path, config: RestoreConfig) -> None:
     clip = make(tmp_path / "in.mp4", Spec(frames=60))
-    alone = video.restore_video(clip, tmp_path / "alone.mp4", config, options=OPTIONS).target
+    alone = video.run.render_video(clip, tmp_path / "alone.mp4", config, options=OPTIONS).target
 
     class StopError(Exception):
         pass
 
-    def stop(progress: VideoProgress) -> None:
+    def stop(done: float, total: float) -> None:
         # One machine goes on after the segments that have none missing before them.
-        if progress.done >= 24 and (tmp_path / "out.mp4.resharp" / "000000.mp4").exists():
+        if done >= 24 and (tmp_path / "out.mp4.resharp" / "000000.mp4").exists():
             raise StopError
 
     target = tmp_path / "out.mp4"
@@ -136,7 +136,7 @@ def test_an_interrupted_video_goes_on_here_or_there(tmp_path: Path, config: Rest
     target.unlink()
     with pytest.raises(StopError):
         restore_video(clip, target, config, options=OPTIONS, cluster=TWO, progress=stop)
-    assert video.restore_video(clip, target, config, options=OPTIONS).resumed_at >= 8
+    assert video.run.render_video(clip, target, config, options=OPTIONS).resumed_at >= 8
     assert target.read_bytes() == alone.read_bytes()
     assert restore_video(clip, target, config, options=OPTIONS, cluster=TWO).skipped
 

@@ -175,9 +175,9 @@ def test_an_input_is_not_overwritten(inputs: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["-n", "RealESRGAN_x3"], "there are RealESRGAN_x4plus"),
+        (["-n", "RealESRGAN_x3"], "only RealESRGAN_x4plus"),
         (["-i", "nowhere.png"], "no file or folder nowhere.png"),
-        (["--ext", "doc"], "cannot be written"),
+        (["--ext", "doc"], "must be one of auto, avif"),
         (["-dn", "2"], "0<=x<=1"),
         (["-t", "-4"], "tile is -4"),
         (["--model_path", "nowhere.pth"], "no file nowhere.pth"),
@@ -208,7 +208,7 @@ def test_faces_are_off_for_anime_and_on_for_photographs(
     arguments = ["realesrgan", "-i", str(inputs / "a.png"), "-s", "2", "--face_enhance", "-o"]
     code, text = call(*arguments, str(tmp_path / "x"), "-n", "realesr-animevideov3")
     assert (code, made) == (0, [])
-    assert "turned off" in text
+    assert "ignored with an anime model" in text
     code, text = call(*arguments, str(tmp_path / "y"))
     assert code == 0, text
     assert made == [(("gfpgan-v1.3", 2.0), {"device": None})]

@@ -318,5 +318,5 @@ def test_what_upscales_nothing_is_refused_before_any_export(
         raise AssertionError("exported")
 
     monkeypatch.setattr("resharp.export.export", never)
-    with pytest.raises(OptionError, match="upscales nothing"):
+    with pytest.raises(OptionError, match="does not upscale"):
         RealESRGANer(4, model)

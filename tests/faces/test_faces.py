@@ -330,7 +330,7 @@ def test_without_a_face_the_result_is_the_background(compact: Bundle) -> None:
     calls: list[tuple[int, int]] = []
     with Upscaler(compact, backend="onnx") as upscaler:
         restorer = FaceRestorer(white, upscaler=upscaler, detector=finds())
-        restored = restorer.restore(picture, progress=lambda *at: calls.append(at))
+        restored = restorer.detailed(picture, progress=lambda *at: calls.append(at))
         np.testing.assert_array_equal(restored.image, upscaler(picture))
         assert (restorer.scale, restored.count, restored.faces) == (2, 0, ())
     assert calls == [(1, 1)]
@@ -388,14 +388,14 @@ def test_weight_blends_and_zero_runs_no_network() -> None:
     def never(faces: Array, fidelity: float) -> Array:
         raise AssertionError
 
-    restored = FaceRestorer(never, detector=finds(face), weight=0).restore(picture)
+    restored = FaceRestorer(never, detector=finds(face), weight=0).detailed(picture)
     np.testing.assert_array_equal(restored.image, picture)
 
 
 def test_only_the_face_nearest_to_the_middle() -> None:
     faces = (face_at(20, 20, 30), face_at(52, 47, 30), face_at(80, 80, 30))
     restorer = FaceRestorer(white, detector=finds(*faces), only_center=True)
-    restored = restorer.restore(np.zeros((100, 100, 3), np.uint8))
+    restored = restorer.detailed(np.zeros((100, 100, 3), np.uint8))
     assert restored.faces == (faces[1],)
     assert restored.image[47, 52, 0] == 255
     assert restored.image[20, 20, 0] == 0
@@ -422,7 +422,7 @@ def test_a_hundred_faces_go_in_batches_and_report_progress() -> None:
     faces = [face_at(x, y, 30) for y in range(20, 400, 40) for x in range(20, 400, 40)]
     restorer = FaceRestorer(network, detector=finds(*faces), batch=8)
     picture = np.full((400, 400, 3), 100, np.uint8)
-    restored = restorer.restore(picture, progress=lambda *at: calls.append(at))
+    restored = restorer.detailed(picture, progress=lambda *at: calls.append(at))
     assert restored.count == 100
     assert sizes == [8] * 12 + [4]
     assert calls == [(at, 100) for at in range(1, 101)]
@@ -492,7 +492,7 @@ def test_fidelity_reaches_the_network() -> None:
 def test_aligned_crops_are_taken_as_they_are(side: int, channels: int | None) -> None:
     picture = np.full((side, side, channels or 1), 100, np.uint8)
     picture = picture[:, :, 0] if channels is None else picture
-    restored = FaceRestorer(brighter, aligned=True, weight=0.5).restore(picture)
+    restored = FaceRestorer(brighter, aligned=True, weight=0.5).detailed(picture)
     assert restored.image.shape == (SIDE, SIDE, *picture.shape[2:])
     assert restored.count == 1
     colors = restored.image if channels is None else restored.image[:, :, :3]
@@ -660,14 +660,14 @@ def run(compact: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (("--fidelity", "0.5"), "--fidelity is about faces"),
-        (("--face-weight", "0.5"), "--face-weight is about faces"),
-        (("--only-center",), "--only-center is about faces"),
-        (("--aligned",), "--aligned is about faces"),
+        (("--fidelity", "0.5"), "--fidelity requires a face network"),
+        (("--face-weight", "0.5"), "--face-weight requires a face network"),
+        (("--only-center",), "--only-center requires a face network"),
+        (("--aligned",), "--aligned requires a face network"),
         (("--face", "lighter", "--fidelity", "1.5"), "fidelity 1.5 is not in 0..1"),
         (("--face", "lighter", "--face-weight", "2"), "weight 2.0 is not in 0..1"),
         (("--face", "lighter", "--aligned", "--only-center"), "one face"),
-        (("--face", "lighter", "--aligned", "--scale", "2"), "leave --scale out"),
+        (("--face", "lighter", "--aligned", "--scale", "2"), "leave out --scale"),
         (("--face", "realesrgan-x4plus"), "realesrgan-x4plus is no network for faces"),
         (("--face", "gfpgan-9.9"), "no model is called 'gfpgan-9.9'"),
         (("--face", "./lighter"), "resharp weights fetch yunet"),
@@ -715,7 +715,7 @@ def test_a_face_network_is_no_upscaler(run: Any) -> None:
     assert cv2.imwrite("a.png", draw(40, 80))
     done = CliRunner().invoke(main, ["upscale", "a.png", "-o", "o", "-m", "./lighter"])
     assert done.exit_code == 1
-    assert "--face lighter" in done.output
+    assert "--face=lighter" in done.output
 
 
 # The real detector on real photos
@@ -829,7 +829,7 @@ def test_a_crowd_of_a_hundred(yunet: YuNet) -> None:
     picture = photo("train/skimage_astronaut.jpg")[0:230, 110:340]
     small = np.asarray(cv2.resize(picture, (90, 90), interpolation=cv2.INTER_AREA))
     crowd = np.tile(small, (10, 10, 1))
-    restored = FaceRestorer(brighter, detector=yunet).restore(crowd)
+    restored = FaceRestorer(brighter, detector=yunet).detailed(crowd)
     assert restored.count == 100
 
 

@@ -82,20 +82,20 @@ def test_a_tree_is_restored_once_and_reported(config: RestoreConfig) -> None:
     save("in/a.png")
     save("in/sub/b.jpg", 10, 20)
     told: list[Result] = []
-    shares: list[tuple[float, int]] = []
+    shares: list[tuple[float, float]] = []
     report = restore_folder(
         "in",
         "out",
         config=config,
         on_result=told.append,
-        progress=lambda d, t, n: shares.append((d, t)),
+        progress=lambda d, t: shares.append((d, t)),
     )
     assert counts(report) == (2, 0, 0)
     assert sorted(r.output for r in told) == [
         str(Path("out/a.png")),
         str(Path("out/sub/b.jpg")),
     ]
-    assert shares[-1] == (2.0, 2)
+    assert list(shares[-1]) == [2, 2]
     assert [s[0] for s in shares] == sorted(s[0] for s in shares)
     assert [stage.name for stage in report.stages] == ["claim", "read", "restore", "write"]
     assert {stage.items for stage in report.stages} == {2}
@@ -267,8 +267,8 @@ class Fakes:
         self.at_once = self.most = 0
         self.bad: int | None = None
         self.lock = threading.Lock()
-        monkeypatch.setattr(Restorer, "batch", lambda own, h, w: 1 if w == 99 else fills)
-        monkeypatch.setattr(Restorer, "many", lambda own, images: self.many(images))
+        monkeypatch.setattr(Restorer, "batch_for", lambda own, h, w: 1 if w == 99 else fills)
+        monkeypatch.setattr(Restorer, "batch", lambda own, images: self.many(images))
         monkeypatch.setattr("resharp.folders.stages.read", self.read_in)
         monkeypatch.setattr("resharp.folders.stages.restore_batch", self.restore)
 
@@ -317,14 +317,14 @@ def test_one_bad_picture_of_a_batch_is_one_failure(
     several(8)
     for n in (2, 5):
         cv2.imwrite(f"in/0{n}.png", np.full((12, 16, 3), 7, np.uint8))
-    own = Restorer.__call__
+    own = Restorer.with_count
 
-    def call(self: Restorer, image: Any, progress: Any = None) -> Any:
+    def call(self: Restorer, image: Any, *, progress: Any = None) -> Any:
         if image.mean() == 7:
             raise MemoryError("so large")
-        return own(self, image, progress)
+        return own(self, image, progress=progress)
 
-    monkeypatch.setattr(Restorer, "__call__", call)
+    monkeypatch.setattr(Restorer, "with_count", call)
     report = restore_folder("in", "out", config=config)
     assert counts(report) == (6, 0, 2)
     assert report.results[2].error == "out of memory: so large: use a smaller --scale"
@@ -338,14 +338,14 @@ def test_large_pictures_wait_for_memory(
     for n in range(12):
         save(f"in/{n:02}.png", 40, 50, n)
     alive, most, lock = set[int](), 0, threading.Lock()
-    own = Restorer.__call__
+    own = Restorer.with_count
 
-    def call(self: Restorer, image: Any, progress: Any = None) -> Any:
+    def call(self: Restorer, image: Any, *, progress: Any = None) -> Any:
         nonlocal most
         with lock:
             alive.add(int(image.sum()))
             most = max(most, len(alive))
-        return own(self, image, progress)
+        return own(self, image, progress=progress)
 
     def slow(path: Path, data: bytes) -> None:
         time.sleep(0.02)
@@ -353,7 +353,7 @@ def test_large_pictures_wait_for_memory(
         with lock:
             alive.discard(int(pixels(f"in/{path.name}").sum()))
 
-    monkeypatch.setattr(Restorer, "__call__", call)
+    monkeypatch.setattr(Restorer, "with_count", call)
     monkeypatch.setattr("resharp.folders.stages.write_whole", slow)
     assert counts(restore_folder("in", "out", config=config, workers=4)) == (12, 0, 0)
     assert 1 <= most <= 2
@@ -387,21 +387,21 @@ def test_a_full_disk_stops_it_and_is_said(
 def test_a_bug_in_the_middle_stops_it(
     config: RestoreConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own, seen = Restorer.__call__, []
+    own, seen = Restorer.with_count, []
 
-    def call(self: Restorer, image: Any, progress: Any = None) -> Any:
+    def call(self: Restorer, image: Any, *, progress: Any = None) -> Any:
         seen.append(1)
         if len(seen) == 4:
             raise KeyError("a bug")
-        return own(self, image, progress)
+        return own(self, image, progress=progress)
 
-    monkeypatch.setattr(Restorer, "__call__", call)
+    monkeypatch.setattr(Restorer, "with_count", call)
     several(30)
     with pytest.raises(KeyError, match="a bug"):
         restore_folder("in", "out", config=config)
     assert len(seen) == 4
     assert left() <= LEFT
-    monkeypatch.setattr(Restorer, "__call__", own)
+    monkeypatch.setattr(Restorer, "with_count", own)
     assert sum(counts(restore_folder("in", "out", config=config))) == 30
     assert len(list(Path("out").iterdir())) == 31
 
@@ -409,7 +409,7 @@ def test_a_bug_in_the_middle_stops_it(
 def test_raising_in_progress_cancels(config: RestoreConfig) -> None:
     several(9)
 
-    def progress(done: float, total: int, name: str) -> None:
+    def progress(done: float, total: float) -> None:
         if done > 2:
             raise RuntimeError("enough")
 
@@ -533,12 +533,13 @@ def test_a_watch_ends_when_it_is_told(config: RestoreConfig) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"watch": 0}, "makes no sense"),
-        ({"quality": 101}, "makes no sense"),
-        ({"watch": 1, "inputs": "a.png"}, "neither"),
-        ({"watch": 1, "output": "b.png"}, "needs a folder of results"),
+        ({"watch": 0}, "positive number of seconds"),
+        ({"quality": 101}, "between 1 and 100, got 101"),
+        ({"watch": 1, "src": "a.png"}, "neither"),
+        ({"watch": 1, "dst": "b.png"}, "needs a folder of results"),
         ({"workers": 0}, "at least 1"),
-        ({"gpus": [0, 0]}, "each once"),
+        ({"config": RestoreConfig(device="cuda:0,0")}, "each once"),
+        ({"tile": 64}, "either `config` or tile"),
     ],
 )
 def test_requests_that_make_no_sense(
@@ -547,7 +548,7 @@ def test_requests_that_make_no_sense(
     several(1)
     save("a.png")
     with pytest.raises(OptionError, match=words):
-        restore_folder(**{"inputs": "in", "output": "out", "config": config, **values})
+        restore_folder(**{"src": "in", "dst": "out", "config": config, **values})
     assert not os.path.exists("out")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from resharp.engines import Bundle
-from resharp.errors import OptionError, UnknownModelError
+from resharp.errors import BackendError, OptionError, UnknownModelError
 from resharp.pipeline.restorer import RestoreConfig, RestorerPool
 from resharp.runtime import Upscaler
 
@@ -23,10 +23,10 @@ def test_a_restorer_does_what_an_upscaler_does(compact: Bundle) -> None:
     images = [np.random.default_rng(n).integers(0, 256, (20, 24, 3), np.uint8) for n in range(3)]
     with _config(compact).open() as restorer, Upscaler(compact, device="cpu") as upscaler:
         wanted = [upscaler(image) for image in images]
-        assert all(np.array_equal(restorer(i)[0], w) for i, w in zip(images, wanted, strict=True))
-        together = restorer.many(images)
+        assert all(np.array_equal(restorer(i), w) for i, w in zip(images, wanted, strict=True))
+        together = restorer.batch(images)
         assert all(np.array_equal(a, w) for a, w in zip(together, wanted, strict=True))
-        assert restorer.batch(20, 24) == 1  # a CPU gains nothing by more
+        assert restorer.batch_for(20, 24) == 1  # a CPU gains nothing by more
         assert restorer.info.scale == 2
 
 
@@ -63,7 +63,7 @@ def test_cores_are_shared(
     threads: int | None,
 ) -> None:
     monkeypatch.setattr("resharp.pipeline.restorer.usable_threads", lambda: cores)
-    with RestorerPool(_config(compact), **options) as pool:  # type: ignore[arg-type]
+    with RestorerPool(_config(compact), **options) as pool:
         assert len(pool.workers) == restorers
         assert len(pool.slots) == calls
         assert pool.first.config.threads == threads
@@ -94,27 +94,27 @@ class _OnGpu:
 
 def test_gpus_take_pictures_in_turn(compact: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RestoreConfig, "open", lambda self: _OnGpu(self))
-    config = RestoreConfig(model=str(compact.folder))
-    with RestorerPool(config, gpus=[0, 2]) as pool:
+    both = RestoreConfig(model=str(compact.folder), device="cuda:0,2")
+    with RestorerPool(both) as pool:
         assert [one.device for one in pool.slots] == ["cuda:0", "cuda:2"] * 2  # type: ignore[attr-defined]
     assert all(one.closed for one in pool.workers)  # type: ignore[attr-defined]
-    with RestorerPool(config, gpus=[0, 2], workers=1) as pool:
+    with RestorerPool(both, workers=1) as pool:
         assert [one.device for one in pool.slots] == ["cuda:0", "cuda:2"]  # type: ignore[attr-defined]
-    with RestorerPool(config, workers=3) as pool:
+    with RestorerPool(both.on(device="cuda"), workers=3) as pool:
         assert len(pool.workers) == 1
         assert len(pool.slots) == 3
 
 
 def test_what_makes_no_sense_is_refused(compact: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="workers is 0"):
+    with pytest.raises(OptionError, match="`workers` must be at least 1, got 0"):
         RestorerPool(_config(compact), workers=0)
     with pytest.raises(OptionError, match="each once"):
-        RestorerPool(_config(compact), gpus=[0, 0])
-    with pytest.raises(OptionError, match="either the device or the GPUs"):
-        RestorerPool(_config(compact), gpus=[0])
-    with pytest.raises(OptionError, match="--face"):
+        RestorerPool(_config(compact).on(device="cuda:0,0"))
+    with pytest.raises((OptionError, BackendError), match=r"each once|no NVIDIA driver"):
+        RestorerPool(_config(compact).on(device="cuda:all"))
+    with pytest.raises(OptionError, match="`fidelity` requires a face network"):
         RestoreConfig(fidelity=0.5)
-    with pytest.raises(OptionError, match="leave --tta out"):
+    with pytest.raises(OptionError, match="leave out `tta`"):
         RestoreConfig(face="codeformer", aligned=True, tta=2)
     with pytest.raises(UnknownModelError):
         RestoreConfig(model="nobody", store=str(tmp_path)).open()

@@ -43,7 +43,7 @@ def test_paths_and_numbers_of_numpy_are_kept(tmp_path: Path, name: str) -> None:
 
 
 def test_a_store_folder_that_is_none() -> None:
-    with pytest.raises(OptionError, match="store is 3"):
+    with pytest.raises(OptionError, match="`store` must be a folder, got 3"):
         Upscaler(**asdict(Settings(store=3)))  # type: ignore[arg-type]
 
 
@@ -56,11 +56,11 @@ def test_they_open_an_upscaler(compact: Bundle) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.json", "{", "cannot be read"),
-        ("a.json", "[]", "no table"),
-        ("a.json", '{"tiles": 3}', "no option 'tiles', only model, backend"),
-        pytest.param("a.toml", "tile = ", "cannot be read", marks=toml),
-        ("a.yaml", "", "files, not 'a.yaml'"),
+        ("a.json", "{", "cannot read"),
+        ("a.json", "[]", "must be a table"),
+        ("a.json", '{"tiles": 3}', "unknown option 'tiles'; known are model, backend"),
+        pytest.param("a.toml", "tile = ", "cannot read", marks=toml),
+        ("a.yaml", "", "file, got 'a.yaml'"),
     ],
 )
 def test_files_that_are_none(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -70,7 +70,7 @@ def test_files_that_are_none(tmp_path: Path, name: str, text: str, message: str)
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="cannot be read"):
+    with pytest.raises(OptionError, match="cannot read"):
         Settings.load(tmp_path / "none.json")
     with pytest.raises(OutputError, match="cannot write"):
         Settings().save(tmp_path / "none" / "a.json")
@@ -94,7 +94,7 @@ def test_a_write_that_fails_keeps_the_old_file(
 
 @pytest.mark.parametrize("memory", [0, -1, 1.5, "half", None, True, float("nan")])
 def test_a_share_that_is_none(compact: Bundle, memory: Any) -> None:
-    with pytest.raises(OptionError, match="share of the free memory"):
+    with pytest.raises(OptionError, match="memory_fraction"):
         Upscaler(compact, memory_fraction=memory)
 
 

@@ -113,11 +113,11 @@ def test_models_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: An
     monkeypatch.setenv("RESHARP_HOME", str(tmp_path))
     with pytest.raises(UnknownModelError, match=r"did you mean .*realesr-animevideov3"):
         Upscaler("realesr-animevideo3v")
-    with pytest.raises(NotExportedError, match=r"resharp export realesrgan-x4plus$"):
+    with pytest.raises(NotExportedError, match=r"run 'resharp export realesrgan-x4plus'$"):
         Upscaler("RealESRGAN_x4plus.pth")
-    with pytest.raises(NotExportedError, match=r"resharp export realesr-general-x4v3$"):
+    with pytest.raises(NotExportedError, match=r"run 'resharp export realesr-general-x4v3'$"):
         Upscaler("realesr-general-x4v3", denoise=0.5)
-    with pytest.raises(NotExportedError, match=r"holds no manifest\.json"):
+    with pytest.raises(NotExportedError, match=r"has no manifest\.json"):
         Upscaler(tmp_path / "nothing")
 
 
@@ -131,7 +131,7 @@ def test_a_damaged_built_in_model_says_to_install_it_anew(
     monkeypatch.setattr(
         "resharp.runtime.bundle_lookup.builtin_folder", lambda: tmp_path / "builtin"
     )
-    with pytest.raises(BundleError, match=r"is damaged: .* pip install --force-reinstall"):
+    with pytest.raises(BundleError, match=r"is damaged: .* 'pip install resharp'"):
         Upscaler()
 
 
@@ -163,11 +163,11 @@ def test_advice_leads_somewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     weights.write_bytes(b"x")
     for model, options, error, message in (
         ("resharp-x4", {"denoise": 0.5}, OptionError, "resharp-x4 has no denoise strength"),
-        ("codeformer", {}, OptionError, "upscales nothing: use --face codeformer"),
+        ("codeformer", {}, OptionError, "does not upscale: use `face`=codeformer"),
         (str(weights), {}, NotExportedError, "resharp export .*mine.pth"),
         ("m" * 300, {}, UnknownModelError, "no model is called"),
-        (None, {}, OptionError, "neither a name, a folder nor a bundle"),
-        (b"m", {}, OptionError, "neither a name, a folder nor a bundle"),
+        (None, {}, OptionError, "must be a name, a folder or a Bundle"),
+        (b"m", {}, OptionError, "must be a name, a folder or a Bundle"),
     ):
         with pytest.raises(error, match=message):
             Upscaler(model, **options)  # type: ignore[arg-type]

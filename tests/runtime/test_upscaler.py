@@ -150,13 +150,13 @@ def test_opaque_alpha_is_kept_and_costs_no_pass(upscalers: dict[str, Upscaler]) 
 def test_progress_counts_all_tiles_from_this_thread(compact: Bundle) -> None:
     calls, threads = [], set()
 
-    def progress(done: int, total: int) -> None:
+    def progress(done: float, total: float) -> None:
         calls.append((done, total))
         threads.add(threading.get_ident())
 
     with Upscaler(compact, backend="onnx", tile=64) as upscaler:
         upscaler(draw(120, 180), progress=progress)
-    total = calls[0][1]
+    total = round(calls[0][1])
     assert total > 4
     assert calls == [(i + 1, total) for i in range(total)]
     assert threads == {threading.get_ident()}
@@ -166,7 +166,7 @@ def test_raising_in_progress_cancels_and_the_upscaler_goes_on(compact: Bundle) -
     class StopNowError(Exception):
         pass
 
-    def stop(done: int, total: int) -> None:
+    def stop(done: float, total: float) -> None:
         raise StopNowError
 
     with Upscaler(compact, backend="onnx", tile=64) as upscaler:
@@ -255,34 +255,32 @@ def test_finished_rows_are_kept_when_memory_runs_out_midway(compact: Bundle) -> 
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
-def test_restore_many_is_each_alone(upscalers: dict[str, Upscaler], batch_size: int) -> None:
+def test_batch_is_each_alone(upscalers: dict[str, Upscaler], batch_size: int) -> None:
     shapes = [(20, 30), (20, 30), (31, 17), (20, 30), (1, 1)]
     pictures: list[Array] = [draw(h, w, seed=i) for i, (h, w) in enumerate(shapes)]
     pictures += [draw(20, 30)[:, :, 0], np.dstack([draw(20, 30), draw(20, 30)[:, :, 0]])]
     calls: list[tuple[int, int]] = []
     for kind in ("compact", "rrdb2"):
-        found = upscalers[kind].restore_many(
-            pictures, batch_size, progress=lambda *at: calls.append(at)
-        )
+        found = upscalers[kind].batch(pictures, batch_size, progress=lambda *at: calls.append(at))
         for picture, result in zip(pictures, found, strict=True):
             assert levels(result, upscalers[kind](picture)) <= 1
     assert calls[-1] == (7, 7)
 
 
-def test_restore_many_falls_back_to_single_pictures(
+def test_batch_falls_back_to_single_pictures(
     cramped: Upscaler, upscalers: dict[str, Upscaler]
 ) -> None:
     pictures = [draw(60, 60, seed=i) for i in range(4)]
-    for picture, result in zip(pictures, cramped.restore_many(pictures), strict=True):
+    for picture, result in zip(pictures, cramped.batch(pictures), strict=True):
         assert levels(result, upscalers["compact"](picture)) <= 1
 
 
-def test_restore_many_checks_all_before_any_work(upscalers: dict[str, Upscaler]) -> None:
+def test_batch_checks_all_before_any_work(upscalers: dict[str, Upscaler]) -> None:
     with pytest.raises(ImageError):
-        upscalers["compact"].restore_many([draw(8, 8), np.zeros((0, 3), np.uint8)])
-    with pytest.raises(OptionError, match="batch_size is 0"):
-        upscalers["compact"].restore_many([], 0)
-    assert upscalers["compact"].restore_many([]) == []
+        upscalers["compact"].batch([draw(8, 8), np.zeros((0, 3), np.uint8)])
+    with pytest.raises(OptionError, match="`size` must be a positive integer, got 0"):
+        upscalers["compact"].batch([], 0)
+    assert upscalers["compact"].batch([]) == []
 
 
 def test_stream_keeps_order_and_reads_no_further_than_it_must(
@@ -346,10 +344,10 @@ def test_a_source_that_fails_gives_its_frames_first(upscalers: dict[str, Upscale
 
 def test_odd_arguments(upscalers: dict[str, Upscaler], compact: Bundle) -> None:
     upscaler = upscalers["compact"]
-    assert len(upscaler.restore_many(draw(8, 8, seed=i) for i in range(3))) == 3
-    with pytest.raises(OptionError, match="batch_size is '2'"):
-        upscaler.restore_many([], "2")  # type: ignore[arg-type]
-    with pytest.raises(OptionError, match="ahead is 0"):
+    assert len(upscaler.batch(draw(8, 8, seed=i) for i in range(3))) == 3
+    with pytest.raises(OptionError, match="`size` must be a positive integer, got '2'"):
+        upscaler.batch([], "2")  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="`ahead` must be a positive integer, got 0"):
         upscaler.stream([], ahead=0)
     with pytest.warns(PendingDeprecationWarning):
         gray = np.matrix(draw(6, 7)[:, :, 0])
@@ -373,8 +371,8 @@ def test_a_closed_upscaler_says_so(compact: Bundle) -> None:
     [
         ({"tile": 0}, "neither 'auto' nor"),
         ({"tile": "big"}, "neither 'auto' nor"),
-        ({"scale": 0.0}, "scale 0.0 is not in"),
-        ({"scale": 1000.0}, "is not in"),
+        ({"scale": 0.0}, r"`scale` must be in \(0, 32\], got 0.0"),
+        ({"scale": 1000.0}, "must be in"),
         ({"backend": "ncnn"}, "not one of auto, tensorrt, torch, onnx"),
         ({"device": "tpu"}, "not cpu, cuda or cuda:N"),
         ({"device": "cpu:1"}, "not cpu, cuda or cuda:N"),
@@ -384,8 +382,8 @@ def test_a_closed_upscaler_says_so(compact: Bundle) -> None:
         ({"threads": 1.5}, r"must be in 1\.\."),
         ({"tile": 1.5}, "neither 'auto' nor"),
         ({"tile": True}, "neither 'auto' nor"),
-        ({"scale": "2"}, "is not in"),
-        ({"scale": float("nan")}, "is not in"),
+        ({"scale": "2"}, "must be in"),
+        ({"scale": float("nan")}, "must be in"),
         ({"threads": 0}, r"must be in 1\.\."),
         ({"threads": 99_999}, r"must be in 1\.\."),
     ],
@@ -401,7 +399,7 @@ def test_a_tile_under_the_overlap_is_raised_with_a_warning(
     picture = draw(90, 90)
     with Upscaler(compact, backend="onnx", tile=8) as upscaler:
         out = upscaler(picture)
-    assert "tile 8 leaves nothing between overlaps" in caplog.text
+    assert "a tile of 8 leaves nothing between overlaps" in caplog.text
     with Upscaler(compact, backend="onnx") as whole:
         assert levels(out, whole(picture)) <= 1
 

@@ -293,7 +293,7 @@ class Enlarged:
     """
 
     upscaler = network = tile = None
-    threads, aligned = 1, False
+    threads, aligned, device = 1, False, "auto"
 
     def __init__(
         self, scale: int = 2, *, hold: int | None = None, release: threading.Event | None = None
@@ -313,10 +313,10 @@ class Enlarged:
     def on(self, **settings: Any) -> Enlarged:
         return self
 
-    def batch(self, height: int, width: int) -> int:
+    def batch_for(self, height: int, width: int) -> int:
         return 1
 
-    def __call__(self, image: Image, progress: Any = None) -> tuple[Image, None]:
+    def __call__(self, image: Image, *, progress: Any = None) -> Image:
         with self._lock:
             self.count += 1
             held = self._hold is not None and self.count > self._hold
@@ -325,10 +325,10 @@ class Enlarged:
         if progress is not None:
             progress(1, 1)
         times = round(self.scale)
-        return np.repeat(np.repeat(image, times, axis=0), times, axis=1), None
+        return np.repeat(np.repeat(image, times, axis=0), times, axis=1)
 
-    def many(self, images: Sequence[Image]) -> list[Image]:
-        return [self(image)[0] for image in images]
+    def batch(self, images: Sequence[Image]) -> list[Image]:
+        return [self(image) for image in images]
 
     def pin_tile(self, tile: int | None) -> None:
         pass

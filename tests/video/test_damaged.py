@@ -16,8 +16,9 @@ import pytest
 from resharp.errors import OptionError, OutputError, ResharpError, VideoError
 from resharp.images import write
 from resharp.pipeline.restorer import RestoreConfig
-from resharp.video import VideoOptions, VideoReport, restore_video
+from resharp.video import VideoOptions, VideoReport
 from resharp.video.resume import JOURNAL
+from resharp.video.run import render_video
 from tests.video.kit import Enlarged, Spec, av, draw, make, parts
 from tests.waiting import until
 
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 def restore(clip: Path, target: Path, **options: Any) -> VideoReport:
     given = VideoOptions(**{"segment": 10, **options})
-    return restore_video(clip, target, Enlarged(2), options=given)  # type: ignore[arg-type]
+    return render_video(clip, target, Enlarged(2), options=given)  # type: ignore[arg-type]
 
 
 def _text(path: Path) -> None:
@@ -182,12 +183,13 @@ FULL = """
 import resource, sys
 from fractions import Fraction
 from resharp.errors import OutputError
-from resharp.video import VideoOptions, restore_video
+from resharp.video import VideoOptions
+from resharp.video.run import render_video
 from tests.video.kit import Enlarged
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
 try:
     options = VideoOptions(segment=int(sys.argv[4]), crf=1)
-    restore_video(sys.argv[1], sys.argv[2], Enlarged(2), options=options)
+    render_video(sys.argv[1], sys.argv[2], Enlarged(2), options=options)
 except OutputError as error:
     print(error)
 """
@@ -231,20 +233,20 @@ def test_what_stops_a_run_is_what_is_reported(tmp_path: Path) -> None:
     journal = tmp_path / "out.mp4.resharp" / JOURNAL
 
     class Broken(Enlarged):
-        def __call__(self, image: Any, progress: Any = None) -> Any:
+        def __call__(self, image: Any, *, progress: Any = None) -> Any:
             if self.count >= 15:
                 until(lambda: '"index": 0' in journal.read_text())
                 raise ResharpError("the network is gone")
-            return super().__call__(image, progress)
+            return super().__call__(image, progress=progress)
 
     with pytest.raises(ResharpError, match="the network is gone"):
-        restore_video(clip, target, Broken(2), options=VideoOptions(segment=5))  # type: ignore[arg-type]
+        render_video(clip, target, Broken(2), options=VideoOptions(segment=5))  # type: ignore[arg-type]
     assert restore(clip, target, segment=5).resumed_at >= 5
-    with pytest.raises(OptionError, match="leave --aligned out"):
-        restore_video(clip, target, RestoreConfig(face="codeformer", aligned=True))
+    with pytest.raises(OptionError, match="leave out `aligned`"):
+        render_video(clip, target, RestoreConfig(face="codeformer", aligned=True))
 
 
 def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ResharpError, match=r"pip install 'resharp\[video\]'"):
-        restore_video(tmp_path / "in.mp4", tmp_path / "out.mp4")
+        render_video(tmp_path / "in.mp4", tmp_path / "out.mp4")

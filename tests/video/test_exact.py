@@ -13,8 +13,9 @@ import pytest
 
 from resharp.errors import OptionError
 from resharp.images import read
-from resharp.video import VideoOptions, VideoReport, restore_video
+from resharp.video import VideoOptions, VideoReport
 from resharp.video.color import Color, Converter, pixel_format
+from resharp.video.run import render_video
 from tests.video.kit import (
     VARIABLE,
     Enlarged,
@@ -78,7 +79,7 @@ OLD = "is taken as BT.709"
 
 
 def restore(source: Path, target: Path, scale: int = 2, **options: Any) -> VideoReport:
-    return restore_video(source, target, Enlarged(scale), options=VideoOptions(**options))  # type: ignore[arg-type]
+    return render_video(source, target, Enlarged(scale), options=VideoOptions(**options))  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
@@ -108,7 +109,7 @@ def test_all_is_kept(tmp_path: Path, name: str) -> None:
 
 def test_the_built_in_model_keeps_colors_too(tmp_path: Path) -> None:
     source = make(tmp_path / "in.mp4", Spec(frames=6, full=True))
-    report = restore_video(source, tmp_path / "out.mp4")
+    report = render_video(source, tmp_path / "out.mp4")
     before, after = parts(source), parts(report.target)
     assert after.numbers == list(range(6))
     assert after.stream["size"] == (512, 384)

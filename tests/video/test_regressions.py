@@ -17,16 +17,17 @@ from resharp.errors import OptionError
 from resharp.images import read, write
 from resharp.pipeline.restorer import RestoreConfig
 from resharp.runtime.tiling.bands import choose_tiling
-from resharp.video import VideoOptions, VideoReport, restore_video
+from resharp.video import VideoOptions, VideoReport
 from resharp.video.clip import _rate
 from resharp.video.color import Color, Converter, pixel_format
+from resharp.video.run import render_video
 from tests.video.kit import LATE, Enlarged, Spec, av, draw, make, number_in, parts
 
 
 def restore(source: Path, target: Path, overwrite: bool = False, **options: Any) -> VideoReport:
     config: Any = Enlarged(2)
     given = VideoOptions(**options)
-    return restore_video(source, target, config, options=given, overwrite=overwrite)
+    return render_video(source, target, config, options=given, overwrite=overwrite)
 
 
 def _pictures(folder: Path, names: list[str]) -> Path:
@@ -69,13 +70,13 @@ def test_frames_of_an_interrupted_sequence_are_looked_at(tmp_path: Path) -> None
     class StopError(Exception):
         pass
 
-    def stop(progress: Any) -> None:
-        if progress.done >= 12:
+    def stop(done: float, total: float) -> None:
+        if done >= 12:
             raise StopError
 
     held: Any = Enlarged(2, hold=12 + LATE)
     with pytest.raises(StopError):
-        restore_video(clip, target, held, options=VideoOptions(segment=5), progress=stop)
+        render_video(clip, target, held, options=VideoOptions(segment=5), progress=stop)
     (tmp_path / "out" / "003.png").unlink()
     (tmp_path / "out" / "008.png").write_bytes(b"x")
     report = restore(clip, target, segment=5)
@@ -125,11 +126,11 @@ def test_matroska_tells_its_rate(tmp_path: Path) -> None:
     totals, told = list[int](), threading.Event()
     config: Any = Enlarged(2, hold=10, release=told)
 
-    def count(progress: Any) -> None:
-        totals.append(progress.total)
+    def count(done: float, total: float) -> None:
+        totals.append(round(total))
         told.set()
 
-    restore_video(report.target, tmp_path / "two.mkv", config, progress=count)
+    render_video(report.target, tmp_path / "two.mkv", config, progress=count)
     assert set(totals) == {48}
 
 
@@ -276,7 +277,7 @@ def test_all_frames_are_cut_into_tiles_of_one_size(
     monkeypatch.setattr("resharp.runtime.upscaler.choose_tiling", noted)
     clip = make(tmp_path / "in.mp4", Spec(frames=6))
     config = RestoreConfig(model=str(compact.folder), device="cpu")
-    restore_video(clip, tmp_path / "out.mp4", config)
+    render_video(clip, tmp_path / "out.mp4", config)
     assert asked[0] is None  # once: what memory allows
     assert len(asked) > 6
     assert len({tile for tile in asked if tile is not None}) == 1

@@ -22,8 +22,10 @@ import pytest
 
 from resharp.engines import Bundle
 from resharp.errors import OutputError
-from resharp.video import VideoOptions, VideoProgress, VideoReport, restore_video, source
+from resharp.pipeline.staged_pipeline import StageReport
+from resharp.video import VideoOptions, VideoReport, source
 from resharp.video.resume import JOURNAL
+from resharp.video.run import render_video
 from tests.held import start
 from tests.video.kit import LATE, Enlarged, Spec, av, make, parts
 from tests.waiting import LIMIT, until
@@ -33,20 +35,21 @@ SEGMENT = 10
 LOGGED = """
 import sys
 from pathlib import Path
-from resharp.video import VideoOptions, restore_video
+from resharp.video import VideoOptions
+from resharp.video.run import render_video
 from tests.held import released
 from tests.video.kit import Enlarged, number_in
 
 class Logged(Enlarged):
-    def __call__(self, image, progress=None):
+    def __call__(self, image, *, progress=None):
         with open(sys.argv[3], "a") as log:
             log.write(f"{number_in(image)}\\n")
-        return super().__call__(image, progress)
+        return super().__call__(image, progress=progress)
 
 hold = int(sys.argv[4]) if sys.argv[4] else None
 config = Logged(2, hold=hold, release=None if hold is None else released())
 # Two frames in work at once on any machine: what a kill costs depends on it.
-restore_video(sys.argv[1], sys.argv[2], config, options=VideoOptions(segment=10), workers=2)
+render_video(sys.argv[1], sys.argv[2], config, options=VideoOptions(segment=10), workers=2)
 """
 
 
@@ -75,7 +78,7 @@ def frames(path: Path) -> list[bytes]:
 def restore(clip: Path, target: Path, config: Any = None, **options: Any) -> VideoReport:
     given: Any = VideoOptions(**{"segment": SEGMENT, **options})
     chosen: Any = config or Enlarged(2)
-    return restore_video(clip, target, chosen, options=given)
+    return render_video(clip, target, chosen, options=given)
 
 
 class InterruptedByTestError(Exception):
@@ -85,14 +88,20 @@ class InterruptedByTestError(Exception):
 def interrupt(clip: Path, target: Path, after: int, **options: Any) -> None:
     """Stop a run in the middle, when so many frames, and the segments they end, are written."""
 
-    def stop(progress: VideoProgress) -> None:
-        if progress.done >= after and progress.stages[-1].items >= after:
+    written = 0
+
+    def on_stages(stages: tuple[StageReport, ...]) -> None:
+        nonlocal written
+        written = stages[-1].items
+
+    def stop(done: float, total: float) -> None:
+        if done >= after and written >= after:
             raise InterruptedByTestError
 
     given = VideoOptions(**{"segment": SEGMENT, **options})
     held: Any = Enlarged(2, hold=after + LATE)
     with pytest.raises(InterruptedByTestError):
-        restore_video(clip, target, held, options=given, progress=stop)
+        render_video(clip, target, held, options=given, progress=stop, on_stages=on_stages)
 
 
 def lines(log: Path) -> int:
@@ -303,18 +312,19 @@ def test_memory_is_flat_over_ten_thousand_frames(tmp_path: Path) -> None:
         """
         import json, sys
         from pathlib import Path
-        from resharp.video import VideoOptions, restore_video
+        from resharp.video import VideoOptions
+        from resharp.video.run import render_video
         from tests.video.kit import Enlarged, Spec, make
         spec = Spec(frames=10_000, size=(32, 24), options={"preset": "ultrafast"})
         source = make(Path(sys.argv[1]), spec)
         seen = []
         class Watched(Enlarged):
-            def __call__(self, image, progress=None):
+            def __call__(self, image, *, progress=None):
                 if self.count % 50 == 0:
                     _, resident, shared, *_ = Path("/proc/self/statm").read_text().split()
                     seen.append((self.count, int(resident) - int(shared)))
-                return super().__call__(image, progress)
-        restore_video(source, sys.argv[2], Watched(2), options=VideoOptions(preset="ultrafast"))
+                return super().__call__(image, progress=progress)
+        render_video(source, sys.argv[2], Watched(2), options=VideoOptions(preset="ultrafast"))
         print(json.dumps(seen))
         """
     )

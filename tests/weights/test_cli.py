@@ -1,4 +1,4 @@
-"""``resharp weights``."""
+"""``resharp models``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from resharp.cli import main
-from resharp.cli.weights import weights
+from resharp.cli.models import models as commands
 from resharp.errors import (
     CheckpointError,
     ChecksumError,
@@ -30,7 +30,7 @@ from tests.weights.server import Server
 
 def run(*arguments: object) -> Result:
     """Run it; an error of ours comes through, as it does to the main command."""
-    return CliRunner().invoke(weights, [str(item) for item in arguments], catch_exceptions=False)
+    return CliRunner().invoke(commands, [str(item) for item in arguments], catch_exceptions=False)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_list_shows_everything(tmp_path: Path) -> None:
     rows = {line.split()[0]: line.split() for line in lines if line}
     assert rows["NAME"] == ["NAME", "TASK", "SCALE", "SIZE", "LICENSE", "STATE"]
     assert rows["realesrgan-x4plus"][1:] == ["upscale", "x4", "67.0", "MB", "BSD-3-Clause", "-"]
-    assert rows["own"][1:] == ["upscale", "x3", "0.7", "MB", "unknown", "present"]
+    assert rows["own"][1:] == ["upscale", "x3", "0.7", "MB", "unknown", "fetched"]
     assert rows["yunet"][-1] == "damaged"
     assert "non-commercial purposes only" in " ".join(lines)
     assert rows["codeformer"][-2] in rows  # the mark leads to the terms
@@ -77,7 +77,8 @@ def test_list_as_json(tmp_path: Path) -> None:
         row["name"]: row
         for row in json.loads(run("list", "--weights-dir", tmp_path, "--json").stdout)
     }
-    assert len(rows) == 40
+    assert len(rows) == 41
+    assert (rows["resharp-x4"]["builtin"], rows["own"]["builtin"]) == (True, False)
     assert rows["own"]["state"] == "present"
     assert rows["realesr-general-x4v3"]["blend"] == {"with": "realesr-general-wdn-x4v3"}
     assert rows["codeformer"]["terms"] == find("codeformer").terms
@@ -92,15 +93,19 @@ def test_fetch_from_a_mirror_then_verify(server: Server, tmp_path: Path) -> None
     path = tmp_path / ANIMEVIDEO.name
     assert result.stdout == f"realesr-animevideov3: {path}\n"
     assert server.gets == [f"/{ANIMEVIDEO.name}"]
-    assert run("verify", "--weights-dir", tmp_path).stdout.split() == ["ok", "realesr-animevideov3"]
+    lines = run("verify", "--weights-dir", tmp_path).stdout.splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        ["ok", "realesr-animevideov3"],
+        ["ok", "resharp-x4"],
+    ]
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    with pytest.raises(ChecksumError, match=r"damaged or missing: realesr-animevideov3; "):
+    with pytest.raises(ChecksumError, match=r"damaged or missing: realesr-animevideov3\. "):
         run("verify", "--weights-dir", tmp_path)
 
 
 def test_terms_come_before_the_download(tmp_path: Path) -> None:
     arguments = ["fetch", "codeformer", "--offline", "--weights-dir", str(tmp_path)]
-    result = CliRunner().invoke(weights, arguments)
+    result = CliRunner().invoke(commands, arguments)
     assert isinstance(result.exception, OfflineError)
     assert result.stderr.startswith("codeformer (LicenseRef-S-Lab-1.0): S-Lab License 1.0")
     with pytest.raises(OfflineError):
@@ -146,7 +151,8 @@ def test_own_checkpoint_that_is_gone(tmp_path: Path) -> None:
 
 
 def test_verify_of_an_empty_folder(tmp_path: Path) -> None:
-    assert run("verify", "--weights-dir", tmp_path).stdout == f"no checkpoint is in {tmp_path}\n"
+    (line,) = run("verify", "--weights-dir", tmp_path).stdout.splitlines()
+    assert line.split()[:2] == ["ok", "resharp-x4"]
 
 
 def test_import(tmp_path: Path, models: dict[str, Any]) -> None:
@@ -155,7 +161,7 @@ def test_import(tmp_path: Path, models: dict[str, Any]) -> None:
     folder = tmp_path / "weights"
     result = run("import", source, "--weights-dir", folder, "--license", "CC0-1.0")
     entry = resolve("4x-ultrasharp", folder)
-    assert result.stdout == f"4x-ultrasharp: RRDBNet, x4, {entry.file}\n"
+    assert result.stdout == f"4x-ultrasharp: RRDBNet, x4, {folder / entry.file}\n"
     assert (entry.parameters, entry.license) == ({"num_block": 6}, "CC0-1.0")
     source.write_bytes(b"other")
     with pytest.raises(OptionError, match="--force"):
@@ -174,7 +180,7 @@ def test_import_keeps_off_the_catalogue(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="realesrgan-x4plus belongs to the catalogue"):
         run("import", source, "--weights-dir", tmp_path / "weights")
     (tmp_path / "__.pth").write_bytes(BODY)
-    with pytest.raises(OptionError, match=r"no name can be made from __\.pth"):
+    with pytest.raises(OptionError, match=r"cannot make a name from __\.pth"):
         run("import", tmp_path / "__.pth", "--weights-dir", tmp_path / "weights")
 
 
@@ -196,11 +202,12 @@ def test_import_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_main_command_prints_errors_without_a_trace(tmp_path: Path) -> None:
-    arguments = ["weights", "verify", "yunet", "--weights-dir", str(tmp_path)]
+    arguments = ["models", "verify", "yunet", "--weights-dir", str(tmp_path)]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1
     assert result.stdout == "missing     yunet\n"
-    assert result.stderr.startswith("Error: damaged or missing: yunet;")
+    assert result.stderr.startswith("Error: damaged or missing: yunet. Run")
+    assert result.stderr.endswith("/reference/errors/#checksum\n")
 
 
 def test_a_network_of_spandrels_is_refused_at_the_import(
@@ -209,7 +216,7 @@ def test_a_network_of_spandrels_is_refused_at_the_import(
     models["architecture"] = "spandrel:DAT"
     file = tmp_path / "dat.pth"
     file.write_bytes(b"weights")
-    with pytest.raises(CheckpointError, match=r"export the file itself: resharp export .*dat.pth"):
+    with pytest.raises(CheckpointError, match=r"with 'resharp export .*dat.pth'"):
         run("import", file, "--weights-dir", tmp_path / "w")
     assert not (tmp_path / "w").exists()
 
@@ -218,5 +225,5 @@ def test_a_gray_network_is_refused_at_the_import(tmp_path: Path, models: dict[st
     models["in_channels"] = 1
     file = tmp_path / "gray.pth"
     file.write_bytes(b"weights")
-    with pytest.raises(CheckpointError, match="works on 1 channels and gives 3"):
+    with pytest.raises(CheckpointError, match="maps 1 channels to 3"):
         run("import", file, "--weights-dir", tmp_path / "w")

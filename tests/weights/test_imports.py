@@ -21,7 +21,7 @@ sys.meta_path.insert(0, Absent())
 import resharp.weights
 for module in pkgutil.iter_modules(resharp.weights.__path__, "resharp.weights."):
     importlib.import_module(module.name)
-import resharp.cli.weights
+import resharp.cli.models
 from resharp.weights import catalogue, resolve, verify
 assert len(catalogue()) == 39
 assert verify(["yunet"], sys.argv[1])[0].state == "missing"

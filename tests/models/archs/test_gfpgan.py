@@ -235,7 +235,7 @@ def test_the_bundle(bundle: Bundle) -> None:
 
 
 def test_is_no_upscaler(bundle: Bundle) -> None:
-    text = r"restores faces and upscales nothing: use --face "
+    text = r"restores faces and does not upscale: use `face`= "
     with pytest.raises(OptionError, match=text + "tiny"):
         Upscaler(bundle)
     for name in ("gfpgan-1.4", "GFPGANv1.3", "codeformer", "restoreformer"):

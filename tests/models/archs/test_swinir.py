@@ -417,7 +417,7 @@ def test_gray_weights_take_gray_pictures_and_refuse_colors(bundles: dict[str, Bu
             with pytest.raises(ImageError, match=r"has gray weights.*COLOR_BGR2GRAY"):
                 upscaler(picture)
         with pytest.raises(ImageError, match="has gray weights"):
-            upscaler.restore_many([gray, color])
+            upscaler.batch([gray, color])
         with pytest.raises(ImageError, match="has gray weights"):
             list(upscaler.stream([gray, color]))
     with Upscaler(bundles["classical x2"], backend="onnx") as upscaler:

@@ -111,15 +111,15 @@ def test_deep_pictures_go_on_along_the_chain_where_their_engine_fails(
         np.testing.assert_array_equal(upscaler(plain), expected(plain))
         for one in (deep, (plain.astype(np.uint16) * 257)):
             np.testing.assert_array_equal(upscaler(one), exact(one))
-        np.testing.assert_array_equal(upscaler.restore_many([deep, deep])[1], exact(deep))
+        np.testing.assert_array_equal(upscaler.batch([deep, deep])[1], exact(deep))
         assert upscaler.backend == "tensorrt"
         text = upscaler.explain()
-    assert "16-bit and float pictures: no float32 engine" in text
+    assert "16-bit and float images: no float32 engine" in text
     assert "onnx on cpu" in text.splitlines()[-1]
-    assert caplog.text.count("they go to onnx on cpu") == 1
+    assert caplog.text.count("using onnx on cpu for them") == 1
     with (
         Upscaler(bundle, backend="tensorrt") as upscaler,
-        pytest.raises(BackendError, match="16-bit and float pictures: no float32 engine"),
+        pytest.raises(BackendError, match="16-bit and float images: no float32 engine"),
     ):
         upscaler(deep)
 

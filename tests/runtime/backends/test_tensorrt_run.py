@@ -555,7 +555,9 @@ def test_a_tile_that_the_engine_does_not_take_is_brought_down(
     image = picture(100, 100)
     with Upscaler(kit.bundle, backend="tensorrt", tile=60) as upscaler:
         np.testing.assert_array_equal(upscaler(image), expected(image))
-    assert "takes tiles of up to 48: not 60 (export-engines tiny --tile 60)" in caplog.text
+    assert (
+        "takes tiles of up to 48, not 60: run 'export-engines tiny' with `tile`=60" in caplog.text
+    )
 
 
 def test_small_tiles_go_together(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -586,7 +588,7 @@ def test_through_the_upscaler(kit: Kit) -> None:
         assert (upscaler.backend, upscaler.device) == ("tensorrt", "cuda")
         np.testing.assert_array_equal(upscaler(image), expected(image))
         small = [picture(9, 7, seed=i) for i in range(7)]
-        for one, found in zip(small, upscaler.restore_many(small), strict=True):
+        for one, found in zip(small, upscaler.batch(small), strict=True):
             np.testing.assert_array_equal(found, expected(one))
         frames = [picture(60, 50, seed=i) for i in range(5)]
         for one, found in zip(frames, upscaler.stream(frames), strict=True):
