@@ -1,8 +1,8 @@
-"""The networks, and checkpoints to networks. Importing this needs torch.
+"""PyTorch networks and checkpoint loading. Importing this package requires torch.
 
-``read_checkpoint`` reads a file and tells which network it is, ``build`` makes the network,
-``blend`` interpolates between checkpoints, ``save_safetensors`` writes one cleanly, and
-``for_pictures`` turns a network into one from pictures to pictures.
+``read_checkpoint`` reads a file and identifies its network, ``build`` creates the network,
+``blend`` interpolates between checkpoints, ``save_safetensors`` writes a clean checkpoint, and
+``for_pictures`` wraps a network so that it maps BGR images to BGR images.
 """
 
 from resharp.models.architecture import Architecture, NetworkFacts, Parameters, State

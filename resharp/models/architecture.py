@@ -1,4 +1,4 @@
-"""What an architecture is: how its state dicts are recognized and read, and its network's facts."""
+"""Descriptions of architectures: how to recognize and read state dicts, and network facts."""
 
 from __future__ import annotations
 
@@ -16,51 +16,51 @@ Parameters: TypeAlias = dict[str, int | str]
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkFacts:
-    """What the rest of resharp has to know of a network, whichever it is."""
+    """Architecture-independent facts about a network that the rest of resharp uses."""
 
     scale: int
-    """Output size over input size."""
+    """Output size divided by input size."""
     in_channels: int
-    """Channels of the input picture."""
+    """Number of input image channels."""
     out_channels: int
-    """Channels of the output picture."""
+    """Number of output image channels."""
     size_multiple: int = 1
-    """Sizes that are a multiple of this need no padding inside the network. Any size works, but
-    tiles should begin and end on multiples, or their edges are padded where the picture goes on."""
+    """Image sizes that are multiples of this need no padding inside the network. Any size works,
+    but a tile that does not start and end on multiples is padded where the image continues."""
     fixed_size: int | None = None
-    """Side that pictures must have, for networks that restore aligned faces and take no other;
-    these take and give -1..1, which ``io.py`` hides."""
+    """Required side length of the image in pixels, for networks that only restore aligned faces;
+    None otherwise. These networks map -1..1 to -1..1, which ``io.py`` hides."""
     extra: tuple[tuple[str, float], ...] = ()
-    """Inputs beside the picture, numbers in 0..1, and what they are where nobody says."""
+    """Inputs in addition to the image: names of numbers in 0..1, each with its default."""
     exporters: tuple[str, ...] = ("legacy",)
-    """torch's exporters to try, best first: ``legacy`` is fast, and runs the network on the
-    example; ``dynamo`` does not, which pays where the example is large."""
+    """torch exporters to try, best first. ``legacy`` is fast but runs the network on the example;
+    ``dynamo`` does not, which pays off when the example is large."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """One kind of network and how its state dicts are read."""
+    """A network architecture and how to read its state dicts."""
 
     build: Callable[..., nn.Module]
-    """The module's class, named as upstream; its defaults are the official network."""
+    """Module class, named as upstream; its defaults describe the official network."""
     matches: Callable[[State], bool]
-    """Whether a state dict, in any naming, is likely one of this architecture."""
+    """Whether a state dict, in any naming, probably belongs to this architecture."""
     convert: Callable[[State], dict[str, Tensor]] = dict
-    """Any known naming to the official one; names it does not know stay as they are."""
+    """Converts any known naming to the official one; unknown names are kept."""
     infer: Callable[[State], Parameters]
-    """Keyword arguments of ``build``, from official names. Never fails on a damaged state dict: the
-    comparison that follows says what is wrong."""
+    """Infers the keyword arguments of ``build`` from official names. Never fails on a damaged state
+    dict: the comparison that follows reports what is wrong."""
     facts: Callable[[Parameters], NetworkFacts]
-    """Scale and channels, from the parameters."""
+    """Derives scale, channels and other facts from the parameters."""
 
     @property
     def name(self) -> str:
-        """The name of the module's class upstream."""
+        """Name of the module class upstream."""
         return self.build.__name__
 
     @property
     def official(self) -> Parameters:
-        """The parameters of the official network."""
+        """Parameters of the official network."""
         arguments = inspect.signature(self.build).parameters.values()
         return {argument.name: argument.default for argument in arguments}
 
@@ -68,12 +68,12 @@ class Architecture:
 def facts_named(
     *, scale: str, channels: tuple[str, str], multiple: str = ""
 ) -> Callable[[Parameters], NetworkFacts]:
-    """``Architecture.facts`` of a network whose parameters of these names say them all.
+    """Return an ``Architecture.facts`` function that reads the facts from named parameters.
 
     Args:
-        scale: name of the parameter.
-        channels: names of those for the channels in and out.
-        multiple: name of that for the size multiple; empty where any size is alike.
+        scale: name of the scale parameter.
+        channels: names of the parameters for input and output channels.
+        multiple: name of the parameter for the size multiple; empty if any size will do.
     """
     inputs, outputs = channels
     return lambda parameters: NetworkFacts(
@@ -85,7 +85,7 @@ def facts_named(
 
 
 def face_facts(side: int, *extra: tuple[str, float]) -> NetworkFacts:
-    """Those of a network that restores aligned faces of ``side * side`` pixels."""
+    """Return the facts of a network that restores aligned faces of ``side * side`` pixels."""
     return NetworkFacts(
         scale=1,
         in_channels=3,
@@ -97,14 +97,14 @@ def face_facts(side: int, *extra: tuple[str, float]) -> NetworkFacts:
 
 
 def size(state: State, name: str, axis: int, default: int) -> int:
-    """Length of one axis of a tensor, or ``default`` where there is no such tensor or axis.
+    """Return the length of one axis of a tensor, or ``default`` if the tensor or axis is missing.
 
-    Inference must survive a damaged state dict: the comparison that follows says what is wrong.
+    Inference must survive a damaged state dict: the comparison that follows reports what is wrong.
     """
     tensor = state.get(name)
     return tensor.shape[axis] if tensor is not None and tensor.ndim > axis else default
 
 
 def indices(state: State, pattern: re.Pattern[str]) -> list[int]:
-    """The number in the first group of ``pattern``, of every name that it matches."""
+    """Return the number in the first group of ``pattern`` for every name that it matches."""
     return [int(found[1]) for name in state if (found := pattern.fullmatch(name))]

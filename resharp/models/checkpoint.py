@@ -1,4 +1,4 @@
-"""A file of weights to a checked checkpoint, and a checkpoint to a network or to a file."""
+"""Checkpoints: reading and checking a file, building its network, writing safetensors."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from resharp.models.detect import Match, identify
 from resharp.optional import require
 
 METADATA_KEY = "resharp"
-"""The one metadata entry of a ``.safetensors`` file of ours: JSON, architecture and parameters."""
+"""Only metadata entry of resharp's ``.safetensors`` files: architecture and parameters as JSON."""
 
 BARE = ""
-"""``Checkpoint.state_key`` of a file that holds the tensors themselves."""
+"""``Checkpoint.state_key`` of a file with the tensors at its top level."""
 
 STATE_KEYS = (
-    "params_ema",  # BasicSR: the averaged weights, which upstream prefers
+    "params_ema",  # BasicSR: the averaged weights, preferred upstream
     "params-ema",
     "params",
     "state_dict",  # Lightning, mmcv and others
@@ -42,7 +42,7 @@ STATE_KEYS = (
     "model",
     "net",
 )
-"""Where files keep the tensors; the first one that is there wins."""
+"""Keys under which files store the tensors, in order of preference."""
 
 _PREFIXES = ("module.", "_orig_mod.")  # DataParallel, torch.compile
 
@@ -51,16 +51,16 @@ _PREFIXES = ("module.", "_orig_mod.")  # DataParallel, torch.compile
 class Checkpoint(Match):
     """Weights that are known to fit a network.
 
-    The tensors of ``state`` have their official names and are finite, contiguous, on the CPU;
-    float32 where they are floats.
+    The tensors of ``state`` have official names and are finite, contiguous and on the CPU;
+    floating-point tensors are float32.
     """
 
     state_key: str
-    """Where in the file the tensors were; ``BARE`` for a file of nothing else."""
+    """Key under which the file stored the tensors; ``BARE`` if they were at its top level."""
     path: Path | None
-    """The file; none for a blend."""
+    """Path of the file; None for a blend."""
     sha256: str
-    """Of the file; of a blend, over the parts' hashes and weights."""
+    """SHA-256 of the file; for a blend, of the hashes and weights of its parts."""
 
 
 def read_checkpoint(
@@ -69,23 +69,24 @@ def read_checkpoint(
     architecture: str | None = None,
     parameters: Mapping[str, int | str] | None = None,
 ) -> Checkpoint:
-    """Read and check a ``.pth``, ``.pt`` or ``.safetensors`` file. No code from it is run.
+    """Read and check a ``.pth``, ``.pt`` or ``.safetensors`` file without running code from it.
 
-    The tensors are looked for under ``STATE_KEYS``, then in the file itself; ``params_ema`` before
-    ``params`` is the rule of Real-ESRGAN's ``RealESRGANer`` (BSD-3-Clause). ``module.`` prefixes
-    go, older namings become the official one, and half precision becomes float32. Weights that
-    fit no network here are shown to spandrel, where it is installed.
+    The tensors are looked up under ``STATE_KEYS``, then at the top level; preferring ``params_ema``
+    to ``params`` follows Real-ESRGAN's ``RealESRGANer`` (BSD-3-Clause). ``module.`` prefixes are
+    removed, older namings are converted to the official one, and half precision becomes float32.
+    Weights that fit no network of resharp are passed to spandrel if it is installed.
 
     Args:
-        path: the file.
-        architecture: name of the architecture, where detection is to be overruled.
-        parameters: single parameters that are to overrule detected ones.
+        path: checkpoint file.
+        architecture: name of an architecture, to override detection.
+        parameters: individual parameters, to override detected ones.
 
     Raises:
-        CheckpointError: no checkpoint, a damaged one, one that holds code, or NaN in the weights.
-        UnknownArchitectureError: a sound file whose weights fit no network here.
-        MissingExtraError: the file says that it needs spandrel, which cannot be imported.
-        OptionError: no such architecture or parameter.
+        CheckpointError: the file is not a checkpoint, is damaged, contains code or has weights that
+            are not finite.
+        UnknownArchitectureError: the file is intact, but its weights fit no known network.
+        MissingExtraError: the file's metadata asks for spandrel, which cannot be imported.
+        OptionError: the architecture or a parameter does not exist.
     """
     file = Path(fspath(path))
     raw, metadata = files.read(file)
@@ -105,7 +106,7 @@ def read_checkpoint(
     except OptionError as error:
         if parameters or not remembered:
             raise
-        raise CheckpointError(f"the metadata of {file} are damaged: {error}") from error
+        raise CheckpointError(f"the metadata of {file} is damaged: {error}") from error
     return Checkpoint(
         architecture=match.architecture,
         parameters=match.parameters,
@@ -120,7 +121,7 @@ def read_checkpoint(
 def _identify(
     state: dict[str, Tensor], *, architecture: str | None, parameters: Parameters
 ) -> Match:
-    """Our own networks first; then spandrel's, unless the caller knows the architecture."""
+    """Try resharp's own networks, then spandrel's unless the architecture is given."""
     if architecture is not None and spandrel_models.is_foreign(architecture):
         return spandrel_models.restore(state, architecture, parameters)
     try:
@@ -135,10 +136,10 @@ def _identify(
 
 
 def build(checkpoint: Checkpoint) -> nn.Module:
-    """The network with the checkpoint's weights (copied): float32, on the CPU, in eval mode.
+    """Build a network with a copy of the checkpoint's weights: float32, on the CPU, in eval mode.
 
     Raises:
-        MissingExtraError: it is one of spandrel's, which cannot be imported.
+        MissingExtraError: the network is one of spandrel's, which cannot be imported.
     """
     if spandrel_models.is_foreign(checkpoint.architecture):
         found = spandrel_models.restore(
@@ -151,16 +152,16 @@ def build(checkpoint: Checkpoint) -> nn.Module:
 
 
 def load_network(path: str | PathLike[str]) -> nn.Module:
-    """``build(read_checkpoint(path))``."""
+    """Build the network of a checkpoint file: ``build(read_checkpoint(path))``."""
     return build(read_checkpoint(path))
 
 
 def save_safetensors(checkpoint: Checkpoint, path: str | PathLike[str]) -> None:
-    """Write the clean tensors, the architecture and its parameters; ``read_checkpoint`` reads them.
+    """Write the tensors, the architecture and its parameters to a ``.safetensors`` file.
 
-    Equal checkpoints give equal bytes: the library orders the tensors by dtype and name, and there
-    is one metadata entry only, because it writes several in an order that differs from run to run.
-    The file is written whole or not at all.
+    Equal checkpoints produce equal bytes: the library sorts tensors by dtype and name, and there is
+    only one metadata entry, because it writes several in an order that differs from run to run.
+    The file is written completely or not at all; ``read_checkpoint`` reads it.
 
     Raises:
         OutputError: the folder is missing, full or read-only.
@@ -174,17 +175,17 @@ def save_safetensors(checkpoint: Checkpoint, path: str | PathLike[str]) -> None:
 
 
 def _state_dict(raw: Any, file: Path) -> tuple[str, dict[str, Tensor]]:
-    """The tensors of a loaded file, and the key under which they were."""
+    """Return the tensors of a loaded file and the key under which they were stored."""
     if not isinstance(raw, Mapping):
-        raise CheckpointError(f"{file} holds a {type(raw).__name__}, not a state dict")
+        raise CheckpointError(f"{file} contains a {type(raw).__name__}, not a state dict")
     inner = (key for key in STATE_KEYS if isinstance(raw.get(key), Mapping) and raw[key])
     key = next(inner, BARE)
     found = raw[key] if key else raw
     tensors = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
     if not tensors:
         raise CheckpointError(
-            f"{file} holds no weights, only {', '.join(map(str, list(raw)[:6])) or 'nothing'}: a "
-            "training state is no checkpoint; take the file with the network's weights"
+            f"{file} has no weights, found {', '.join(map(str, list(raw)[:6])) or 'nothing'}: "
+            "use the file with the network's weights, not a training state"
         )
     return key, _without_prefixes(tensors, file)
 
@@ -196,27 +197,27 @@ def _without_prefixes(tensors: Mapping[str, Tensor], file: Path) -> dict[str, Te
         while prefix := next((one for one in _PREFIXES if short.startswith(one)), ""):
             short = short[len(prefix) :]
         if short in stripped:
-            raise CheckpointError(f"{file} holds {short} twice, with and without a prefix")
+            raise CheckpointError(f"{file} contains {short} twice, with and without a prefix")
         stripped[short] = tensor
     return stripped
 
 
 def _clean(tensor: Tensor, name: str) -> Tensor:
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex():
-        raise CheckpointError(f"{name} is sparse, quantised or complex: take the plain checkpoint")
+        raise CheckpointError(f"{name} is sparse, quantized or complex: use the plain checkpoint")
     dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
-    # A copy: the file's tensors may share one storage, or lie in memory channels last.
+    # Copy: the file's tensors may share one storage or be channels last in memory.
     clean = torch.empty(tensor.shape, dtype=dtype).copy_(tensor.detach())
     if clean.is_floating_point() and not bool(torch.isfinite(clean).all()):
         raise CheckpointError(
-            f"{name} holds NaN or infinite weights: training diverged or the file is damaged; "
-            "take an earlier or another checkpoint"
+            f"{name} contains NaN or infinite weights: training diverged or the file is damaged; "
+            "use an earlier or different checkpoint"
         )
     return clean
 
 
 def _noted(metadata: Mapping[str, str], file: Path) -> tuple[str | None, Parameters]:
-    """Architecture and parameters that ``save_safetensors`` wrote down; else nothing."""
+    """Return the architecture and parameters that ``save_safetensors`` stored, if any."""
     if METADATA_KEY not in metadata:
         return None, {}
     try:
@@ -225,4 +226,4 @@ def _noted(metadata: Mapping[str, str], file: Path) -> tuple[str | None, Paramet
         known = name if spandrel_models.is_foreign(name) else find(name).name
         return known, dict(noted["parameters"])
     except (ValueError, KeyError, TypeError, OptionError) as error:
-        raise CheckpointError(f"the metadata of {file} are damaged: {error}") from error
+        raise CheckpointError(f"the metadata of {file} is damaged: {error}") from error

@@ -1,7 +1,7 @@
-"""Bytes on disk to whatever they hold: torch's zip and pickle formats, and safetensors.
+"""Reading of checkpoint files: torch's zip and pickle formats, and safetensors.
 
-A checkpoint is often a stranger's file. Nothing here runs code from one: torch's restricted
-unpickler reads tensors and plain containers only, and a safetensors file cannot hold code.
+A checkpoint is often an untrusted file. Nothing here runs code from one: torch's restricted
+unpickler reads only tensors and plain containers, and a safetensors file cannot contain code.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import torch
 from resharp.errors import CheckpointError
 from resharp.optional import require
 
-_AGAIN = "download it again, and compare its size and hash with those its publisher states"
+_AGAIN = "download it again and compare its size and hash with the published ones"
 _PAGE = re.compile(rb"\s*<(!doctype|html|head|body|\?xml)", re.IGNORECASE)
 
 
 def read(path: Path) -> tuple[Any, dict[str, str]]:
-    """What a file of weights holds, on the CPU, and its metadata (safetensors only).
+    """Return the content of a checkpoint file, on the CPU, and its metadata (safetensors only).
 
-    The format is told from the bytes, not from the suffix: both are wrong often enough, but only
-    the bytes decide what can be read.
+    The format is detected from the bytes: suffixes are often wrong, and only the bytes determine
+    what can be read.
 
     Raises:
-        CheckpointError: no checkpoint, a damaged one, or one that would run code.
+        CheckpointError: the file is not a checkpoint, cannot be read, is damaged or would run code.
     """
     head = _head(path)
     _refuse_known(path, head)
@@ -40,13 +40,13 @@ def read(path: Path) -> tuple[Any, dict[str, str]]:
         head = _head_of_zip(path)
     elif not head.startswith(b"\x80"):
         raise CheckpointError(
-            f"{path} is no checkpoint (it begins with {head[:16]!r}): weights come as .pth, .pt or "
-            f".safetensors; {_AGAIN}"
+            f"{path} is not a checkpoint (it starts with {head[:16]!r}): expected a .pth, .pt or "
+            f".safetensors file; {_AGAIN}"
         )
-    if len(head) > 1 and head[1] > 2:  # torch writes 2, and its restricted reader knows no more
+    if len(head) > 1 and head[1] > 2:  # torch writes 2, and its safe unpickler supports no more
         raise CheckpointError(
-            f"{path} is a pickle of protocol {head[1]}, which cannot be read without the risk that "
-            "it could run code: ask its publisher for a plain torch.save or .safetensors file"
+            f"{path} is a pickle with protocol {head[1]}, which could run code when it is read: "
+            "ask its publisher for a plain torch.save or .safetensors file"
         )
     return _read_torch(path), {}
 
@@ -56,7 +56,7 @@ def _head(path: Path) -> bytes:
         with path.open("rb") as stream:
             return stream.read(256)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _refuse_known(path: Path, head: bytes) -> None:
@@ -64,32 +64,32 @@ def _refuse_known(path: Path, head: bytes) -> None:
         raise CheckpointError(f"{path} is empty: {_AGAIN}")
     if _PAGE.match(head):
         raise CheckpointError(
-            f"{path} is a web page, no checkpoint: the link led to a page about the file, or to an "
-            "error; take the link of the download itself"
+            f"{path} is a web page, not a checkpoint: the link led to a page about the file or to "
+            "an error page; use the direct download link"
         )
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(
-            f"{path} is a Git LFS pointer, not the file it points to: fetch it with 'git lfs pull'"
+            f"{path} is a Git LFS pointer, not the file itself: fetch the file with 'git lfs pull'"
         )
 
 
 def _head_of_zip(path: Path) -> bytes:
-    """The first bytes of the pickle in a file of ``torch.save``."""
+    """Return the first bytes of the pickle in a ``torch.save`` file."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = {name.rpartition("/")[2]: name for name in archive.namelist()}
             pickled = members.get("data.pkl")
             head = archive.open(pickled).read(2) if pickled else b""
     except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, zlib.error) as error:
-        raise CheckpointError(f"{path} is cut off or damaged: {_AGAIN}") from error
+        raise CheckpointError(f"{path} is truncated or damaged: {_AGAIN}") from error
     if "constants.pkl" in members:
         raise CheckpointError(
-            f"{path} is a TorchScript program, which holds code: ask its publisher for the state "
-            "dict (.pth or .safetensors)"
+            f"{path} is a TorchScript program, which contains code: ask its publisher for the "
+            "state dict (.pth or .safetensors)"
         )
     if not pickled:
         raise CheckpointError(
-            f"{path} is an archive, no checkpoint: unpack it and take the .pth file"
+            f"{path} is an archive, not a checkpoint: unpack it and use the .pth file"
         )
     return head
 
@@ -100,10 +100,10 @@ def _read_torch(path: Path) -> Any:
     except Exception as error:  # a damaged file makes torch raise almost anything
         if found := re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error)):
             raise CheckpointError(
-                f"{path} holds more than tensors ({found[1]}) and is not opened, because that "
-                "could run code: ask its publisher for the state dict alone, best as .safetensors"
+                f"{path} contains more than tensors ({found[1]}) and was not opened, because that "
+                "could run code: ask its publisher for only the state dict, ideally as .safetensors"
             ) from error
-        raise CheckpointError(f"{path} is cut off or damaged: {_AGAIN}") from error
+        raise CheckpointError(f"{path} is truncated or damaged: {_AGAIN}") from error
 
 
 def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
@@ -113,4 +113,4 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
             names = sorted(stream.keys())
             return {name: stream.get_tensor(name) for name in names}, stream.metadata() or {}
     except (library.SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path} is cut off or damaged ({error}): {_AGAIN}") from error
+        raise CheckpointError(f"{path} is truncated or damaged ({error}): {_AGAIN}") from error

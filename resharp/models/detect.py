@@ -1,4 +1,4 @@
-"""Which network a state dict belongs to, told from its names and shapes alone."""
+"""Detection of the network that a state dict belongs to, from names and shapes alone."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class Match:
     """A state dict that fits a network."""
 
     architecture: str
-    """Name of an entry of ``ARCHITECTURES``, or of spandrel's: ``spandrel:DAT``."""
+    """Name of an entry of ``ARCHITECTURES``, or of one of spandrel's, e.g. ``spandrel:DAT``."""
     parameters: Parameters
-    """Keyword arguments that build the network; of spandrel's, the sizes that it takes."""
+    """Keyword arguments that build the network; for spandrel's, the sizes that it supports."""
     facts: NetworkFacts
-    """All that the rest of resharp has to know of the network."""
+    """Facts about the network that the rest of resharp uses."""
     state: dict[str, Tensor]
-    """The tensors under their official names."""
+    """Tensors by official name."""
 
 
 def detect(state: State) -> tuple[str, Parameters]:
-    """The architecture's name and the parameters of the network that these weights belong to.
+    """Return the architecture's name and the parameters of the network with these weights.
 
     Args:
         state: tensors by name, in any known naming, without a ``module.`` prefix.
 
     Raises:
-        UnknownArchitectureError: no network fits exactly; the message compares with the nearest.
+        UnknownArchitectureError: no network fits exactly; the message names the closest.
     """
     match = identify(state)
     return match.architecture, match.parameters
@@ -49,24 +49,24 @@ def identify(
     architecture: str | None = None,
     parameters: Mapping[str, int | str] | None = None,
 ) -> Match:
-    """As ``detect``, but return the renamed tensors too, and let the caller know better.
+    """Detect the network of these weights, with optional overrides, and rename the tensors.
 
     Args:
         state: tensors by name, in any known naming, without a ``module.`` prefix.
-        architecture: the architecture's name, instead of the one that the names suggest.
-        parameters: those parameters that are to replace inferred ones.
+        architecture: name of the architecture, to override detection.
+        parameters: individual parameters, to override inferred ones.
 
     Raises:
-        OptionError: no such architecture or parameter.
-        UnknownArchitectureError: no network fits exactly; the message compares with the nearest.
+        OptionError: the architecture or a parameter does not exist, or a value is invalid.
+        UnknownArchitectureError: no network fits exactly; the message names the closest.
     """
     kind = find(architecture) if architecture is not None else _matching(state)
     converted = kind.convert(state)
     wanted = _merged(kind, _told(kind, converted), parameters or {})
     if misfit := _misfit(kind, wanted, converted):
         raise UnknownArchitectureError(
-            f"these weights fit no network: {misfit}. If the file is whole, its network is not one "
-            f"of {names()}"
+            f"these weights fit no known network: {misfit}. If the file is complete, its network "
+            f"is not one of {names()}"
         )
     return Match(
         architecture=kind.name, parameters=wanted, facts=kind.facts(wanted), state=converted
@@ -80,7 +80,7 @@ def _matching(state: State) -> Architecture:
     likeness, nearest = max(
         ((_likeness(one, state), one) for one in ARCHITECTURES), key=lambda pair: pair[0]
     )
-    message = f"these weights belong to no network here ({names()}): found {_listed(list(state))}"
+    message = f"these weights belong to no known network ({names()}): found {_listed(list(state))}"
     if likeness:
         converted = nearest.convert(state)
         message += f"; {_misfit(nearest, _told(nearest, converted), converted)}"
@@ -88,7 +88,7 @@ def _matching(state: State) -> Architecture:
 
 
 def _likeness(architecture: Architecture, state: State) -> int:
-    """How many kinds of name, numbers aside, a state dict shares with the default network."""
+    """Count the names, ignoring numbers, that a state dict shares with the official network."""
     expected = _expected(architecture, architecture.official)
     kinds = {re.sub(r"\d+", "N", name) for name in expected}
     return len(kinds & {re.sub(r"\d+", "N", name) for name in architecture.convert(state)})
@@ -102,28 +102,28 @@ def _merged(kind: Architecture, inferred: Parameters, given: Mapping[str, int | 
     for name, value in given.items():
         if name not in inferred:
             raise OptionError(
-                f"{kind.name} has no parameter {name!r}: it has {', '.join(inferred)}"
+                f"{kind.name} has no parameter {name!r}: use one of {', '.join(inferred)}"
             )
         if type(value) is not type(inferred[name]):
             wanted = type(inferred[name]).__name__
             raise OptionError(
-                f"the parameter {name} of {kind.name} is {value!r}, but takes {wanted}"
+                f"the parameter {name} of {kind.name} must be of type {wanted}, got {value!r}"
             )
     return inferred | dict(given)
 
 
 def _expected(kind: Architecture, parameters: Parameters) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the network's tensors, without the memory for them."""
+    """Return the names and shapes of the network's tensors without allocating them."""
     try:
         with torch.device("meta"):
             state = kind.build(**parameters).state_dict()
     except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that overflow
-        raise OptionError(f"{_described(kind, parameters)} cannot be built: {error}") from error
+        raise OptionError(f"cannot build {_described(kind, parameters)}: {error}") from error
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def _misfit(kind: Architecture, parameters: Parameters, state: State) -> str:
-    """How a state dict differs from a network; empty where it does not."""
+    """Describe how a state dict differs from a network; empty if it does not."""
     expected = _expected(kind, parameters)
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     shapes = [
@@ -134,10 +134,10 @@ def _misfit(kind: Architecture, parameters: Parameters, state: State) -> str:
     parts = (
         ("missing", [name for name in expected if name not in found]),
         ("unexpected", [name for name in found if name not in expected]),
-        ("of wrong shape", shapes),
+        ("wrong shape", shapes),
     )
     told = "; ".join(f"{title}: {_listed(items)}" for title, items in parts if items)
-    return told and f"nearest is {_described(kind, parameters)}, but {told}"
+    return told and f"the closest is {_described(kind, parameters)}, but {told}"
 
 
 def _listed(items: Sequence[str]) -> str:

@@ -1,11 +1,11 @@
-"""Parts of a network that stay float32 whatever the rest becomes.
+"""Parts of a network that stay float32 when the rest is converted.
 
-Two marks, which ``precision.py`` reads and nothing else needs to know of:
+Two class attributes mark them; elsewhere, only ``precision.py`` depends on them:
 
-- ``keeps_float32``: what ``.half()``, ``.bfloat16()`` and ``.to(dtype)`` do not touch. The weights
-  are never rounded on the way; moves to another device go through. Such a module casts what it
-  takes and gives by itself.
-- ``casts``: a module that computes in the type of its weights and returns the type of its input, so
+- ``keeps_float32``: tensors that ``.half()``, ``.bfloat16()`` and ``.to(dtype)`` do not convert.
+  Their weights are never rounded; moves to another device work as usual. Such a module casts its
+  own inputs and outputs.
+- ``casts``: the module computes in the dtype of its weights and returns the dtype of its input, so
   that ``mixed`` can convert it alone.
 """
 
@@ -21,14 +21,14 @@ ALL = ("",)
 
 
 class KeepFP32(nn.Module):
-    """A module that keeps float32: all of it, or the parameters and children that are named."""
+    """A module that keeps float32, either entirely or for the named parameters and buffers."""
 
     keeps_float32: ClassVar[tuple[str, ...]] = ALL
-    """Names of own parameters and buffers; :data:`ALL` is everything, with all that is below."""
+    """Names of own parameters and buffers that stay float32; :data:`ALL` includes all children."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        # nn.Module's one door for .half(), .to() and .cuda(). An override keeps the weights out of
-        # it; casting back afterwards would give rounded ones.
+        # nn.Module implements .half(), .to() and .cuda() with this method. Overriding it leaves the
+        # weights as they are; casting them back afterwards would keep the rounding.
         names = self.keeps_float32
         kept = {id(getattr(self, name)) for name in names if name}
 
@@ -45,41 +45,41 @@ class KeepFP32(nn.Module):
 
 
 class Float32Linear(KeepFP32, nn.Linear):
-    """A linear layer in float32; gives float32."""
+    """A linear layer that computes in and returns float32."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[n, in]`` of any type to float32 ``[n, out]``."""
+        """Map ``[n, in]`` of any dtype to float32 ``[n, out]``."""
         return linear(x.float(), self.weight, self.bias)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.linear`` for ``[n, in]``, as a convolution of one pixel.
+    """Compute ``F.linear`` of ``[n, in]`` as a convolution of one pixel.
 
-    TensorRT-RTX 1.7 has no float32 matrix product for Turing (sm75), but float32 convolutions.
+    TensorRT-RTX 1.7 has float32 convolutions but no float32 matrix product for Turing (sm75).
     """
     out = F.conv2d(x[:, :, None, None], weight[:, :, None, None], bias)
     return out[:, :, 0, 0]
 
 
 class PixelLinear(nn.Linear):
-    """``nn.Linear`` for ``[n, in]`` by :func:`linear`."""
+    """``nn.Linear`` for ``[n, in]``, computed by :func:`linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[n, in]`` to ``[n, out]``."""
+        """Map ``[n, in]`` to ``[n, out]``."""
         return linear(x, self.weight, self.bias)
 
 
 class Float32GroupNorm(KeepFP32, nn.GroupNorm):
-    """Group normalisation whose sums are float32; gives its input's type."""
+    """Group normalization that computes in float32 and returns the dtype of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[n, c, h, w]`` to the same."""
+        """Normalize ``[n, c, h, w]``."""
         out = F.group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps)
         return out.to(x.dtype)
 
 
 def kept(network: nn.Module) -> set[str]:
-    """Names of the modules that stay float32 as a whole, those within others included."""
+    """Return the names of modules that stay float32 entirely, including nested modules."""
     found: set[str] = set()
     for name, module in network.named_modules():
         if getattr(module, "keeps_float32", ()) == ALL:
@@ -88,5 +88,5 @@ def kept(network: nn.Module) -> set[str]:
 
 
 def casts(module: nn.Module) -> bool:
-    """Whether a module computes in the type of its weights and gives that of its input."""
+    """Return whether a module computes in its weights' dtype and returns its input's dtype."""
     return bool(getattr(module, "casts", False))

@@ -1,6 +1,7 @@
-"""A network's arithmetic: fp16, mixed, bf16. The weights that stay fp32 are never rounded.
+"""Copies of networks in another precision: fp16, mixed or bf16.
 
-What a network marks as an island (``fp32_modules.py``) stays fp32 in all of them.
+Modules that a network marks as islands (``fp32_modules.py``) stay fp32 in every precision. Weights
+that stay fp32 are never rounded.
 """
 
 from __future__ import annotations
@@ -16,42 +17,42 @@ from resharp.models.fp32_modules import casts, kept
 
 PRECISIONS = ("fp16", "mixed", "fp32", "bf16")
 LARGE = 1e4
-"""Activations beyond this keep their layer in fp32 under ``mixed``; fp16 ends at 65504."""
+"""Largest activation of a layer that ``mixed`` converts to fp16; fp16 itself ends at 65504."""
 _WEIGHTED = (nn.Conv2d, nn.Linear)
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
 
 
 class _HalfLayer(nn.Module):
-    """A layer that computes in fp16 between fp32 neighbours."""
+    """A layer that computes in fp16 between fp32 neighbors."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer.half()
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the layer, fp32 in and out."""
+        """Apply the layer; input and output are fp32."""
         out: Tensor = self.layer(x.half()).float()
         return out
 
 
 def with_precision(network: nn.Module, precision: str, example: Tensor | None = None) -> nn.Module:
-    """A copy of a network that computes in another precision.
+    """Return a copy of a network that computes in another precision.
 
-    ``fp16`` and ``bf16`` convert all of it but its islands. ``mixed`` converts the convolutions and
-    linear layers, but for the first, the last, those in islands and those that take or give more
-    than :data:`LARGE` on ``example``; activations, sums and norms between them stay fp32.
+    ``fp16`` and ``bf16`` convert everything except the islands. ``mixed`` converts convolutions and
+    linear layers, except the first, the last, those in islands and those whose input or output
+    exceeds :data:`LARGE` on ``example``; activations, sums and norms between them stay fp32.
 
     Args:
-        network: in fp32.
+        network: network in fp32.
         precision: one of :data:`PRECISIONS`.
-        example: float32 ``[n, c, h, w]``, in the network's own range, that ``mixed`` measures on;
-            None measures nothing.
+        example: float32 ``[n, c, h, w]`` in the network's own value range, on which ``mixed``
+            measures activations; None skips the measurement.
 
     Raises:
-        OptionError: there is no such precision.
+        OptionError: ``precision`` is not one of :data:`PRECISIONS`.
     """
     if precision not in PRECISIONS:
-        raise OptionError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+        raise OptionError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     own = copy.deepcopy(network)
     if precision == "fp16":
         return own.half()
@@ -63,9 +64,9 @@ def with_precision(network: nn.Module, precision: str, example: Tensor | None = 
 
 
 def ranges(network: nn.Module, example: Tensor) -> dict[str, float]:
-    """Largest absolute input or output of each convolution, linear layer and norm, by name.
+    """Return the largest absolute input or output of each convolution, linear layer and norm.
 
-    A norm takes what the residual sums before it have come to. NaN where there was any.
+    The input of a norm shows how large the preceding residual sums become. NaN if any value is NaN.
     """
     found: dict[str, list[float]] = {}
 
@@ -94,9 +95,9 @@ def ranges(network: nn.Module, example: Tensor) -> dict[str, float]:
 
 
 def peak(network: nn.Module, example: Tensor) -> tuple[float, str]:
-    """The largest of :func:`ranges` that fp16 would have to hold, and the layer's name.
+    """Return the largest of :func:`ranges` that fp16 would have to hold, and the layer's name.
 
-    Islands stay fp32, so theirs do not count. NaN is larger than any number.
+    Islands stay fp32 and do not count. NaN counts as larger than any number.
     """
     islands = kept(network)
     found = {name: top for name, top in ranges(network, example).items() if name not in islands}
@@ -107,13 +108,13 @@ def peak(network: nn.Module, example: Tensor) -> tuple[float, str]:
 
 
 def choose_precision(largest: float) -> str:
-    """The arithmetic that engines begin with, by the :func:`peak` on the export picture.
+    """Return the precision an engine build starts with, from the :func:`peak` on the export image.
 
-    ``fp16`` up to :data:`LARGE`: other pictures then have room for six times as much, for fp16 ends
-    at 65504. ``mixed`` above it, and where it is not finite. Never ``fp32``, which needs no choice:
-    it is where a build ends that the gates send on from both.
+    ``fp16`` up to :data:`LARGE`: other images then have six times as much headroom, since fp16 ends
+    at 65504. ``mixed`` above it, or if the peak is not finite. Never ``fp32``: a build falls back
+    to it by itself when its checks reject both.
     """
-    return "fp16" if largest <= LARGE else "mixed"  # NaN compares false
+    return "fp16" if largest <= LARGE else "mixed"  # false for NaN
 
 
 def _weighted(module: nn.Module) -> bool:
@@ -125,7 +126,7 @@ def _mix(network: nn.Module, example: Tensor | None) -> None:
     islands = kept(network)
     names = [name for name, module in network.named_modules() if _weighted(module)]
     for name in names[1:-1]:
-        if name in islands or not large.get(name, 0.0) <= LARGE:  # NaN compares false
+        if name in islands or not large.get(name, 0.0) <= LARGE:  # false for NaN
             continue
         parent, _, child = name.rpartition(".")
         owner = network.get_submodule(parent) if parent else network

@@ -1,17 +1,17 @@
-"""Networks of spandrel's architectures: any that turns one picture into one picture.
+"""Networks of spandrel's architectures that map one image to one image.
 
-They come after resharp's own: only weights that fit no network here are shown to spandrel. It is
-given a state dict that ``checkpoint_files.read`` has read, so that nothing of a stranger's file is
-unpickled but tensors. What it finds is wrapped so that any size works: spandrel states the sizes
-that a network takes (a minimum, a multiple, squares), and the padding up to them is part of the
-network here, by reflection as in spandrel's own call, without a branch that a tracer would bake.
+resharp's own networks take precedence: only weights that fit none of them are passed to spandrel.
+It receives a state dict that ``checkpoint_files.read`` has read, so only tensors of an untrusted
+file are ever unpickled. Its network is wrapped so that any size works: spandrel states the sizes
+that a network supports (a minimum, a multiple, squares), and the wrapper pads to them, by
+reflection as in spandrel's own call and without a branch that a tracer would bake in.
 
-spandrel (MIT) is an optional extra, and nothing imports it before weights are met that no network
-here fits. ``spandrel_extra_arches`` holds architectures under licenses that forbid commercial use:
-resharp never installs it; where it can be imported, its architectures are offered too.
+spandrel (MIT) is an optional extra and is imported only for weights that fit no network of resharp.
+``spandrel_extra_arches`` contains architectures under licenses that forbid commercial use: resharp
+never installs it but supports its architectures if it can be imported.
 
-A checkpoint of this kind is called ``spandrel:DAT``, say. Its parameters are the sizes, which can
-be overruled where spandrel states too little: ``minimum``, ``multiple`` and ``square`` (0 or 1).
+The architecture of such a checkpoint is named e.g. ``spandrel:DAT``. Its parameters are the sizes,
+to be overridden where spandrel states too little: ``minimum``, ``multiple``, ``square`` (0 or 1).
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from resharp.optional import require
 
 EXTRA_ARCHITECTURES = "spandrel_extra_arches"
 PREFIX = "spandrel:"
-"""What the architectures' names begin with."""
+"""Prefix of the names of spandrel's architectures."""
 EXPORTERS = ("legacy", "dynamo")
-"""Tried in this order: which of them suits a stranger's network is not known."""
+"""Exporters to try, in this order: which one suits an unknown network cannot be predicted."""
 SIZES = frozenset(("minimum", "multiple", "square"))
-"""The parameters of all of them."""
+"""Names of the parameters that every spandrel network has."""
 _MINIMA = (1, 2, 4, 8, 16, 32, 64, 128)
-"""Sizes that are tried as the smallest, where spandrel states none that works."""
+"""Minimum sizes to try when the one that spandrel states does not work."""
 _LARGEST_WINDOW = 64
 _CHARACTERS = 300
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")
@@ -57,20 +57,20 @@ _COLORS = re.compile(r"\x1b\[[0-9;]*m")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SpandrelModel(Match):
-    """A state dict that an architecture of spandrel fits; its names are spandrel's."""
+    """A state dict that fits one of spandrel's architectures, under spandrel's tensor names."""
 
     network: nn.Module
-    """With the weights and the padding; float32, on the CPU, in eval mode."""
+    """Network with weights and padding; float32, on the CPU, in eval mode."""
 
 
 def library(feature: str) -> Any:
-    """The module ``spandrel``, with the extra architectures registered where they are installed.
+    """Import ``spandrel`` and register the extra architectures if they are installed.
 
     Args:
-        feature: what needs it, as the start of a sentence.
+        feature: feature that needs it, as the start of a sentence.
 
     Raises:
-        MissingExtraError: it is not installed, or it cannot be imported: it needs torchvision.
+        MissingExtraError: spandrel is not installed or cannot be imported (it needs torchvision).
     """
     with quiet():
         try:
@@ -78,59 +78,60 @@ def library(feature: str) -> Any:
         except RuntimeError as error:  # "operator torchvision::nms does not exist"
             raise MissingExtraError(
                 f"{feature} needs spandrel, which cannot be imported ({error}): install the "
-                "torchvision that is made for this torch"
+                "torchvision version that matches this torch"
             ) from error
         try:
             extra: Any = importlib.import_module(EXTRA_ARCHITECTURES)
             spandrel.MAIN_REGISTRY.add(*extra.EXTRA_REGISTRY, ignore_duplicates=True)
-        except (ImportError, RuntimeError, OSError):  # not installed, or of another spandrel
+        except (ImportError, RuntimeError, OSError):  # not installed, or for another spandrel
             pass
     return spandrel
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what torch says about the code of older networks from our users."""
+    """Suppress torch's warnings about the code of older networks."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def is_foreign(architecture: str | None) -> bool:
-    """Whether an architecture of that name is spandrel's."""
+    """Return whether an architecture is one of spandrel's."""
     return architecture is not None and architecture.startswith(PREFIX)
 
 
 def label(architecture: str) -> str:
-    """For messages: ``spandrel's DAT``."""
+    """Return the architecture's name for messages, e.g. ``spandrel's DAT``."""
     return f"spandrel's {architecture.removeprefix(PREFIX)}"
 
 
 def shorten(error: BaseException) -> str:
-    """The first lines of a message, which torch's errors have many of."""
+    """Return an error message on one line, cut to 300 characters: torch's can be very long."""
     lines = " ".join(_COLORS.sub("", str(error)).split()) or type(error).__name__
     return lines if len(lines) <= _CHARACTERS else f"{lines[:_CHARACTERS]}..."
 
 
 def recognise(state: State, parameters: Mapping[str, int | str] | None = None) -> SpandrelModel:
-    """Ask spandrel which of its architectures these weights are of.
+    """Let spandrel identify the architecture of these weights and build the network.
 
     Args:
         state: tensors by name.
-        parameters: sizes that overrule what spandrel states.
+        parameters: sizes that override those that spandrel states.
 
     Raises:
         MissingExtraError: spandrel cannot be imported.
-        UnknownArchitectureError: it knows none either, or its network does not fit.
-        CheckpointError: not a network from picture to picture; the message names it and says why.
-        OptionError: no such parameter.
+        UnknownArchitectureError: spandrel does not recognize the weights or cannot load them.
+        CheckpointError: the network does not map one image to one image, or fails; the message
+            names it and gives the reason.
+        OptionError: a parameter does not exist or is not a valid size.
     """
     spandrel = library("Trying spandrel's architectures")
     own = dict(spandrel.canonicalize_state_dict(dict(state)))
     supports = spandrel.MAIN_REGISTRY.architectures("detection")
     found = next((one for one in supports if _detects(one, own)), None)
     if found is None:
-        raise UnknownArchitectureError(f"spandrel {_version()} does not know them either")
+        raise UnknownArchitectureError(f"spandrel {_version()} does not recognize them either")
     name = f"{PREFIX}{found.architecture.id}"
     descriptor = _loaded(spandrel, found.architecture, own, name)
     need = _sizes(descriptor, name, parameters or {})
@@ -140,19 +141,19 @@ def recognise(state: State, parameters: Mapping[str, int | str] | None = None) -
 
 
 def restore(state: State, architecture: str, parameters: Mapping[str, int | str]) -> SpandrelModel:
-    """The network that :func:`recognise` once found: what a bundle remembers of it.
+    """Rebuild a network that :func:`recognise` identified, from what a bundle stores of it.
 
     Raises:
         MissingExtraError: spandrel cannot be imported.
-        CheckpointError: it has no such architecture, or its network does not fit.
-        OptionError: no such parameter.
+        CheckpointError: spandrel lacks this architecture, or its network does not fit.
+        OptionError: a parameter does not exist or is not a valid size.
     """
     spandrel = library(f"A network of {label(architecture)}")
     support = spandrel.MAIN_REGISTRY.get(architecture.removeprefix(PREFIX))
     if support is None:
         raise CheckpointError(
-            f"spandrel {_version()} has no {architecture.removeprefix(PREFIX)}: it may be in a "
-            f"newer one, or in the package {EXTRA_ARCHITECTURES}"
+            f"spandrel {_version()} has no {architecture.removeprefix(PREFIX)}: try a newer "
+            f"version or the package {EXTRA_ARCHITECTURES}"
         )
     own = dict(spandrel.canonicalize_state_dict(dict(state)))
     descriptor = _loaded(spandrel, support.architecture, own, architecture)
@@ -160,7 +161,7 @@ def restore(state: State, architecture: str, parameters: Mapping[str, int | str]
 
 
 class AnySize(nn.Module):
-    """A network for some sizes, as one for all: padded at the bottom and right, and cropped."""
+    """A network made to work for any size: pads at the bottom and right, and crops the output."""
 
     def __init__(
         self,
@@ -181,7 +182,7 @@ class AnySize(nn.Module):
         self.minimum, self.multiple, self.square = minimum, multiple, square
 
     def forward(self, planes: Tensor) -> Tensor:
-        """Float ``[n, c, h, w]`` in 0..1 to ``[n, c, h*s, w*s]``."""
+        """Map float ``[n, c, h, w]`` in 0..1 to ``[n, c, h*s, w*s]``."""
         height, width = planes.shape[2], planes.shape[3]
         tall, wide = self._side(height), self._side(width)
         if self.square:
@@ -197,7 +198,7 @@ class AnySize(nn.Module):
 
 
 def _larger(one: Any, other: Any) -> Any:
-    """The larger of two sizes, which may be a tracer's: tensors, or symbols."""
+    """Return the larger of two sizes, which are tensors or symbols under a tracer."""
     if isinstance(one, Tensor):
         return torch.clamp(one, min=other)
     return torch.sym_max(one, other)  # type: ignore[no-untyped-call]
@@ -207,29 +208,29 @@ def _version() -> str:
     try:
         return version("spandrel")
     except PackageNotFoundError:
-        return "as installed"
+        return "(unknown version)"
 
 
 def _detects(support: Any, state: dict[str, Tensor]) -> bool:
     try:
         return bool(support.detect(state))
-    except Exception:  # it looks at single tensors of what may be anything
+    except Exception:  # it inspects single tensors, which can be anything
         return False
 
 
 def _loaded(spandrel: Any, architecture: Any, state: dict[str, Tensor], name: str) -> Any:
-    """spandrel's descriptor of a network that turns one picture into one picture.
+    """Load spandrel's descriptor of a network that maps one image to one image.
 
-    A copy of the dict is given, since some take out what they read.
+    It receives a copy of the dict, since some loaders remove the entries that they read.
     """
     try:
         with quiet():
             descriptor = architecture.load(dict(state))
     except ResharpError:
         raise
-    except Exception as error:  # shapes and names that its code did not expect
+    except Exception as error:  # its code meets unexpected shapes or names
         raise UnknownArchitectureError(
-            f"spandrel takes them for its {name.removeprefix(PREFIX)}, but cannot load them: "
+            f"spandrel recognizes them as its {name.removeprefix(PREFIX)} but cannot load them: "
             f"{shorten(error)}"
         ) from error
     if reason := _unsuited(spandrel, descriptor):
@@ -241,23 +242,23 @@ def _unsuited(spandrel: Any, descriptor: Any) -> str:
     channels = (descriptor.input_channels, descriptor.output_channels)
     tiling = getattr(descriptor.tiling, "name", "")
     if not isinstance(descriptor, spandrel.ImageModelDescriptor):
-        return f"takes more than a picture ({descriptor.purpose.lower()}, with a mask)"
+        return f"needs more than an image ({descriptor.purpose.lower()}, with a mask)"
     if descriptor.purpose == "FaceSR":
-        return "restores aligned faces only, which resharp does with networks of its own"
+        return "only restores aligned faces, for which resharp has its own networks"
     if channels not in ((3, 3), (1, 1)):
         return (
-            f"takes {channels[0]} and gives {channels[1]} channels; networks for color pictures "
-            "(3 and 3) and gray ones (1 and 1) can be exported"
+            f"takes {channels[0]} and returns {channels[1]} channels; only networks for color "
+            "images (3 and 3) or gray images (1 and 1) can be exported"
         )
     if tiling == "INTERNAL":
-        return "needs the whole picture at once, so that it cannot run in tiles"
+        return "needs the whole image at once and cannot run in tiles"
     if not callable(getattr(descriptor, "_call_fn", None)):
-        return f"cannot be called as this release knows it (spandrel {_version()})"
+        return f"has an interface that this release does not support (spandrel {_version()})"
     return ""
 
 
 def _sizes(descriptor: Any, name: str, given: Mapping[str, int | str]) -> dict[str, int]:
-    """The sizes that a network takes: as spandrel states them, unless overruled."""
+    """Return the sizes that a network supports: those that spandrel states, unless overridden."""
     need = descriptor.size_requirements
     sizes = {
         "minimum": max(int(need.minimum), 1),
@@ -266,10 +267,14 @@ def _sizes(descriptor: Any, name: str, given: Mapping[str, int | str]) -> dict[s
     }
     for key, value in given.items():
         if key not in sizes:
-            raise OptionError(f"{label(name)} has no parameter {key!r}: it has {', '.join(sizes)}")
+            raise OptionError(
+                f"{label(name)} has no parameter {key!r}: use one of {', '.join(sizes)}"
+            )
         least = 0 if key == "square" else 1
         if not isinstance(value, int) or value < least:
-            raise OptionError(f"the parameter {key} of {label(name)} is {value!r}, not a size")
+            raise OptionError(
+                f"{key} of {label(name)} must be an integer of at least {least}, got {value!r}"
+            )
         sizes[key] = int(value)
     return sizes
 
@@ -277,7 +282,7 @@ def _sizes(descriptor: Any, name: str, given: Mapping[str, int | str]) -> dict[s
 def _any_size(descriptor: Any, need: Mapping[str, int]) -> AnySize:
     network = AnySize(
         descriptor.model,
-        descriptor._call_fn,  # the one thing that it has no public name for
+        descriptor._call_fn,  # the only part without a public name
         scale=int(descriptor.scale),
         channels=(descriptor.input_channels, descriptor.output_channels),
         **need,
@@ -286,20 +291,20 @@ def _any_size(descriptor: Any, need: Mapping[str, int]) -> AnySize:
 
 
 def _smallest(descriptor: Any, need: Mapping[str, int], name: str) -> int:
-    """The smallest size that works: some networks fail on smaller pictures and do not say so."""
+    """Return the smallest size that works: some networks fail at the minimum they state."""
     stated, failure = need["minimum"], "no size was tried"
     for least in (stated, *(size for size in _MINIMA if size > stated)):
         try:
             _try(_any_size(descriptor, {**need, "minimum": least}))
         except ResharpError:
             raise
-        except Exception as error:  # whatever its code raises
+        except Exception as error:  # its code can raise anything
             failure = shorten(error)
         else:
             return least
     raise CheckpointError(
-        f"these are weights of {label(name)}, which fails in PyTorch itself on two small pictures "
-        f"at a time: {failure}"
+        f"these are weights of {label(name)}, which fails in PyTorch itself on a batch of two "
+        f"small images: {failure}"
     )
 
 
@@ -309,7 +314,7 @@ def _try(network: AnySize) -> None:
             found = network(torch.full((2, network.num_in_ch, height, width), 0.5))
         wanted = (2, network.num_out_ch, height * network.scale, width * network.scale)
         if tuple(found.shape) != wanted:
-            raise ValueError(f"{tuple(found.shape)} came out instead of {wanted}")
+            raise ValueError(f"the output shape must be {wanted}, got {tuple(found.shape)}")
 
 
 def _model(
@@ -329,9 +334,9 @@ def _model(
 
 
 def _window(network: nn.Module) -> int:
-    """The side of its attention windows, which tiles should be aligned to; 1 where unknown.
+    """Return the side of the attention windows, to which tiles should be aligned; 1 if unknown.
 
-    Networks that pad up to whole windows by themselves state no multiple.
+    Networks that pad to whole windows by themselves state no multiple.
     """
     window = getattr(network, "window_size", 1)
     sides = tuple(window) if isinstance(window, tuple | list) else (window,)

@@ -27,15 +27,20 @@ from resharp.training.train import LOSSES, TrainingConfig, TrainingRun
 @click.option(
     "--loss", type=click.Choice(sorted(LOSSES)), default=TrainingConfig.loss, show_default=True
 )
-@click.option("--clean", default=Degradation.clean, show_default=True, help="Share only shrunk.")
-@click.option("--noise", default=Degradation.noise, show_default=True, help="Share with noise.")
-@click.option("--jpeg", default=Degradation.jpeg, show_default=True, help="Share with JPEG.")
+@click.option(
+    "--clean",
+    default=Degradation.clean,
+    show_default=True,
+    help="Fraction of samples that are only downscaled.",
+)
+@click.option("--noise", default=Degradation.noise, show_default=True, help="Probability of noise.")
+@click.option("--jpeg", default=Degradation.jpeg, show_default=True, help="Probability of JPEG.")
 @click.option("--sigma", nargs=2, default=Degradation.noise_sigma, show_default=True)
 @click.option("--quality", nargs=2, default=Degradation.jpeg_quality, show_default=True)
 @click.option("--seed", default=TrainingConfig.seed, show_default=True)
 @click.option("--every", default=500, show_default=True, help="Steps between validations.")
-@click.option("--until", type=int, help="Stop at this step, to go on with other options.")
-@click.option("--threads", default=0, help="CPU threads (0: as many as torch likes).")
+@click.option("--until", type=int, help="Stop at this step, to resume with other options.")
+@click.option("--threads", default=0, help="Number of CPU threads (0: torch's default).")
 def main(
     train: Path,
     valid: Path,
@@ -50,7 +55,7 @@ def main(
     quality: tuple[int, int],
     **options: Any,
 ) -> None:
-    """Train on the pictures of TRAIN, validate on VALID; a run in OUT is resumed."""
+    """Train on the images in TRAIN and validate on those in VALID; resume a run in OUT."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if threads:
         torch.set_num_threads(threads)

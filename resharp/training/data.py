@@ -1,4 +1,4 @@
-"""Batches of training pairs, each a pure function of (seed, step), so that a run can resume."""
+"""Batches of training pairs, each a pure function of (seed, step), so that runs can resume."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def load_pictures(folder: Path) -> list[Image]:
-    """Read every picture of ``folder``, sorted by name, as uint8 BGR.
+    """Read all images of ``folder``, sorted by name, as uint8 BGR.
 
     Raises:
-        ValueError: the folder holds no picture, or one that cannot be read.
+        ValueError: the folder contains no images, or one that cannot be read.
     """
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
     if not paths:
-        raise ValueError(f"{folder} holds no picture ({', '.join(SUFFIXES)})")
+        raise ValueError(f"{folder} contains no images ({', '.join(SUFFIXES)})")
     pictures = []
     for path in paths:
         picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if picture is None:
-            raise ValueError(f"{path} cannot be read as a picture")
+            raise ValueError(f"cannot read {path} as an image")
         pictures.append(np.asarray(picture, dtype=np.uint8))
     return pictures
 
 
 class Pairs:
-    """Draws (input, target) batches from sharp pictures held in memory.
+    """Sampler of (input, target) batches from sharp images in memory.
 
     Args:
-        pictures: uint8 ``[h, w, 3]``; those smaller than a patch are left out.
-        patch: side of the input patch, in pixels; the target is ``patch * scale``.
-        batch: samples per batch.
-        degradation: what the inputs suffer.
-        seed: together with the step it decides everything.
+        pictures: sharp images, uint8 ``[h, w, 3]``; those smaller than a target are ignored.
+        patch: side length of the input in pixels; that of the target is ``patch * scale``.
+        batch: number of samples per batch.
+        degradation: degradation of the inputs.
+        seed: random seed; seed and step together determine a batch.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class Pairs:
         self._side = patch * degradation.scale
         self._pictures = [p for p in pictures if min(p.shape[:2]) >= self._side]
         if not self._pictures:
-            raise ValueError(f"no picture is at least {self._side} pixels on both sides")
-        # A large picture has more to teach, but not in proportion to its area.
+            raise ValueError(f"no image is at least {self._side} pixels wide and high")
+        # A large image is more informative, but not in proportion to its area.
         weight = np.array([(p.shape[0] * p.shape[1]) ** 0.5 for p in self._pictures])
         self._weight = weight / weight.sum()
         self._batch = batch
@@ -64,13 +64,13 @@ class Pairs:
         self._seed = seed
 
     def at(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """The batch of one step: uint8 ``[n, h, w, 3]`` input and target."""
+        """Return input and target of one step, each uint8 ``[n, h, w, 3]``."""
         rng = np.random.default_rng([self._seed, step])
         pairs = [self._sample(rng) for _ in range(self._batch)]
         return np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])
 
     def iterate(self, start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Batches of steps ``start`` to ``stop - 1``, the next ones made in the background."""
+        """Yield batches of steps ``start`` to ``stop - 1``; a thread prepares the next ones."""
         with ThreadPoolExecutor(max_workers=1) as pool:
             ahead = [pool.submit(self.at, step) for step in range(start, min(start + 3, stop))]
             for step in range(start, stop):
@@ -81,7 +81,7 @@ class Pairs:
 
     def _sample(self, rng: np.random.Generator) -> tuple[Image, Image]:
         target = self._crop(rng)
-        if target.std() < 8:  # a flat patch teaches little: look once more
+        if target.std() < 8:  # a flat patch teaches little: draw once more
             target = self._crop(rng)
         if rng.random() < 0.5:
             target = target[:, ::-1]

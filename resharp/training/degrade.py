@@ -1,8 +1,8 @@
-"""Mild real-world degradation: what a photo met on its way to us, in random measure.
+"""Mild real-world degradation of photos, with random strength.
 
 The steps (blur, resize, noise, JPEG) and their order follow the first-order model of Real-ESRGAN
-(Wang et al., ICCVW 2021) with ranges chosen for ordinary photos instead of ruined ones. Images are
-uint8 ``[h, w, 3]`` BGR, as OpenCV has them.
+(Wang et al., ICCVW 2021) with ranges chosen for ordinary photos rather than badly degraded ones.
+Images are uint8 ``[h, w, 3]`` BGR, as in OpenCV.
 """
 
 from __future__ import annotations
@@ -19,50 +19,50 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True)
 class Degradation:
-    """How badly, and how often."""
+    """Probabilities and strengths of the degradation steps."""
 
     scale: int = 4
-    """Downscale factor from the sharp picture to the network's input."""
+    """Downscale factor from the sharp image to the network's input."""
     clean: float = 0.35
-    """Share of samples that are only downscaled, by area averaging."""
+    """Fraction of samples that are only downscaled, by area averaging."""
     blur: float = 0.4
     """Probability of a Gaussian blur before the resize."""
     blur_sigma: tuple[float, float] = (0.3, 2.0)
-    """Range of its sigma, in pixels of the sharp picture."""
+    """Range of the blur's sigma, in pixels of the sharp image."""
     noise: float = 0.75
     """Probability of Gaussian noise after the resize."""
     noise_sigma: tuple[float, float] = (1.0, 8.0)
-    """Range of its sigma, in levels of 255."""
+    """Range of the noise's sigma, in levels of 255."""
     jpeg: float = 0.8
     """Probability of JPEG compression at the end."""
     jpeg_quality: tuple[int, int] = (55, 95)
-    """Range of its quality."""
+    """Range of the JPEG quality, both ends included."""
 
 
 def shrink(image: Image, scale: int, interpolation: int = cv2.INTER_AREA) -> Image:
-    """Downscale by a whole factor that divides both sides."""
+    """Downscale by an integer factor that divides both sides."""
     height, width = image.shape[:2]
     size = (width // scale, height // scale)
     return _u8(cv2.resize(image, size, interpolation=interpolation))
 
 
 def add_noise(image: Image, sigma: float, rng: np.random.Generator, gray: bool = False) -> Image:
-    """Add Gaussian noise of ``sigma`` levels, one value per pixel if ``gray``."""
+    """Add Gaussian noise with ``sigma`` in levels of 255; one value per pixel if ``gray``."""
     shape = (*image.shape[:2], 1) if gray else image.shape
     noise = rng.standard_normal(shape, dtype=np.float32) * np.float32(sigma)
     return np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
 
 
 def jpeg(image: Image, quality: int) -> Image:
-    """Compress with JPEG at ``quality`` and decode again."""
+    """Compress as JPEG with ``quality`` and decode the result."""
     done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
-        raise RuntimeError("OpenCV could not encode a JPEG picture in memory")
+        raise RuntimeError("OpenCV failed to encode a JPEG image in memory")
     return _u8(cv2.imdecode(data, cv2.IMREAD_COLOR))
 
 
 def degrade(image: Image, degradation: Degradation, rng: np.random.Generator) -> Image:
-    """Make the network's input for one sharp picture, drawing every choice from ``rng``."""
+    """Create the network's input for one sharp image, drawing every random choice from ``rng``."""
     if rng.random() < degradation.clean:
         return shrink(image, degradation.scale)
     if rng.random() < degradation.blur:

@@ -1,4 +1,4 @@
-"""Train a compact x4 network: Adam, EMA, warm-up / constant / linear decay; resumes exactly."""
+"""Training of a compact x4 network: Adam, EMA, warm-up, linear decay, exact resumption."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Everything that decides a run; written beside its result."""
+    """All settings that determine a run; written next to its result."""
 
     features: int = 48
-    """Channels of the network."""
+    """Channels of the network's hidden layers."""
     convolutions: int = 12
-    """Its body convolutions."""
+    """Number of convolutions between the first and the last one."""
     steps: int = 20000
-    """Length of the run; resuming with another number moves only its end."""
+    """Number of steps of the run; resuming with another number only moves its end."""
     batch: int = 16
-    """Samples per step."""
+    """Number of samples per step."""
     patch: int = 48
-    """Side of an input patch, in pixels."""
+    """Side length of an input patch in pixels."""
     learning_rate: float = 1e-3
-    """Adam's rate between warm-up and decay."""
+    """Adam's learning rate between warm-up and decay."""
     warmup: int = 200
-    """Steps of linear warm-up."""
+    """Number of linear warm-up steps."""
     decay: float = 0.35
-    """Share of the run, at its end, over which the rate falls linearly to zero."""
+    """Fraction of the run, at its end, over which the learning rate falls linearly to zero."""
     ema: float = 0.999
-    """Decay of the averaged weights, which are the result."""
+    """Decay of the moving average of the weights, which is the result."""
     loss: str = "l1"
-    """``l1`` on RGB, or ``luma``: Huber (beta 0.05) on RGB plus the same on luma."""
+    """``l1`` on RGB, or ``luma``: Huber loss (beta 0.05) on RGB plus the same on luma."""
     bfloat16: bool = True
-    """Compute in bfloat16 (weights, optimizer and loss stay float32)."""
+    """Whether to compute in bfloat16; weights, optimizer and loss stay float32."""
     seed: int = 7
-    """Decides the initial weights and every batch."""
+    """Random seed of the initial weights and of every batch."""
     degradation: Degradation = field(default_factory=Degradation)
-    """What the inputs suffer."""
+    """Degradation of the inputs."""
 
     def rate(self, step: int) -> float:
-        """Learning rate of one step."""
+        """Return the learning rate of one step."""
         start = round(self.steps * (1 - self.decay))
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup
@@ -66,31 +66,31 @@ class TrainingConfig:
 
 
 def to_tensor(images: np.ndarray, device: str) -> torch.Tensor:
-    """uint8 BGR ``[n, h, w, 3]`` to float RGB ``[n, 3, h, w]`` in 0..1, channels last in memory."""
+    """Convert uint8 BGR ``[n, h, w, 3]`` to channels-last float RGB ``[n, 3, h, w]`` in 0..1."""
     tensor = torch.from_numpy(np.ascontiguousarray(images[..., ::-1])).to(device)
     return tensor.permute(0, 3, 1, 2).float().div(255)
 
 
 def network_of(config: TrainingConfig) -> SRVGGNetCompact:
-    """A fresh network, its weights decided by the config's seed."""
+    """Create a network with initial weights from the config's seed."""
     torch.manual_seed(config.seed)
     network = SRVGGNetCompact(
         num_feat=config.features, num_conv=config.convolutions, upscale=config.degradation.scale
     )
-    # PyTorch's default shrinks the signal at every convolution: 14 of them would start in the dark.
+    # PyTorch's default shrinks the signal at every convolution, to almost nothing after 14.
     convolutions = [layer for layer in network.body if isinstance(layer, nn.Conv2d)]
     for convolution in convolutions:
         nn.init.kaiming_normal_(convolution.weight, a=0.25)
         assert convolution.bias is not None
         nn.init.zeros_(convolution.bias)
-    with torch.no_grad():  # begin as plain upscaling
+    with torch.no_grad():  # start close to plain upscaling
         convolutions[-1].weight.mul_(0.1)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
 
 
 def upscale_with(network: nn.Module, device: str) -> Any:
-    """Wrap a network as the ``uint8 -> uint8`` function that validation wants."""
+    """Wrap a network as the ``uint8 -> uint8`` function that validation expects."""
 
     def upscale(image: Image) -> Image:
         with torch.inference_mode():
@@ -102,7 +102,7 @@ def upscale_with(network: nn.Module, device: str) -> Any:
 
 
 def luma_loss(out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Huber loss on RGB ``[n, 3, h, w]`` plus the same on BT.601 luma."""
+    """Return the Huber loss on RGB ``[n, 3, h, w]`` plus that on BT.601 luma."""
     weights = torch.tensor([0.299, 0.587, 0.114], device=out.device).view(1, 3, 1, 1)
     one, two = (out * weights).sum(1), (target * weights).sum(1)
     return F.smooth_l1_loss(out, target, beta=0.05) + F.smooth_l1_loss(one, two, beta=0.05)
@@ -115,7 +115,7 @@ LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 
 
 class TrainingRun:
-    """One training run in a folder: ``last.pt`` (to resume), ``best.pth``, ``log.jsonl``."""
+    """A training run in a folder: ``last.pt`` (to resume), ``average.pth``, ``log.jsonl``."""
 
     def __init__(self, folder: Path, config: TrainingConfig, train: Path, valid: Path) -> None:
         self.folder, self.config = folder, config
@@ -136,12 +136,12 @@ class TrainingRun:
         write_whole(folder / "recipe.json", json.dumps(asdict(config), indent=2).encode() + b"\n")
 
     def resume(self) -> bool:
-        """Go on from ``last.pt`` where there is one."""
+        """Resume from ``last.pt``; return whether it exists."""
         path = self.folder / "last.pt"
         if not path.exists():
             return False
-        # On the CPU, where Adam counts its steps: on a GPU each would be waited for. The tensors go
-        # to where the parameters are by themselves.
+        # Load to the CPU, where Adam keeps its step count: on a GPU, every step would synchronize.
+        # load_state_dict moves the other tensors to the device of the parameters.
         state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
@@ -150,7 +150,7 @@ class TrainingRun:
         return True
 
     def run(self, *, every: int = 500, until: int | None = None) -> dict[str, float]:
-        """Train to step ``until``, or to the config's end; validate and save every so often."""
+        """Train to step ``until`` or to the end; validate and save after each ``every`` steps."""
         began, losses, figures = time.monotonic(), [], self.validate()
         stop = self.config.steps if until is None else min(until, self.config.steps)
         for inputs, targets in self.pairs.iterate(self.step, stop):
@@ -169,7 +169,7 @@ class TrainingRun:
         return figures
 
     def validate(self) -> dict[str, float]:
-        """Gains over bicubic in dB, of the averaged weights."""
+        """Return the gains of the averaged weights over bicubic upscaling, in dB."""
         upscale = upscale_with(self.average, self.device)
         scale = self.config.degradation.scale
         return {

@@ -1,6 +1,6 @@
-"""Gain over bicubic on held-out photos: clean, and with noise and JPEG on top.
+"""Gain over bicubic upscaling on held-out photos: clean, and with added noise and JPEG artifacts.
 
-It is measured in PSNR on luma, the figure that super-resolution papers report.
+It is measured in PSNR on luma, the metric that super-resolution papers report.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Upscale = Callable[[Image], Image]
 
 @dataclass(frozen=True)
 class Gain:
-    """Mean PSNR-Y in dB over the pictures, of the network and of bicubic upscaling."""
+    """Mean PSNR-Y of the network and of bicubic upscaling over all images, in dB."""
 
     network: float
     bicubic: float
@@ -34,12 +34,12 @@ class Gain:
 
 
 def clean_input(picture: Image, scale: int) -> Image:
-    """The picture at 1/scale, by area averaging."""
+    """Downscale the image to 1/scale by area averaging."""
     return shrink(picture, scale)
 
 
 def worn_input(picture: Image, scale: int) -> Image:
-    """As :func:`clean_input`, then noise of sigma 4 (seed 0) and JPEG at quality 75."""
+    """Downscale the image, then add noise (sigma 4, seed 0) and JPEG artifacts (quality 75)."""
     return jpeg(add_noise(shrink(picture, scale), 4.0, np.random.default_rng(0)), 75)
 
 
@@ -49,7 +49,7 @@ def measure(
     make_input: Callable[[Image, int], Image],
     scale: int,
 ) -> Gain:
-    """Upscale every picture's input with the network and with bicubic, and compare both."""
+    """Upscale the input of every image with the network and with bicubic, and compare both."""
     ours, bicubic = [], []
     for picture in pictures:
         height, width = (side - side % scale for side in picture.shape[:2])
@@ -62,14 +62,14 @@ def measure(
 
 
 def luma(image: Image) -> NDArray[np.float64]:
-    """BT.601 studio-range luma (16..235, unrounded) of a uint8 BGR image, as MATLAB has it."""
+    """Return the BT.601 luma of a uint8 BGR image: 16..235, unrounded, as in MATLAB."""
     y: NDArray[np.float64] = image.astype(np.float64) @ _BT601 + 16.0
     return y
 
 
 def psnr_y(image: Image, reference: Image) -> float:
-    """PSNR in dB between the lumas of two uint8 BGR images of one shape, no border cut off."""
+    """Return the luma PSNR in dB of two uint8 BGR images of equal shape, borders included."""
     if image.shape != reference.shape:
-        raise ValueError(f"shapes differ: {image.shape} and {reference.shape}")
+        raise ValueError(f"shapes must be equal, got {image.shape} and {reference.shape}")
     error = float(np.mean((luma(image) - luma(reference)) ** 2))
     return float("inf") if error == 0 else float(10 * np.log10(255.0**2 / error))

@@ -1,7 +1,7 @@
-"""Which checkpoints exist, where they come from and what their bytes are; fetch and verify them.
+"""The known checkpoints, their sources and hashes, and functions to fetch and verify them.
 
-Nothing heavy is imported here: what a download needs (pooch, filelock, tqdm) is imported by the
-download. See ``docs/weights.md``.
+Importing this package is cheap: pooch, filelock and tqdm are only imported by a download. See
+``docs/weights.md``.
 """
 
 from resharp.weights.catalogue import catalogue, find, kebab, lookup, nearest

@@ -1,4 +1,4 @@
-"""The official checkpoints, read from ``catalogue.json``, and how to find one by its name."""
+"""The official checkpoints of ``catalogue.json`` and their lookup by name."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors", ".onnx")
 
 
 class Catalogue(Mapping[str, ModelEntry]):
-    """Entries by name, in the order of the file; each is read when it is first asked for.
+    """Entries by name, in the order of the file; each is parsed on first access.
 
     Args:
         data: the catalogue's JSON.
 
     Raises:
-        ValueError: another schema, a name or a file that occurs twice, or a blend with nobody.
+        ValueError: the schema is wrong, a name or file occurs twice, or a blend is unknown.
     """
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         if data.get("schema") != SCHEMA:
-            raise ValueError(f"catalogue: schema {data.get('schema')!r}, expected {SCHEMA}")
+            raise ValueError(f"catalogue: schema must be {SCHEMA}, got {data.get('schema')!r}")
         rows = data["entries"]
         self._rows = {row["name"]: row for row in rows}
         self._entries: dict[str, ModelEntry] = {}
@@ -38,7 +38,7 @@ class Catalogue(Mapping[str, ModelEntry]):
         for row in rows:
             other = (row.get("blend") or {}).get("with", row["name"])
             if other not in self._rows:
-                raise ValueError(f"catalogue: {row['name']} blends with the unknown {other}")
+                raise ValueError(f"catalogue: {row['name']} blends with unknown {other}")
 
     def __getitem__(self, name: str) -> ModelEntry:
         if name not in self._entries:
@@ -52,10 +52,10 @@ class Catalogue(Mapping[str, ModelEntry]):
         return len(self._rows)
 
     def spelled(self, name: str) -> ModelEntry | None:
-        """The entry that ``name`` means, as :func:`find` reads it; None where there is none.
+        """Return the entry that :func:`find` returns for ``name``, or None if there is none.
 
         Raises:
-            ValueError: a spelling could mean two entries.
+            ValueError: a spelling could refer to two entries.
         """
         meant = name if name in self._rows else self._spellings.get(_squash(name))
         return None if meant is None else self[meant]
@@ -66,29 +66,29 @@ class Catalogue(Mapping[str, ModelEntry]):
         for name, row in self._rows.items():
             for text in (name, row["file"], *row.get("aliases", ())):
                 if spellings.setdefault(_squash(text), name) != name:
-                    raise ValueError(f"catalogue: {text} could be {name} or another")
+                    raise ValueError(f"catalogue: {text} could refer to {name} or another entry")
         return spellings
 
 
 @cache
 def catalogue() -> Catalogue:
-    """Every official checkpoint by its name.
+    """Return all official checkpoints by name.
 
     Raises:
-        ValueError: the file that came with the package is not valid.
+        ValueError: the file in the package is invalid.
     """
     text = files("resharp.weights").joinpath("catalogue.json").read_text(encoding="utf-8")
     return Catalogue(json.loads(text))
 
 
 def find(name: str) -> ModelEntry:
-    """The official checkpoint called ``name``.
+    """Return the official checkpoint called ``name``.
 
-    Upper and lower case, ``_``, ``-`` and ``.`` do not matter; the official file name and its stem
-    are accepted too: ``RealESRGAN_x4plus.pth``.
+    Case, ``_``, ``-`` and ``.`` are ignored; the official file name, e.g.
+    ``RealESRGAN_x4plus.pth``, and its stem are also accepted.
 
     Raises:
-        UnknownModelError: there is none; the message has the nearest names.
+        UnknownModelError: the name is unknown; the message suggests similar names.
     """
     entry = lookup(name)
     if entry is None:
@@ -97,27 +97,27 @@ def find(name: str) -> ModelEntry:
 
 
 def lookup(name: str) -> ModelEntry | None:
-    """Like :func:`find`, but None where there is none."""
-    # The built-in model is none of them, and is what most callers ask for.
+    """Return the official checkpoint called ``name`` as :func:`find` does, or None."""
+    # The built-in model is not in the catalogue, and most callers ask for it.
     return None if name == BUILTIN else catalogue().spelled(name)
 
 
 def unknown(name: str, names: Iterable[str]) -> UnknownModelError:
-    """The error for ``name`` where only ``names`` exist."""
+    """Return the error for an unknown ``name``, with suggestions from ``names``."""
     close = nearest(name, names)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
-    return UnknownModelError(f"no model is called {name!r}{hint} ('resharp weights list' has all)")
+    return UnknownModelError(f"no model is called {name!r}{hint} ('resharp models list' shows all)")
 
 
 def nearest(name: str, names: Iterable[str]) -> list[str]:
-    """At most three of ``names`` that look like ``name``, the most similar one first."""
+    """Return up to three of ``names`` that are similar to ``name``, most similar first."""
     return difflib.get_close_matches(kebab(name), list(names), n=3, cutoff=0.5)
 
 
 def kebab(text: str) -> str:
-    """``text`` as a name in kebab-case, without the suffix of a checkpoint; may be empty.
+    """Convert ``text`` to kebab-case without a checkpoint's suffix; the result may be empty.
 
-    ``"4x_Ultra Sharp.pth"`` gives ``"4x-ultra-sharp"``.
+    ``"4x_Ultra Sharp.pth"`` becomes ``"4x-ultra-sharp"``.
     """
     text = text.strip().lower()
     for suffix in SUFFIXES:

@@ -1,7 +1,7 @@
-"""Download one file from the first source that gives the promised bytes.
+"""Download of one file from the first source that has the expected bytes.
 
-pooch makes the request and reads the answer. Its own retries are not used: they repeat a 404 or
-wrong bytes as they do a 503, after pauses of their own, and know one source only.
+pooch sends the request and reads the response. Its own retries are not used: they repeat a 404 or
+wrong bytes just like a 503, with pauses of their own, and support only one source.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ logger = logging.getLogger(__name__)
 
 
 class TransientError(DownloadError):
-    """A failure that may be gone in a moment."""
+    """A temporary failure, after which a retry may succeed."""
 
 
 class CancelledError(Exception):
-    """Carries what ``progress`` raised past the handling of failed downloads."""
+    """Carries an exception from ``progress`` past the handling of failed downloads."""
 
     def __init__(self, reason: Exception) -> None:
         super().__init__(reason)
@@ -43,26 +43,26 @@ class CancelledError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """The bytes to get, and how patiently."""
+    """The expected file of a download, and its timeout and retries."""
 
     entry: ModelEntry
-    """Whose file it is."""
+    """Checkpoint to which the file belongs."""
     sha256: str
     """Hash to enforce."""
     timeout: float
-    """Seconds without an answer, or without a byte, after which an attempt has failed."""
+    """Seconds without a response or data after which an attempt fails."""
     attempts: int
-    """Attempts for each source."""
+    """Maximum number of attempts per source."""
     backoff: float
-    """Seconds before the second attempt; doubled each time."""
+    """Seconds before the second attempt; doubled after each attempt."""
 
 
 def download(urls: Sequence[str], part: Path, wanted: Wanted, progress: Progress) -> None:
-    """Write the promised bytes to ``part``, from the first of ``urls`` that has them.
+    """Write the expected bytes to ``part``, from the first of ``urls`` that has them.
 
     Raises:
-        ChecksumError: no source worked, and one at least gave other bytes.
-        DownloadError: no source worked. Both name every source and what was wrong with it.
+        ChecksumError: no source worked, and at least one returned other bytes.
+        DownloadError: no source worked. Both messages list every source with its failure.
         CancelledError: ``progress`` raised.
         OSError: ``part`` cannot be written.
     """
@@ -78,7 +78,7 @@ def download(urls: Sequence[str], part: Path, wanted: Wanted, progress: Progress
 
 
 def redact(text: str) -> str:
-    """``text`` without the passwords of the URLs in it."""
+    """Return ``text`` without the credentials in its URLs."""
     return re.sub(r"//[^/@\s]+@", "//***@", text)
 
 
@@ -88,7 +88,7 @@ def _summary(wanted: Wanted, failures: Sequence[tuple[str, ResharpError]]) -> Re
     if not any(isinstance(error, ChecksumError) for _, error in failures):
         return DownloadError(text)
     if wanted.entry.hash_sources == 1 and wanted.sha256 == wanted.entry.sha256:
-        text += "\nThis hash has one public source only: it may be wrong. Please report it."
+        text += "\nThis hash comes from a single public source and may be wrong. Please report it."
     return ChecksumError(text)
 
 
@@ -101,7 +101,7 @@ def _patiently(url: str, part: Path, wanted: Wanted, progress: Progress) -> None
             if attempt + 1 == wanted.attempts:
                 raise DownloadError(f"{error} ({wanted.attempts} attempts)") from error
             pause = wanted.backoff * 2**attempt
-            logger.info("%s: %s; again in %.1f s", redact(url), redact(str(error)), pause)
+            logger.info("%s: %s; retrying in %.1f s", redact(url), redact(str(error)), pause)
             time.sleep(pause)
 
 
@@ -126,14 +126,14 @@ def _once(url: str, part: Path, wanted: Wanted, progress: Progress) -> None:
             if sink.response is not None:
                 sink.response.close()
     if size and sink.done < size:
-        raise TransientError(f"ended early, after {sink.done} of {size} bytes")
+        raise TransientError(f"the download ended early, after {sink.done} of {size} bytes")
     _check_size(sink.done, size)
     if sink.digest.hexdigest() != wanted.sha256:
         raise ChecksumError(f"expected sha256 {wanted.sha256}, found {sink.digest.hexdigest()}")
 
 
 class _Sink(io.BufferedWriter):
-    """The file that pooch writes into: bytes are counted, hashed and reported as they come."""
+    """The file that pooch writes to; counts, hashes and reports bytes as they arrive."""
 
     def __init__(self, part: Path, size: int | None, progress: Progress) -> None:
         super().__init__(io.FileIO(part, "w"))
@@ -142,7 +142,7 @@ class _Sink(io.BufferedWriter):
         self.done, self.digest = 0, hashlib.sha256()
 
     def answered(self, response: Any, **_: object) -> None:
-        """Refuse another file before it is downloaded: a login page, for example."""
+        """Reject a wrong file, e.g. a login page, before it is downloaded."""
         self.response = response
         length = response.headers.get("Content-Length", "")
         plain = "Content-Encoding" not in response.headers
@@ -163,20 +163,20 @@ class _Sink(io.BufferedWriter):
 
 def _check_size(found: int, size: int | None) -> None:
     if size and found != size:
-        raise ChecksumError(f"the wrong file: expected {size} bytes, found {found}")
+        raise ChecksumError(f"wrong file: expected {size} bytes, found {found}")
 
 
 def _translated(error: Any, known: Any, timeout: float) -> DownloadError:
-    """Errors of requests and urllib3, in one place."""
+    """Convert an error of requests or urllib3."""
     if isinstance(error, known.HTTPError):
         code = error.response.status_code
         text = f"HTTP {code} {responses.get(code, '')}".rstrip()
         return TransientError(text) if code in TRANSIENT or code >= 500 else DownloadError(text)
     if isinstance(error, known.SSLError):
-        return DownloadError(f"no secure connection: {error}")
-    # A read that times out in the middle of the file comes as a ConnectionError.
+        return DownloadError(f"cannot establish a secure connection: {error}")
+    # A read that times out in the middle of the file raises a ConnectionError.
     if isinstance(error, known.Timeout) or "timed out" in str(error):
-        return TransientError(f"no answer within {timeout:g} s")
+        return TransientError(f"no response within {timeout:g} s")
     if isinstance(error, known.RequestException) and not isinstance(error, ValueError):
         return TransientError(str(error))
-    return DownloadError(str(error))  # a URL that cannot be read
+    return DownloadError(str(error))  # an invalid URL

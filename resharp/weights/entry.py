@@ -1,4 +1,4 @@
-"""What is known of one checkpoint."""
+"""Description of one checkpoint."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Parameter = int | float | str | bool | tuple[int, ...]
 
 TASKS = ("upscale", "denoise", "artifacts", "restoration", "face-restoration", "face-detection")
 BUILTIN = "resharp-x4"
-"""Name of the model inside the package, which no other may take."""
+"""Name of the model inside the package, reserved for it."""
 EXPORTED = ("RRDBNet", "SRVGGNetCompact", "SwinIR", "GFPGANv1Clean", "CodeFormer", "RestoreFormer")
-"""Architectures that are exported; the face detector comes as ONNX, for OpenCV."""
+"""Architectures that can be exported; the face detector is ONNX already, for OpenCV."""
 STATE_KEYS = ("params_ema", "params", None)
 
 _NAME = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*")
@@ -24,49 +24,51 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry:
-    """One checkpoint: which network it is for, where it comes from, what its bytes are.
+    """One checkpoint: its network, its sources, and the size and hash of its file.
 
     Raises:
-        ValueError: a value that makes no sense; the message names the entry and the field.
+        ValueError: a value is invalid; the message names the entry and the field.
     """
 
     name: str
-    """Name in kebab-case, unique: ``realesrgan-x4plus``."""
+    """Unique name in kebab-case, e.g. ``realesrgan-x4plus``."""
     title: str
-    """One line for people."""
+    """One-line description for users."""
     task: str
-    """One of :data:`TASKS`."""
+    """Task of the model, one of :data:`TASKS`."""
     architecture: str
-    """Class of the network, as its authors call it: ``RRDBNet``."""
+    """Class of the network, named as upstream, e.g. ``RRDBNet``."""
     parameters: Mapping[str, Parameter] = field(hash=False)
-    """Arguments of that class, by their official names."""
+    """Arguments of the network's class, by official name."""
     scale: int
-    """Output pixels per input pixel and side; 1 where the size stays."""
+    """Output size divided by input size; 1 if the size is unchanged."""
     file: str
-    """Official file name, or ``local/...``; relative to the folder of weights."""
+    """Path relative to the weights folder: the official file name, or ``local/...``."""
     urls: tuple[str, ...] = ()
-    """Where to download it, best first; empty for a checkpoint of the user's own."""
+    """Download URLs, best first; empty for the user's own checkpoints."""
     bytes: int | None = None
-    """Size of the file; None where it is not known."""
+    """Size of the file in bytes; None if unknown."""
     sha256: str | None = None
-    """SHA-256 of the file, 64 lower-case hex digits; None where it is not known."""
+    """SHA-256 of the file, 64 lower-case hex digits; None if unknown."""
     hash_sources: int = 0
-    """Independent public catalogues that state this hash (5 means 5 or more)."""
+    """Number of independent public catalogues that list this hash (5 means 5 or more)."""
     state_key: str | None = None
-    """Key of the state dict in the file; None: bare, or not confirmed (accept any)."""
+    """Key of the state dict in the file; None if top-level or unconfirmed (any is accepted)."""
     license: str = "unknown"
     """SPDX expression of the weights' license, or ``unknown``."""
     terms: str | None = None
-    """Limits of use that must be shown before a download."""
+    """Restrictions on use that must be shown before a download."""
     blend: str | None = None
-    """Name of the checkpoint to mix with: ``s * this + (1 - s) * blend`` is ``--denoise s``."""
+    """Name of the checkpoint to blend with: ``denoise=s`` is ``s * this + (1 - s) * blend``."""
     aliases: tuple[str, ...] = ()
-    """Other names that people use for it."""
+    """Other common names of the checkpoint."""
 
     def __post_init__(self) -> None:
         for name, fits in self._checks().items():
             if not fits:
-                raise ValueError(f"checkpoint {self.name!r}: bad {name} {getattr(self, name)!r}")
+                raise ValueError(
+                    f"checkpoint {self.name!r}: invalid {name} {getattr(self, name)!r}"
+                )
 
     def _checks(self) -> dict[str, bool]:
         return {
@@ -90,16 +92,16 @@ class ModelEntry:
 
     @property
     def exports(self) -> bool:
-        """Whether it is exported; the face detector, which runs as it is, is not."""
+        """Whether the model can be exported; the face detector runs without an export."""
         return self.architecture in EXPORTED
 
     @property
     def stem(self) -> str:
-        """The file's name without folder and suffix: ``RealESRGAN_x4plus``."""
+        """File name without folder and suffix, e.g. ``RealESRGAN_x4plus``."""
         return PurePosixPath(self.file).stem
 
     def to_json(self) -> dict[str, Any]:
-        """All fields, as JSON can hold them."""
+        """Return all fields as JSON-compatible values."""
         data: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
         data["parameters"] = dict(self.parameters)
         data["blend"] = {"with": self.blend} if self.blend else None
@@ -107,15 +109,15 @@ class ModelEntry:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelEntry:
-        """Build an entry from what :meth:`to_json` gave, or from a row of the catalogue.
+        """Create an entry from the output of :meth:`to_json` or from a row of the catalogue.
 
         Raises:
-            ValueError: a field is missing, unknown, of the wrong kind or makes no sense.
+            ValueError: a field is missing, unknown, of the wrong type or invalid.
         """
         if not isinstance(data, Mapping) or not isinstance(data.get("parameters"), Mapping):
-            raise ValueError("a checkpoint is an object with 'parameters'")
+            raise ValueError("a checkpoint must be an object with 'parameters'")
         values = {key: _tuple(value) for key, value in data.items()}
-        if "licence" in values:  # how stores older than 0.1.0 spell it
+        if "licence" in values:  # spelling of versions before 0.1.0
             values["license"] = values.pop("licence")
         values["parameters"] = {k: _tuple(v) for k, v in data["parameters"].items()}
         values["blend"] = (data.get("blend") or {}).get("with")
@@ -126,14 +128,14 @@ class ModelEntry:
 
 
 def check_sha256(text: str) -> str:
-    """``text`` as a SHA-256 in lower case.
+    """Return a SHA-256 in lower case.
 
     Raises:
-        ValueError: it is not 64 hex digits.
+        ValueError: ``text`` is not 64 hex digits.
     """
     value = text.strip().lower()
     if not _SHA256.fullmatch(value):
-        raise ValueError(f"{text!r} is not a SHA-256: 64 hex digits are expected")
+        raise ValueError(f"a SHA-256 must be 64 hex digits, got {text!r}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Bring a checkpoint into the folder of weights, whole and verified, or not at all."""
+"""Download of a checkpoint into the weights folder, complete and verified or not at all."""
 
 from __future__ import annotations
 
@@ -36,27 +36,28 @@ def fetch(
     attempts: int = 3,
     backoff: float = 1.0,
 ) -> Path:
-    """Return the path of the entry's file, downloading it where it is not there or damaged.
+    """Return the path of a checkpoint, downloading it if it is missing or damaged.
 
     Args:
-        entry: what to fetch.
-        folder: folder of weights; None: the default one.
-        sha256: hash to enforce where the entry has none; kept beside the file.
-        mirror: base URL to try before the official ones, as ``<mirror>/<file>``; None:
-            ``RESHARP_MIRROR``; empty: no mirror.
-        offline: whether downloads are forbidden; None: ``RESHARP_OFFLINE``.
-        progress: True for a bar on a terminal's standard error, or a callable that gets bytes done
-            and bytes in all; what it raises cancels the download.
-        timeout: seconds without an answer or a byte before an attempt counts as failed.
-        attempts: attempts for each source where the failure may pass.
-        backoff: seconds before the second attempt; doubled each time.
+        entry: checkpoint to fetch.
+        folder: weights folder; None uses the default.
+        sha256: hash to enforce if the entry has none; stored next to the file.
+        mirror: base URL to try before the official ones, as ``<mirror>/<file>``; None uses
+            ``RESHARP_MIRROR``, an empty string no mirror.
+        offline: whether downloads are forbidden; None uses ``RESHARP_OFFLINE``.
+        progress: True for a progress bar if standard error is a terminal, or a callable that
+            receives bytes done and total bytes; raising in it cancels the download.
+        timeout: seconds without a response or data after which an attempt fails.
+        attempts: maximum number of attempts per source if failures are temporary.
+        backoff: seconds before the second attempt; doubled after each attempt.
 
     Raises:
-        OptionError: the hash is not known and not given, or another than the catalogue's is given.
-        OfflineError: the file is needed and offline mode is on; says what to put where.
-        ChecksumError: a source gave other bytes, or a file of the user's own is damaged.
-        DownloadError: no source worked; names each one.
-        OutputError: the folder cannot be written to. After any error, nothing new is there.
+        OptionError: the hash is neither known nor given, or it differs from the catalogue's.
+        OfflineError: the file is needed and offline mode is on; the message says which file to put
+            where.
+        ChecksumError: a source returned other bytes, or one of the user's own files is damaged.
+        DownloadError: no source worked; the message names each one.
+        OutputError: the folder cannot be written to. After any error, no new file is left behind.
     """
     place = weights_folder(folder)
     path = place / entry.file
@@ -71,15 +72,15 @@ def fetch(
         raise _forbidden(entry, place, known)
     if known is None:
         raise OptionError(
-            f"the hash of {entry.name} is not known here, so it cannot be checked: pass the "
-            f"SHA-256 that you trust, as in 'resharp weights fetch {entry.name} --sha256 HASH'"
+            f"{entry.name} cannot be verified because its hash is unknown: run 'resharp models "
+            f"fetch {entry.name}' with `sha256`=HASH, a hash that you trust"
         )
     wanted = Wanted(
         entry=entry, sha256=known, timeout=timeout, attempts=max(1, attempts), backoff=backoff
     )
     try:
         with writing(place, entry.file) as part:
-            # Whoever had the lock before us may have brought it.
+            # Another process may have fetched it while we waited for the lock.
             if inspect(entry, place, sha256=known).state != "ok":
                 with _reporting(progress, entry) as report:
                     download(_sources(entry, mirror), part, wanted, report)
@@ -99,14 +100,14 @@ def _enforced(entry: ModelEntry, place: Path, sha256: str | None) -> str | None:
         raise OptionError(str(error)) from error
     if entry.sha256 is not None and entry.sha256 != given:
         raise OptionError(
-            f"the catalogue says that {entry.name} has sha256 {entry.sha256}, not {given}: leave "
-            "--sha256 out, or import your file under another name ('resharp weights import')"
+            f"`sha256` must match the catalogue's {entry.sha256} for {entry.name}, got {given}: "
+            "omit it, or import your file under another name with 'resharp models import FILE'"
         )
     return given
 
 
 def _record(entry: ModelEntry, place: Path, sha256: str) -> None:
-    """Keep a hash that only the user knows, so that ``verify`` can use it later."""
+    """Store a hash that only the user knows, so that ``verify`` can use it later."""
     if entry.sha256 is not None or promised(entry, place) == sha256:
         return
     path = recorded(entry, place)
@@ -114,8 +115,8 @@ def _record(entry: ModelEntry, place: Path, sha256: str) -> None:
         with writing(place, path.name) as part:
             part.write_text(f"{sha256}  {entry.file}\n", encoding="ascii")
             commit_file(part, path)
-    except OSError as error:  # the file itself is there and right
-        logger.warning("cannot keep the hash of %s: %s", entry.name, error)
+    except OSError as error:  # the file itself is complete and correct
+        logger.warning("cannot store the hash of %s: %s", entry.name, error)
 
 
 def _sources(entry: ModelEntry, mirror: str | None) -> list[str]:
@@ -133,14 +134,14 @@ def _offline(offline: bool | None) -> bool:
 def _forbidden(entry: ModelEntry, place: Path, sha256: str | None) -> OfflineError:
     path = place / entry.file
     there = inspect(entry, place, sha256=sha256, quick=True).state != "missing"
-    problem = "the file there is not the right one" if there else "it is not there"
+    problem = "is not the right file" if there else "does not exist"
     size = f"{entry.bytes} bytes, " if entry.bytes else ""
-    option = "" if entry.sha256 else f" --sha256 {sha256 or 'HASH'}"
+    option = "" if entry.sha256 else f", `sha256`={sha256 or 'HASH'}"
     return OfflineError(
-        f"{entry.name} is needed as {path}, {problem}, and offline mode forbids the download. "
-        f"Put {entry.file} ({size}sha256 {sha256 or 'not known here'}) there, "
-        f"from {redact(entry.urls[0])}, or run, without {OFFLINE} and --offline: "
-        f"resharp weights fetch {entry.name}{option} --weights {place}"
+        f"{path} {problem}, and offline mode forbids downloading {entry.name}. "
+        f"Copy {entry.file} ({size}sha256 {sha256 or 'unknown'}) there from "
+        f"{redact(entry.urls[0])}, or run 'resharp models fetch {entry.name}' with "
+        f"`weights_dir`={place}{option}, without `offline` and {OFFLINE}."
     )
 
 
@@ -148,8 +149,8 @@ def _not_ours(entry: ModelEntry, place: Path) -> ChecksumError:
     report = inspect(entry, place)
     detail = f" ({report.detail})" if report.detail else ""
     return ChecksumError(
-        f"{report.path} is {report.state}{detail} and {entry.name} has no address to download it "
-        f"from: 'resharp weights import FILE `name` {entry.name} --force' brings it back"
+        f"{report.path} is {report.state}{detail} and {entry.name} has no download URL: restore it "
+        f"by running 'resharp models import FILE' with `name`={entry.name} and `force`"
     )
 
 
@@ -159,7 +160,7 @@ def _reporting(progress: bool | Progress, entry: ModelEntry) -> Iterator[Progres
         yield progress or (lambda done, total: None)
     else:
         tqdm = require("tqdm", feature="The progress bar", extra="")
-        # disable=None: no bar where standard error is not a terminal.
+        # disable=None shows no bar if standard error is not a terminal.
         with tqdm.tqdm(
             desc=entry.file, total=entry.bytes, unit="B", unit_scale=True, disable=None
         ) as bar:

@@ -1,8 +1,8 @@
-"""The folder of weights: files that appear whole or not at all, one writer at a time.
+"""Atomic writes to the weights folder, with one writer at a time.
 
 A file is written as ``.incoming/<key>.part`` under the lock ``.incoming/<key>.lock`` and then
-renamed. The lock goes with its process, so a ``.part`` whose lock is free is what a killed process
-left behind.
+renamed. A lock ends with its process, so a ``.part`` whose lock is free was left by a killed
+process.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def writing(folder: Path, key: str) -> Iterator[Path]:
-    """Hold the lock of ``key`` in ``folder``, waiting for it if need be.
+    """Hold the lock of ``key`` in ``folder``, waiting for it if necessary.
 
-    Yields the path to write to, on the file system of ``folder``; what is left there is removed.
+    Yields the path to write to, on the file system of ``folder``; a file left there is removed.
 
     Raises:
         OutputError: the folder cannot be written to, here or in the block.
@@ -32,7 +32,7 @@ def writing(folder: Path, key: str) -> Iterator[Path]:
     part = folder / INCOMING / f"{key}{PART}"
 
     def tell() -> None:
-        logger.info("waiting for another process that writes %s", key)
+        logger.info("waiting for another process that is writing %s", key)
 
     try:
         sweep(folder)
@@ -46,15 +46,15 @@ def writing(folder: Path, key: str) -> Iterator[Path]:
         raise
     except OSError as error:
         raise OutputError(
-            f"cannot write to the folder of weights {folder}: {error.strerror or error}; free some "
-            "space, or choose another folder with --weights or RESHARP_HOME"
+            f"cannot write to the weights folder {folder}: {error.strerror or error}; free some "
+            "space, or choose another folder with `weights_dir` or RESHARP_HOME"
         ) from error
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left in ``folder``; what cannot be removed stays."""
+    """Remove files that killed processes left in ``folder``, as far as possible."""
     for part in (folder / INCOMING).glob(f"*{PART}"):
-        # LockTimeoutError is one of the OSErrors: its owner is alive.
+        # LockTimeoutError, an OSError, means that the owner is alive.
         with suppress(OSError), locked(part.with_suffix(".lock"), timeout=0):
             part.unlink(missing_ok=True)
             logger.info("removed %s, left by an interrupted run", part)

@@ -1,7 +1,7 @@
-"""Checkpoints of the user's own.
+"""The user's own checkpoints.
 
 Each has a sidecar ``local/<name>.json`` that names the copy ``local/<name>-<hash>.<suffix>``. The
-sidecar is replaced in one step, so a name always means one whole file, also while ``force``
+sidecar is replaced atomically, so a name always refers to one complete file, even while ``force``
 replaces it.
 """
 
@@ -38,15 +38,15 @@ def register(
     folder: str | os.PathLike[str] | None = None,
     force: bool = False,
 ) -> ModelEntry:
-    """Copy a checkpoint into the folder of weights, as a model called ``name`` (kebab-case).
+    """Copy a checkpoint into the weights folder as a model called ``name`` (kebab-case).
 
-    The same bytes with the same description again change nothing.
+    Registering the same bytes with the same description again changes nothing.
 
     Raises:
-        OptionError: the name is the catalogue's or no name, or is taken by another file and
-            ``force`` is not given.
-        CheckpointError: ``file`` cannot be read, or its description makes no sense.
-        OutputError: the copy cannot be written; what was there before is as it was.
+        OptionError: the name is invalid, belongs to the catalogue, or is used by another file and
+            ``force`` is not set.
+        CheckpointError: ``file`` cannot be read, or its description is invalid.
+        OutputError: the copy cannot be written; existing files are unchanged.
     """
     source = Path(file).expanduser()
     suffix = source.suffix.lower()
@@ -77,7 +77,7 @@ def register(
 def adopt(
     file: str | os.PathLike[str], entry: ModelEntry, folder: str | os.PathLike[str] | None = None
 ) -> Path:
-    """Copy a checkpoint of the catalogue, got by other means, to its place.
+    """Copy a catalogue checkpoint that was obtained by other means into the weights folder.
 
     Raises:
         OptionError: ``file`` does not have the hash of ``entry``.
@@ -90,16 +90,16 @@ def adopt(
         sha256, _ = _copy(Path(file).expanduser(), part)
         if sha256 != entry.sha256:
             raise OptionError(
-                f"the name {entry.name} belongs to the catalogue and {file} is not that file "
-                f"(expected sha256 {entry.sha256 or 'not known'}, found {sha256}): "
-                "choose another name with `name`"
+                f"the name {entry.name!r} belongs to the catalogue, but {file} is not its file "
+                f"(expected sha256 {entry.sha256 or 'unknown'}, found {sha256}): "
+                "choose another `name`"
             )
         commit_file(part, path)
     return path
 
 
 def local_entries(folder: str | os.PathLike[str] | None = None) -> Mapping[str, ModelEntry]:
-    """The user's own checkpoints by name; a damaged sidecar is logged and left out."""
+    """Return the user's own checkpoints by name; damaged sidecars are logged and skipped."""
     found: dict[str, ModelEntry] = {}
     for path in sorted((weights_folder(folder) / LOCAL).glob("*.json")):
         try:
@@ -110,13 +110,13 @@ def local_entries(folder: str | os.PathLike[str] | None = None) -> Mapping[str, 
 
 
 def resolve(name: str, folder: str | os.PathLike[str] | None = None) -> ModelEntry:
-    """The checkpoint called ``name``: the user's own, or else the catalogue's.
+    """Return the checkpoint called ``name``: the user's own, otherwise the catalogue's.
 
-    The user's own comes first, so that a later catalogue cannot change what a name means to them.
+    The user's own takes precedence, so that a later catalogue cannot change what a name refers to.
 
     Raises:
-        UnknownModelError: there is none; the message has the nearest names of both.
-        CheckpointError: it is the user's own and its sidecar is damaged.
+        UnknownModelError: the name is unknown; the message suggests similar names.
+        CheckpointError: the checkpoint is the user's own and its sidecar is damaged.
     """
     place = weights_folder(folder)
     sidecar = place / LOCAL / f"{kebab(name)}.json"
@@ -130,19 +130,19 @@ def resolve(name: str, folder: str | os.PathLike[str] | None = None) -> ModelEnt
 
 def _check_name(name: str) -> None:
     if not name or kebab(name) != name:
-        hint = f"; {kebab(name)!r} would do" if kebab(name) else ""
-        raise OptionError(f"{name!r} is no name for a model: use a-z, 0-9, '-' and '.'{hint}")
+        hint = f", e.g. {kebab(name)!r}" if kebab(name) else ""
+        raise OptionError(f"{name!r} is not a valid model name: use a-z, 0-9, '-' and '.'{hint}")
     if name == BUILTIN:
-        raise OptionError(f"{name} is the built-in model: choose another name with `name`")
+        raise OptionError(f"{name} is the built-in model: choose another `name`")
     taken = lookup(name)
     if taken is not None:
         raise OptionError(
-            f"the name {name!r} means {taken.name} of the catalogue: choose another with `name`"
+            f"the name {name!r} refers to {taken.name} in the catalogue: choose another `name`"
         )
 
 
 def _copy(source: Path, part: Path) -> tuple[str, int]:
-    """Copy and hash in one pass, so that the hash is that of the copy."""
+    """Copy and hash in one pass, so that the hash matches the copy."""
     try:
         reader = source.open("rb")
     except OSError as error:
@@ -155,15 +155,15 @@ def _copy(source: Path, part: Path) -> tuple[str, int]:
 
 
 def _check_free(entry: ModelEntry, place: Path, force: bool) -> None:
-    """Refuse to replace another file, unless forced (then a damaged sidecar does not matter)."""
+    """Refuse to replace another file unless forced, in which case a damaged sidecar is ignored."""
     sidecar = place / LOCAL / f"{entry.name}.json"
     if force or not sidecar.exists():
         return
     old = _read(sidecar)
     if old.sha256 != entry.sha256:
         raise OptionError(
-            f"the name {entry.name!r} is taken by another file ({old.title}, sha256 "
-            f"{old.sha256}): choose another with `name`, or replace it with --force"
+            f"the name {entry.name!r} is used by another file ({old.title}, sha256 "
+            f"{old.sha256}): choose another `name`, or replace the file with `force`"
         )
 
 
@@ -173,14 +173,14 @@ def _store(entry: ModelEntry, part: Path, place: Path) -> None:
     part.write_text(text, encoding="utf-8")
     commit_file(part, place / LOCAL / f"{entry.name}.json")
     for other in (place / LOCAL).iterdir():
-        # Also copies whose sidecar never came because the process was killed in between.
+        # Includes copies without a sidecar, whose process was killed before writing it.
         if _owner(other.name) == entry.name and other != place / entry.file:
             with suppress(OSError):
                 other.unlink()
 
 
 def _owner(file: str) -> str | None:
-    """``name`` of ``name-<16 hex>.suffix``; None for any other file, such as a sidecar."""
+    """Return ``name`` for ``name-<16 hex>.suffix``; None for other files, e.g. a sidecar."""
     stem, _, tail = Path(file).stem.rpartition("-")
     copy = len(tail) == 16 and Path(file).suffix in SUFFIXES
     return stem if copy else None
@@ -196,5 +196,5 @@ def _read(sidecar: Path) -> ModelEntry:
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{sidecar} does not describe a checkpoint ({error}): "
-            "import the file again with --force"
+            "import the file again with `force`"
         ) from error

@@ -1,4 +1,4 @@
-"""Whether the files on the disk are the ones that were promised."""
+"""Verification of checkpoint files on disk against their known hashes."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from resharp.weights.entry import ModelEntry, check_sha256
 from resharp.weights.local import local_entries, resolve
 
 State = Literal["missing", "present", "ok", "damaged", "unverified"]
-"""``present``: the size fits, the hash was not computed; ``unverified``: no hash is known."""
+"""``present``: the size matches, the hash was not computed; ``unverified``: no hash is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointStatus:
-    """What was found of one checkpoint."""
+    """The state of one checkpoint on disk."""
 
     name: str
-    """Name of its entry."""
+    """Name of the checkpoint's entry."""
     path: Path
-    """Where it is, or would be."""
+    """Path of the file, whether or not it exists."""
     state: State
-    """See :data:`State`."""
+    """Result of the check, one of :data:`State`."""
     detail: str = ""
-    """For a damaged file: expected and found."""
+    """For a damaged file, the expected and the found size or hash."""
 
 
 def promised(entry: ModelEntry, folder: Path) -> str | None:
-    """The hash of the catalogue, else the one that the user fetched the file with, else None."""
+    """Return the catalogue's hash, else the one the user fetched the file with, else None."""
     if entry.sha256 is not None:
         return entry.sha256
     try:
@@ -44,17 +44,17 @@ def promised(entry: ModelEntry, folder: Path) -> str | None:
 
 
 def recorded(entry: ModelEntry, folder: Path) -> Path:
-    """Where the user's own hash is kept, in the format of sha256sum."""
+    """Return the path of the file with the user's own hash, in the format of sha256sum."""
     return folder / f"{entry.file}.sha256"
 
 
 def inspect(
     entry: ModelEntry, folder: Path, *, sha256: str | None = None, quick: bool = False
 ) -> CheckpointStatus:
-    """Compare one file with its entry: size, then SHA-256 (not with ``quick``).
+    """Compare one file with its entry: size, then SHA-256 (skipped if ``quick``).
 
     Raises:
-        CheckpointError: the file is there but cannot be read.
+        CheckpointError: the file exists but cannot be read.
     """
     path = folder / entry.file
     wanted = sha256 or promised(entry, folder)
@@ -68,10 +68,10 @@ def inspect(
 def verify(
     names: Iterable[str] | None = None, folder: str | os.PathLike[str] | None = None
 ) -> tuple[CheckpointStatus, ...]:
-    """Hash the files of ``names``, or else of every known checkpoint, in the folder of weights.
+    """Hash the files of ``names``, or of every known checkpoint, in the weights folder.
 
     Raises:
-        UnknownModelError: one of ``names`` is not known.
+        UnknownModelError: one of ``names`` is unknown.
     """
     place = weights_folder(folder)
     if names is None:

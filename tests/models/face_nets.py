@@ -45,7 +45,7 @@ def faces(count: int, side: int = SIDE, seed: int = 0) -> Tensor:
 
 
 def crops(count: int, side: int = SIDE) -> NDArray[np.uint8]:
-    """Drawn pictures."""
+    """Drawn images."""
     return np.stack([draw(side, side, seed=index) for index in range(count)])
 
 
@@ -66,7 +66,7 @@ def as_run(
 
 
 def check_backends(bundle: Bundle, extra: dict[str, float] | None = None) -> None:
-    """onnx and torch give the same, for n other than that of the trace and both dtypes."""
+    """onnx and torch agree, for n other than that of the trace and both dtypes."""
     for count in (1, 3):
         batch = crops(count)
         found, expected = (as_run(bundle, name, batch, extra) for name in ("onnx", "torch"))

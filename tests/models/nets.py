@@ -14,20 +14,20 @@ from resharp.models import Checkpoint, RRDBNet, SRVGGNetCompact, read_checkpoint
 
 
 def rrdbnet(scale: int = 4, *, seed: int = 0, **parameters: Any) -> RRDBNet:
-    """One block of 8 channels, unless told otherwise."""
+    """One block of 8 channels by default."""
     torch.manual_seed(seed)
     small: dict[str, Any] = {"num_feat": 8, "num_block": 1, "num_grow_ch": 4}
     return RRDBNet(scale=scale, **(small | parameters)).eval()
 
 
 def srvgg(*, seed: int = 0, **parameters: Any) -> SRVGGNetCompact:
-    """Two middle convolutions of 8 channels, unless told otherwise."""
+    """Two middle convolutions of 8 channels by default."""
     torch.manual_seed(seed)
     return SRVGGNetCompact(**({"num_feat": 8, "num_conv": 2} | parameters)).eval()
 
 
 def run(network: nn.Module, height: int = 6, width: int = 7, channels: int = 3) -> Tensor:
-    """The network's answer to one fixed random picture."""
+    """The network's answer to one fixed random image."""
     picture = torch.rand(2, channels, height, width, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         out: Tensor = network(picture)

@@ -180,7 +180,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -
     state = srvgg().state_dict()
     state["body.2.weight"][0, 0, 0, 0] = value
     torch.save(state, tmp_path / "net.pth")
-    with pytest.raises(CheckpointError, match=r"net\.pth: body\.2\.weight holds NaN"):
+    with pytest.raises(CheckpointError, match=r"net\.pth: body\.2\.weight contains NaN"):
         read_checkpoint(tmp_path / "net.pth")
 
 
@@ -194,7 +194,7 @@ def test_an_unknown_network_names_its_file(tmp_path: Path) -> None:
 @needs_animevideo
 @pytest.mark.shared
 def test_the_official_animevideo_network() -> None:
-    """Tagged cuda:0 in the file, and found to be what its release notes say."""
+    """Tagged cuda:0 in the file, and as described in its release notes."""
     found = read_checkpoint(ANIMEVIDEO)
     assert (found.architecture, found.state_key, found.facts.scale) == (
         "SRVGGNetCompact",

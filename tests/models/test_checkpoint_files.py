@@ -39,25 +39,25 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 6704
 
 BROKEN = {
     "empty": (b"", "is empty: download it again"),
-    "text": (b"Not Found", r"no checkpoint \(it begins with b'Not Found'\)"),
-    "page": (PAGE, "web page.*link of the download"),
+    "text": (b"Not Found", r"not a checkpoint \(it starts with b'Not Found'\)"),
+    "page": (PAGE, "web page.*direct download link"),
     "pointer": (POINTER, "Git LFS pointer.*git lfs pull"),
-    "noise": (bytes(range(7, 250)), "is no checkpoint"),
-    "short": (b"\x80", "cut off or damaged"),
-    "cut zip": (half(saved(STATE)), "cut off or damaged"),
-    "cut pickle": (half(saved(STATE, zipped=False)), "cut off or damaged"),
+    "noise": (bytes(range(7, 250)), "is not a checkpoint"),
+    "short": (b"\x80", "truncated or damaged"),
+    "cut zip": (half(saved(STATE)), "truncated or damaged"),
+    "cut pickle": (half(saved(STATE, zipped=False)), "truncated or damaged"),
     "other zip": (archive(**{"net.pth": saved(STATE)}), "unpack it"),
-    "damaged zip": (archive(**{"net/data.pkl": b"\x80\x02}"}), "cut off or damaged"),
-    "a list": (saved([torch.zeros(2)]), "holds a list, not a state dict"),
-    "a tensor": (saved(torch.zeros(2)), "holds a Tensor, not a state dict"),
-    "no tensors": (saved({}), "holds no weights, only nothing"),
+    "damaged zip": (archive(**{"net/data.pkl": b"\x80\x02}"}), "truncated or damaged"),
+    "a list": (saved([torch.zeros(2)]), "contains a list, not a state dict"),
+    "a tensor": (saved(torch.zeros(2)), "contains a Tensor, not a state dict"),
+    "no tensors": (saved({}), "has no weights, found nothing"),
     "training state": (
         saved({"epoch": 1, "optimizers": [{"state": {}}]}),
-        "holds no weights, only epoch, optimizers.*training state",
+        "has no weights, found epoch, optimizers.*training state",
     ),
     "two of a name": (
         saved({"a.weight": torch.zeros(1), "module.a.weight": torch.zeros(1)}),
-        "holds a.weight twice",
+        "contains a.weight twice",
     ),
     "sparse": (saved({"a": torch.zeros(2, 2).to_sparse()}), "a is sparse"),
 }
@@ -82,10 +82,10 @@ def test_the_cause_is_kept(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_missing_file_and_a_folder_are_told(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"net\.pth cannot be read: No such file") as caught:
+    with pytest.raises(CheckpointError, match=r"cannot read .*net\.pth: No such file") as caught:
         read_checkpoint(tmp_path / "net.pth")
     assert isinstance(caught.value.__cause__, OSError)
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="cannot read"):
         read_checkpoint(tmp_path)
 
 
@@ -112,7 +112,7 @@ def test_damaged_metadata_are_told(tmp_path: Path, note: str) -> None:
     from safetensors.torch import save_file
 
     save_file(dict(STATE), tmp_path / "net.safetensors", metadata={"resharp": note})
-    with pytest.raises(CheckpointError, match=r"metadata of .* are damaged"):
+    with pytest.raises(CheckpointError, match=r"metadata of .* is damaged"):
         read_checkpoint(tmp_path / "net.safetensors")
 
 
@@ -149,13 +149,13 @@ def test_code_is_never_run(tmp_path: Path, how: str) -> None:
 def test_newer_pickles_of_tensors_are_told(tmp_path: Path, zipped: bool) -> None:
     path = tmp_path / "net.pth"
     torch.save(STATE, path, pickle_protocol=4, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointError, match=r"pickle of protocol 4.*plain torch.save"):
+    with pytest.raises(CheckpointError, match=r"pickle with protocol 4.*plain torch.save"):
         read_checkpoint(path)
 
 
 def test_a_whole_pickled_network_is_told(tmp_path: Path) -> None:
     torch.save(srvgg(), tmp_path / "net.pth")
-    with pytest.raises(CheckpointError, match=r"SRVGGNetCompact.*state dict alone"):
+    with pytest.raises(CheckpointError, match=r"SRVGGNetCompact.*only the state dict"):
         read_checkpoint(tmp_path / "net.pth")
 
 
@@ -169,7 +169,7 @@ def test_torchscript_is_told(tmp_path: Path) -> None:
 
 
 def test_weights_of_a_gpu_load_without_one(tmp_path: Path) -> None:
-    """A file whose tensors say cuda:0, which torch refuses to read here unless told where to."""
+    """A file whose tensors say cuda:0, which torch only reads here with a map_location."""
     path = tmp_path / "net.pth"
     location, cuda = b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0"
     with zipfile.ZipFile(io.BytesIO(saved(STATE))) as source, zipfile.ZipFile(path, "w") as target:

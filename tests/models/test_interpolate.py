@@ -68,12 +68,12 @@ def test_leaves_the_parts_alone(twins: tuple[Checkpoint, Checkpoint]) -> None:
 @pytest.mark.parametrize(
     ("weights", "told"),
     [
-        ([0.5, 0.6], r"add up to 1, not 1\.1"),
-        ([0.5, 0.5 - 3e-6], "add up to 1"),
+        ([0.5, 0.6], r"must sum to 1, got 1\.1"),
+        ([0.5, 0.5 - 3e-6], "must sum to 1"),
         ([float("nan"), 1.0], "finite"),
         ([float("inf"), float("-inf")], "finite"),
-        ([1.0], "two or more checkpoints, not 1"),
-        ([], "two or more checkpoints, not 0"),
+        ([1.0], "at least two checkpoints, got 1"),
+        ([], "at least two checkpoints, got 0"),
     ],
 )
 def test_wrong_weights_are_refused(

@@ -155,7 +155,7 @@ def test_every_gray_level_survives(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("channels", [(1, 3), (3, 1), (4, 4)])
 def test_other_channels_are_refused(channels: tuple[int, int]) -> None:
     network = rrdbnet(num_in_ch=channels[0], num_out_ch=channels[1])
-    with pytest.raises(CheckpointError, match=f"takes {channels[0]} and gives {channels[1]}"):
+    with pytest.raises(CheckpointError, match=f"takes {channels[0]} and returns {channels[1]}"):
         ByteImage(network)
 
 
@@ -164,14 +164,14 @@ def test_other_channels_are_refused(channels: tuple[int, int]) -> None:
     [torch.zeros(1, 4, 4, 3), torch.zeros(4, 4, 3, dtype=torch.uint8), bytes_of(1, 3, 4, 4)],
 )
 def test_other_pictures_are_refused(images: Tensor) -> None:
-    with pytest.raises(ImageError, match=r"pictures (are|have)"):
+    with pytest.raises(ImageError, match=r"images must (be|have)"):
         ByteImage(srvgg())(images)
 
 
 @needs_animevideo
 @pytest.mark.shared
 def test_the_official_network_keeps_a_color() -> None:
-    """Real weights, real color order: a flat picture stays nearly what it is."""
+    """Real weights, real color order: a flat image barely changes."""
     network = ByteImage(build(read_checkpoint(ANIMEVIDEO)))
     images = torch.tensor([30, 120, 220], dtype=torch.uint8).expand(1, 16, 16, 3)
     with torch.no_grad():

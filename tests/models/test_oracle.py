@@ -20,7 +20,7 @@ NETWORKS: list[tuple[str, dict[str, Any]]] = [
 
 
 def strong(network: nn.Module) -> nn.Module:
-    """Weights that give an output of range about 1, and slopes that are not all alike."""
+    """Weights that give an output of range about 1, and different slopes."""
     torch.manual_seed(5)
     with torch.no_grad():
         for parameter in network.parameters():

@@ -46,8 +46,8 @@ class Net(nn.Module):
     ("net", "expected"),
     [
         (Net(3.0, 1.0, 0.5), (3.0, "plain")),
-        (Net(3.0, 1e6, 0.5), (3.0, "plain")),  # an island's is no matter to fp16
-        (Net(3.0, 1.0, 7.0), (21.0, "norm")),  # a sum that no layer gives
+        (Net(3.0, 1e6, 0.5), (3.0, "plain")),  # islands are ignored
+        (Net(3.0, 1.0, 7.0), (21.0, "norm")),  # a sum that is no layer's output
     ],
 )
 def test_the_peak_is_what_fp16_would_have_to_hold(net: Net, expected: tuple[float, str]) -> None:
@@ -72,4 +72,4 @@ def test_nan_is_larger_than_any_number(at: str) -> None:
     assert math.isnan(peak(net, torch.ones(1, 4))[0])
     mixed = with_precision(net, "mixed", torch.ones(1, 4))
     kept = mixed.get_parameter("2.weight").dtype
-    assert kept is torch.float32  # and so the layer beside what is not finite
+    assert kept is torch.float32  # and so is a layer with non-finite values

@@ -108,7 +108,7 @@ def saved(name: str, folder: Path) -> Path:
 
 
 def as_spandrel(name: str, picture: Any) -> Tensor:
-    """What spandrel's own call gives for a BGR picture, as BGR pixels in 0..1."""
+    """The result of spandrel's own call for a BGR image, as BGR pixels in 0..1."""
     spandrel = oracle.load()
     descriptor = spandrel.ModelLoader().load_from_state_dict(net(name).state_dict())
     planes = torch.from_numpy(picture[..., ::-1].copy()).permute(2, 0, 1)[None].float() / 255
@@ -291,7 +291,7 @@ def test_a_crash_of_the_exporter_is_an_error(
 
 @oracle.needs_oracle
 def test_a_network_for_one_picture_at_a_time_is_refused(tmp_path: Path) -> None:
-    text = "spandrel's DRUNet, which fails in PyTorch itself on two small pictures"
+    text = "spandrel's DRUNet, which fails in PyTorch itself on a batch of two"
     with pytest.raises(CheckpointError, match=text):
         read_checkpoint(saved("DRUNet", tmp_path))
 
@@ -310,10 +310,10 @@ def test_descriptors_of_other_kinds_are_refused(monkeypatch: pytest.MonkeyPatch)
 
     tiling = spandrel.ModelTiling.INTERNAL
     for changes, told in (
-        ({"input_channels": 6}, "spandrel's SPAN, which takes 6 and gives 3 channels"),
-        ({"tiling": tiling}, "needs the whole picture at once"),
-        ({"_purpose": "FaceSR"}, "restores aligned faces only"),
-        ({"_call_fn": None}, "cannot be called as this release knows it"),
+        ({"input_channels": 6}, "spandrel's SPAN, which takes 6 and returns 3 channels"),
+        ({"tiling": tiling}, "needs the whole image at once"),
+        ({"_purpose": "FaceSR"}, "only restores aligned faces"),
+        ({"_call_fn": None}, "an interface that this release does not support"),
         ({"__class__": spandrel.MaskedImageModelDescriptor, "_purpose": "Inpainting"}, "a mask"),
     ):
         with monkeypatch.context() as patch:
@@ -326,12 +326,12 @@ def test_descriptors_of_other_kinds_are_refused(monkeypatch: pytest.MonkeyPatch)
 def test_weights_that_nobody_knows(tmp_path: Path) -> None:
     oracle.load()
     torch.save({"qkv.weight": torch.zeros(2)}, tmp_path / "net.pth")
-    text = r"net\.pth: .*qkv\.weight.*spandrel .* does not know them either"
+    text = r"net\.pth: .*qkv\.weight.*spandrel .* does not recognize them either"
     with pytest.raises(UnknownArchitectureError, match=text):
         read_checkpoint(tmp_path / "net.pth")
     state = net("SPAN").state_dict()
     state["conv_1.sk.weight"] = torch.zeros(2)
-    with pytest.raises(UnknownArchitectureError, match="for its SPAN, but cannot load them"):
+    with pytest.raises(UnknownArchitectureError, match="as its SPAN but cannot load them"):
         recognise(state)
 
 
@@ -340,7 +340,9 @@ def test_sizes_can_be_overruled(tmp_path: Path) -> None:
     path = saved("NAFNet", tmp_path)
     found = read_checkpoint(path, parameters={"multiple": 4, "minimum": 8})
     assert (found.facts.size_multiple, found.parameters["minimum"]) == (4, 8)
-    with pytest.raises(OptionError, match="spandrel's NAFNet is 0, not a size"):
+    with pytest.raises(
+        OptionError, match="spandrel's NAFNet must be an integer of at least 1, got 0"
+    ):
         read_checkpoint(path, parameters={"multiple": 0})
     with pytest.raises(UnknownArchitectureError):  # no parameter of spandrel's: it is not asked
         read_checkpoint(path, parameters={"width": 8})

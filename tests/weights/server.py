@@ -79,7 +79,7 @@ def cut(handler: Handler, body: bytes) -> None:
 
 
 def cut_unannounced(handler: Handler, body: bytes) -> None:
-    """Send half without saying how much there is: only the size can tell."""
+    """Send half without a Content-Length: only the size reveals it."""
     handler.head()
     handler.wfile.write(body[: len(body) // 2])
 
@@ -89,7 +89,7 @@ def corrupt(handler: Handler, body: bytes) -> None:
 
 
 def other(handler: Handler, body: bytes) -> None:
-    """A login page, say."""
+    """A login page, for example."""
     serve(handler, b"<html>please log in</html>")
 
 
@@ -98,7 +98,7 @@ def redirect(url: str) -> Answer:
 
 
 def hang(handler: Handler, body: bytes) -> None:
-    """Accept, and say nothing until the gate opens."""
+    """Accept, and send nothing until the gate opens."""
     handler.server.gate.wait(LIMIT)
 
 

@@ -129,7 +129,7 @@ def test_every_name_file_and_stem_is_found() -> None:
 def test_unknown_name_has_the_nearest() -> None:
     with pytest.raises(UnknownModelError, match="did you mean realesrgan-x4plus or"):
         find("realesrgan-x4plu")
-    with pytest.raises(UnknownModelError, match=r"called 'zzz' \('resharp weights list'"):
+    with pytest.raises(UnknownModelError, match=r"called 'zzz' \('resharp models list'"):
         find("zzz")
     assert nearest("Lama_Big", ["lama-big", "other"]) == ["lama-big"]
 
@@ -184,7 +184,7 @@ def test_bad_entry_is_refused(field: str, value: object) -> None:
 
 def test_bad_catalogue_is_refused() -> None:
     data = raw()
-    with pytest.raises(ValueError, match="schema 2"):
+    with pytest.raises(ValueError, match="schema must be 1, got 2"):
         Catalogue(data | {"schema": 2})
     with pytest.raises(ValueError, match="twice"):
         Catalogue(data | {"entries": [data["entries"][0]] * 2})

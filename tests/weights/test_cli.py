@@ -118,7 +118,7 @@ def test_hash_for_a_file_without_one(
     entry = find("gfpgan-clean-v1")
     server.files[entry.file] = BODY
     monkeypatch.setenv("RESHARP_MIRROR", server.url)
-    with pytest.raises(OptionError, match="pass the SHA-256 that you trust"):
+    with pytest.raises(OptionError, match="a hash that you trust"):
         run("fetch", entry.name, "--weights-dir", tmp_path)
     sha256 = own(tmp_path).sha256
     assert run("fetch", entry.name, "--sha256", sha256, "--weights-dir", tmp_path).exit_code == 0
@@ -130,7 +130,7 @@ def test_hash_for_a_file_without_one(
     [
         (["fetch", "yunet", "codeformr"], UnknownModelError, "did you mean codeformer"),
         (["fetch", "yunet", "codeformer", "--sha256", "0" * 64], OptionError, "2 names"),
-        (["fetch", "yunet", "--sha256", "0" * 64], OptionError, "catalogue says"),
+        (["fetch", "yunet", "--sha256", "0" * 64], OptionError, "must match the catalogue"),
         (["verify", "nothing-like-it"], UnknownModelError, "no model"),
         (["verify", "yunet"], ChecksumError, "damaged or missing: yunet"),
         (["import", "none.pth"], CheckpointError, "there is no file none.pth"),
@@ -146,7 +146,7 @@ def test_errors_come_before_any_work(
 
 def test_own_checkpoint_that_is_gone(tmp_path: Path) -> None:
     (tmp_path / own(tmp_path).file).unlink()
-    with pytest.raises(ChecksumError, match="own has no address to download it from"):
+    with pytest.raises(ChecksumError, match="own has no download URL"):
         run("fetch", "own", "--weights-dir", tmp_path)
 
 
@@ -164,7 +164,7 @@ def test_import(tmp_path: Path, models: dict[str, Any]) -> None:
     assert result.stdout == f"4x-ultrasharp: RRDBNet, x4, {folder / entry.file}\n"
     assert (entry.parameters, entry.license) == ({"num_block": 6}, "CC0-1.0")
     source.write_bytes(b"other")
-    with pytest.raises(OptionError, match="--force"):
+    with pytest.raises(OptionError, match="`force`"):
         run("import", source, "--weights-dir", folder)
     models["scale"] = 2
     run("import", source, "--weights-dir", folder, "--force")
@@ -177,7 +177,7 @@ def test_import(tmp_path: Path, models: dict[str, Any]) -> None:
 def test_import_keeps_off_the_catalogue(tmp_path: Path) -> None:
     source = tmp_path / "RealESRGAN_x4plus.pth"
     source.write_bytes(BODY)
-    with pytest.raises(OptionError, match="realesrgan-x4plus belongs to the catalogue"):
+    with pytest.raises(OptionError, match="'realesrgan-x4plus' belongs to the catalogue"):
         run("import", source, "--weights-dir", tmp_path / "weights")
     (tmp_path / "__.pth").write_bytes(BODY)
     with pytest.raises(OptionError, match=r"cannot make a name from __\.pth"):

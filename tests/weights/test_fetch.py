@@ -103,14 +103,14 @@ def test_wrong_bytes_are_named(server: Server, entry: ModelEntry, tmp_path: Path
     found = hashlib.sha256(BODY[:-1] + bytes([BODY[-1] ^ 1])).hexdigest()
     with pytest.raises(ChecksumError, match=f"expected sha256 {SHA256}, found {found}") as caught:
         quick(entry, tmp_path)
-    assert "one public source" not in str(caught.value)
+    assert "single public source" not in str(caught.value)
     assert left(tmp_path) == []
     assert len(server.gets) == 1
 
 
 def test_single_source_hash_is_enforced(server: Server, tmp_path: Path) -> None:
     server.plans["tiny.pth"] = [corrupt]
-    with pytest.raises(ChecksumError, match="one public source"):
+    with pytest.raises(ChecksumError, match="single public source"):
         quick(tiny(server.url, hash_sources=1), tmp_path)
 
 
@@ -135,7 +135,7 @@ def test_hanging_server_is_given_up(
     server: Server, entry: ModelEntry, tmp_path: Path, answer: Answer
 ) -> None:
     server.plans["tiny.pth"] = [answer] * 2
-    with pytest.raises(DownloadError, match=r"no answer within 0.2 s \(2 attempts\)"):
+    with pytest.raises(DownloadError, match=r"no response within 0.2 s \(2 attempts\)"):
         quick(entry, tmp_path, timeout=0.2, attempts=2)
     assert left(tmp_path) == []
 
@@ -218,9 +218,9 @@ def test_offline_says_what_to_do(
     monkeypatch.setenv("RESHARP_OFFLINE", value)
     with pytest.raises(OfflineError) as caught:
         quick(entry, tmp_path)
-    for part in (str(tmp_path / "tiny.pth"), SHA256, "700000", entry.urls[0], "it is not there"):
+    for part in (str(tmp_path / "tiny.pth"), SHA256, "700000", entry.urls[0], "does not exist"):
         assert part in str(caught.value)
-    assert f"resharp weights fetch tiny --weights {tmp_path}" in str(caught.value)
+    assert f"'resharp models fetch tiny' with `weights_dir`={tmp_path}," in str(caught.value)
     assert server.gets == []
     assert not any(tmp_path.iterdir())
     quick(entry, tmp_path, offline=False)
@@ -232,16 +232,16 @@ def test_offline_argument(
 ) -> None:
     monkeypatch.setenv("RESHARP_OFFLINE", "0")
     (tmp_path / "tiny.pth").write_bytes(b"damaged")
-    with pytest.raises(OfflineError, match="not the right one"):
+    with pytest.raises(OfflineError, match="is not the right file"):
         quick(entry, tmp_path, offline=True)
     assert (tmp_path / "tiny.pth").read_bytes() == b"damaged"
 
 
 def test_unknown_hash_must_be_given(server: Server, tmp_path: Path) -> None:
     entry = tiny(server.url, sha256=None, bytes=None, hash_sources=0)
-    with pytest.raises(OptionError, match=r"--sha256 HASH"):
+    with pytest.raises(OptionError, match=r"`sha256`=HASH"):
         quick(entry, tmp_path)
-    with pytest.raises(OfflineError, match=r"not known here.* --sha256 HASH"):
+    with pytest.raises(OfflineError, match=r"unknown.*`sha256`=HASH"):
         quick(entry, tmp_path, offline=True)
     assert server.gets == []
     with pytest.raises(ChecksumError, match="expected sha256 0000"):
@@ -264,7 +264,9 @@ def test_file_put_by_hand_is_taken_with_its_hash(server: Server, tmp_path: Path)
     assert (tmp_path / "tiny.pth.sha256").is_file()
 
 
-@pytest.mark.parametrize(("sha256", "message"), [("0" * 64, "catalogue says"), ("x", "64 hex")])
+@pytest.mark.parametrize(
+    ("sha256", "message"), [("0" * 64, "must match the catalogue"), ("x", "64 hex")]
+)
 def test_hash_that_cannot_be_right(
     entry: ModelEntry, tmp_path: Path, sha256: str, message: str
 ) -> None:
@@ -306,7 +308,7 @@ def test_bar_needs_no_terminal(
 
 def test_folder_that_cannot_be_made(entry: ModelEntry, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OutputError, match=r"cannot write to .*--weights or RESHARP_HOME"):
+    with pytest.raises(OutputError, match=r"cannot write to .*`weights_dir` or RESHARP_HOME"):
         quick(entry, tmp_path / "file" / "weights")
 
 
@@ -341,7 +343,7 @@ def test_many_threads_download_once(server: Server, entry: ModelEntry, tmp_path:
 
 def test_own_checkpoint_cannot_be_downloaded(tmp_path: Path) -> None:
     own = tiny("http://127.0.0.1:1", urls=(), file="local/tiny.pth")
-    with pytest.raises(ChecksumError, match="is missing and tiny has no address"):
+    with pytest.raises(ChecksumError, match="is missing and tiny has no download URL"):
         quick(own, tmp_path)
 
 

@@ -62,7 +62,9 @@ def test_same_bytes_again_change_nothing(folder: Path) -> None:
 
 def test_other_bytes_need_force(folder: Path) -> None:
     first = put(folder)
-    with pytest.raises(OptionError, match=r"'mine' is taken .*`name`, or replace it with --force"):
+    with pytest.raises(
+        OptionError, match=r"'mine' is used .*`name`, or replace the file with `force`"
+    ):
         put(folder, b"other")
     assert resolve("mine", folder) == first
     second = put(folder, b"other", force=True)
@@ -80,21 +82,21 @@ def test_force_spares_the_neighbours(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["realesrgan-x4plus", "realesrganx4plus", "codeformer"])
 def test_names_of_the_catalogue_are_refused(folder: Path, name: str) -> None:
-    with pytest.raises(OptionError, match=r"of the catalogue: choose another with `name`"):
+    with pytest.raises(OptionError, match=r"in the catalogue: choose another `name`"):
         put(folder, name=name)
     assert not folder.exists()
 
 
 @pytest.mark.parametrize("name", ["", "Mine", "a/b", "../a", "a b", "-a", "a.pth"])
 def test_bad_names_are_refused(folder: Path, name: str) -> None:
-    with pytest.raises(OptionError, match="is no name for a model"):
+    with pytest.raises(OptionError, match="is not a valid model name"):
         put(folder, name=name)
     assert not folder.exists()
 
 
 @pytest.mark.parametrize("change", [{"scale": 0}, {"architecture": "no class"}])
 def test_description_that_makes_no_sense(folder: Path, change: dict[str, Any]) -> None:
-    with pytest.raises(CheckpointError, match="bad "):
+    with pytest.raises(CheckpointError, match="invalid "):
         put(folder, **change)
     assert left(folder) == []
 
@@ -138,7 +140,7 @@ def test_damaged_sidecar(folder: Path, caplog: pytest.LogCaptureFixture, text: s
     put(folder)
     other = put(folder, name="other")
     (folder / "local" / "mine.json").write_text(text)
-    with pytest.raises(CheckpointError, match="import the file again with --force"):
+    with pytest.raises(CheckpointError, match="import the file again with `force`"):
         resolve("mine", folder)
     with caplog.at_level(logging.WARNING):
         assert local_entries(folder) == {"other": other}
@@ -151,7 +153,7 @@ def test_sidecar_cannot_point_outside(folder: Path) -> None:
     sidecar = folder / "local" / "mine.json"
     data = json.loads(sidecar.read_text())
     sidecar.write_text(json.dumps(data | {"file": "local/../../secret"}))
-    with pytest.raises(CheckpointError, match="bad file"):
+    with pytest.raises(CheckpointError, match="invalid file"):
         resolve("mine", folder)
 
 
@@ -171,6 +173,6 @@ def test_adopt_takes_only_the_promised_bytes(folder: Path, tmp_path: Path) -> No
     assert adopt(source, entry, folder) == folder / "tiny.pth"
     assert fetch(entry, folder, offline=True).read_bytes() == BODY
     source.write_bytes(b"other")
-    with pytest.raises(OptionError, match=r"tiny belongs to the catalogue .*`name`"):
+    with pytest.raises(OptionError, match=r"'tiny' belongs to the catalogue.*`name`"):
         adopt(source, entry, folder)
     assert left(folder) == ["tiny.pth"]

@@ -93,6 +93,6 @@ def test_no_room_for_the_file(entry: ModelEntry, tmp_path: Path) -> None:
     with start(entry, tmp_path, limit=len(BODY) // 2) as process:
         _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 1
-    assert errors.startswith("OutputError: cannot write to the folder of weights")
+    assert errors.startswith("OutputError: cannot write to the weights folder")
     assert "File too large" in errors
     assert left(tmp_path) == []

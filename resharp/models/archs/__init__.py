@@ -1,7 +1,7 @@
-"""Every network that a checkpoint may turn out to be, one file each.
+"""All supported architectures, one file each.
 
-To add one: a file with the module and its :class:`Architecture`, and a line in ``ARCHITECTURES``.
-Nothing else asks which architecture it has.
+To add one, write a file with the module and its :class:`Architecture`, and add a line to
+``ARCHITECTURES``. No other code depends on the architecture.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     codeformer.ARCHITECTURE,
     restoreformer.ARCHITECTURE,
 )
-"""The first that matches wins, so the one with the more particular keys comes first."""
+"""The first match wins, so architectures with more specific keys come first."""
 
 
 def names() -> str:
-    """The architectures' names, for messages."""
+    """Return the names of all architectures, for messages."""
     return ", ".join(architecture.name for architecture in ARCHITECTURES)
 
 
 def find(name: str) -> Architecture:
-    """The architecture of that exact name.
+    """Return the architecture with exactly this name.
 
     Raises:
-        OptionError: there is none; the message lists them.
+        OptionError: the architecture does not exist; the message lists the names.
     """
     for architecture in ARCHITECTURES:
         if architecture.name == name:
             return architecture
-    raise OptionError(f"no architecture is called {name!r}: there are {names()}")
+    raise OptionError(f"unknown architecture {name!r}: use one of {names()}")

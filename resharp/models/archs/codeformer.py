@@ -2,16 +2,16 @@
 
 Source: ``basicsr/archs/codeformer_arch.py`` and ``vqgan_arch.py`` of sczhou/CodeFormer, described
 in "Towards Robust Blind Face Restoration with Codebook Lookup Transformer" (Zhou et al., NeurIPS
-2022). License: S-Lab License 1.0, which allows non-commercial use only; it binds the weights.
-Written anew here; the state-dict names are the official ones.
+2022). License: S-Lab License 1.0, which allows non-commercial use only and covers the weights.
+Reimplemented here; the state-dict names are the official ones.
 
-What differs from upstream, and why:
+Differences from upstream and their reasons:
 
-- The fidelity is an input, without upstream's branch for 0, where the controlled features are
-  multiplied by 0 instead.
-- The code with the largest logit is looked up; upstream takes the largest of their softmax, makes a
-  one-hot matrix of it, and multiplies.
-- Encoder, transformer and codebook stay float32 under ``.half()`` (``layers.py`` says why). The
+- The fidelity is an input, without upstream's branch for 0: the controlled features are multiplied
+  by 0 instead.
+- The code with the largest logit is looked up; upstream takes the maximum of their softmax,
+  converts it to a one-hot matrix and multiplies.
+- Encoder, transformer and codebook stay float32 under ``.half()`` (``layers.py`` explains why). The
   generator and the blocks that the fidelity controls become half.
 """
 
@@ -48,7 +48,7 @@ from resharp.models.archs.layers import (
 from resharp.models.fp32_modules import KeepFP32
 
 FIDELITY = 0.5
-"""Where nobody says: upstream's default."""
+"""Default fidelity, as upstream."""
 SHORTCUT = "conv_out"
 _HALVE = re.compile(r"encoder\.blocks\.(\d+)\.conv\.weight")
 _BLOCK = re.compile(r"encoder\.blocks\.(\d+)\.conv1\.weight")
@@ -58,23 +58,23 @@ _FUSE = re.compile(r"fuse_convs_dict\.(\d+)\.scale\.0\.weight")
 
 
 class CodeFormer(KeepFP32):
-    """An encoder, a transformer that names codes, a generator, and blocks that steer it.
+    """An encoder, a transformer that predicts codes, a generator, and blocks that control it.
 
     Args:
-        img_size: side of the pictures in and out.
+        img_size: side length of input and output images.
         nf: channels at full size.
-        ch_mult: channels at each size over ``nf``, full size first; each size is half of the last.
+        ch_mult: multipliers of ``nf`` at each size, full size first; each size is half the last.
         res_blocks: residual blocks at each size.
         emb_dim: length of a code.
-        codebook_size: codes.
+        codebook_size: number of codes.
         dim_embd: length of a token in the transformer.
-        n_head: heads of its attention; weights do not tell.
-        n_layers: its layers.
-        connect: sizes at which encoder features reach the generator, as far as fidelity lets them.
+        n_head: attention heads of the transformer, which weights do not reveal.
+        n_layers: layers of the transformer.
+        connect: sizes at which encoder features reach the generator, weighted by the fidelity.
 
     ``forward`` takes float ``[n, 3, img_size, img_size]`` in -1..1, RGB, and the fidelity, a tensor
-    of one number or one per picture in 0..1: 0 is the most beautiful, 1 the closest to the input.
-    It returns what it took, which may exceed -1..1.
+    of one number or one per image in 0..1: 0 gives the best-looking result, 1 the closest to the
+    input. It returns the same shape, which may exceed -1..1.
     """
 
     keeps_float32: ClassVar[tuple[str, ...]] = ("position_emb",)
@@ -97,9 +97,9 @@ class CodeFormer(KeepFP32):
         sides = [img_size >> level for level in range(len(widths))]
         joined = numbers(connect) if connect else []
         if sides[-1] << len(sides) - 1 != img_size or not set(joined) <= set(sides[:-1]):
-            raise ValueError(f"pictures of {img_size} have the sizes {sides}, not {joined}")
+            raise ValueError(f"images of {img_size} have the sizes {sides}, got {joined}")
         if dim_embd % n_head:
-            raise ValueError(f"dim_embd is {dim_embd}, no multiple of {n_head} heads")
+            raise ValueError(f"dim_embd must be a multiple of {n_head} heads, got {dim_embd}")
         self.side = sides[-1]
         self.position_emb = nn.Parameter(torch.zeros(self.side**2, dim_embd))
         self.encoder = CodeFormerEncoder(nf, widths, res_blocks, emb_dim)
@@ -114,7 +114,7 @@ class CodeFormer(KeepFP32):
         self.levels = {sides.index(side): str(side) for side in joined}
 
     def forward(self, x: Tensor, fidelity: Tensor | None = None) -> Tensor:
-        """Restore aligned faces; only n is free."""
+        """Restore aligned faces; only n is dynamic."""
         features, levels = self.encoder(x)
         codes = self.quantize(self.logits(features).argmax(2), self.side)
         steer = x.new_full((1,), FIDELITY) if fidelity is None else fidelity
@@ -126,7 +126,7 @@ class CodeFormer(KeepFP32):
         return restored
 
     def logits(self, features: Tensor) -> Tensor:
-        """Features ``[n, c, s, s]`` of the encoder to scores of the codes ``[n, s * s, codes]``."""
+        """Map encoder features ``[n, c, s, s]`` to scores of the codes ``[n, s * s, codes]``."""
         tokens: Tensor = self.feat_emb(features.flatten(2).transpose(1, 2))
         for layer in self.ft_layers:
             tokens = layer(tokens, self.position_emb)
@@ -156,7 +156,7 @@ class CodeFormerEncoder(KeepFP32):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The features of the smallest size, and those at the end of every size."""
+        """Return the features of the smallest size and those at the end of every size."""
         levels, out = [], x.float()
         for index, block in enumerate(self.blocks):
             out = block(out)
@@ -173,7 +173,7 @@ class CodeFormerGenerator(nn.Module):
         width = widths[-1]
         blocks: list[nn.Module] = [conv3x3(emb_dim, width), *_middle(width)]
         self.starts: dict[int, int] = {}
-        """Size, by the index of its first residual block."""
+        """Level by the index of its first residual block."""
         for level in reversed(range(len(widths))):
             self.starts[len(blocks)] = level
             for _ in range(res_blocks):
@@ -189,7 +189,7 @@ class CodeFormerGenerator(nn.Module):
     def forward(
         self, codes: Tensor, fuse: dict[int, tuple[nn.Module, Tensor]], fidelity: Tensor
     ) -> Tensor:
-        """Codes ``[n, c, s, s]`` to pictures; ``fuse`` is what steers each size."""
+        """Map codes ``[n, c, s, s]`` to images; ``fuse`` holds a block and features per level."""
         out = as_taken_by(codes, self.blocks[0])
         for index, block in enumerate(self.blocks):
             out = block(out)
@@ -201,7 +201,7 @@ class CodeFormerGenerator(nn.Module):
 
 
 class CodeFormerAttention(nn.Module):
-    """Attention of every place to every place, with 1x1 convolutions, beside the input."""
+    """Attention between all positions with 1x1 convolutions, plus the input."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -212,7 +212,7 @@ class CodeFormerAttention(nn.Module):
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[n, c, h, w]`` to the same."""
+        """Apply attention to ``[n, c, h, w]``."""
         inner = self.norm(x)
         query, key, value = (
             layer(inner).flatten(2).transpose(1, 2) for layer in (self.q, self.k, self.v)
@@ -223,7 +223,7 @@ class CodeFormerAttention(nn.Module):
 
 
 class Fuse(nn.Module):
-    """Scales and shifts the generator's features by what the encoder saw."""
+    """Scales and shifts the generator's features according to the encoder's features."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -232,14 +232,14 @@ class Fuse(nn.Module):
         self.shift = conv_pair(channels)
 
     def forward(self, seen: Tensor, out: Tensor, fidelity: Tensor) -> Tensor:
-        """Both ``[n, c, h, w]``; gives ``out``, moved as far as ``fidelity`` lets it."""
+        """Adjust ``out`` in proportion to ``fidelity``; it and ``seen`` are ``[n, c, h, w]``."""
         both: Tensor = self.encode_enc(torch.cat((seen, out), 1))
         moved: Tensor = out * self.scale(both) + self.shift(both)
         return out + fidelity * moved
 
 
 class Layer(KeepFP32):
-    """A transformer layer, norms first; the positions are added to queries and keys."""
+    """A pre-norm transformer layer; the positions are added to queries and keys."""
 
     def __init__(self, length: int, heads: int) -> None:
         super().__init__()
@@ -250,7 +250,7 @@ class Layer(KeepFP32):
         self.norm2 = nn.LayerNorm(length)
 
     def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """``[n, tokens, length]`` to the same."""
+        """Apply the layer to ``[n, tokens, length]``."""
         normed = self.norm1(tokens)
         tokens = tokens + self.self_attn(normed + positions, normed)
         inner = F.gelu(self.linear1(self.norm2(tokens)))
@@ -259,7 +259,7 @@ class Layer(KeepFP32):
 
 
 class SelfAttention(KeepFP32):
-    """As ``nn.MultiheadAttention``, whose names it has."""
+    """Self-attention with the state-dict names of ``nn.MultiheadAttention``."""
 
     def __init__(self, length: int, heads: int) -> None:
         super().__init__()
@@ -270,7 +270,7 @@ class SelfAttention(KeepFP32):
         nn.init.xavier_uniform_(self.in_proj_weight)
 
     def forward(self, placed: Tensor, plain: Tensor) -> Tensor:
-        """Queries and keys from tokens with their places, values from those without."""
+        """Compute queries and keys from tokens with positions, and values from those without."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         query, key, value = (
             self._split(F.linear(given, weight, bias))
@@ -280,13 +280,13 @@ class SelfAttention(KeepFP32):
         return out
 
     def _split(self, tokens: Tensor) -> Tensor:
-        """``[n, tokens, length]`` to ``[n, heads, tokens, length / heads]``."""
+        """Reshape ``[n, tokens, length]`` to ``[n, heads, tokens, length / heads]``."""
         length = self.out_proj.in_features // self.heads
         return tokens.reshape(-1, tokens.shape[1], self.heads, length).transpose(1, 2)
 
 
 class Head(KeepFP32, nn.Sequential):
-    """Norm and scores of the codes."""
+    """A norm and a linear layer that scores the codes."""
 
     def __init__(self, length: int, codes: int) -> None:
         super().__init__(nn.LayerNorm(length), nn.Linear(length, codes, bias=False))
@@ -297,14 +297,14 @@ class _Linear(KeepFP32, nn.Linear):
 
 
 def adain(content: Tensor, style: Tensor) -> Tensor:
-    """``content`` with the mean and deviation that ``style`` has in each channel; float32."""
+    """Return ``content`` with the mean and deviation of ``style`` in each channel; float32."""
     mean, deviation = _moments(content)
     wanted_mean, wanted_deviation = _moments(style.float())
     return (content - mean) / deviation * wanted_deviation + wanted_mean
 
 
 def numbers(text: str) -> list[int]:
-    """``"1,2,4"`` to ``[1, 2, 4]``."""
+    """Parse ``"1,2,4"`` as ``[1, 2, 4]``."""
     return [int(number) for number in text.split(",")]
 
 
@@ -324,16 +324,16 @@ def _middle(width: int) -> list[nn.Module]:
 
 
 def matches(state: State) -> bool:
-    """Whether there are a position embedding, an encoder in one list, and a transformer."""
+    """Return whether there are a position embedding, an encoder in one list, and a transformer."""
     wanted = ("position_emb", "encoder.blocks.0.weight", "idx_pred_layer.1.weight")
     return all(name in state for name in wanted)
 
 
 def infer(state: State) -> Parameters:
-    """The parameters of the CodeFormer whose weights these are.
+    """Infer the parameters of the CodeFormer with these weights.
 
-    Weights do not tell the number of attention heads: it is the official 8, unless
-    ``read_checkpoint(path, parameters={"n_head": 4})`` overrules it.
+    Weights do not reveal the number of attention heads: the official 8 is assumed, unless
+    ``read_checkpoint(path, parameters={"n_head": 4})`` overrides it.
     """
     nf = max(size(state, "encoder.blocks.0.weight", 0, 64), 1)
     halves = sorted(indices(state, _HALVE))

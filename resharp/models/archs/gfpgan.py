@@ -3,23 +3,24 @@
 Source: ``gfpgan/archs/gfpganv1_clean_arch.py`` and ``stylegan2_clean_arch.py`` of
 TencentARC/GFPGAN, described in "Towards Real-World Blind Face Restoration with Generative Facial
 Prior" (Wang et al., CVPR 2021). License: Apache-2.0, whose file also lists StyleGAN2 code under
-NVIDIA's terms, which allow non-commercial use only ("research or evaluation purposes only"). Take
-upstream's weights as bound by both. Written anew here; the state-dict names are the official ones.
+NVIDIA's terms, which allow non-commercial use only ("research or evaluation purposes only").
+Treat upstream's weights as bound by both. Reimplemented here; the state-dict names are the official
+ones.
 
-What differs from upstream, and why:
+Differences from upstream and their reasons:
 
-- Styles scale activations instead of weights, so that one convolution serves every picture of a
-  batch (upstream's grouped convolution has the batch in its shape, and no exporter takes it).
+- Styles scale activations instead of weights, so that one convolution handles every image of a
+  batch (upstream's grouped convolution has the batch in its shape, which no exporter supports).
 - Demodulation is float32 (:class:`ModulatedConv2d`), and activations are divided by the largest
   style: in fp16, upstream's sum of squared weights overflows for large styles and is 0 for small
   ones.
-- The noise is that of the checkpoint (upstream's ``randomize_noise=False``). By default upstream
-  draws new noise in each call, so that its result is another one each time.
-- Intermediate pictures of the encoder (``toRGB``) are not computed; their weights are kept.
+- The noise is that of the checkpoint (upstream's ``randomize_noise=False``). By default, upstream
+  draws new noise in each call, so its result varies from call to call.
+- Intermediate images of the encoder (``toRGB``) are not computed; their weights are kept.
 
-The release files hold ``params_ema`` (and training files ``params`` too); upstream's ``GFPGANer``
-takes the first of these, as ``read_checkpoint`` does. Older GFPGAN 1 files (``GFPGANv1.pth``) are
-another network, with CUDA operators and ``conv_body_first.0``.
+The release files contain ``params_ema`` (training files also ``params``); upstream's ``GFPGANer``
+prefers the former, as ``read_checkpoint`` does. Older GFPGAN 1 files (``GFPGANv1.pth``) contain a
+different network, with CUDA operators and ``conv_body_first.0``.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from resharp.models.archs.layers import SLOPE, conv3x3, conv_pair, leaky
 from resharp.models.fp32_modules import Float32Linear, PixelLinear, linear
 
 FIRST = 3
-"""Exponent of the first size above 4x4."""
+"""Base-2 exponent of the first size above 4x4."""
 EPS = 1e-8
 _DOWN = re.compile(r"conv_body_down\.(\d+)\.conv1\.weight")
 _MLP = re.compile(r"stylegan_decoder\.style_mlp\.(\d+)\.weight")
@@ -55,18 +56,18 @@ _DECODER = "stylegan_decoder.constant_input.weight"
 
 
 class GFPGANv1Clean(nn.Module):
-    """A U-Net that gives styles and spatial conditions, and a StyleGAN2 decoder that they steer.
+    """A U-Net that produces styles and spatial conditions, and a StyleGAN2 decoder they control.
 
     Args:
-        out_size: side of the pictures in and out, a power of two from 8 to 1024.
+        out_size: side length of input and output images, a power of two from 8 to 1024.
         num_style_feat: length of a style.
-        channel_multiplier: of the decoder's channels from 64x64 on.
-        num_mlp: layers of the style network, which is kept in files and not used.
+        channel_multiplier: multiplier of the decoder's channels from 64x64 on.
+        num_mlp: layers of the style network, which is stored in files but not used.
         num_feat: channels of the decoder at 4x4 to 32x32; 512 times upstream's ``narrow``.
 
     ``forward`` takes ``[n, 3, out_size, out_size]`` in -1..1, RGB, and returns the same in float32,
     which may exceed -1..1. The official networks have ``different_w``, ``input_is_latent`` and
-    ``sft_half``; so has this one.
+    ``sft_half`` enabled, as this one does.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class GFPGANv1Clean(nn.Module):
         self.condition_shift = nn.ModuleList(conv_pair(narrow[side]) for side in sides)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Restore aligned faces; only n is free."""
+        """Restore aligned faces; only n is dynamic."""
         features = leaky(self.conv_body_first(x))
         skips = []
         for block in self.conv_body_down:
@@ -119,7 +120,7 @@ class GFPGANv1Clean(nn.Module):
 
 
 class StyleGanResBlock(nn.Module):
-    """Two convolutions around a bilinear doubling or halving, and a 1x1 one beside them."""
+    """Two convolutions around bilinear doubling or halving, plus a parallel 1x1 convolution."""
 
     def __init__(self, inputs: int, outputs: int, mode: str) -> None:
         super().__init__()
@@ -129,22 +130,22 @@ class StyleGanResBlock(nn.Module):
         self.up = mode == "up"
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[n, c, h, w]`` to twice or half the size."""
+        """Double or halve the size of ``[n, c, h, w]``."""
         inner = leaky(self.conv2(self._resize(leaky(self.conv1(x)))))
         out: Tensor = inner + self.skip(self._resize(x))
         return out
 
     def _resize(self, x: Tensor) -> Tensor:
-        # Bilinear halving, corners not aligned, is the mean of two by two.
+        # Bilinear halving without aligned corners is the mean of 2x2 pixels.
         return _double(x) if self.up else F.avg_pool2d(x, 2)
 
 
 class ModulatedConv2d(nn.Module):
-    """StyleGAN2's convolution, whose input channels a style scales; no bias.
+    """StyleGAN2's convolution, whose input channels are scaled by a style; no bias.
 
-    The style's arithmetic is float32. Activations are multiplied by the style over its largest
-    magnitude and the result by what is left, so that the convolution sees numbers of the size of
-    its input whether styles are around 1e-3 or 3000.
+    The style is computed in float32. Activations are multiplied by the style divided by its largest
+    magnitude, and the result by the remaining factor, so that the convolution operates on numbers
+    of the magnitude of its input whether styles are around 1e-3 or 3000.
     """
 
     casts: ClassVar[bool] = True
@@ -160,9 +161,9 @@ class ModulatedConv2d(nn.Module):
         self.weight = nn.Parameter(weight / math.sqrt(inputs * kernel**2))
 
     def forward(self, x: Tensor, style: Tensor, gain: float = 1.0) -> Tensor:
-        """``[n, c, h, w]`` and ``[n, style]`` to ``[n, outputs, h, w]``, times ``gain``.
+        """Map ``[n, c, h, w]`` and ``[n, style]`` to ``[n, outputs, h, w]``, times ``gain``.
 
-        Without demodulation, where nothing bounds the result, it is float32.
+        Without demodulation, nothing bounds the result, so it is float32.
         """
         scale, rest = self._styles(style)
         weight = self.weight[0]
@@ -173,7 +174,7 @@ class ModulatedConv2d(nn.Module):
         return out.to(x.dtype) * (rest * gain).to(x.dtype)[:, :, None, None]
 
     def _styles(self, style: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors of the input's channels, at most 1, and of the output's; float32."""
+        """Return factors for the input channels, at most 1, and the output channels; float32."""
         styles = self.modulation(style)
         largest = styles.abs().amax(1, keepdim=True).clamp_min(1e-6)
         scale = styles / largest
@@ -194,15 +195,15 @@ class StyleConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1, outputs, 1, 1))
 
     def forward(self, x: Tensor, style: Tensor, noise: Tensor) -> Tensor:
-        """``[n, c, h, w]`` to ``[n, outputs, h, w]``, or twice that size."""
+        """Map ``[n, c, h, w]`` to ``[n, outputs, h, w]``, or to twice that size."""
         out = self.modulated_conv(_double(x) if self.doubles else x, style, math.sqrt(2))
-        # Noise and bias apart: together, exporters fold them into a constant of the output's size.
+        # Added separately: otherwise exporters fold both into a constant of the output's size.
         out = out + (self.weight * noise).to(out.dtype)
         return leaky(out + self.bias.to(out.dtype))
 
 
 class ToRGB(nn.Module):
-    """Features to a picture, which is added to that of the size below. float32."""
+    """Converts features to an image and adds the upsampled image of the size below; float32."""
 
     def __init__(self, inputs: int, style: int) -> None:
         super().__init__()
@@ -210,13 +211,13 @@ class ToRGB(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1, 3, 1, 1))
 
     def forward(self, x: Tensor, style: Tensor, below: Tensor | None) -> Tensor:
-        """``[n, c, h, w]`` to float32 ``[n, 3, h, w]``."""
+        """Map ``[n, c, h, w]`` to float32 ``[n, 3, h, w]``."""
         out: Tensor = self.modulated_conv(x, style) + self.bias.float()
         return out if below is None else out + _double(below)
 
 
 class Constant(nn.Module):
-    """The learned 4x4 features that every picture begins with."""
+    """The learned 4x4 features that every image starts from."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -224,10 +225,10 @@ class Constant(nn.Module):
 
 
 class NormStyle(nn.Module):
-    """Scales styles to mean square 1; has no weights, and keeps the official numbering."""
+    """Scales styles to mean square 1; has no weights but preserves the official numbering."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[n, style]`` to the same."""
+        """Normalize styles ``[n, style]``."""
         return x * torch.rsqrt(x.square().mean(1, keepdim=True) + EPS)
 
 
@@ -256,8 +257,8 @@ class StyleGanDecoder(nn.Module):
                 self.noises.register_buffer(f"noise{number}", torch.randn(1, 1, side, side))
 
     def forward(self, styles: Tensor, conditions: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """Styles ``[n, latents, style]`` and (scale, shift) per size to float32 pictures."""
-        noises = list(self.noises.buffers())  # as they were registered: coarse to fine
+        """Map styles ``[n, latents, style]`` and (scale, shift) per size to float32 images."""
+        noises = list(self.noises.buffers())  # in order of registration: coarse to fine
         start = self.constant_input.weight.to(conditions[0][0].dtype)
         out = self.style_conv1(start, styles[:, 0], noises[0])
         picture = self.to_rgb1(out, styles[:, 1], None)
@@ -274,7 +275,7 @@ class StyleGanDecoder(nn.Module):
 
 
 def channels(num_feat: int, multiplier: int) -> dict[int, int]:
-    """The decoder's channels by side; the U-Net has half of them."""
+    """Return the decoder's channels by side; the U-Net has half as many."""
     flat = dict.fromkeys((4, 8, 16, 32), num_feat)
     return flat | {64 << i: max(num_feat * multiplier >> i + 1, 2) for i in range(5)}
 
@@ -282,7 +283,7 @@ def channels(num_feat: int, multiplier: int) -> dict[int, int]:
 def _exponent(out_size: int) -> int:
     power = out_size.bit_length() - 1
     if out_size not in range(8, 1025) or 1 << power != out_size:
-        raise ValueError(f"out_size is {out_size}, but must be a power of two from 8 to 1024")
+        raise ValueError(f"out_size must be a power of two from 8 to 1024, got {out_size}")
     return power
 
 
@@ -291,26 +292,26 @@ def _double(x: Tensor) -> Tensor:
 
 
 def matches(state: State) -> bool:
-    """Whether there is a StyleGAN2 decoder and a U-Net before it."""
+    """Return whether there is a StyleGAN2 decoder preceded by a U-Net."""
     return _DECODER in state and ("conv_body_first.weight" in state or _OLD in state)
 
 
 def convert(state: State) -> dict[str, Tensor]:
-    """The same tensors: their names are the official ones already.
+    """Return the same tensors: their names are already the official ones.
 
     Raises:
-        UnknownArchitectureError: the first GFPGAN, which is another network.
+        UnknownArchitectureError: the network is the first GFPGAN, which is a different one.
     """
     if _OLD in state:
         raise UnknownArchitectureError(
-            "these are the weights of the first GFPGAN (GFPGANv1), which resharp does not have: "
+            "these are weights of the first GFPGAN (GFPGANv1), which resharp does not support: "
             "use gfpgan-v1.3 or gfpgan-v1.4"
         )
     return dict(state)
 
 
 def infer(state: State) -> Parameters:
-    """The parameters of the GFPGANv1Clean whose weights these are."""
+    """Infer the parameters of the GFPGANv1Clean with these weights."""
     halvings = len(indices(state, _DOWN))
     features = size(state, _DECODER, 1, 512)
     first = "stylegan_decoder.style_conv1.modulated_conv.modulation.weight"

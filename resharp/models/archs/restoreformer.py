@@ -1,16 +1,16 @@
-"""RestoreFormer, face restoration by attention between degraded features and a codebook's.
+"""RestoreFormer, face restoration by attention between degraded features and codebook features.
 
 Source: ``RestoreFormer/modules/vqvae/vqvae_arch.py`` of wzhouxiff/RestoreFormer (Apache-2.0), which
 TencentARC/GFPGAN copies as ``gfpgan/archs/restoreformer_arch.py``, described in "RestoreFormer:
 High-Quality Blind Face Restoration from Undegraded Key-Value Pairs" (Wang et al., CVPR 2022).
-License: Apache-2.0. Written anew here; the state-dict names are the official ones.
+License: Apache-2.0. Reimplemented here; the state-dict names are the official ones.
 
-What differs from upstream: the nearest code is looked up, where upstream multiplies with a one-hot
-matrix; and encoder and codebook stay float32 under ``.half()`` (``layers.py`` says why).
+Differences from upstream: the nearest code is looked up, whereas upstream multiplies by a one-hot
+matrix; and encoder and codebook stay float32 under ``.half()`` (``layers.py`` explains why).
 
 GFPGAN's release file has the official names under ``params``; the authors' own checkpoints have
-them under ``state_dict`` with the prefix ``vqvae.``, beside the networks of their losses, which are
-dropped.
+them under ``state_dict`` with the prefix ``vqvae.``, together with the networks of their losses,
+which are dropped.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from resharp.models.fp32_modules import KeepFP32
 SHORTCUT = "nin_shortcut"
 PREFIX = "vqvae."
 SMALLEST = 16
-"""Side of the codes in the official network; weights do not tell."""
+"""Side of the code map in the official network, which weights do not reveal."""
 _DOWN = re.compile(r"encoder\.down\.(\d+)\.block\.0\.conv1\.weight")
 _BLOCK = re.compile(r"encoder\.down\.0\.block\.(\d+)\.conv1\.weight")
 
@@ -53,14 +53,14 @@ class RestoreFormer(nn.Module):
     """An encoder, the nearest codes, and a decoder that attends to the encoder's features.
 
     Args:
-        resolution: side of the pictures in and out.
+        resolution: side length of input and output images.
         ch: channels at full size.
-        ch_mult: channels at each size over ``ch``, full size first; each size is half of the last.
+        ch_mult: multipliers of ``ch`` at each size, full size first; each size is half the last.
         num_res_blocks: residual blocks at each size; the decoder has one more.
-        n_embed: codes.
+        n_embed: number of codes.
         embed_dim: length of a code.
-        z_channels: channels of the encoder's result.
-        head_size: heads of the attention; weights do not tell.
+        z_channels: channels of the encoder's output.
+        head_size: number of attention heads, which weights do not reveal.
 
     ``forward`` takes float ``[n, 3, resolution, resolution]`` in -1..1, RGB, and returns the same,
     which may exceed -1..1. Attention is at the smallest size, as in the official network.
@@ -81,9 +81,9 @@ class RestoreFormer(nn.Module):
         widths = [ch * int(number) for number in ch_mult.split(",")]
         self.side = resolution >> len(widths) - 1
         if self.side << len(widths) - 1 != resolution or self.side < 1:
-            raise ValueError(f"pictures of {resolution} cannot be halved {len(widths) - 1} times")
+            raise ValueError(f"resolution {resolution} cannot be halved {len(widths) - 1} times")
         if widths[-1] % head_size:
-            raise ValueError(f"{widths[-1]} channels are no multiple of {head_size} heads")
+            raise ValueError(f"{widths[-1]} channels are not a multiple of {head_size} heads")
         self.encoder = RestoreFormerEncoder(ch, widths, num_res_blocks, z_channels, head_size)
         self.decoder = RestoreFormerDecoder(widths, num_res_blocks, z_channels, head_size)
         self.quantize = Quantizer(n_embed, embed_dim)
@@ -91,7 +91,7 @@ class RestoreFormer(nn.Module):
         self.post_quant_conv = nn.Conv2d(embed_dim, z_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Restore aligned faces; only n is free."""
+        """Restore aligned faces; only n is dynamic."""
         features, early, late = self.encoder(x)
         codes = self.quantize(self.quant_conv(features), self.side)
         codes = self.post_quant_conv(as_taken_by(codes, self.post_quant_conv))
@@ -118,7 +118,7 @@ class RestoreFormerEncoder(KeepFP32):
         self.conv_out = conv3x3(widths[-1], z_channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The result, and features of the middle: after its first block, and at its end."""
+        """Return the output and the middle's features: after its first block and at its end."""
         out = self.conv_in(x.float())
         for stage in self.down:
             out = stage(out)
@@ -148,7 +148,7 @@ class RestoreFormerDecoder(nn.Module):
         self.conv_out = conv3x3(width, 3)
 
     def forward(self, codes: Tensor, early: Tensor, late: Tensor) -> Tensor:
-        """Codes, and the encoder's features to attend to, to pictures."""
+        """Map codes, and the encoder's features to attend to, to images."""
         out = self.mid.block_1(self.conv_in(codes))
         early, late = early.to(out.dtype), late.to(out.dtype)
         out = self.mid.block_2(self.mid.attn_1(out, late))
@@ -159,7 +159,7 @@ class RestoreFormerDecoder(nn.Module):
 
 
 class RestoreFormerStage(nn.Module):
-    """The blocks of one size, and the step to the next one under the name that it is given."""
+    """The blocks of one size and the step to the next one, registered under the given name."""
 
     def __init__(
         self, inputs: list[int], width: int, heads: int, step: tuple[str, nn.Module] | None
@@ -172,7 +172,7 @@ class RestoreFormerStage(nn.Module):
             self.add_module(*step)
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        """``[n, inputs, h, w]`` to the next stage's; attention, if any, is to ``other``."""
+        """Map ``[n, inputs, h, w]`` to the next stage's input; any attention is to ``other``."""
         for index, block in enumerate(self.block):
             x = block(x)
             if len(self.attn):
@@ -182,7 +182,7 @@ class RestoreFormerStage(nn.Module):
 
 
 class Middle(nn.Module):
-    """Two blocks and the attention between them, which the owner runs."""
+    """Two blocks and the attention between them, run by the owner."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class Middle(nn.Module):
 
 
 class RestoreFormerAttention(nn.Module):
-    """Attention whose queries come from the encoder, and keys and values from here."""
+    """Attention with queries from the encoder's features, keys and values from the input."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -217,19 +217,19 @@ class RestoreFormerAttention(nn.Module):
         return x + out
 
     def _split(self, features: Tensor) -> Tensor:
-        """``[n, c, h, w]`` to ``[n, heads, h * w, c / heads]``."""
+        """Reshape ``[n, c, h, w]`` to ``[n, heads, h * w, c / heads]``."""
         length, places = features.shape[1] // self.heads, features.shape[2] * features.shape[3]
         return features.reshape(-1, self.heads, length, places).transpose(2, 3)
 
 
 class Quantizer(Codebook):
-    """Features to the nearest codes; float32."""
+    """A codebook that replaces features by the nearest codes; float32."""
 
     def forward(self, features: Tensor, side: int) -> Tensor:
-        """``[n, length, side, side]`` to the same."""
+        """Replace features ``[n, length, side, side]`` by the nearest codes."""
         tokens = features.float().flatten(2).transpose(1, 2)
         codes = self.embedding.weight
-        # Squared distances without the tokens' own length, which is the same for every code.
+        # Squared distances without the tokens' own norm, which is the same for every code.
         far = codes.square().sum(1) - 2 * (tokens @ codes.t())
         return super().forward(far.argmin(2), side)
 
@@ -239,14 +239,14 @@ class _Conv2d(KeepFP32, nn.Conv2d):
 
 
 def matches(state: State) -> bool:
-    """Whether there are an encoder, a codebook and a decoder that attends to two norms."""
+    """Return whether there are an encoder, a codebook and a decoder with two norms in attention."""
     names = convert(state)
     wanted = ("encoder.conv_in.weight", "quantize.embedding.weight", "quant_conv.weight")
     return all(name in names for name in wanted) and "decoder.mid.attn_1.norm2.weight" in names
 
 
 def convert(state: State) -> dict[str, Tensor]:
-    """The same tensors under their official names, without those of the losses."""
+    """Return the same tensors under their official names, without those of the losses."""
     if not any(name.startswith(PREFIX) for name in state):
         return dict(state)
     return {
@@ -257,10 +257,10 @@ def convert(state: State) -> dict[str, Tensor]:
 
 
 def infer(state: State) -> Parameters:
-    """The parameters of the RestoreFormer whose weights these are.
+    """Infer the parameters of the RestoreFormer with these weights.
 
-    Weights tell neither the number of attention heads, which is the official 8, nor the size of the
-    pictures, which is taken for 16 at the smallest. ``parameters`` overrule.
+    Weights reveal neither the number of attention heads, assumed to be the official 8, nor the
+    image size, assumed to be 16 at the smallest level. ``parameters`` override both.
     """
     ch = max(size(state, "encoder.conv_in.weight", 0, 64), 1)
     widths = [

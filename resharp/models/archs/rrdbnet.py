@@ -3,9 +3,9 @@
 Sources: "ESRGAN: Enhanced Super-Resolution Generative Adversarial Networks" (Wang et al., ECCVW
 2018); the names are those of ``basicsr/archs/rrdbnet_arch.py`` (BasicSR, Apache-2.0), which
 Real-ESRGAN (BSD-3-Clause) uses too; the third upsampling convolution of x8 is that of
-ai-forever/Real-ESRGAN (BSD-3-Clause). Written anew here.
+ai-forever/Real-ESRGAN (BSD-3-Clause). Reimplemented here.
 
-State dicts come in three namings:
+State dicts use one of three namings:
 
 ========================  ===================================  ===============================
 official (BasicSR)        first ESRGAN release, BSRGAN         oldest ESRGAN, community files
@@ -18,9 +18,9 @@ conv_hr                   HRconv                               model.<last upsam
 conv_last                 conv_last                            model.<last upsampling + 4>
 ========================  ===================================  ===============================
 
-The oldest naming counts the layers of one ``nn.Sequential``: each doubling is (upsample,
-convolution, activation), so the numbers give the scale. Which files have which naming was read off
-chaiNNer-org/spandrel (MIT).
+The oldest naming numbers the layers of one ``nn.Sequential``: each doubling is (upsample,
+convolution, activation), so the numbers determine the scale. Which files have which naming was
+taken from chaiNNer-org/spandrel (MIT).
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ _UPSAMPLING = re.compile(r"conv_up(\d+)\.weight")
 
 
 def official_unshuffle(scale: int) -> int:
-    """The pixel-unshuffle factor that BasicSR uses for a scale: 4 for x1, 2 for x2, else none."""
+    """Return BasicSR's pixel-unshuffle factor for a scale: 4 for x1, 2 for x2, otherwise 1."""
     return {1: 4, 2: 2}.get(scale, 1)
 
 
 class ResidualDenseBlock(nn.Module):
-    """Five 3x3 convolutions, each fed with all that came before it; float ``[n, f, h, w]``."""
+    """Five 3x3 convolutions, each of which receives all earlier outputs; float ``[n, f, h, w]``."""
 
     def __init__(self, num_feat: int, num_grow_ch: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class ResidualDenseBlock(nn.Module):
             self.add_module(f"conv{index + 1}", convolution)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` plus a fifth of what the five convolutions make of it."""
+        """Return ``x`` plus a fifth of the output of the five convolutions."""
         *growing, last = self.children()
         seen = [x]
         for convolution in growing:
@@ -81,7 +81,7 @@ class ResidualDenseBlock(nn.Module):
 
 
 class RRDB(nn.Module):
-    """Three dense blocks within one more residual connection; float ``[n, f, h, w]``."""
+    """Three dense blocks within another residual connection; float ``[n, f, h, w]``."""
 
     def __init__(self, num_feat: int, num_grow_ch: int) -> None:
         super().__init__()
@@ -90,30 +90,30 @@ class RRDB(nn.Module):
         self.rdb3 = ResidualDenseBlock(num_feat, num_grow_ch)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` plus a fifth of what the three blocks make of it."""
+        """Return ``x`` plus a fifth of the output of the three blocks."""
         out: Tensor = self.rdb3(self.rdb2(self.rdb1(x)))
         return out * RESIDUAL_SCALE + x
 
 
 class RRDBNet(nn.Module):
-    """A trunk of RRDBs at low resolution, then a doubling by each upsampling convolution.
+    """A trunk of RRDBs at low resolution, then upsampling convolutions that double the size.
 
     Args:
-        num_in_ch: channels of the input picture, before any pixel-unshuffle.
+        num_in_ch: channels of the input image, before any pixel-unshuffle.
         num_out_ch: channels of the output.
         scale: output size over input size.
         num_feat: channels of the trunk.
         num_block: RRDBs in the trunk.
-        num_grow_ch: channels that each dense convolution adds.
-        unshuffle: pixel-unshuffle factor before the first convolution; ``None`` takes BasicSR's
-            (4 for x1, 2 for x2, 1 otherwise). Older x1 and x2 networks have 1. There are
+        num_grow_ch: channels added by each dense convolution.
+        unshuffle: pixel-unshuffle factor before the first convolution; ``None`` uses BasicSR's
+            (4 for x1, 2 for x2, 1 otherwise). Older x1 and x2 networks use 1. There are
             ``log2(scale * unshuffle)`` upsampling convolutions.
 
     ``forward`` takes float RGB ``[n, num_in_ch, h, w]`` in 0..1, any h and w from 1, and returns
     ``[n, num_out_ch, h*scale, w*scale]``, not clamped.
 
     Raises:
-        ValueError: ``scale * unshuffle`` is no power of two, or a number is below 1.
+        ValueError: ``scale * unshuffle`` is not a power of two, or a number is below 1.
     """
 
     def __init__(
@@ -129,10 +129,10 @@ class RRDBNet(nn.Module):
         super().__init__()
         unshuffle = official_unshuffle(scale) if unshuffle is None else unshuffle
         if min(num_in_ch, num_out_ch, scale, num_feat, num_block, num_grow_ch, unshuffle) < 1:
-            raise ValueError("every parameter of RRDBNet is at least 1")
+            raise ValueError("every parameter of RRDBNet must be at least 1")
         growth = scale * unshuffle
         if growth & (growth - 1):
-            raise ValueError(f"scale {scale} times unshuffle {unshuffle} is no power of two")
+            raise ValueError(f"scale * unshuffle must be a power of two, got {scale} * {unshuffle}")
         self.num_in_ch, self.num_out_ch = num_in_ch, num_out_ch
         self.scale, self.unshuffle = scale, unshuffle
         self.num_up = growth.bit_length() - 1
@@ -148,7 +148,7 @@ class RRDBNet(nn.Module):
         """Upscale float ``[n, c, h, w]`` to ``[n, num_out_ch, h*scale, w*scale]``."""
         if self.unshuffle == 1:
             return self._upscale(x)
-        # No `if` about the sizes: a test would be frozen into a traced graph.
+        # No `if` on the sizes: a traced graph would freeze its outcome.
         height, width, step = x.shape[2], x.shape[3], self.unshuffle
         padded = reflected(x, rounded_up(height, step), rounded_up(width, step))
         out = self._upscale(F.pixel_unshuffle(padded, step))
@@ -165,8 +165,8 @@ class RRDBNet(nn.Module):
 
 
 def _start_small(convolution: nn.Conv2d) -> None:
-    """Kaiming at a tenth (section 3.1 of the paper), so that a deep random trunk stays finite."""
-    if convolution.weight.is_meta:  # nothing to fill, and trying would import sympy: a second
+    """Scale Kaiming weights by 0.1 (section 3.1 of the paper), which keeps a deep trunk finite."""
+    if convolution.weight.is_meta:  # nothing to fill, and sympy would be imported: 1 s
         return
     nn.init.kaiming_normal_(convolution.weight)
     assert convolution.bias is not None
@@ -176,31 +176,31 @@ def _start_small(convolution: nn.Conv2d) -> None:
 
 
 def matches(state: State) -> bool:
-    """Whether any tensor is part of a residual dense block, in any of the three namings."""
+    """Return whether any tensor is part of a residual dense block, in any of the three namings."""
     return any(_BLOCK.fullmatch(name) or ".conv1x1." in name for name in state)
 
 
 def convert(state: State) -> dict[str, Tensor]:
-    """The same tensors under their official names; unknown names stay as they are.
+    """Return the same tensors under their official names; unknown names are kept.
 
     Raises:
-        UnknownArchitectureError: an ESRGAN+ network, which has further convolutions.
+        UnknownArchitectureError: the network is ESRGAN+, which has additional convolutions.
     """
     if extra := [name for name in state if ".conv1x1." in name]:
         raise UnknownArchitectureError(
-            f"these are the weights of an ESRGAN+ network ({extra[0]} and {len(extra) - 1} more), "
-            "which resharp does not have: use an ESRGAN or Real-ESRGAN checkpoint"
+            f"these are weights of an ESRGAN+ network ({extra[0]} and {len(extra) - 1} more), "
+            "which resharp does not support: use an ESRGAN or Real-ESRGAN checkpoint"
         )
     layers = _old_layers(state)
     return {_official(name, layers): tensor for name, tensor in state.items()}
 
 
 def infer(state: State) -> Parameters:
-    """The parameters of the RRDBNet whose official names these are.
+    """Infer the parameters of the RRDBNet with these official names.
 
     A first convolution with 4 or 16 times as many channels as there are output channels means a
-    pixel-unshuffle by 2 or 4 ("plus" models); the scale is what the upsampling then makes of it.
-    The oldest x3 networks have the names of x2 and cannot be told from them.
+    pixel-unshuffle by 2 or 4 ("plus" models); the scale is the upsampling divided by that factor.
+    The oldest x3 networks have the same names as x2 and cannot be distinguished from them.
     """
     outputs = size(state, "conv_last.weight", 0, 3)
     inputs = size(state, "conv_first.weight", 1, 3)
@@ -235,7 +235,7 @@ def _official(name: str, layers: dict[str, str]) -> str:
 
 
 def _old_layers(state: State) -> dict[str, str]:
-    """Official names by layer number of the oldest naming; empty where it is not used."""
+    """Return official names by layer number of the oldest naming; empty if it is not used."""
     numbers = indices(state, _OLD_LAYER)
     if not numbers:
         return {}

@@ -2,7 +2,7 @@
 
 Source: ``realesrgan/archs/srvgg_arch.py`` of xinntao/Real-ESRGAN (BSD-3-Clause), described in
 "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure Synthetic Data" (Wang et al.,
-ICCVW 2021). Written anew here; the state-dict names (``body.N.weight``, ``body.N.bias``) are the
+ICCVW 2021). Reimplemented here; the state-dict names (``body.N.weight``, ``body.N.bias``) are the
 official ones, so official checkpoints load.
 """
 
@@ -32,7 +32,7 @@ def _activation(kind: str, channels: int) -> nn.Module:
         return nn.ReLU()
     if kind == "leakyrelu":
         return nn.LeakyReLU(negative_slope=0.1)
-    raise ValueError(f"act_type {kind!r} is not one of {', '.join(ACTIVATIONS)}")
+    raise ValueError(f"act_type must be one of {', '.join(ACTIVATIONS)}, got {kind!r}")
 
 
 class SRVGGNetCompact(nn.Module):
@@ -42,12 +42,12 @@ class SRVGGNetCompact(nn.Module):
         num_in_ch: channels of the input.
         num_out_ch: channels of the output.
         num_feat: channels between the convolutions.
-        num_conv: convolutions between the first and the last one.
-        upscale: scale factor s; the last convolution gives ``num_out_ch * s * s`` channels.
+        num_conv: number of convolutions between the first and the last one.
+        upscale: scale factor s; the last convolution has ``num_out_ch * s * s`` outputs.
         act_type: ``prelu``, ``relu`` or ``leakyrelu``.
 
     ``forward`` takes float ``[n, c, h, w]`` in 0..1 and returns ``[n, c, h*s, w*s]``: the network
-    learns the residual to nearest-neighbour upscaling.
+    learns the residual to nearest-neighbor upscaling.
     """
 
     def __init__(
@@ -77,19 +77,19 @@ class SRVGGNetCompact(nn.Module):
 
 
 def matches(state: State) -> bool:
-    """Whether the body begins with a plain convolution."""
+    """Return whether the body starts with a plain convolution."""
     first = state.get("body.0.weight")
     return first is not None and first.ndim == 4
 
 
 def infer(state: State) -> Parameters:
-    """The parameters of the SRVGGNetCompact whose weights these are.
+    """Infer the parameters of the SRVGGNetCompact with these weights.
 
     The network adds its input, so it has as many output channels as input channels, and the last
     convolution has ``channels * upscale**2``. Activations with weights are PReLU. ReLU and
-    LeakyReLU leave no weights behind and cannot be told apart: ``relu`` is taken, with a warning in
-    the log. No official file has either, so this is a choice and no knowledge; where it is wrong,
-    ``read_checkpoint(path, parameters={"act_type": "leakyrelu"})`` overrides it.
+    LeakyReLU have no weights and cannot be distinguished: ``relu`` is assumed, with a warning in
+    the log. No official file has either, so this is a guess; to override it, use
+    ``read_checkpoint(path, parameters={"act_type": "leakyrelu"})``.
     """
     weights = {int(found[1]): state[name] for name in state if (found := _WEIGHT.fullmatch(name))}
     convolutions = [index for index, tensor in weights.items() if tensor.ndim == 4]
@@ -98,8 +98,8 @@ def infer(state: State) -> Parameters:
     told = not weights or any(tensor.ndim == 1 for tensor in weights.values())
     if not told:
         logger.warning(
-            "SRVGGNetCompact without activation weights: taken for relu; leakyrelu is possible "
-            'too, and parameters={"act_type": "leakyrelu"} chooses it'
+            "SRVGGNetCompact has no activation weights: assuming relu. If it was trained with "
+            "leakyrelu, set the parameter act_type=leakyrelu."
         )
     return {
         "num_in_ch": channels,

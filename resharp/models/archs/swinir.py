@@ -1,13 +1,13 @@
 """SwinIR, image restoration with shifted-window transformers.
 
-Sources: "SwinIR: Image Restoration Using Swin Transformer" (Liang et al., ICCVW 2021), and for the
-names ``models/network_swinir.py`` of JingyunLiang/SwinIR (Apache-2.0), which builds on Swin
-Transformer (MIT). Written anew here, for export: the batch is never a Python number that a trace
-could keep, the mask of the shifted windows comes from tensor operations, once per forward pass, and
-the padding to whole windows is part of the graph.
+Sources: "SwinIR: Image Restoration Using Swin Transformer" (Liang et al., ICCVW 2021); the names
+are those of ``models/network_swinir.py`` of JingyunLiang/SwinIR (Apache-2.0), which builds on Swin
+Transformer (MIT). Reimplemented here for export: the batch size is never a Python number that a
+trace could freeze, the mask of the shifted windows is computed with tensor operations once per
+forward pass, and the padding to whole windows is part of the graph.
 
-Upstream stores two kinds of table beside the weights (``relative_position_index``, ``attn_mask``);
-both follow from the window size and are no part of this module's state dict.
+Upstream stores two kinds of tables with the weights (``relative_position_index``, ``attn_mask``);
+both follow from the window size and are not part of this module's state dict.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from resharp.models.archs.layers import SLOPE, conv3x3, leaky, reflected
 UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv", "")
 RESIDUALS = ("1conv", "3conv")
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
-"""Of DIV2K, taken off color pictures; gray ones stay as they are."""
+"""Mean of DIV2K, subtracted from color images; nothing is subtracted from gray images."""
 FORBIDDEN = -100.0
-"""Added to the scores of pixels that a shift has brought together; exp(-100) is nothing."""
+"""Added to the scores of pixels that only a shift made neighbors; exp(-100) is negligible."""
 JPEG_WINDOW = 7
-"""Only upstream's JPEG networks have this window size, and only they work on 0..255."""
+"""Window size of upstream's JPEG networks, the only ones that work on 0..255."""
 
 _BLOCK = re.compile(r"layers\.(\d+)\.residual_group\.blocks\.(\d+)\.(.+)")
 _TABLE = "attn.relative_position_bias_table"
 _INDEX = ".attn.relative_position_index"
 _MASK = ".attn_mask"
 _LARGEST = 64
-"""Window sizes beyond this are damage."""
+"""Largest plausible window size; a larger one means a damaged file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Windows:
-    """How one forward pass cuts pictures into windows of ``side * side`` tokens.
+    """The division of images into windows of ``side * side`` tokens in one forward pass.
 
-    Between the steps tokens are flat, ``[n * h * w, c]``, whatever their order: a linear layer on
-    two axes is exported with the weights as they are stored, so that graphs can share them.
+    Between the steps, tokens are flat, ``[n * h * w, c]``, in any order: a linear layer on two axes
+    is exported with its weights as they are stored, so that graphs can share them.
     """
 
     side: int
@@ -60,24 +60,24 @@ class _Windows:
     """``[rows * columns, 1, tokens, tokens]``, 0 or negative, for shifted windows."""
 
     def picture(self, x: Tensor) -> Tensor:
-        """Flat tokens as ``[n, h, w, c]``."""
+        """Reshape flat tokens to ``[n, h, w, c]``."""
         return x.reshape(-1, self.rows * self.side, self.columns * self.side, self.channels)
 
     def cut(self, x: Tensor) -> Tensor:
-        """Tokens in the order of the picture to flat ones in the order of its windows."""
+        """Reorder tokens from image order to flat tokens in window order."""
         side, channels = self.side, self.channels
         grid = x.reshape(-1, self.rows, side, self.columns, side, channels)
         return grid.transpose(2, 3).reshape(-1, channels)
 
     def join(self, x: Tensor) -> Tensor:
-        """The way back."""
+        """Reorder flat tokens from window order to image order."""
         side, channels = self.side, self.channels
         grid = x.reshape(-1, self.rows, self.columns, side, side, channels)
         return grid.transpose(2, 3).reshape(-1, channels)
 
 
 class WindowAttention(nn.Module):
-    """Self-attention within each window, with a learned bias for each distance of two tokens."""
+    """Self-attention within each window, with a learned bias for each relative position."""
 
     def __init__(self, dim: int, side: int, heads: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class WindowAttention(nn.Module):
         _start(self.relative_position_bias_table)
 
     def forward(self, x: Tensor, windows: _Windows, shifted: bool) -> Tensor:
-        """Flat tokens in the order of windows to the same."""
+        """Apply attention to flat tokens in window order."""
         tokens, heads, dim = self.tokens, self.heads, windows.channels
         parts = self.qkv(x).reshape(-1, tokens, 3, heads, dim // heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
@@ -104,7 +104,7 @@ class WindowAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers, token by token."""
+    """Two linear layers, applied to each token."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -112,13 +112,13 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Flat tokens to the same."""
+        """Apply the MLP to flat tokens."""
         out: Tensor = self.fc2(F.gelu(self.fc1(x)))
         return out
 
 
 class SwinBlock(nn.Module):
-    """Attention in windows, which begin ``shift`` pixels later, then the :class:`Mlp`."""
+    """Attention in windows that start ``shift`` pixels later, then the :class:`Mlp`."""
 
     def __init__(self, dim: int, side: int, heads: int, hidden: int, shift: int) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class SwinBlock(nn.Module):
         self.mlp = Mlp(dim, hidden)
 
     def forward(self, x: Tensor, windows: _Windows) -> Tensor:
-        """Flat tokens to the same."""
+        """Apply the block to flat tokens."""
         x = x + self._attend(self.norm1(x), windows)
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
@@ -143,7 +143,7 @@ class SwinBlock(nn.Module):
 
 
 class BasicLayer(nn.Module):
-    """Blocks in a row, every second one shifted by half a window."""
+    """A sequence of blocks, every second one shifted by half a window."""
 
     def __init__(self, dim: int, side: int, heads: int, hidden: int, depth: int) -> None:
         super().__init__()
@@ -151,14 +151,14 @@ class BasicLayer(nn.Module):
         self.blocks = nn.ModuleList(SwinBlock(dim, side, heads, hidden, s) for s in shifts)
 
     def forward(self, x: Tensor, windows: _Windows) -> Tensor:
-        """Flat tokens to the same."""
+        """Apply the blocks to flat tokens."""
         for block in self.blocks:
             x = block(x, windows)
         return x
 
 
 class RSTB(nn.Module):
-    """Residual Swin transformer block: a :class:`BasicLayer` and a convolution, plus the input."""
+    """A residual Swin transformer block: a :class:`BasicLayer`, a convolution, plus the input."""
 
     def __init__(
         self, dim: int, side: int, heads: int, hidden: int, depth: int, residual: str
@@ -168,36 +168,36 @@ class RSTB(nn.Module):
         self.conv = _residual(dim, residual)
 
     def forward(self, x: Tensor, windows: _Windows) -> Tensor:
-        """Flat tokens to the same."""
+        """Apply the block to flat tokens."""
         planes = windows.picture(self.residual_group(x, windows)).permute(0, 3, 1, 2)
         out: Tensor = self.conv(planes)
         return out.permute(0, 2, 3, 1).reshape(-1, windows.channels) + x
 
 
 class SwinIR(nn.Module):
-    """A convolution, residual Swin transformer blocks, and one of four ways to the output's size.
+    """A convolution, residual Swin transformer blocks, and one of four upsamplers.
 
     Args:
-        in_chans: channels of the picture, in and out: 3 (RGB) or 1 (gray).
+        in_chans: channels of the input and output images: 3 (RGB) or 1 (gray).
         embed_dim: channels of the trunk.
-        depths: Swin blocks of each RSTB, as text: ``"6,6,6,6,6,6"``.
-        num_heads: attention heads of each RSTB, as text.
-        window_size: side of a window, in pixels; the input is padded to a multiple of it.
+        depths: number of Swin blocks in each RSTB, as text: ``"6,6,6,6,6,6"``.
+        num_heads: number of attention heads in each RSTB, as text.
+        window_size: side length of a window in pixels; the input is padded to a multiple of it.
         mlp_dim: hidden features of each block's MLP; upstream's ``mlp_ratio * embed_dim``.
         upscale: output size over input size.
-        img_range: what white is to the trunk: 255 in the JPEG networks, else 1.
+        img_range: value of white in the trunk: 255 in the JPEG networks, otherwise 1.
         upsampler: ``pixelshuffle`` (classical), ``pixelshuffledirect`` (lightweight),
-            ``nearest+conv`` (real-world), or nothing (denoising, JPEG: the residual is learned).
+            ``nearest+conv`` (real-world), or empty (denoising, JPEG: the residual is learned).
         resi_connection: ``1conv``, or ``3conv`` in SwinIR-L.
-        num_feat: channels of the upsampling; 64 in every official network.
+        num_feat: channels of the upsampler; 64 in every official network.
 
     ``forward`` takes float ``[n, in_chans, h, w]`` in 0..1, any h and w from 1, and returns
-    ``[n, in_chans, h*upscale, w*upscale]``, not clamped. Sizes that are no multiple of the window
-    are padded by reflection as upstream's, also where a picture is smaller than its padding, and
-    the output is cropped. resharp's tiles reflect too, so it does not matter who pads.
+    ``[n, in_chans, h*upscale, w*upscale]``, not clamped. Sizes that are not a multiple of the
+    window are padded by reflection as upstream, even if an image is smaller than its padding, and
+    the output is cropped. resharp's tiles also reflect, so it does not matter which of them pads.
 
     Raises:
-        ValueError: parameters that no network has.
+        ValueError: the parameters do not describe a valid network.
     """
 
     _mean: Tensor
@@ -222,7 +222,7 @@ class SwinIR(nn.Module):
         blocks, heads = _numbers("depths", depths), _numbers("num_heads", num_heads)
         _check(embed_dim, blocks, heads, upscale, upsampler, resi_connection)
         if min(in_chans, window_size, mlp_dim, img_range, num_feat) < 1:
-            raise ValueError("every number of a SwinIR is at least 1")
+            raise ValueError("every numeric parameter of SwinIR must be at least 1")
         self.num_in_ch = self.num_out_ch = in_chans
         self.window_size, self.upscale = window_size, upscale
         self.img_range, self.upsampler = img_range, upsampler
@@ -268,13 +268,13 @@ class SwinIR(nn.Module):
         return windows.picture(self.norm(x)).permute(0, 3, 1, 2)
 
     def _mask(self, rows: int, columns: int) -> Tensor:
-        """The shift rolls the picture's first rows into its last windows, and so with columns."""
+        """Return the mask for shifted windows, where a roll joins opposite edges of the image."""
         tokens, device = self.window_size**2, self._apart.device
         last_row = (torch.arange(rows, device=device) == rows - 1).to(self._apart.dtype)
         last_column = (torch.arange(columns, device=device) == columns - 1).to(self._apart.dtype)
         upright = last_row.reshape(-1, 1, 1, 1) * self._apart[0]
         sideways = last_column.reshape(1, -1, 1, 1) * self._apart[1]
-        # Twice FORBIDDEN in the last corner, which is nothing as well.
+        # Twice FORBIDDEN in the last corner, which is also negligible.
         return (upright + sideways).reshape(-1, 1, tokens, tokens)
 
     def _upsample(self, features: Tensor) -> Tensor:
@@ -309,8 +309,8 @@ class SwinIR(nn.Module):
         self.conv_last = conv3x3(feat if self.upsampler else dim, channels)
 
     def _add_tables(self) -> None:
-        """Constants; buffers, so that they follow the weights to their device and type."""
-        with torch.device("cpu"):  # on the meta device this would import sympy: a second
+        """Register constants as buffers, which follow the weights to their device and dtype."""
+        with torch.device("cpu"):  # the meta device would import sympy, which takes 1 s
             mean = torch.tensor(RGB_MEAN if self.num_in_ch == 3 else (0.0,)).reshape(1, -1, 1, 1)
             index, apart = position_index(self.window_size).reshape(-1), _apart(self.window_size)
         for name, table in (("_mean", mean), ("_index", index), ("_apart", apart)):
@@ -319,7 +319,7 @@ class SwinIR(nn.Module):
 
 
 def position_index(side: int) -> Tensor:
-    """int64 ``[side**2, side**2]``: row of the bias table for two tokens of a window.
+    """Return int64 ``[side**2, side**2]``: row of the bias table for two tokens of a window.
 
     Upstream's ``relative_position_index``: ``(dy + side - 1) * (2 * side - 1) + dx + side - 1``.
     """
@@ -330,7 +330,7 @@ def position_index(side: int) -> Tensor:
 
 
 def _apart(side: int) -> Tensor:
-    """``[2, side**2, side**2]``: FORBIDDEN where the shift's seam, across or down, parts two."""
+    """Return ``[2, side**2, side**2]``: FORBIDDEN across the horizontal or vertical seam."""
     place, seam = torch.arange(side * side), side - side // 2
     below, beside = place // side >= seam, place % side >= seam
     parted = torch.stack((below[:, None] != below[None], beside[:, None] != beside[None]))
@@ -358,7 +358,7 @@ def _residual(dim: int, kind: str) -> nn.Module:
 
 
 def _start(table: Tensor) -> None:
-    if not table.is_meta:  # nothing to fill there
+    if not table.is_meta:  # a meta tensor has no data to fill
         nn.init.trunc_normal_(table, std=0.02)
 
 
@@ -368,7 +368,7 @@ def _numbers(name: str, text: str) -> list[int]:
     except ValueError:
         found = []
     if not found or min(found) < 1:
-        raise ValueError(f"{name} is {text!r}, but takes numbers from 1 with commas between them")
+        raise ValueError(f"{name} must be comma-separated integers of at least 1, got {text!r}")
     return found
 
 
@@ -376,29 +376,31 @@ def _check(
     dim: int, blocks: list[int], heads: list[int], upscale: int, upsampler: str, residual: str
 ) -> None:
     if len(blocks) != len(heads):
-        raise ValueError(f"{len(blocks)} depths and {len(heads)} num_heads: one each per RSTB")
+        raise ValueError(
+            f"depths and num_heads must have equal length, got {len(blocks)} and {len(heads)}"
+        )
     if dim < 1 or any(dim % count for count in heads):
-        raise ValueError(f"embed_dim {dim} is no multiple of each of the num_heads {heads}")
+        raise ValueError(f"embed_dim must be a multiple of each of num_heads {heads}, got {dim}")
     if upsampler not in UPSAMPLERS:
-        raise ValueError(f"upsampler {upsampler!r} is not one of {UPSAMPLERS}")
+        raise ValueError(f"upsampler must be one of {UPSAMPLERS}, got {upsampler!r}")
     if residual not in RESIDUALS:
-        raise ValueError(f"resi_connection {residual!r} is not one of {RESIDUALS}")
+        raise ValueError(f"resi_connection must be one of {RESIDUALS}, got {residual!r}")
     doubles = upscale > 0 and upscale & (upscale - 1) == 0
     possible = {"": upscale == 1, "pixelshuffledirect": upscale >= 1, "nearest+conv": doubles}
     if not possible.get(upsampler, doubles or upscale == 3):
-        raise ValueError(f"upscale {upscale} is not possible with the upsampler {upsampler!r}")
+        raise ValueError(f"upsampler {upsampler!r} does not support upscale {upscale}")
 
 
 def matches(state: State) -> bool:
-    """Whether any Swin block has a table of position biases."""
+    """Return whether any Swin block has a table of position biases."""
     return any((found := _BLOCK.fullmatch(name)) and found[3] == _TABLE for name in state)
 
 
 def convert(state: State) -> dict[str, Tensor]:
-    """The weights without the tables that upstream stores beside them.
+    """Return the weights without the tables that upstream stores with them.
 
-    ``attn_mask`` belongs to the size of the training crops. ``relative_position_index`` follows
-    from the window size; one that says something else is kept, so that the comparison refuses it.
+    ``attn_mask`` depends on the size of the training crops. ``relative_position_index`` follows
+    from the window size; a table with other values is kept, so that the comparison rejects it.
     """
     return {
         name: tensor
@@ -408,11 +410,11 @@ def convert(state: State) -> dict[str, Tensor]:
 
 
 def infer(state: State) -> Parameters:
-    """The parameters of the SwinIR whose official names these are.
+    """Infer the parameters of the SwinIR with these official names.
 
-    ``img_range`` leaves no trace in the weights. As spandrel (MIT) does, 255 is taken with a window
-    of 7, upstream's JPEG networks, and 1 otherwise; where that is wrong,
-    ``read_checkpoint(path, parameters={"img_range": 1})`` overrules it.
+    ``img_range`` leaves no trace in the weights. As in spandrel (MIT), 255 is assumed for a window
+    of 7 (upstream's JPEG networks) and 1 otherwise; to override it, use
+    ``read_checkpoint(path, parameters={"img_range": 1})``.
     """
     dim = max(size(state, "conv_first.weight", 0, 180), 1)
     channels = size(state, "conv_first.weight", 1, 3)
@@ -444,7 +446,7 @@ def _is_index(name: str, tensor: Tensor) -> bool:
 
 
 def _layers(state: State, dim: int) -> tuple[list[int], list[int]]:
-    """Blocks and attention heads of each RSTB."""
+    """Return the numbers of blocks and attention heads of each RSTB."""
     blocks: dict[int, set[int]] = {}
     for name in state:
         if found := _BLOCK.fullmatch(name):
@@ -458,7 +460,7 @@ def _layers(state: State, dim: int) -> tuple[list[int], list[int]]:
 
 
 def _upsampling(state: State, channels: int, feat: int) -> tuple[str, int]:
-    """The upsampler, and the scale that its convolutions make."""
+    """Return the upsampler and the scale that follows from its convolutions."""
     if "conv_up1.weight" in state:
         return "nearest+conv", 2 ** sum(f"conv_up{index}.weight" in state for index in range(1, 9))
     if "conv_before_upsample.0.weight" in state:

@@ -68,7 +68,7 @@ def codes(network: nn.Module, planes: Tensor) -> NDArray[Any]:
 
 
 def rounded(network: nn.Module) -> nn.Module:
-    """A copy without islands: all weights, and what each module gives, are rounded to half.
+    """A copy without islands: all weights and module outputs are rounded to half.
 
     Sums within a layer stay float32, as on a GPU's matrix units, and as onnxruntime does it.
     """
@@ -181,7 +181,7 @@ def test_what_weights_do_not_tell_can_be_told(tmp_path: Path) -> None:
 def test_damaged_weights_are_named() -> None:
     state = tiny().state_dict()
     state["fuse_convs_dict.16.scale.0.weight"] = torch.zeros(3)
-    text = r"of wrong shape: fuse_convs_dict.16.scale.0.weight is \[3\]"
+    text = r"wrong shape: fuse_convs_dict.16.scale.0.weight is \[3\]"
     with pytest.raises(UnknownArchitectureError, match=text):
         detect(state)
 
@@ -255,9 +255,9 @@ def test_adain_gives_mean_and_deviation() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"connect": "8"}, r"have the sizes \[32, 16, 8\], not \[8\]"),
+        ({"connect": "8"}, r"have the sizes \[32, 16, 8\], got \[8\]"),
         ({"img_size": 30}, "have the sizes"),
-        ({"n_head": 5}, "no multiple of 5 heads"),
+        ({"n_head": 5}, "must be a multiple of 5 heads"),
     ],
 )
 def test_refuses_impossible_parameters(wrong: dict[str, Any], message: str) -> None:

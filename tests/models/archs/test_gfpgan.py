@@ -121,12 +121,12 @@ def test_damaged_and_foreign_weights_are_named(tmp_path: Path) -> None:
     with pytest.raises(UnknownArchitectureError, match=r"first GFPGAN .* use gfpgan-v1.3"):
         detect(old)
     torch.save(tiny().state_dict(), tmp_path / "tiny.pth")
-    with pytest.raises(UnknownArchitectureError, match="nearest is CodeFormer"):
+    with pytest.raises(UnknownArchitectureError, match="closest is CodeFormer"):
         read_checkpoint(tmp_path / "tiny.pth", architecture="CodeFormer")
 
 
 def by_weights(conv: ModulatedConv2d, x: Tensor, style: Tensor) -> Tensor:
-    """StyleGAN2's own way, in float64 and picture by picture."""
+    """StyleGAN2's own method, in float64 and image by image."""
     out = []
     for one, vector in zip(x.double(), style.double(), strict=True):
         styles = conv.modulation.weight.double() @ vector + conv.modulation.bias.double()

@@ -142,7 +142,7 @@ def test_what_chooses_the_codes_stays_float32_and_unrounded() -> None:
     ("wrong", "message"),
     [
         ({"resolution": 30, "ch_mult": "1,1,1"}, "cannot be halved 2 times"),
-        ({"head_size": 7}, "no multiple of 7 heads"),
+        ({"head_size": 7}, "not a multiple of 7 heads"),
     ],
 )
 def test_refuses_impossible_parameters(wrong: dict[str, Any], message: str) -> None:

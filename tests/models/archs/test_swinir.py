@@ -81,7 +81,7 @@ def swinir(variant: str, *, seed: int = 0, **parameters: Any) -> SwinIR:
 
 
 def official(network: SwinIR) -> dict[str, Tensor]:
-    """The state dict with the tables that upstream stores beside the weights."""
+    """The state dict with the tables that upstream stores with the weights."""
     state: dict[str, Tensor] = {}
     side = network.window_size
     mask = stored_mask(side)
@@ -283,7 +283,7 @@ def test_damage_is_told() -> None:
     with pytest.raises(UnknownArchitectureError, match=f"unexpected: {re.escape(index)}"):
         detect(state | {index: state[index].flip(0)})
     table = "layers.1.residual_group.blocks.0.attn.relative_position_bias_table"
-    with pytest.raises(UnknownArchitectureError, match=rf"nearest is SwinIR.*{re.escape(table)}"):
+    with pytest.raises(UnknownArchitectureError, match=rf"closest is SwinIR.*{re.escape(table)}"):
         detect(state | {table: torch.zeros(225, 7)})
     for name in state:
         if not _TABLE.fullmatch(name):
@@ -295,10 +295,10 @@ def test_damage_is_told() -> None:
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"embed_dim": 13}, "no multiple of each"),
-        ({"depths": "2"}, "1 depths and 2 num_heads"),
-        ({"depths": "2,x"}, "takes numbers from 1"),
-        ({"depths": "2,0"}, "takes numbers from 1"),
+        ({"embed_dim": 13}, "must be a multiple of each"),
+        ({"depths": "2"}, "equal length, got 1 and 2"),
+        ({"depths": "2,x"}, "comma-separated integers of at least 1"),
+        ({"depths": "2,0"}, "comma-separated integers of at least 1"),
         ({"upsampler": "bicubic"}, "upsampler 'bicubic'"),
         ({"resi_connection": "2conv"}, "resi_connection '2conv'"),
         ({"upscale": 5}, "upscale 5 is not possible"),
