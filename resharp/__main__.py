@@ -1,4 +1,4 @@
-"""``python -m resharp``: the command line."""
+"""Command line entry point for ``python -m resharp``."""
 
 from resharp.cli import main
 

@@ -1,7 +1,7 @@
-"""Files that appear whole or not at all, locks between processes, and SHA-256.
+"""Atomic file writes, locks between processes, and SHA-256.
 
-A file is written under a temporary name on the same file system, flushed to the disk and renamed,
-so that a process that is killed, or a power cut, leaves the old file or the new one.
+A file is written under a temporary name on the same file system, flushed to disk and renamed, so a
+killed process or a power cut leaves either the old file or the new one.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from resharp.errors import OutputError
 from resharp.optional import require
 
 PART = ".part"
-"""Of temporary names."""
+"""Suffix of temporary files."""
 CHUNK = 1 << 20
 
 
 class LockTimeoutError(TimeoutError):
-    """Somebody else still holds the lock."""
+    """A lock still held by another process or thread."""
 
 
 def write_whole(path: str | os.PathLike[str], data: Any, *, parents: bool = False) -> None:
-    """Write bytes to a file, whole or not at all; see :func:`replacing`.
+    """Write bytes to a file atomically; see :func:`replacing`.
 
     Args:
-        path: the file.
-        data: bytes, or anything with the buffer protocol.
+        path: file to write.
+        data: bytes, or any object with the buffer protocol.
         parents: create missing folders.
 
     Raises:
-        OutputError: it cannot be written, and why; what was there before is as it was.
+        OutputError: the file cannot be written; an existing file is left unchanged.
     """
     try:
         if parents:
@@ -50,14 +50,14 @@ def write_whole(path: str | os.PathLike[str], data: Any, *, parents: bool = Fals
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A new, empty file that takes the name ``path`` at the end of the block.
+    """Yield a new, empty file that is renamed to ``path`` at the end of the block.
 
-    On any exception it is removed, and ``path`` is as it was. A process that is killed leaves
-    ``.<name>.<random>.part`` beside it: see :func:`remove_leftovers`. A link is followed; the
-    rights of a new file come from the umask, as for any file.
+    On any exception the new file is removed and ``path`` is left unchanged. A killed process leaves
+    ``.<name>.<random>.part`` in the same folder: see :func:`remove_leftovers`. Links are followed;
+    the permissions of the new file come from the umask, as usual.
 
     Raises:
-        OSError: the disk refused.
+        OSError: a file operation failed.
     """
     target = Path(os.path.realpath(path))
     part = target.with_name(f".{_shortened(target.name)}.{secrets.token_hex(4)}{PART}")
@@ -70,7 +70,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def remove_leftovers(path: str | os.PathLike[str]) -> None:
-    """Remove what killed processes left of ``path``; the caller knows that nobody writes it."""
+    """Remove temporary files left by killed processes; no process may be writing ``path``."""
     target = Path(os.path.realpath(path))
     name = glob.escape(f".{_shortened(target.name)}.")
     for part in target.parent.glob(f"{name}{'[0-9a-f]' * 8}{PART}"):
@@ -78,25 +78,25 @@ def remove_leftovers(path: str | os.PathLike[str]) -> None:
 
 
 def flush(path: Path) -> None:
-    """Wait until the bytes of a file are on the disk.
+    """Wait until the contents of a file are on disk.
 
     Raises:
-        OSError: the disk refused.
+        OSError: a file operation failed.
     """
     with path.open("rb+") as stream:
         os.fsync(stream.fileno())
 
 
 def commit_file(part: Path, target: Path) -> None:
-    """Give a finished file its name, once its bytes are on the disk; missing folders are created.
+    """Flush a finished file to disk and rename it to ``target``; create missing folders.
 
     Raises:
-        OSError: the disk refused.
+        OSError: a file operation failed.
     """
     flush(part)
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(part, target)
-    # The rename survives a power cut too, where folders can be flushed (not on Windows).
+    # Flush the folder so that the rename survives a power cut too (not possible on Windows).
     with contextlib.suppress(OSError):
         handle = os.open(target.parent, os.O_RDONLY)
         try:
@@ -109,18 +109,18 @@ def commit_file(part: Path, target: Path) -> None:
 def locked(
     path: Path, *, timeout: float = -1, on_wait: Callable[[], object] | None = None
 ) -> Iterator[None]:
-    """Hold a lock between processes and threads; the system frees that of a killed process.
+    """Hold a lock between processes and threads; the system releases that of a killed process.
 
-    The file stays afterwards: removed while another process waits, it would let two in.
+    The lock file is kept: removing it while another process waits would let two processes in.
 
     Args:
-        path: file of the lock; missing folders are created.
+        path: lock file; missing folders are created.
         timeout: seconds to wait for another holder; negative waits without limit.
-        on_wait: called once if somebody else holds the lock.
+        on_wait: called once if the lock is already held.
 
     Raises:
-        LockTimeoutError: somebody else still held it after ``timeout``.
-        OSError: the file cannot be made or locked.
+        LockTimeoutError: the lock was still held elsewhere after ``timeout``.
+        OSError: the lock file cannot be created or locked.
     """
     filelock: Any = require("filelock", feature="Locking files", extra="")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,7 @@ def locked(
 
 
 def sha256_of(source: Path | bytes) -> str:
-    """SHA-256 of a file, or of bytes, as 64 hexadecimal digits.
+    """Return the SHA-256 of a file or of bytes, as 64 hexadecimal digits.
 
     Raises:
         OSError: the file cannot be read.
@@ -156,7 +156,7 @@ def sha256_of(source: Path | bytes) -> str:
 
 
 def copy_hashed(source: BinaryIO, target: Path) -> tuple[str, int]:
-    """Copy and hash in one pass, so that the hash is that of the copy.
+    """Copy and hash a stream in one pass, so that the hash is that of the copy.
 
     Returns:
         SHA-256 as 64 hexadecimal digits, and the size in bytes.
@@ -178,7 +178,7 @@ def _remove(path: Path) -> None:
 
 
 def _shortened(name: str) -> str:
-    """At most 200 bytes: the temporary name is longer, and file systems stop at 255."""
+    """Limit a name to 200 bytes: temporary names are longer and file systems allow 255."""
     return name.encode("utf-8", "surrogateescape")[:200].decode("utf-8", "ignore")
 
 
@@ -186,7 +186,7 @@ def _reason(error: OSError, target: Path) -> str:
     if not os.path.isdir(target.parent):
         return f"the folder {target.parent} does not exist. Create it first."
     if os.path.isdir(target):
-        return "a folder has that name. Choose another."
+        return "it is a folder. Choose another name."
     if isinstance(error, PermissionError):
-        return f"{target.parent} may not be written to. Choose another folder."
-    return f"{error.strerror or error}. Free space or choose another folder."
+        return f"no permission to write to {target.parent}. Choose another folder."
+    return f"{error.strerror or error}. Free some space or choose another folder."

@@ -1,4 +1,4 @@
-"""Import an optional package, or say which extra brings it."""
+"""Import of optional packages, with an error that names the extra to install."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from resharp.errors import MissingExtraError
 
 
 def require(module: str, *, feature: str, extra: str, package: str | None = None) -> ModuleType:
-    """Import ``module``, for ``feature``.
+    """Import ``module``, or raise an error that says how to install it.
 
     Args:
-        module: dotted name to import.
-        feature: what needs it, as the start of a sentence: ``"The onnx backend"``.
-        extra: the extra of resharp that installs it; empty where the base does.
-        package: its name on the index, where that is not the module's.
+        module: dotted module name.
+        feature: the feature that needs it, as the start of a sentence: ``"The onnx backend"``.
+        extra: the resharp extra that installs it; empty for a base dependency.
+        package: name of the package on PyPI, if it differs from the top-level module.
 
     Raises:
-        MissingExtraError: it is not installed, or its own import fails (the reason is kept).
+        MissingExtraError: it is not installed, or fails to import (the reason is included).
     """
     try:
         return importlib.import_module(module)
-    except (ImportError, OSError) as error:  # OSError: a shared library of it is broken
+    except (ImportError, OSError) as error:  # OSError: one of its shared libraries is broken
         name = package or module.partition(".")[0]
         wanted = f"resharp[{extra}]" if extra else name
         found = "is not installed" if _absent(error, module) else f"cannot be imported ({error})"

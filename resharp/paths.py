@@ -1,4 +1,4 @@
-"""Where checkpoints and bundles live: the user's cache folder, or where the user says."""
+"""Folders of checkpoints and bundles; by default inside the user's cache folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from resharp.optional import require
 
 
 def home() -> Path:
-    """``$RESHARP_HOME``, else the platform's cache folder for resharp (it need not exist yet)."""
+    """Return ``$RESHARP_HOME``, or else the cache folder for resharp (it may not exist yet)."""
     chosen = os.environ.get("RESHARP_HOME")
     if chosen:
         return Path(chosen).expanduser()
@@ -18,10 +18,10 @@ def home() -> Path:
 
 
 def weights_folder(chosen: str | os.PathLike[str] | None = None) -> Path:
-    """Folder of checkpoints: ``chosen``, else ``weights`` in :func:`home`."""
+    """Return the folder of checkpoints: ``chosen``, or else ``weights`` in :func:`home`."""
     return Path(chosen).expanduser() if chosen else home() / "weights"
 
 
 def store_folder(chosen: str | os.PathLike[str] | None = None) -> Path:
-    """Folder of bundles: ``chosen``, else ``engines`` in :func:`home`."""
+    """Return the folder of bundles: ``chosen``, or else ``store`` in :func:`home`."""
     return Path(chosen).expanduser() if chosen else home() / "store"

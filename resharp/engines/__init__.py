@@ -1,4 +1,4 @@
-"""The store that export writes and the runtime reads. Standard library and filelock only."""
+"""Store of bundles and engines. Importing it needs only the standard library and filelock."""
 
 from resharp.engines.bundle import ENGINES, Bundle
 from resharp.engines.engine import (

@@ -1,8 +1,8 @@
-"""A bundle at any denoise strength, from one that also holds the weights of its twin.
+"""Bundles at any denoise strength, mixed from a bundle that also holds its twin's weights.
 
-Deep network interpolation (see ``models/interpolate.py``) without PyTorch and without a trace: the
-graphs point into the file of weights, so another strength is another file of weights, and the same
-graphs that name it.
+Deep network interpolation (see ``models/interpolate.py``) without PyTorch and without tracing: the
+graphs refer to a separate weights file, so another strength needs only another weights file and
+the same graphs referring to it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from resharp.errors import BundleError, NotExportedError, OutputError
 
 
 def blended(bundle: Bundle, strength: float, store: Store) -> Bundle:
-    """The bundle of one strength: from the store, or made there, which takes no tenth of a second.
+    """Return the bundle for one strength, creating it in the store if needed (under 0.1 s).
 
     Args:
-        bundle: of the model, with its twin.
-        strength: 0 is the twin, 1 the model.
-        store: where it is kept, so that engines are built once for each strength.
+        bundle: bundle of the model, including its twin.
+        strength: 0 is the twin, 1 is the model.
+        store: store that keeps the result, so that engines are built once per strength.
 
     Raises:
         OptionError: the strength is not in 0..1.
@@ -48,7 +48,7 @@ def blended(bundle: Bundle, strength: float, store: Store) -> Bundle:
         try:
             weights, graphs = write_blend(bundle, strength, draft.folder)
         except OSError as error:
-            raise OutputError(f"cannot write in {store.folder}: {error}") from error
+            raise OutputError(f"cannot write to {store.folder}: {error}") from error
         made = replace(
             bundle.manifest, name=name, weights=weights, graphs=graphs, sources=sources, twin=None
         )
@@ -56,15 +56,15 @@ def blended(bundle: Bundle, strength: float, store: Store) -> Bundle:
 
 
 def write_blend(bundle: Bundle, strength: float, folder: Path) -> tuple[File, dict[str, File]]:
-    """Write the weights of a strength, and the graphs that point into them, to a folder.
+    """Write the weights for a strength, and the graphs that refer to them, to a folder.
 
     Raises:
-        BundleError: the bundle has no twin, or its files do not fit one another.
+        BundleError: the bundle has no twin, or its files do not match.
     """
     manifest = bundle.manifest
     own, other = (_tensors(bundle.path(file)) for file in (manifest.weights, _twin(manifest)))
     if own[0] != other[0]:
-        raise BundleError(f"{bundle.folder}: the weights and those of the twin have other layouts")
+        raise BundleError(f"{bundle.folder}: the twin's weights have a different layout")
     mean = own[1].astype(np.float64) * strength + other[1].astype(np.float64) * (1 - strength)
     path = folder / "blended.safetensors"
     path.write_bytes(own[0] + mean.astype("<f4").tobytes())
@@ -74,9 +74,9 @@ def write_blend(bundle: Bundle, strength: float, folder: Path) -> tuple[File, di
         before, after = manifest.weights.name.encode(), weights.name.encode()
         data = bundle.path(file).read_bytes()
         if len(before) != len(after) or before not in data:
-            raise BundleError(f"{bundle.path(file)} does not point into {manifest.weights.name}")
+            raise BundleError(f"{bundle.path(file)} does not refer to {manifest.weights.name}")
         path = folder / f"{dtype}.onnx"
-        path.write_bytes(data.replace(before, after))  # of one length, so no other byte moves
+        path.write_bytes(data.replace(before, after))  # same length, so no other byte moves
         graphs[dtype] = named(path, f"graph-{dtype}")
     return weights, graphs
 
@@ -84,13 +84,13 @@ def write_blend(bundle: Bundle, strength: float, folder: Path) -> tuple[File, di
 def _twin(manifest: Manifest) -> File:
     if manifest.twin is None:
         raise BundleError(
-            f"{manifest.name} was exported without its twin: resharp export {manifest.name}"
+            f"{manifest.name} was exported without its twin: run 'resharp export {manifest.name}'"
         )
     return manifest.twin.weights
 
 
 def _sources(bundle: Bundle, strength: float) -> tuple[Source, ...]:
-    """As an export at that strength writes them."""
+    """Return the sources that an export at this strength would record."""
     _twin(bundle.manifest)
     assert bundle.manifest.twin is not None
     (own,), other = bundle.manifest.sources, bundle.manifest.twin.source
@@ -100,7 +100,7 @@ def _sources(bundle: Bundle, strength: float) -> tuple[Source, ...]:
 
 
 def _there(store: Store, name: str, sources: tuple[Source, ...]) -> Bundle | None:
-    """The bundle that was made before, of the same checkpoints."""
+    """Return the bundle created earlier from the same checkpoints, if any."""
     try:
         found = store.find(name)
     except (NotExportedError, BundleError):
@@ -109,7 +109,7 @@ def _there(store: Store, name: str, sources: tuple[Source, ...]) -> Bundle | Non
 
 
 def _tensors(path: Path) -> tuple[bytes, NDArray[np.float32]]:
-    """The header of a safetensors file, and all that follows as float32."""
+    """Return the header of a safetensors file, and the data after it as float32."""
     data = path.read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
     return data[:start], np.frombuffer(data, "<f4", offset=start)

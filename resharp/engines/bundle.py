@@ -1,8 +1,8 @@
 """A bundle: one folder of the store with a manifest, graphs and weights.
 
-Its manifest holds what ``export-engines --tune`` measured to be fastest on each device. The
-package's own bundles cannot be written, so their tunings are in a file of the user's store, beside
-their engines, and join the manifest when the bundle is found.
+The manifest includes the fastest settings per device, as measured by ``export-engines`` with
+``tune``. The package's own bundles are read-only, so their tunings are stored in a file next to
+their engines in the user's store and are added to the manifest when the bundle is found.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from resharp.fsutil import sha256_of, write_whole
 MANIFEST = "manifest.json"
 ENGINES = "engines"
 TUNINGS = "tunings.json"
-"""Beside the engines of a bundle that cannot be written itself."""
+"""Name of the file, next to the engines, with the tunings of a read-only bundle."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A whole bundle on disk."""
+    """A complete bundle on disk."""
 
     folder: Path
-    """Where it is."""
+    """Folder of the bundle."""
     manifest: Manifest
-    """What it holds."""
+    """Parsed manifest."""
     cure: str = ""
-    """What to do if it is damaged; empty: export it again."""
+    """Advice shown if the bundle is damaged; empty: export it again."""
     engine_store_folder: Path | None = None
-    """Where its engines are; None: in its own folder. The package's own cannot be written to."""
+    """Folder of its engines; None: inside ``folder``. Set for read-only bundles."""
 
     @classmethod
     def open(cls, folder: Path, cure: str = "") -> Bundle:
-        """Read the manifest of ``folder`` and see that every file is there in its size.
+        """Read the manifest of ``folder`` and check that every file exists with the right size.
 
         Raises:
-            FileNotFoundError: the folder has no manifest, so it is no bundle.
+            FileNotFoundError: the folder has no manifest, so it is not a bundle.
             BundleError: the manifest or a file is damaged.
         """
         path = folder / MANIFEST
@@ -56,27 +56,27 @@ class Bundle:
         return bundle
 
     def path(self, file: File) -> Path:
-        """Where one of its files is."""
+        """Return the path of one of the bundle's files."""
         return self.folder / file.name
 
     @property
     def engine_store(self) -> EngineStore:
-        """Its TensorRT engines."""
+        """Store of the bundle's TensorRT engines."""
         return EngineStore(self.engine_store_folder or self.folder / ENGINES)
 
     def verify(self) -> None:
-        """Hash every file and compare with the manifest.
+        """Hash every file and compare it with the manifest.
 
         Raises:
-            BundleError: a file is missing or its bytes are not those of the export.
+            BundleError: a file is missing or differs from the export.
         """
         for file in self.manifest.files():
             self._check_size(file)
             found = sha256_of(self.path(file))
             if found != file.sha256:
                 raise BundleError(
-                    f"{self.path(file)} is damaged: its SHA-256 is {found[:16]}..., the manifest "
-                    f"says {file.sha256[:16]}... {self._cure()}"
+                    f"{self.path(file)} is damaged: expected SHA-256 {file.sha256[:16]}..., got "
+                    f"{found[:16]}... {self._cure()}"
                 )
 
     def _check_size(self, file: File) -> None:
@@ -86,22 +86,25 @@ class Bundle:
         size = path.stat().st_size
         if size != file.size:
             raise BundleError(
-                f"{path} is damaged: {size} bytes, the manifest says {file.size}. {self._cure()}"
+                f"{path} is damaged: expected {file.size} bytes, got {size}. {self._cure()}"
             )
 
     def _cure(self) -> str:
-        return self.cure or f"Make it anew: resharp export {self.manifest.name} --force"
+        return (
+            self.cure
+            or f"Run 'resharp export {self.manifest.name}' with `force` to export it again."
+        )
 
 
 def save_tuning(bundle: Bundle, tuning: Tuning) -> Bundle:
-    """Write a tuning, in place of the one for the same backend and device.
+    """Save a tuning, replacing the one for the same backend and device.
 
     Returns:
-        The bundle with it.
+        The bundle with the new tuning.
 
     Raises:
         OutputError: the store cannot be written.
-        BundleError: the model was exported anew meanwhile, or what is there is damaged.
+        BundleError: the model was exported again meanwhile, or the manifest is damaged.
     """
     if bundle.engine_store_folder is not None:
         return _keep_beside(bundle, tuning)
@@ -109,16 +112,16 @@ def save_tuning(bundle: Bundle, tuning: Tuning) -> Bundle:
         path = bundle.folder / MANIFEST
         manifest = parse(path.read_text(encoding="utf-8"), str(path))
         if manifest.graphs != bundle.manifest.graphs:
-            raise BundleError(f"{path} was exported anew while this was measured: tune it again")
+            raise BundleError(f"{path} was exported again during the measurement: tune again")
         manifest = _with(manifest, tuning)
         write_whole(path, manifest.to_json().encode())
     return replace(bundle, manifest=manifest)
 
 
 def load_tuning(bundle: Bundle) -> Bundle:
-    """The bundle with the tunings that are kept in the user's store, if they are for its graph.
+    """Return the bundle with its tunings from the user's store, if they match its graphs.
 
-    A file that cannot be read is no reason not to restore: nothing is tuned then.
+    An unreadable file is not an error: the bundle is then returned as it is.
     """
     try:
         found = _read(_beside(bundle), bundle.manifest)

@@ -1,8 +1,8 @@
-"""TensorRT engines of a bundle: what identifies one, and its sidecar.
+"""TensorRT engines of a bundle: the key that identifies an engine, and its sidecar file.
 
-An engine is a program for one GPU, driver and TensorRT version, so it is found by its key or not at
-all. The sidecar ``<key>.json`` beside ``<key>.engine`` is written last and says everything that the
-key was made from, since TensorRT itself tells nothing of a file without a GPU and does not notice a
+An engine is built for one GPU, driver and TensorRT version, so it is only found by its exact key.
+The sidecar ``<key>.json`` next to ``<key>.engine`` is written last and records everything that the
+key is made from, since TensorRT cannot describe an engine file without a GPU and does not notice a
 flipped bit.
 """
 
@@ -19,18 +19,18 @@ from resharp.fsutil import sha256_of
 from resharp.gpu import tensorrt as trt
 
 ENGINE_SCHEMA = 2
-"""Version of the sidecar's layout; any other is refused."""
+"""Version of the sidecar layout; any other version is refused."""
 PORTABLE = "portable"
-"""Target of a TensorRT-RTX engine for no named GPU: see ``resharp.gpu.tensorrt.rtx_portable``."""
+"""Target of a TensorRT-RTX engine not tied to named GPUs; see :func:`rtx_portable`."""
 CURRENT = "current"
-"""Target of a TensorRT-RTX engine that was built on the very GPU that it is for."""
+"""Target of a TensorRT-RTX engine that was built on the GPU that it is for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Inputs that an engine takes: 1..batch pictures with sides in smallest..tile.
+    """Inputs that an engine accepts: 1..batch images with sides in smallest..tile.
 
-    Tuned for one picture of tile x tile.
+    Optimized for one image of tile x tile.
     """
 
     smallest: int
@@ -40,85 +40,85 @@ class Profile:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSpec:
-    """All that an engine's key is made from."""
+    """Everything that an engine's key is made from."""
 
     graph: str
     """SHA-256 of the bundle's FP32 graph."""
     weights: str
-    """SHA-256 of the bundle's weights, which the graph points into."""
+    """SHA-256 of the bundle's weights, which the graph refers to."""
     dtype: str
-    """What goes in and out: ``uint8`` or ``float32``."""
+    """Input and output dtype: ``uint8`` or ``float32``."""
     precision: str
     """``fp16``, ``mixed``, ``fp32`` or ``bf16``."""
     variant: str
     """``tensorrt`` or ``tensorrt_rtx``."""
     version: str
-    """Of TensorRT."""
+    """TensorRT version, e.g. ``10.16.1``."""
     targets: tuple[str, ...] = ()
-    """TensorRT-RTX: ``sm86``, ..., :data:`PORTABLE` or :data:`CURRENT`. TensorRT: empty."""
+    """TensorRT-RTX targets: ``sm86``, ..., PORTABLE or CURRENT. Empty for TensorRT."""
     gpu: str = ""
-    """Name of the GPU that it was built on; empty where it was built without one."""
+    """Name of the GPU it was built on; empty if it was built without one."""
     capability: str = ""
-    """Its compute capability, ``8.9``."""
+    """Compute capability of that GPU, e.g. ``8.9``."""
     driver: str = ""
-    """CUDA version of its driver."""
+    """CUDA version of that GPU's driver."""
     profile: Profile
-    """Inputs that it takes."""
+    """Inputs that the engine accepts."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Of the builder, and the version of the way in which the graph was typed."""
+    """Builder options, and the version of the graph typing method."""
 
     def key(self) -> str:
-        """SHA-256 over all fields, 64 hexadecimal digits."""
+        """Return the SHA-256 over all fields, as 64 hexadecimal digits."""
         text = json.dumps({"schema": ENGINE_SCHEMA, **asdict(self)}, sort_keys=True)
         return sha256_of(text.encode())
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParityResult:
-    """How far an engine, or its graph, was from the FP32 graph on a picture."""
+    """Difference between an engine, or its graph, and the FP32 graph on one image."""
 
     psnr: float
-    """In dB; infinite is stored as 200."""
+    """PSNR in dB; infinity is stored as 200."""
     levels: int
     """Largest difference, in levels of 255."""
     passed: bool
-    """Whether that is close enough to be used."""
+    """Whether the difference is small enough for use."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """A sidecar."""
+    """An engine as described by its sidecar."""
 
     model: str
     """Name of the bundle."""
     spec: EngineSpec
-    """What its key is made from."""
+    """Fields that the key is made from."""
     file: File
-    """The engine itself."""
+    """The engine file."""
     reference: File
-    """A picture and what the FP32 graph makes of it, to check the engine against on its GPU."""
+    """File with an image and its FP32 result, to check the engine on its GPU."""
     graph: ParityResult
-    """The typed graph on the CPU against the FP32 graph, before the build."""
+    """Parity of the typed graph with the FP32 graph, on the CPU before the build."""
     seconds: float
-    """That the build took."""
+    """Build time in seconds."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Of the packages that made it."""
+    """Versions of the packages that built it."""
     schema: int = ENGINE_SCHEMA
     """Version of this layout."""
 
     @property
     def key(self) -> str:
-        """See :meth:`EngineSpec.key`."""
+        """SHA-256 over all fields of ``spec``."""
         return self.spec.key()
 
     def to_json(self) -> str:
-        """The sidecar as it is stored; the key stands in it for people."""
+        """Return the sidecar as stored, including the key."""
         return json.dumps({"key": self.key, **asdict(self)}, indent=2, sort_keys=True) + "\n"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """The GPU, driver and TensorRT at hand."""
+    """GPU, driver and TensorRT of this machine."""
 
     variant: str
     version: str
@@ -131,17 +131,17 @@ class Environment:
 
 
 def parse_engine(text: str, where: str) -> Engine:
-    """Read a sidecar.
+    """Parse a sidecar.
 
     Raises:
-        DamagedError: it is no sidecar, or was changed after it was written.
-        BundleError: it is of another schema.
+        DamagedError: the text is not a sidecar, or was changed after it was written.
+        BundleError: the sidecar has another schema version.
     """
     try:
         data = json.loads(text)
         if data["schema"] != ENGINE_SCHEMA:
             raise BundleError(
-                f"{where} has schema version {data['schema']!r}; this resharp reads "
+                f"{where} has schema version {data['schema']!r}, but this resharp reads version "
                 f"{ENGINE_SCHEMA}: build the engine again"
             )
         engine = _engine(data)
@@ -165,7 +165,7 @@ def _engine(data: Mapping[str, Any]) -> Engine:
 
 
 def is_of(spec: EngineSpec, manifest: Manifest) -> bool:
-    """Whether an engine was made from this export of the model."""
+    """Return whether an engine was built from this export of the model."""
     graph = manifest.graphs.get(spec.dtype)
     if graph is None:
         return False
@@ -173,30 +173,31 @@ def is_of(spec: EngineSpec, manifest: Manifest) -> bool:
 
 
 def mismatch(spec: EngineSpec, manifest: Manifest, here: Environment) -> str | None:
-    """Why an engine is not for this bundle, GPU, driver and TensorRT; None if it is."""
+    """Return why an engine does not fit this bundle and environment; None if it fits."""
     if not is_of(spec, manifest):
-        return "made from an older export of the model"
+        return "built from an older export of the model"
     if (spec.variant, spec.version) != (here.variant, here.version):
-        return f"made by {spec.variant} {spec.version}, here is {here.variant} {here.version}"
+        found = f"{here.variant} {here.version}"
+        return f"built with {spec.variant} {spec.version}, this machine has {found}"
     if spec.targets and (refusal := trt.rtx_refusal(here.gpu, here.capability)):
         return refusal
     if spec.targets and CURRENT not in spec.targets:
         name = target_name(here.capability)
         if name in spec.targets or (PORTABLE in spec.targets and trt.rtx_portable(here.capability)):
             return None
-        return f"made for {', '.join(spec.targets)}, here is {here.gpu} ({name})"
+        return f"built for {', '.join(spec.targets)}, this GPU is {here.gpu} ({name})"
     if (spec.gpu, spec.capability) != (here.gpu, here.capability):
-        return f"made for {spec.gpu} ({spec.capability}), here is {here.gpu}"
+        return f"built for {spec.gpu} ({spec.capability}), this GPU is {here.gpu}"
     if spec.driver != here.driver:
-        return f"made with a driver for CUDA {spec.driver}, here is one for CUDA {here.driver}"
+        return f"built with a driver for CUDA {spec.driver}, this driver is for CUDA {here.driver}"
     return None
 
 
 def target_name(capability: str) -> str:
-    """``8.9`` as ``sm89``."""
+    """Return the target name of a compute capability, e.g. ``sm89`` for ``8.9``."""
     return "sm" + capability.replace(".", "")
 
 
 def file_part(name: str) -> str:
-    """The name of a GPU, or of anything, as a part of a file's name."""
+    """Return a GPU name, or any other text, in a form suitable for file names."""
     return "".join(c if c.isalnum() else "-" for c in name.lower())

@@ -1,4 +1,4 @@
-"""The folder of a bundle's engines: look-up, whole writes, and parity records."""
+"""The folder of a bundle's engines: lookup, atomic writes, and parity records."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ SUFFIX = ".engine"
 _PARITY = ".parity.json"
 _DRAFT = ".draft-"
 PROOF = 2
-"""Raised when more is proven of an engine than before, so that old records are proven again."""
+"""Version of the parity check; raising it makes engines with older records be checked again."""
 _FORGOTTEN = 24 * 3600.0
-"""Seconds after which a draft has no writer any more."""
+"""Age in seconds from which a draft counts as abandoned."""
 _COMMITS = "commits"
-"""Lock of what looks at all engines of the folder."""
+"""Name of the lock for operations that concern all engines of the folder."""
 PRECISIONS = ("fp16", "mixed", "fp32")
-"""From the fastest to the surest. ``bf16`` is for those who ask for it."""
+"""From fastest to most accurate. ``bf16`` is only built on request."""
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """What a look-up gave."""
+    """Result of a lookup."""
 
     engines: tuple[Engine, ...]
-    """That fit here, the best first: by precision, then by tile."""
+    """Engines that fit, best first: by precision, then largest tile."""
     reasons: tuple[str, ...]
-    """One line for each that does not."""
+    """One line per engine that does not fit or cannot be read."""
 
 
 class EngineStore:
     """The engines of one bundle.
 
     Args:
-        folder: need not exist yet.
+        folder: folder of the engines; it does not need to exist yet.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def engines(self) -> tuple[tuple[Engine, ...], tuple[str, ...]]:
-        """All whose sidecar can be read, and one line for each that cannot or has none."""
+        """Return the engines with a readable sidecar, and one line per engine without."""
         whole, bad = [], []
         for path in sorted(self._files()):
             try:
@@ -64,11 +64,11 @@ class EngineStore:
         return tuple(whole), tuple(bad)
 
     def lookup(self, manifest: Manifest, here: Environment, dtype: str) -> Lookup:
-        """Engines of one dtype that fit this bundle, GPU, driver and TensorRT. Nothing is hashed.
+        """Find engines of one dtype that fit this bundle and environment, without hashing files.
 
         Args:
-            manifest: of the bundle.
-            here: what is at hand.
+            manifest: manifest of the bundle.
+            here: GPU, driver and TensorRT of this machine.
             dtype: ``uint8`` or ``float32``.
         """
         whole, bad = self.engines()
@@ -85,7 +85,7 @@ class EngineStore:
         return Lookup(tuple(fitting), tuple(reasons))
 
     def find(self, key: str) -> Engine | None:
-        """The whole, undamaged engine of that key; None if there is none."""
+        """Return the intact engine with that key; None if there is none."""
         path = self.folder / f"{key}{SUFFIX}"
         try:
             engine = self._read(path)
@@ -95,39 +95,39 @@ class EngineStore:
         return engine
 
     def read(self, engine: Engine) -> bytes:
-        """The engine's bytes, checked.
+        """Return the engine's bytes after verifying both of its files.
 
         Raises:
-            DamagedError: they are not those that were built.
-            BundleError: they cannot be read.
+            DamagedError: a file is missing, truncated or changed.
+            BundleError: a file cannot be read.
         """
         self._verify_file(engine, engine.reference)
         return self._verify_file(engine, engine.file)
 
     def verify(self, engine: Engine) -> None:
-        """Hash both files.
+        """Hash the engine and its reference.
 
         Raises:
-            DamagedError: one is missing, short or changed.
-            BundleError: one cannot be read.
+            DamagedError: a file is missing, truncated or changed.
+            BundleError: a file cannot be read.
         """
         self.read(engine)
 
     def path(self, file: File) -> Path:
-        """Where one of its files is."""
+        """Return the path of one of an engine's files."""
         return self.folder / file.name
 
     @contextlib.contextmanager
     def lock_for_build(
         self, key: str, on_wait: Callable[[], object] | None = None
     ) -> Iterator[EngineDraft]:
-        """Hold the key's lock and give a place to write; leaving without a commit leaves nothing.
+        """Hold the key's lock and yield a draft; without a commit nothing is left behind.
 
         Raises:
             OutputError: the folder cannot be written.
         """
         with locked(self.folder, key[:24], on_wait=on_wait):
-            _sweep(self.folder.glob(f"{_DRAFT}{key[:24]}~*"))  # ours alone: we hold the lock
+            _sweep(self.folder.glob(f"{_DRAFT}{key[:24]}~*"))  # stale: we hold the lock
             draft = EngineDraft(self, key)
             try:
                 yield draft
@@ -135,13 +135,13 @@ class EngineStore:
                 draft.discard()
 
     def remove(self, engine: Engine) -> None:
-        """Delete an engine, its sidecar first; its reference stays while another needs it."""
+        """Delete an engine, sidecar first; its reference stays while another engine uses it."""
         with locked(self.folder, _COMMITS):
             self._unlink(engine.key)
             self._sweep_references()
 
     def clear(self) -> int:
-        """Delete every engine, damaged ones too, and what belongs to them; tells how many."""
+        """Delete all engines, including damaged ones, with all their files; return the count."""
         if not self.folder.is_dir():
             return 0
         with locked(self.folder, _COMMITS):
@@ -154,10 +154,10 @@ class EngineStore:
     def prune(self, manifest: Manifest) -> tuple[str, ...]:
         """Delete engines that no machine can use: damaged ones, and those of an older export.
 
-        One that only cannot be read now, or that a newer resharp made, stays.
+        Engines that merely cannot be read now, or that a newer resharp built, are kept.
 
         Returns:
-            One line for each.
+            One line per deleted engine.
         """
         gone = []
         old = time.time() - _FORGOTTEN
@@ -176,26 +176,26 @@ class EngineStore:
                     continue
                 if not is_of(engine.spec, manifest):
                     self.remove(engine)
-                    gone.append(f"{engine.key[:12]}: made from an older export of the model")
+                    gone.append(f"{engine.key[:12]}: built from an older export of the model")
         if gone:
             with locked(self.folder, _COMMITS):
                 self._sweep_references()
         return tuple(gone)
 
     def parity(self, engine: Engine, here: Environment) -> ParityResult | None:
-        """What was recorded when the engine first ran on this GPU with this driver."""
+        """Return the result recorded at the engine's first run on this GPU and driver, if any."""
         record: Any = self._records(engine).get(_place(here))
         try:
-            same = record.pop("engine") == engine.file.sha256  # the bytes, not only the key
+            same = record.pop("engine") == engine.file.sha256  # the same bytes, not only the key
             same = record.pop("proof") == PROOF and same
             found = ParityResult(**record)
             known = same and isinstance(found.passed, bool) and found.psnr + found.levels >= 0
-        except (TypeError, KeyError, AttributeError):  # none, or a damaged one
+        except (TypeError, KeyError, AttributeError):  # no record, or a damaged one
             return None
         return found if known else None
 
     def record(self, engine: Engine, here: Environment, result: ParityResult) -> bool:
-        """Note what the first run gave; False where the folder cannot be written."""
+        """Record the result of the first run; return False if the folder cannot be written."""
         own = {**asdict(result), "engine": engine.file.sha256, "proof": PROOF}
         records = self._records(engine) | {_place(here): own}
         try:
@@ -205,7 +205,7 @@ class EngineStore:
         return True
 
     def _sweep_references(self) -> None:
-        """Delete pictures that no engine names, unless one cannot say what it names."""
+        """Delete reference images that no engine uses, unless a sidecar cannot be read."""
         engines, bad = self.engines()
         if bad:
             return
@@ -235,17 +235,17 @@ class EngineStore:
         except UnicodeDecodeError as error:
             raise DamagedError(f"{sidecar} is damaged ({error}): build it again") from error
         if engine.file.name != path.name or engine.key != path.stem:
-            raise DamagedError(f"{sidecar} is the sidecar of another engine: build it again")
+            raise DamagedError(f"{sidecar} belongs to another engine: build it again")
         return engine
 
     def _verify_file(self, engine: Engine, file: File) -> bytes:
         path = self.path(file)
-        cure = f"build it again: export-engines {engine.model}"
+        cure = f"run 'export-engines {engine.model}' to build it again"
         try:
             size = path.stat().st_size
             if size != file.size:
                 raise DamagedError(
-                    f"{path} is damaged: {size} bytes, its sidecar says {file.size}; {cure}"
+                    f"{path} is damaged: expected {file.size} bytes, got {size}; {cure}"
                 )
             data = path.read_bytes()
         except FileNotFoundError as error:
@@ -253,7 +253,7 @@ class EngineStore:
         except OSError as error:
             raise BundleError(f"{path} cannot be read ({error}); {cure}") from error
         if sha256_of(data) != file.sha256:
-            raise DamagedError(f"{path} is damaged: its SHA-256 is not its sidecar's; {cure}")
+            raise DamagedError(f"{path} is damaged: its SHA-256 differs from its sidecar; {cure}")
         return data
 
     def _records(self, engine: Engine) -> dict[str, Any]:
@@ -268,16 +268,16 @@ class EngineStore:
 
 
 class EngineDraft:
-    """An engine being written under temporary names."""
+    """Engine that is being written under temporary names."""
 
     def __init__(self, engine_store: EngineStore, key: str) -> None:
         self._store, self._stem = engine_store, f"{_DRAFT}{key[:24]}~{uuid4().hex}"
 
     def scratch(self) -> Path:
-        """A folder for the build, on the store's disk, that goes with the draft.
+        """Return a folder for the build, on the store's disk, that is removed with the draft.
 
         Raises:
-            OutputError: it cannot be made.
+            OutputError: the folder cannot be created.
         """
         folder = self._store.folder / f"{self._stem}.scratch"
         with _writing(self._store.folder):
@@ -285,20 +285,20 @@ class EngineDraft:
         return folder
 
     def commit(self, engine: Engine, data: Any, reference: bytes) -> Engine:
-        """Write reference, engine and sidecar, in this order: the sidecar makes it an engine.
+        """Write reference, engine and sidecar, in this order: the sidecar makes it visible.
 
         Raises:
-            OutputError: the disk refused; what was there before is as it was, unless it refused to
-                rename: then there is no engine of that key.
+            OutputError: a file operation failed. An existing engine is unchanged, unless a rename
+                failed: then there is no engine with that key.
         """
         engine_store = self._store
         sidecar = engine_store.folder / f"{engine.key}.json"
         with locked(engine_store.folder, _COMMITS), _writing(engine_store.folder):
-            # All is on the disk before anything of an older engine is touched.
+            # Everything is on disk before any file of an older engine is touched.
             bytes_part = self._staged("part", data)
             sidecar_part = self._staged("json.part", engine.to_json().encode())
             commit_file(self._staged("whole.part", reference), engine_store.path(engine.reference))
-            # Its sidecar must not stand beside the new bytes, were we killed between the two.
+            # The old sidecar must never describe the new bytes, even if we are killed in between.
             sidecar.unlink(missing_ok=True)
             (engine_store.folder / f"{engine.key}{_PARITY}").unlink(missing_ok=True)
             os.replace(bytes_part, engine_store.path(engine.file))
@@ -307,21 +307,21 @@ class EngineDraft:
         return engine
 
     def _staged(self, suffix: str, data: Any) -> Path:
-        """Bytes beside where they will go, on the disk; :meth:`discard` removes them."""
+        """Write bytes to disk in the destination folder; :meth:`discard` removes them."""
         path = self._store.folder / f"{self._stem}.{suffix}"
         path.write_bytes(data)
         flush(path)
         return path
 
     def discard(self) -> None:
-        """Remove what a failed write left."""
+        """Remove the files left by a failed write."""
         _sweep(self._store.folder.glob(f"{self._stem}*"))
 
 
 def _age(path: Path) -> float:
     try:
         return path.stat().st_mtime
-    except FileNotFoundError:  # its writer has just finished
+    except FileNotFoundError:  # its writer just finished
         return math.inf
 
 
@@ -338,11 +338,11 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"cannot write in {folder}: {error}") from error
+        raise OutputError(f"cannot write to {folder}: {error}") from error
 
 
 def precision_rank(engine: Engine) -> int:
-    """Place of an engine's precision in :data:`PRECISIONS`; others come last."""
+    """Return the rank of an engine's precision in :data:`PRECISIONS`; others rank last."""
     return (*PRECISIONS, engine.spec.precision).index(engine.spec.precision)
 
 

@@ -1,4 +1,4 @@
-"""The kernels that TensorRT-RTX compiles at the first run, kept beside the engine."""
+"""Cache, next to the engine, of the kernels that TensorRT-RTX compiles at the first run."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ logger = logging.getLogger(__name__)
 
 
 class KernelCache:
-    """The runtime cache of one engine on one kind of GPU.
+    """Runtime cache of one engine on one GPU model.
 
-    TensorRT-RTX itself refuses a cache of another version, driver or GPU; then the kernels are
-    compiled again, which takes seconds and changes nothing.
+    TensorRT-RTX itself rejects a cache of another version, driver or GPU; the kernels are then
+    compiled again, which takes seconds and does not change results.
 
     Args:
-        config: of the engine's contexts; must not have a context yet.
-        engine_store: where the engine is.
-        engine: it.
-        here: the GPU and driver.
+        config: configuration of the engine's contexts; must not have a context yet.
+        engine_store: store that holds the engine.
+        engine: the engine.
+        here: GPU and driver of this machine.
     """
 
     def __init__(
         self, config: Any, engine_store: EngineStore, engine: Engine, here: Environment
     ) -> None:
-        # Kernels are for one model of GPU: two of one compute capability would take turns with it.
+        # Kernels fit one GPU model: models of equal compute capability would overwrite each other.
         place = f"{target_name(here.capability)}-{here.driver}-{file_part(here.gpu)}"
         self._path = engine_store.folder / f"{engine.key}.cache-{place}"
         self._cache: Any = config.create_runtime_cache()
         self._size = self._load()
         self._lock, self._runs = threading.Lock(), 0
         if not config.set_runtime_cache(self._cache):
-            logger.info("TensorRT-RTX does not take a cache: kernels are compiled in each process")
+            logger.info("TensorRT-RTX does not accept a cache: each process compiles the kernels")
 
     def save(self) -> None:
-        """Write it, if kernels were added; that it cannot be kept is no error."""
+        """Write the cache if kernels were added; failing to write it is not an error."""
         with self._lock:
             serialized = self._cache.serialize()
             if serialized is None:
-                logger.info("compiled kernels are not kept: TensorRT-RTX gave none")
+                logger.info("compiled kernels are not cached: TensorRT-RTX returned none")
                 return
             data = bytes(memoryview(serialized))
             if len(data) == self._size:
@@ -52,11 +52,11 @@ class KernelCache:
             try:
                 write_whole(self._path, data, parents=True)
             except OutputError as error:
-                logger.info("compiled kernels are not kept: %s", str(error))
+                logger.info("compiled kernels are not cached: %s", str(error))
             self._size = len(data)
 
     def note_run(self) -> None:
-        """Save after the 1st, 2nd, 4th, 8th... run: a process that is killed has kept most."""
+        """Save after run 1, 2, 4, 8, ..., so that a killed process has saved most kernels."""
         with self._lock:
             self._runs += 1
             due = self._runs & (self._runs - 1) == 0
@@ -69,6 +69,6 @@ class KernelCache:
         except OSError:
             return 0
         if not self._cache.deserialize(data):
-            logger.info("%s is not for this GPU, driver and version: compiling anew", self._path)
+            logger.info("%s is not for this GPU, driver and version: compiling again", self._path)
             return 0
         return len(data)

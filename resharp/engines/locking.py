@@ -1,4 +1,4 @@
-"""The lock of a name in the store, so that two writers never collide."""
+"""Locks on names in the store, so that two writers never collide."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def locked(
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"cannot make the store {folder}: {error}") from error
+            raise OutputError(f"cannot create the store {folder}: {error}") from error
         path = folder / ".locks" / f"{name}.lock"
         try:
             stack.enter_context(fsutil.locked(path, timeout=timeout, on_wait=on_wait))
         except fsutil.LockTimeoutError as error:
             raise StoreBusyError(
-                f"another process is writing {name!r} in {folder}: wait for it, then again"
+                f"another process is writing {name!r} in {folder}: wait for it, then try again"
             ) from error
         except OSError as error:
             raise OutputError(f"cannot lock {name!r} in {folder}: {error}") from error

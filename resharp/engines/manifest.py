@@ -1,7 +1,8 @@
-"""The manifest: all that the runtime needs to know of a model, so that it never asks which one.
+"""The manifest: everything that the runtime needs to know about a model, besides its graphs.
 
-A manifest is a JSON file beside the graphs of a bundle. It is written last, so that a folder with a
-manifest is a whole bundle, and it names every other file with its size and SHA-256.
+The runtime never checks a model's name. A manifest is a JSON file next to the graphs of a bundle.
+It is written last, so a folder with a manifest is a complete bundle, and it lists every other file
+with its size and SHA-256.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from resharp.errors import BundleError, OptionError
 
 SCHEMA = 1
-"""Version of the layout below; a manifest of any other version is refused."""
+"""Version of the manifest layout; any other version is refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,57 +23,57 @@ class File:
     """One file of a bundle."""
 
     name: str
-    """Its name in the bundle's folder."""
+    """File name in the bundle's folder."""
     sha256: str
-    """Hash of its bytes, 64 hexadecimal digits."""
+    """SHA-256 of its contents, 64 hexadecimal digits."""
     size: int
-    """Bytes."""
+    """Size in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A checkpoint that the weights came from."""
+    """A checkpoint that the weights were made from."""
 
     name: str
-    """Catalogue entry, or file name."""
+    """Name in the catalog, or file name."""
     sha256: str
-    """Hash of the checkpoint's bytes."""
+    """SHA-256 of the checkpoint file."""
     weight: float = 1.0
-    """Its share, where several checkpoints were interpolated."""
+    """Weight in the interpolation, if several checkpoints were interpolated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DniPartner:
-    """A second checkpoint of the same network, to mix with: ``s * model + (1 - s) * twin``."""
+    """A second checkpoint of the same network to mix with: ``s * model + (1 - s) * twin``."""
 
     weights: File
-    """Its tensors, laid out as those of the model."""
+    """Tensors of the twin, in the same layout as the model's."""
     source: Source
-    """The checkpoint."""
+    """Checkpoint that the tensors were made from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GraphParity:
-    """How far the graphs were from PyTorch when they were exported, over all shapes tried."""
+    """Differences between the graphs and PyTorch at export, over all shapes compared."""
 
     shapes: tuple[tuple[int, int, int], ...]
-    """Inputs compared: (n, h, w) each."""
+    """Input shapes compared, (n, h, w) each."""
     float_max_abs: float
     """Largest absolute difference of the float graph; white is 1."""
     uint8_max_levels: int
     """Largest difference of the uint8 graph, in levels of 255."""
     uint8_differing: float
-    """Share of values of the uint8 graph that differ at all."""
+    """Fraction of the uint8 graph's values that differ at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtraInput:
-    """A number that the graphs take beside the pictures: a float32 tensor of shape [1]."""
+    """A numeric input of the graphs besides the images: a float32 tensor of shape [1]."""
 
     name: str
-    """Of the graphs' input: ``fidelity``."""
+    """Name of the graph input, e.g. ``fidelity``."""
     default: float
-    """What it is where nobody says."""
+    """Default value."""
     low: float = 0.0
     """Smallest value."""
     high: float = 1.0
@@ -81,30 +82,30 @@ class ExtraInput:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """Settings that were measured to be the fastest on one device; None is the backend's own."""
+    """Fastest measured settings for one device; None leaves a setting to the backend."""
 
     backend: str
     """``onnx``, ``torch`` or ``tensorrt``."""
     device: str
-    """Name of the GPU, or of the CPU with its threads."""
+    """Name of the GPU, or of the CPU with its number of threads."""
     tile: int | None = None
     """Largest side of a tile, in pixels."""
     batch: int | None = None
-    """Tiles of one run of the network."""
+    """Tiles per run of the network."""
     lanes: int | None = None
-    """Pictures in work at once on a GPU."""
+    """Images processed concurrently on a GPU."""
     threads: int | None = None
-    """CPU threads of one run."""
+    """CPU threads per run."""
     graphs: bool | None = None
-    """Whether torch records CUDA graphs; None: only of resharp's own architectures."""
+    """Whether torch records CUDA graphs; None: only for resharp's own architectures."""
     bytes_per_pixel: float | None = None
-    """Working memory per input pixel of a batch, in all lanes together."""
+    """Working memory per input pixel of a batch, in bytes, summed over all lanes."""
     memory: int | None = None
-    """Bytes that the settings were to fit in; None: what was free."""
+    """Memory in bytes that the settings must fit in; None: all that was free."""
     gain: float | None = None
-    """Times faster than without, in pairs."""
+    """Speedup factor over untuned settings, measured in pairs of runs."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Of the libraries that it was measured with."""
+    """Versions of the libraries used for the measurement."""
 
     def __str__(self) -> str:
         names = ("tile", "batch", "lanes", "threads")
@@ -115,120 +116,122 @@ class Tuning:
         for name in ("tile", "batch", "lanes", "threads", "bytes_per_pixel"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise ValueError(f"{name} of a tuning is {value!r}")
+                raise ValueError(f"{name} of a tuning must be positive, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a bundle holds."""
+    """Contents of a bundle."""
 
     name: str
-    """Name in the store: lower case letters, digits, ``-``, ``_``, ``.``."""
+    """Name in the store: lowercase letters, digits, ``-``, ``_``, ``.``."""
     title: str
-    """One line for people."""
+    """One-line description."""
     task: str
-    """``upscale``, ``denoise``, ...; ``face`` for aligned faces, which are no upscalers' matter."""
+    """``upscale``, ``denoise``, ...; ``face`` for networks that only take aligned faces."""
     scale: int
-    """Output pixels per input pixel, along one side."""
+    """Output pixels per input pixel along one side."""
     graphs: Mapping[str, File]
-    """ONNX graphs by the dtype that goes in and out: ``uint8`` and ``float32``."""
+    """ONNX graphs by input and output dtype: ``uint8`` and ``float32``."""
     weights: File
-    """The weights, as safetensors; the graphs point into it (ONNX external data)."""
+    """Weights as safetensors; the graphs refer to them as ONNX external data."""
     overlap: int
-    """Context pixels around a tile that are thrown away, so that no seam is seen."""
+    """Context pixels around a tile that are discarded so that no seam is visible."""
     overlap_curve: tuple[tuple[int, float], ...] = ()
-    """Measured at export: (overlap, largest error in levels of 255 of tiled against untiled)."""
+    """Measured at export: (overlap, largest tiling error in levels of 255) pairs."""
     twin: DniPartner | None = None
-    """What denoise strengths below 1 mix with; None: the model has no strengths."""
+    """Checkpoint mixed in for denoise strengths below 1; None: the model has no strengths."""
     channels: int = 3
-    """Channels of the network: 3, or 1 for gray. The graphs take and give three either way."""
+    """Channels of the network: 3, or 1 for gray. The graphs take and return 3 in both cases."""
     color: str = "bgr"
-    """Order of the channels in and out, as OpenCV has them."""
+    """Channel order of input and output, as in OpenCV."""
     layout: str = "nhwc"
     """Order of the axes; n, h and w are dynamic."""
     value_range: tuple[float, float] = (0.0, 1.0)
-    """Range of the float graph."""
+    """Value range of the float graph."""
     size_multiple: int = 1
-    """Tiles start at multiples of this many pixels (the graph itself takes any size)."""
+    """Tiles start at multiples of this many pixels (the graph itself accepts any size)."""
     fixed_size: int | None = None
-    """Side that the input must have, for networks that take no other; n stays dynamic."""
+    """Input side in pixels, for networks that accept only one size; n stays dynamic."""
     extra: tuple[ExtraInput, ...] = ()
-    """Inputs of the graphs beside the pictures, in their order."""
+    """Inputs of the graphs besides the images, in order."""
     precision: str = "fp32"
-    """Arithmetic of the graphs."""
+    """Arithmetic precision of the graphs."""
     peak: float | None = None
-    """Largest activation that fp16 would have to hold, measured in fp32 on the export picture; None
-    where it was not measured, or is not finite."""
+    """Largest activation that fp16 would have to hold, measured in fp32 on the export image; None
+    if it was not measured or is not finite."""
     engine_precision: str | None = None
-    """Arithmetic that GPUs begin with, ``fp16`` or ``mixed``, as the peak advises; None, in a
-    manifest from before it was measured, is ``fp16``."""
+    """Precision that GPUs try first, ``fp16`` or ``mixed``, chosen from the peak; None, in older
+    manifests, means ``fp16``."""
     license: str = "unknown"
-    """Of the weights, an SPDX name where there is one."""
+    """License of the weights, as an SPDX identifier where one exists."""
     terms: str = ""
-    """Limits on their use, for people; empty where the license says it all."""
+    """Restrictions on the use of the weights; empty if the license covers everything."""
     architecture: str = ""
-    """Class of the network, for people: the runtime does not read it."""
+    """Class of the network, for information only: the runtime does not read it."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """Its parameters, for people."""
+    """Parameters of the network, for information only."""
     sources: tuple[Source, ...] = ()
-    """Checkpoints that the weights came from."""
+    """Checkpoints that the weights were made from."""
     parity: GraphParity | None = None
-    """Figures of the parity gate."""
+    """Results of the parity check at export."""
     activation_bytes: float | None = None
-    """Working memory per input pixel on the CPU in fp32, measured; None where it was not."""
+    """Measured working memory per input pixel on the CPU in fp32, in bytes; None: unknown."""
     flops_per_pixel: float | None = None
-    """Floating-point operations per input pixel, an addition being one; None: not counted."""
+    """Floating-point operations per input pixel, an addition counting as one; None: unknown."""
     tunings: tuple[Tuning, ...] = ()
-    """What was measured to be fastest, for each backend and device."""
+    """Fastest measured settings, one entry per backend and device."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Of the packages that made the graphs, and the opset."""
+    """Versions of the packages that made the graphs, and the opset."""
     schema: int = SCHEMA
     """Version of this layout."""
 
     def files(self) -> tuple[File, ...]:
-        """Every file that the bundle needs."""
+        """Return all files that the bundle needs."""
         twin = () if self.twin is None else (self.twin.weights,)
         return (self.weights, *self.graphs.values(), *twin)
 
     def tuning(self, backend: str, device: str) -> Tuning | None:
-        """The settings for a backend and a device by its name; None where nothing was measured."""
+        """Return the tuning for a backend and a device name; None if nothing was measured."""
         found = (x for x in self.tunings if (x.backend, x.device) == (backend, device))
         return next(found, None)
 
     def extra_values(self, given: Mapping[str, float] | None = None) -> tuple[float, ...]:
-        """The numbers for :attr:`extra`, in its order; what is not given is the default.
+        """Return the values of :attr:`extra`, in order, with defaults for those not given.
 
         Raises:
-            OptionError: the model has no such input, or the value is out of its range.
+            OptionError: the model has no such input, or a value is out of range.
         """
         given = dict(given or {})
         values = tuple(_number(one, given.pop(one.name, one.default)) for one in self.extra)
         if given:
             known = ", ".join(one.name for one in self.extra) or "none"
-            raise OptionError(f"{self.name} has no input {', '.join(given)}; it has {known}")
+            raise OptionError(f"{self.name} has no input {', '.join(given)}; available: {known}")
         return values
 
     def to_json(self) -> str:
-        """The manifest as it is stored."""
+        """Return the manifest as stored."""
         return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
 
 
 def _number(one: ExtraInput, value: float) -> float:
-    given: object = value  # whatever a caller gave
+    given: object = value  # callers may pass any type
     if not (isinstance(given, int | float) and one.low <= given <= one.high):  # NaN compares false
-        raise OptionError(f"{one.name} is {value!r}; it must be in {one.low:g}..{one.high:g}")
+        raise OptionError(
+            f"`{one.name}` must be between {one.low:g} and {one.high:g}, got {value!r}"
+        )
     return float(value)
 
 
 def parse(text: str, where: str) -> Manifest:
-    """Read a manifest.
+    """Parse a manifest.
 
     Args:
-        text: the JSON.
-        where: names it in errors.
+        text: manifest as JSON.
+        where: path of the manifest, for error messages.
 
     Raises:
-        BundleError: it is no JSON, has another schema version, or lacks a field.
+        BundleError: the text is not JSON, has another schema version, or lacks a field.
     """
     try:
         data = json.loads(text)
@@ -238,10 +241,10 @@ def parse(text: str, where: str) -> Manifest:
         raise BundleError(f"{where} is not a manifest (no schema version): export the model again")
     if data["schema"] != SCHEMA:
         raise BundleError(
-            f"{where} has schema version {data['schema']!r}; this resharp reads version {SCHEMA}: "
-            "export the model again, or use the resharp that wrote it"
+            f"{where} has schema version {data['schema']!r}, but this resharp reads version "
+            f"{SCHEMA}: export the model again, or use the resharp version that wrote it"
         )
-    if "licence" in data:  # how stores older than 0.1.0 spell it
+    if "licence" in data:  # spelling in stores older than 0.1.0
         data.setdefault("license", data["licence"])
     try:
         return _manifest(data)
@@ -279,7 +282,7 @@ def _manifest(data: dict[str, Any]) -> Manifest:
 
 
 def known_fields(kind: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    """The items that ``kind`` has; newer minor versions may add others."""
+    """Return the items that are fields of ``kind``; newer minor versions may add others."""
     names = {item.name for item in fields(kind)}
     return {key: value for key, value in data.items() if key in names}
 
@@ -294,17 +297,17 @@ def _twin(data: dict[str, Any]) -> DniPartner:
 def _check(manifest: Manifest) -> None:
     for name in ("scale", "size_multiple", "channels"):
         if not isinstance(getattr(manifest, name), int) or getattr(manifest, name) < 1:
-            raise ValueError(f"{name} is {getattr(manifest, name)!r}")
+            raise ValueError(f"invalid {name} {getattr(manifest, name)!r}")
     if not isinstance(manifest.overlap, int) or manifest.overlap < 0:
-        raise ValueError(f"overlap is {manifest.overlap!r}")
+        raise ValueError(f"invalid overlap {manifest.overlap!r}")
     side = manifest.fixed_size
     if side is not None and (not isinstance(side, int) or side < 1):
-        raise ValueError(f"fixed_size is {side!r}")
+        raise ValueError(f"invalid fixed_size {side!r}")
     if not isinstance(manifest.peak, int | float | None):
-        raise ValueError(f"peak is {manifest.peak!r}")
+        raise ValueError(f"invalid peak {manifest.peak!r}")
     manifest.extra_values()
     if "uint8" not in manifest.graphs:
         raise ValueError("no uint8 graph")
     for file in manifest.files():
         if "/" in file.name or "\\" in file.name or file.name.startswith("."):
-            raise ValueError(f"file name {file.name!r}")
+            raise ValueError(f"invalid file name {file.name!r}")

@@ -1,4 +1,4 @@
-"""What a model is and takes, from its bundle, without running it."""
+"""Facts about a model, read from its bundle without running it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LARGEST_HEADER = 64 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """Facts of one model."""
+    """Facts about one model."""
 
     name: str
     title: str
@@ -24,27 +24,27 @@ class ModelInfo:
     scale: int
     architecture: str
     parameters: int
-    """Numbers in its weights, integer tables aside."""
+    """Number of floating-point parameters; integer tables are not counted."""
     bytes: int
-    """Of the bundle on the disk, engines aside."""
+    """Size of the bundle on disk in bytes, without engines."""
     overlap: int
     """Context pixels around a tile."""
     memory_per_megapixel: int | None
-    """Bytes of working memory per million input pixels of a tile, on the CPU in fp32; None where
-    it was not measured."""
+    """Working memory in bytes per million input pixels of a tile, on the CPU in fp32; None if it
+    was not measured."""
     license: str
     terms: str
-    """Limits on the use of the weights; empty where the license says it all."""
+    """Restrictions on the use of the weights; empty if the license covers everything."""
     engines: int
-    """TensorRT engines that were built of it."""
+    """Number of TensorRT engines built for the model."""
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the facts as a JSON-serializable dictionary."""
         return asdict(self)
 
 
 def info_of(bundle: Bundle) -> ModelInfo:
-    """What is known of a bundle's model.
+    """Return the facts about a bundle's model.
 
     Raises:
         BundleError: the bundle is damaged.
@@ -68,7 +68,7 @@ def info_of(bundle: Bundle) -> ModelInfo:
 
 
 def _count(path: Path) -> int:
-    """Floating-point numbers of a safetensors file, from its header."""
+    """Count the floating-point numbers in a safetensors file, using its header."""
     try:
         with path.open("rb") as stream:
             size = int.from_bytes(stream.read(8), "little")

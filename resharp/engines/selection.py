@@ -1,4 +1,4 @@
-"""Which engines of a bundle are for this machine, and why the others are not."""
+"""Selection of the engines that fit this machine, with reasons for those that do not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from resharp.gpu.devices import Gpu
 
 @dataclass(frozen=True)
 class EngineCandidate:
-    """An engine that fits, and what it fits."""
+    """An engine that fits, and the environment that it fits."""
 
     engine: Engine
     here: Environment
@@ -26,16 +26,16 @@ class EngineCandidate:
 
 
 def current_environments(gpu: Gpu, driver: str) -> tuple[Environment, ...]:
-    """The machine, once for each variant of TensorRT that can be imported and serves the GPU.
+    """Return one environment per TensorRT variant that can be imported and supports the GPU.
 
     Raises:
-        MissingExtraError: none can be imported.
-        BackendError: the only one here is TensorRT-RTX, and it has no engines for the GPU.
+        MissingExtraError: no variant can be imported.
+        BackendError: only TensorRT-RTX is installed, and it does not support the GPU.
     """
     found, errors = [], []
     refusal = variants.rtx_refusal(gpu.name, gpu.capability)
     for variant in variants.installed():
-        if variant == variants.RTX and refusal:  # said before its libraries are loaded
+        if variant == variants.RTX and refusal:  # no need to load its libraries
             continue
         try:
             version = str(variants.load(variant).__version__)
@@ -68,14 +68,14 @@ def fitting_engines(
     least: int,
     prefer: str | None = None,
 ) -> tuple[list[EngineCandidate], list[str]]:
-    """Engines that fit, the best first, and a line for each that does not.
+    """Return the engines that fit, best first, and one line per engine that does not.
 
     Args:
-        bundle: the model.
-        environments: see :func:`current_environments`.
+        bundle: bundle of the model.
+        environments: the result of :func:`current_environments`.
         dtype: ``uint8`` or ``float32``.
-        least: the smallest tile that leaves something between the bundle's overlaps.
-        prefer: a precision to put first.
+        least: smallest tile that leaves pixels between the bundle's overlaps.
+        prefer: precision to rank first.
     """
     fitting: list[EngineCandidate] = []
     reasons: dict[str, None] = {}
@@ -88,27 +88,26 @@ def fitting_engines(
             else:
                 reasons[
                     f"{engine.key[:12]} ({engine.spec.precision}): its tile of {tile} leaves "
-                    f"nothing between overlaps; {least} is the smallest"
+                    f"no pixels between overlaps; the smallest is {least}"
                 ] = None
         reasons.update(dict.fromkeys(found.reasons))
     good = {candidate.engine.key[:12] for candidate in fitting}
-    # Stable: the store's order stays.
+    # The sort is stable, so the store's order is otherwise kept.
     fitting.sort(
         key=lambda item: (item.engine.spec.precision != prefer, precision_rank(item.engine))
     )
-    # With two variants, each engine is a near miss for the other one.
+    # With two variants, each engine is reported as a mismatch for the other one.
     return fitting, [reason for reason in reasons if reason[:12] not in good]
 
 
 def no_engine_error(
     bundle: Bundle, environments: Sequence[Environment], dtype: str, reasons: list[str]
 ) -> BackendError:
-    """What to say where no engine can be used."""
+    """Return the error for a machine on which no engine can be used."""
     places = " or ".join(f"{_TITLES[here.variant]} {here.version}" for here in environments)
     kind = "engine" if dtype == "uint8" else f"{dtype} engine"
-    text = (
-        f"no {kind} for {environments[0].gpu}, {places}: run export-engines {bundle.manifest.name}"
-    )
+    text = f"no {kind} for {environments[0].gpu}, {places}"
+    text = f"{text}: run 'export-engines {bundle.manifest.name}'"
     return BackendError(f"{text} ({'; '.join(reasons)})" if reasons else text)
 
 

@@ -1,1 +1,1 @@
-"""The machine: GPUs, host memory, TensorRT's variants and the CUDA provider."""
+"""GPUs, host memory, TensorRT variants and the CUDA providers."""

@@ -1,8 +1,8 @@
-"""Devices by name, and the memory of the host.
+"""Device names and memory, and the memory of the host.
 
-NVIDIA GPUs are as the driver sees them, through ctypes: no torch, no toolkit. The driver API is
-CUDA's own (``cuda.h``); only calls that every driver since CUDA 11 has are used. Free memory is
-what /proc and cgroups say, or else psutil.
+NVIDIA GPUs are queried from the driver through ctypes, without torch or the CUDA toolkit. The
+driver API is CUDA's own (``cuda.h``); only calls that every driver since CUDA 11 supports are used.
+Free host memory comes from /proc and cgroups, or else from psutil.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from resharp.optional import require
 
 MEMINFO = Path("/proc/meminfo")
 FALLBACK = 2 << 30
-"""Bytes of free memory that are assumed where the system does not tell."""
-LOST = "CUDA refuses everything in this process from now on: restart it, and report this"
-"""What follows from an error that CUDA calls sticky."""
+"""Free memory in bytes that is assumed if the system does not report it."""
+LOST = "CUDA refuses all further calls from this process: restart it, and report this error"
+"""Hint for errors that CUDA calls sticky."""
 _HINTS = {
-    "CUDA_ERROR_NO_DEVICE": "it shows no GPU: see nvidia-smi, and CUDA_VISIBLE_DEVICES",
-    "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": "it was updated under a running system: restart that",
-    "CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE": "too new for this GPU: update the driver",
+    "CUDA_ERROR_NO_DEVICE": "the driver shows no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES",
+    "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": "the driver was updated on a running system: reboot",
+    "CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE": "CUDA is too new for this GPU: update the driver",
     **dict.fromkeys(
         (
             "CUDA_ERROR_ILLEGAL_ADDRESS",
@@ -52,20 +52,20 @@ class Gpu:
     index: int
     name: str
     capability: str
-    """Compute capability, as in ``8.9``."""
+    """Compute capability, e.g. ``8.9``."""
     memory: int
-    """Bytes in all."""
+    """Total memory in bytes."""
 
 
 class CudaError(BackendError):
-    """The CUDA driver is absent or refused a call."""
+    """A missing CUDA driver, or a driver call that failed."""
 
 
 class CudaDriver:
-    """The started driver, its refusals as our errors.
+    """The initialized driver library; calls that it refuses raise resharp's errors.
 
     Raises:
-        CudaError: there is no driver, or it does not start; the message says which.
+        CudaError: the driver is missing or does not start; the message says which.
     """
 
     LAST_CODE = 999
@@ -75,23 +75,23 @@ class CudaDriver:
         try:
             self._library = ctypes.CDLL(name)
         except OSError as error:
-            raise CudaError(f"no NVIDIA driver ({name} is not there)") from error
+            raise CudaError(f"no NVIDIA driver ({name} was not found)") from error
         self.call("cuInit", 0)
 
     def call(self, name: str, *args: Any) -> None:
-        """Call a function of ``cuda.h`` by the name under which the library exports it."""
+        """Call a function of ``cuda.h`` by its exported name."""
         code = getattr(self._library, name)(*args)
         if code:
             raise refusal(name, self._text("cuGetErrorName", code) or f"CUDA error {code}")
 
     def number(self, name: str, *args: Any) -> int:
-        """Call a function whose first argument is the place of an ``int``."""
+        """Call a function that returns an ``int`` through its first argument."""
         value = ctypes.c_int()
         self.call(name, ctypes.byref(value), *args)
         return value.value
 
     def error_name(self, description: str) -> str:
-        """The name of the error that CUDA describes so; pycuda passes on nothing else."""
+        """Return the name of the error with this description, which is all that pycuda keeps."""
         for code in range(1, self.LAST_CODE + 1):
             if self._text("cuGetErrorString", code) == description:
                 return self._text("cuGetErrorName", code)
@@ -104,24 +104,24 @@ class CudaDriver:
 
 
 def refusal(call: str, error: str) -> ResharpError:
-    """The exception for a call that CUDA refused with ``error``."""
+    """Return the exception for a call that CUDA refused with ``error``."""
     kind = OutOfMemoryError if error == "CUDA_ERROR_OUT_OF_MEMORY" else CudaError
     hint = f" ({_HINTS[error]})" if error in _HINTS else ""
-    return kind(f"the NVIDIA driver answered {call} with {error}{hint}")
+    return kind(f"the NVIDIA driver call {call} failed with {error}{hint}")
 
 
 def gpus() -> tuple[Gpu, ...]:
-    """All GPUs that the driver shows.
+    """Return all GPUs that the driver shows.
 
     Raises:
-        CudaError: there is no driver, or it does not start; the message says which.
+        CudaError: the driver is missing or does not start; the message says which.
     """
     driver = CudaDriver()
     return tuple(_gpu(driver, index) for index in range(driver.number("cuDeviceGetCount")))
 
 
 def device_name(device: str) -> str:
-    """What a device is called: the GPU's name, or the CPU's with the threads that we may use.
+    """Return the name of the GPU, or of the CPU with the number of usable threads.
 
     Args:
         device: ``cpu``, ``cuda`` or ``cuda:N``.
@@ -133,12 +133,12 @@ def device_name(device: str) -> str:
         return f"{cpu_name()}, {usable_threads()} threads"
     index, found = int(device.partition(":")[2] or 0), gpus()
     if index >= len(found):
-        raise CudaError(f"the NVIDIA driver shows {len(found)} GPUs, so there is no {device}")
+        raise CudaError(f"no device {device}: the NVIDIA driver shows {len(found)} GPUs")
     return found[index].name
 
 
 def cpu_name() -> str:
-    """The processor as its maker calls it, as far as the system tells."""
+    """Return the model name of the processor, as far as the system reports it."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -148,16 +148,17 @@ def cpu_name() -> str:
 
 
 def usable_threads() -> int:
-    """CPU threads that this process may run on."""
+    """Return the number of CPU threads that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def available_memory() -> int:
-    """Bytes that a process may take without swapping, as far as the system tells.
+    """Return the bytes that a process can use without swapping, as far as the system reports.
 
-    The smaller of what the kernel calls available and what a cgroup (a container) still allows.
+    This is the smaller of what the kernel calls available and what a cgroup (e.g. a container)
+    still allows.
     """
     return min(_kernel_memory(), _cgroup_memory())
 
@@ -172,7 +173,7 @@ def _kernel_memory() -> int:
     try:
         psutil = require("psutil", feature="Reading the free memory", extra="")
         return int(psutil.virtual_memory().available)
-    except (MissingExtraError, OSError, RuntimeError):  # RuntimeError: the system is unknown to it
+    except (MissingExtraError, OSError, RuntimeError):  # RuntimeError: unsupported system
         pass
     try:
         return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
@@ -181,7 +182,7 @@ def _kernel_memory() -> int:
 
 
 def _cgroup_memory(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """What cgroup version 2 or 1 still allows; unlimited where there is none."""
+    """Return the bytes that cgroup version 2 or 1 still allows; 2**62 without a limit."""
     for limit, used, stat, cache in (
         ("memory.max", "memory.current", "memory.stat", "inactive_file"),
         (
@@ -194,7 +195,7 @@ def _cgroup_memory(root: Path = Path("/sys/fs/cgroup")) -> int:
         try:
             most = int((root / limit).read_text(encoding="ascii"))
             taken = int((root / used).read_text(encoding="ascii"))
-            # File cache counts as used, and is given back when it is wanted.
+            # File cache counts as used but is reclaimed on demand.
             fields = dict(x.split() for x in (root / stat).read_text(encoding="ascii").splitlines())
             return max(most - taken + int(fields.get(cache, 0)), 0)
         except (OSError, ValueError):  # no such file, or "max"
@@ -203,7 +204,7 @@ def _cgroup_memory(root: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def has_gpu() -> bool:
-    """Whether the driver shows a GPU."""
+    """Return whether the driver shows a GPU."""
     try:
         return bool(gpus())
     except CudaError:
@@ -211,7 +212,7 @@ def has_gpu() -> bool:
 
 
 def driver_version() -> str:
-    """The CUDA version that the driver supports, as in ``13.0``.
+    """Return the CUDA version that the driver supports, e.g. ``13.0``.
 
     Raises:
         CudaError: there is no driver.
@@ -221,7 +222,7 @@ def driver_version() -> str:
 
 
 def cuda_free_memory(index: int) -> int:
-    """Free bytes of a GPU.
+    """Return the free memory of a GPU in bytes.
 
     Raises:
         CudaError: there is no driver or no such GPU.

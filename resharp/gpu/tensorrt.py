@@ -1,7 +1,7 @@
-"""What export and runtime share of TensorRT: which package it is, and its log as our errors.
+"""TensorRT variants and their logs, shared by export and the runtime.
 
-Two variants: ``tensorrt``, which builds on the GPU that the engine is for, and ``tensorrt_rtx``,
-which builds ahead of time without a GPU and compiles its kernels at the first run.
+There are two variants: ``tensorrt`` builds on the GPU that the engine is for; ``tensorrt_rtx``
+builds ahead of time without a GPU and compiles its kernels at the first run.
 """
 
 from __future__ import annotations
@@ -21,52 +21,51 @@ logger = logging.getLogger(__name__)
 
 TENSORRT, RTX = "tensorrt", "tensorrt_rtx"
 VARIANTS = (TENSORRT, RTX)
-"""In the order in which they are preferred."""
+"""Variants in order of preference."""
 _MODULES = {TENSORRT: ("tensorrt",), RTX: ("tensorrt_rtx", "tensorrt_rtx_bindings")}
 _EXTRAS = {TENSORRT: "gpu", RTX: "rtx"}
 RTX_NAMED = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
-"""Compute capabilities that TensorRT-RTX 1.7 can be told to build for."""
-_NOISE = ("catchCudaError",)  # follows almost every error and says nothing of its own
+"""Compute capabilities that TensorRT-RTX 1.7 can build for by name."""
+_NOISE = ("catchCudaError",)  # follows almost every error and adds no information
 
 
 def installed() -> tuple[str, ...]:
-    """Variants whose package is here, whether or not it can be imported."""
+    """Return the variants whose package is installed, whether or not it can be imported."""
     return tuple(f for f in VARIANTS if _module(f) is not None)
 
 
 def rtx_refusal(gpu: str, capability: str) -> str | None:
-    """Why TensorRT-RTX runs no engine at all on a GPU, and what does; None if it runs some.
+    """Return why TensorRT-RTX cannot use a GPU at all, and what to use instead; None if it can.
 
-    TensorRT-RTX 1.7 knows :data:`RTX_NAMED` and what is later than all of them. It refuses every
-    engine, portable ones and those built on the GPU itself too, on 8.7, 9.0 (H100, H200), 10.x
-    (B200) and 11.x.
+    TensorRT-RTX 1.7 supports :data:`RTX_NAMED` and everything later than all of them. It refuses
+    every engine, including portable ones and those built on the GPU itself, on 8.7, 9.0 (H100,
+    H200), 10.x (B200) and 11.x.
 
     Args:
-        gpu: its name.
-        capability: its compute capability, ``8.9``.
+        gpu: name of the GPU.
+        capability: compute capability of the GPU, e.g. ``8.9``.
     """
     if capability in RTX_NAMED or _numbers(capability) > _numbers(RTX_NAMED[-1]):
         return None
     known = _numbers(capability) >= _numbers(RTX_NAMED[0])
     other = "use TensorRT (pip install 'resharp[gpu]') or torch" if known else "use torch"
-    return f"TensorRT-RTX has no engines for {gpu} (compute capability {capability}): {other}"
+    return f"TensorRT-RTX does not support {gpu} (compute capability {capability}): {other}"
 
 
 def rtx_portable(capability: str) -> bool:
-    """Whether an engine of TensorRT-RTX for no named GPU runs there: from 8.0 on, where
-    :func:`rtx_refusal` has no objection."""
+    """Return whether portable TensorRT-RTX engines run there: 8.0 or later, if not refused."""
     return rtx_refusal("", capability) is None and _numbers(capability) >= (8, 0)
 
 
 def load(variant: str) -> ModuleType:
-    """Import a variant's package.
+    """Import the package of a variant.
 
     Raises:
         OptionError: there is no such variant.
-        MissingExtraError: it is not installed, or its libraries are not.
+        MissingExtraError: the package or its libraries are not installed.
     """
     if variant not in VARIANTS:
-        raise OptionError(f"variant {variant!r} is not one of {', '.join(VARIANTS)}")
+        raise OptionError(f"`variant` must be one of {', '.join(VARIANTS)}, got {variant!r}")
     name = _module(variant) or _MODULES[variant][0]
     return require(
         name, feature="Building and running engines", extra=_EXTRAS[variant], package=variant
@@ -74,10 +73,11 @@ def load(variant: str) -> ModuleType:
 
 
 def pick(variant: str | None = None) -> str:
-    """The variant asked for, or the first that is installed.
+    """Return the requested variant, or the first one that is installed.
 
     Raises:
-        MissingExtraError: none is installed.
+        OptionError: there is no such variant.
+        MissingExtraError: the requested variant, or every variant, is not installed.
     """
     if variant is not None:
         load(variant)
@@ -89,32 +89,32 @@ def pick(variant: str | None = None) -> str:
 
 
 def absent(capability: str | None = None) -> MissingExtraError:
-    """The error for a machine without TensorRT.
+    """Return the error for a machine without TensorRT.
 
     Args:
-        capability: of its GPU, so that nothing is recommended that refuses it.
+        capability: compute capability of its GPU, to recommend only variants that support it.
     """
     if capability is not None and _numbers(capability) < _numbers(RTX_NAMED[0]):
         return MissingExtraError(
-            f"no TensorRT is installed, and none has engines for compute capability {capability}: "
+            f"TensorRT is not installed, and does not support compute capability {capability}: "
             "use torch"
         )
-    text = "no TensorRT is installed: pip install 'resharp[gpu]' for TensorRT, which builds on the "
+    text = "TensorRT is not installed: pip install 'resharp[gpu]' for TensorRT, which builds on the"
     if capability is not None and rtx_refusal("", capability):
-        return MissingExtraError(f"{text}GPU itself")
+        return MissingExtraError(f"{text} GPU itself")
     return MissingExtraError(
-        f"{text}GPU itself, or pip install 'resharp[rtx]' for TensorRT-RTX, which builds anywhere"
+        f"{text} GPU itself, or pip install 'resharp[rtx]' for TensorRT-RTX, which builds anywhere"
     )
 
 
 def trt_logger(trt: Any) -> Any:
-    """A variant's logger, whose ``errors()`` gives, and forgets, the error lines so far, or the
-    last warnings where there is none.
+    """Return the logger of a variant, which also collects TensorRT's error lines.
 
-    TensorRT raises almost nothing: it returns None, False or -1 and says why in its log. A process
-    has one logger for each variant, since TensorRT goes on writing to the first it was given; so
-    the lines are kept apart by thread, and ``errors()`` gives those of calls of its own thread, and
-    of threads that are TensorRT's own.
+    TensorRT raises almost nothing: it returns None, False or -1 and logs the reason. ``errors()``
+    of the logger returns and clears the error lines so far, or the last warnings if there are no
+    errors. A process has one logger per variant, since TensorRT keeps writing to the first one it
+    was given, so lines are collected per thread: ``errors()`` returns those of calls made by its
+    own thread, and those of TensorRT's internal threads.
     """
     if id(trt) not in _loggers:
         _loggers[id(trt)] = (trt, _make_logger(trt))
@@ -127,14 +127,14 @@ _loggers: dict[int, tuple[Any, Any]] = {}
 
 
 class _Lines:
-    """What TensorRT logged in a thread."""
+    """Lines that TensorRT logged in one thread."""
 
     def __init__(self) -> None:
         self.errors: deque[str] = deque(maxlen=100)
         self.warnings: deque[str] = deque(maxlen=5)
 
     def clear(self) -> None:
-        """Forget it."""
+        """Discard all lines."""
         self.errors.clear()
         self.warnings.clear()
 
@@ -160,7 +160,7 @@ def _make_logger(trt: Any) -> Any:
 
         def errors(self) -> str:
             kept = (self._lines(), self._others)
-            # TensorRT says as a warning that CUDA did not start, and then fails without a word.
+            # That CUDA did not start is only logged as a warning; the failure itself logs nothing.
             errors = [line for lines in kept for line in lines.errors]
             warnings = [line for lines in kept for line in lines.warnings]
             for lines in kept:
@@ -169,7 +169,7 @@ def _make_logger(trt: Any) -> Any:
 
         def _lines(self) -> _Lines:
             me = threading.get_ident()
-            dummy = threading._DummyThread  # what logging makes of a thread that is not Python's
+            dummy = threading._DummyThread  # stands for a thread that Python did not start
             mine = (t for t in threading.enumerate() if not isinstance(t, dummy))
             if all(thread.ident != me for thread in mine):
                 return self._others

@@ -1,6 +1,6 @@
-"""Read and write picture files through OpenCV: whole, upright, at full depth, with their metadata.
+"""Read and write image files with OpenCV: complete, upright, at full depth, with their metadata.
 
-docs/files.md says what each format keeps.
+docs/files.md lists what each format keeps.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The few EXIF tags that must change when a picture is turned upright or resized.
+"""The few EXIF tags that must change when an image is turned upright or resized.
 
-Everything else in the block stays byte for byte, maker notes with their private offsets included.
+All other bytes of the block stay as they are, including maker notes with their private offsets.
 Tags: EXIF 2.32, sections 4.6.4 and 4.6.5. All functions raise MalformedError for a broken block.
 """
 
@@ -17,19 +17,19 @@ _XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>)\s*)[2-8]""
 
 
 def payload(block: bytes) -> bytes:
-    """The block without the ``Exif\\0\\0`` of JPEG, which some writers put elsewhere too."""
+    """Return the block without the ``Exif`` prefix of JPEG, which some writers add elsewhere."""
     return block[6:] if block.startswith(b"Exif\0") else block
 
 
 def orientation(block: bytes) -> int:
-    """1 to 8; 1 where the tag is absent or holds nonsense."""
+    """Return the orientation, 1 to 8; 1 if the tag is absent or invalid."""
     form, first = _open(block)
     values = integers(block, form, first.entries.get(ORIENTATION))
     return values[0] if len(values) == 1 and 1 <= values[0] <= 8 else 1
 
 
 def upright(block: bytes) -> bytes:
-    """The block with orientation 1; the thumbnail goes, for it is still turned the old way."""
+    """Return the block with orientation 1, without a thumbnail in another orientation."""
     form, first = _open(block)
     entry = first.entries.get(ORIENTATION)
     if entry is None:
@@ -43,12 +43,12 @@ def upright(block: bytes) -> bytes:
 
 
 def upright_xmp(packet: bytes) -> bytes:
-    """The packet with its copy of the orientation set to 1, for some readers prefer that one."""
+    """Return the packet with its copy of the orientation set to 1; some readers prefer it."""
     return _XMP_ORIENTATION.sub(rb"\g<1>1", packet)
 
 
 def resized(block: bytes, height: int, width: int) -> bytes:
-    """The block with its pixel dimensions, where it states them, set to the real ones."""
+    """Return the block with its pixel dimensions, if it states any, set to the given ones."""
     form, first = _open(block)
     changed = bytearray(block)
     _set_size(changed, form, first, {WIDTH: width, HEIGHT: height})

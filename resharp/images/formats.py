@@ -1,4 +1,4 @@
-"""Which formats exist, how their files begin, what each can carry, and how pixels are fitted."""
+"""The supported formats: signatures, metadata that each carries, and conversion of pixels."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _ROWS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """One file format, as this package uses it."""
+    """One file format as used by this package."""
 
     name: str
     label: str
     suffixes: tuple[str, ...]
-    """Lower case; the first one is given to OpenCV."""
+    """File suffixes in lowercase; the first one is passed to OpenCV."""
 
     dtypes: tuple[str, ...] = ("uint8",)
-    """What it stores without loss of depth, narrow to wide."""
+    """Dtypes that it stores without loss of depth, narrow to wide."""
 
     alpha: bool = False
     carries: tuple[str, ...] = ()
-    """Which of exif, icc, xmp it keeps."""
+    """Metadata blocks that it keeps: exif, icc, xmp."""
 
     max_side: int = 2**31 - 1
     quality: int | None = None
-    """Default quality; None where there is no such setting."""
+    """Default quality; None if the format has no such setting."""
 
     writes: bool = True
 
@@ -87,7 +87,7 @@ FORMATS = (
         max_side=65_536,
         quality=90,
     ),
-    # Written by OpenCV with 256 colors and no way back, so it is only read.
+    # OpenCV would reduce the image to 256 colors, so GIF is only read.
     Format(name="gif", label="GIF", suffixes=(".gif",), alpha=True, writes=False),
 )
 
@@ -111,32 +111,36 @@ _FOREIGN = (
 
 @functools.cache
 def available() -> tuple[Format, ...]:
-    """The formats that this OpenCV build has; it has either both directions of one or neither."""
+    """Return the formats of this OpenCV build, which can read and write each, or neither."""
     return tuple(form for form in FORMATS if cv2.haveImageWriter(form.suffixes[0]))
 
 
 def suffixes() -> tuple[str, ...]:
-    """Suffixes of the files that can be read here: lower case, with the dot."""
+    """Return the suffixes of readable files, in lowercase and with the dot."""
     return tuple(suffix for form in available() for suffix in form.suffixes)
 
 
 def writable() -> tuple[str, ...]:
-    """Suffixes of the files that can be written here: lower case, with the dot."""
+    """Return the suffixes of writable files, in lowercase and with the dot."""
     return tuple(suffix for form in available() if form.writes for suffix in form.suffixes)
 
 
 def choose(wanted: str) -> Format:
-    """The format to write for a name (``png``) or a suffix (``.JPG``); OptionError if none."""
+    """Return the format to write for a name (``png``) or a suffix (``.JPG``).
+
+    Raises:
+        OptionError: there is no such format, or it cannot be written.
+    """
     key = wanted.lower()
     for form in available():
         if form.writes and (key == form.name or key in form.suffixes or f".{key}" in form.suffixes):
             return form
-    what = f"{wanted!r} is no format" if wanted else "A name without a suffix says no format"
-    raise OptionError(f"{what} that can be written here. Choose one of {', '.join(writable())}.")
+    what = f"{wanted!r} is not a writable format" if wanted else "the file name has no suffix"
+    raise OptionError(f"{what}. Choose one of {', '.join(writable())}.")
 
 
 def detect(head: bytes) -> str | None:
-    """Name of the format whose signature `head` (at least 64 bytes, or the file) begins with."""
+    """Return the name of the format that ``head`` (at least 64 bytes, or all) starts with."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
     if head.startswith(b"\xff\xd8\xff"):
@@ -161,37 +165,41 @@ def _brands(head: bytes) -> set[bytes]:
 
 
 def describe(head: bytes) -> str:
-    """What a file that is none of our formats seems to be, for an error message."""
+    """Describe a file of an unsupported format, for an error message."""
     for signature, what in _FOREIGN:
         if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(signature):
             return f"a {what} file"
     if head[4:8] == b"ftyp":
         heic = _brands(head) & {b"heic", b"heix", b"mif1", b"hevc"}
-        return "a HEIC picture" if heic else "a video of the MP4 family"
+        return "a HEIC image" if heic else "an MP4 or similar video"
     if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
-        return f"text that begins with {head[:24].decode('ascii')!r}"
-    return f"unknown; it begins with the bytes {head[:8].hex(' ')}"
+        return f"text starting with {head[:24].decode('ascii')!r}"
+    return f"unknown, starting with the bytes {head[:8].hex(' ')}"
 
 
 def checked(pixels: Pixels) -> Pixels:
-    """The pixels, contiguous and without a channel axis of 1; ImageError if they are no picture."""
+    """Return the pixels, contiguous and without a channel axis of 1.
+
+    Raises:
+        ImageError: the shape or the dtype is not that of an image.
+    """
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     shape_ok = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
     if not shape_ok or not pixels.size or pixels.dtype.name not in _TOP:
         raise ImageError(
-            f"An array of shape {pixels.shape} and type {pixels.dtype} is no picture. Give "
-            "[h,w], [h,w,3] or [h,w,4] of uint8, uint16 or float32."
+            "an image must be [h,w], [h,w,3] or [h,w,4] of uint8, uint16 or float32, got an array "
+            f"of shape {pixels.shape} and type {pixels.dtype}"
         )
     return np.ascontiguousarray(pixels)
 
 
 def fit_pixels(pixels: Pixels, form: Format) -> tuple[Pixels, list[str]]:
-    """Pixels that `form` stores as they are, and a note for each thing that was lost."""
+    """Return pixels that ``form`` stores as they are, and a note for each loss."""
     notes = []
     if pixels.ndim == 3 and pixels.shape[2] == 4 and not form.alpha:
         if (pixels[..., 3] < _TOP[pixels.dtype.name]).any():
-            notes.append(f"{form.label} has no transparency: it was laid on white.")
+            notes.append(f"{form.label} has no transparency: the image was blended onto white.")
         pixels = _by_rows(pixels, _on_white, pixels.dtype.name, 3)
     have = pixels.dtype.name
     if form.name == "avif" and have != "uint8":
@@ -206,14 +214,14 @@ def fit_pixels(pixels: Pixels, form: Format) -> tuple[Pixels, list[str]]:
 
 
 def fit_metadata(metadata: Metadata, form: Format, gray: bool) -> tuple[Metadata, list[str]]:
-    """The blocks that `form` can carry for such pixels, and a note for each one that is dropped."""
+    """Return the blocks that ``form`` can carry, and a note for each one that is dropped."""
     kept = {"exif": metadata.exif, "icc": metadata.icc, "xmp": metadata.xmp}
     notes = []
     for kind, block in kept.items():
         if block and kind not in form.carries:
             notes.append(f"{form.label} cannot carry the {kind.upper()} block.")
             kept[kind] = None
-    # WebP has no gray: the decoder sees color, and a gray profile would be wrong for it.
+    # WebP has no gray mode: decoders see color, for which a gray profile would be wrong.
     gray = gray and form.name != "webp"
     if kept["icc"] and (reason := _icc_misfit(kept["icc"], b"GRAY" if gray else b"RGB ")):
         notes.append(f"The ICC profile was dropped: {reason}.")
@@ -222,21 +230,21 @@ def fit_metadata(metadata: Metadata, form: Format, gray: bool) -> tuple[Metadata
 
 
 def _icc_misfit(profile: bytes, space: bytes) -> str:
-    """Why a profile cannot describe pixels of this color space; empty if it can (ICC.1 7.2)."""
+    """Return why a profile does not suit this color space; empty if it does (ICC.1 7.2)."""
     if len(profile) < 132 or profile[36:40] != b"acsp":
-        return "it is no ICC profile"
+        return "it is not an ICC profile"
     if int.from_bytes(profile[:4], "big") != len(profile):
-        return f"it is {len(profile)} bytes long and claims another length"
+        return f"it is {len(profile)} bytes long but states another length"
     if profile[16:20] != space:
         names = (profile[16:20].decode("latin-1").strip(), space.decode().strip())
-        return "it is for {} pixels and the picture is {}".format(*names)
+        return "it is for {} pixels, but the image is {}".format(*names)
     return ""
 
 
 def _by_rows(
     pixels: Pixels, convert: Callable[[Pixels], Pixels], dtype: str, channels: int | None = None
 ) -> Pixels:
-    """Convert a band at a time, so that the float copy is a band and not a picture."""
+    """Convert band by band, so that only one band exists as a float copy."""
     shape = pixels.shape if channels is None else (*pixels.shape[:2], channels)
     out = np.empty(shape, dtype)
     for at in range(0, len(pixels), _ROWS):
@@ -245,7 +253,7 @@ def _by_rows(
 
 
 def _scaled(rows: Pixels, top: int) -> Pixels:
-    """Rounded to 0 .. top; a float that is no number becomes 0."""
+    """Scale and round to 0..top; NaN becomes 0."""
     ratio = np.float32(top / _TOP[rows.dtype.name])
     values: Pixels = np.nan_to_num(rows.astype(np.float32) * ratio)
     return np.rint(np.clip(values, 0, top, out=values), out=values)

@@ -1,4 +1,4 @@
-"""What a picture file holds, once it is read."""
+"""Contents of an image file after it was read."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Pixels = npt.NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Metadata:
-    """The blocks that travel with the pixels, without the headers that each container adds."""
+    """Metadata blocks that belong to the pixels, without the headers that containers add."""
 
     exif: bytes | None = None
-    """A TIFF structure that begins with II or MM (no ``Exif\\0\\0`` in front)."""
+    """A TIFF structure that starts with II or MM (without the ``Exif\\0\\0`` prefix)."""
 
     icc: bytes | None = None
     """An ICC profile."""
@@ -27,13 +27,13 @@ class Metadata:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """One picture as its file has it, upright."""
+    """One image as stored in its file, but upright."""
 
     pixels: Pixels
     """Gray [h,w], BGR [h,w,3] or BGRA [h,w,4]; uint8, uint16 or float32."""
 
     metadata: Metadata = field(default_factory=Metadata)
-    """EXIF (its orientation set to 1), ICC and XMP of the file."""
+    """EXIF (with orientation set to 1), ICC and XMP of the file."""
 
     format: str
-    """Name of the format that the content has, whatever the suffix says: png, jpeg, webp ..."""
+    """Name of the format, detected from the content: png, jpeg, webp, ..."""

@@ -1,8 +1,8 @@
-"""The tag directories (IFDs) that TIFF files and EXIF blocks are made of.
+"""The tag directories (IFDs) that TIFF files and EXIF blocks consist of.
 
-Only what is asked for is read, no directory is followed twice, and every position is checked, so a
-damaged or hostile block costs an exception and nothing else. Layout: TIFF 6.0 section 2, and the
-BigTIFF variant with its 8-byte offsets.
+Only requested data is read, no directory is followed twice, and every position is checked, so a
+damaged or hostile block can only cause an exception. Layout: TIFF 6.0 section 2, and the BigTIFF
+variant with its 8-byte offsets.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class IfdLayout:
 
 @dataclass(frozen=True)
 class TagEntry:
-    """One tag: where its 12 (20 in BigTIFF) bytes are, and where its value is."""
+    """One tag: the positions of its 12 bytes (20 in BigTIFF) and of its value."""
 
     at: int
     kind: int
@@ -53,7 +53,7 @@ class Directory:
 
 
 def unpack(data: bytes, code: str, at: int) -> tuple[int, ...]:
-    """`struct.unpack_from` that complains in the words of this module."""
+    """Call ``struct.unpack_from``, raising MalformedError if the data is too short."""
     try:
         return struct.unpack_from(code, data, at)
     except struct.error:
@@ -71,12 +71,12 @@ def layout(data: bytes) -> IfdLayout:
 
 
 def directory(data: bytes, form: IfdLayout, at: int) -> Directory:
-    """Read the directory at position `at`; tags whose value lies outside the block are left out."""
+    """Read the directory at position ``at``; tags whose value is outside the block are skipped."""
     head, step, wide = ("Q", 20, "Q") if form.big else ("H", 12, "I")
     (total,) = unpack(data, form.order + head, at)
     start = at + struct.calcsize(head)
     next_at = start + total * step
-    # Many cameras leave out the last pointer, so its absence is the end and no damage.
+    # Many cameras omit the last pointer, so its absence means the end, not damage.
     following = unpack(data, form.order + wide, next_at)[0] if next_at + 4 <= len(data) else 0
     if total == 0 or next_at > len(data):
         raise MalformedError(f"its directory at {at} claims {total} tags")
@@ -101,7 +101,7 @@ def integers(data: bytes, form: IfdLayout, entry: TagEntry | None) -> tuple[int,
 
 
 def put(data: bytearray, form: IfdLayout, entry: TagEntry, value: int) -> None:
-    """Overwrite a tag in place with one integer; it becomes a LONG where a SHORT is too small."""
+    """Overwrite a tag in place with one integer, as a LONG if a SHORT is too small."""
     kind = SHORT if value < 1 << 16 else LONG
     code, pad = ("HH", "2x") if kind == SHORT else ("HI", "")
     if form.big:

@@ -1,7 +1,7 @@
-"""Carry descriptive tags from a TIFF file into an EXIF block, and back.
+"""Transfer of descriptive tags from a TIFF file to an EXIF block, and back.
 
-Both are the same structure, but positions differ, so values are lifted out and placed anew. Maker
-notes hold private positions that nobody else can correct: they are left behind.
+Both have the same structure, but positions differ, so values are extracted and placed again. Maker
+notes contain private positions that only their maker can correct, so they are left out.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ logger = logging.getLogger(__name__)
 _DESCRIPTIVE = (270, 271, 272, 305, 306, 315, 18246, 33432)
 _EXIF, _GPS = 0x8769, 0x8825
 _MAKER_NOTE = 0x927C
-_UNMOVABLE = (_MAKER_NOTE, 0xA005)  # and the interoperability directory, which says nothing
+_UNMOVABLE = (_MAKER_NOTE, 0xA005)  # 0xA005: interoperability directory, of no use elsewhere
 _WIDTHS = {3: 2, 8: 2, 4: 4, 5: 4, 9: 4, 10: 4, 11: 4, 12: 8}
 
 
 def from_tiff(data: bytes) -> bytes | None:
-    """The descriptive tags of a TIFF file as an EXIF block, in the byte order of the file."""
+    """Return the descriptive tags of a TIFF file as an EXIF block in the file's byte order."""
     form = ifd.layout(data)
     tags = _lift(data, form, form.order)
     if not tags:
@@ -46,13 +46,13 @@ def from_tiff(data: bytes) -> bytes | None:
 
 
 def for_tiff(block: bytes, order: Order, skip: Collection[int]) -> Tags:
-    """The tags of an EXIF block that a TIFF file of this byte order can take."""
+    """Return the tags of an EXIF block that a TIFF file can store, in this byte order."""
     tags = _lift(block, ifd.layout(block), order)
     return {tag: value for tag, value in tags.items() if tag not in skip}
 
 
 def left_behind(block: bytes) -> bool:
-    """Whether an EXIF block has maker notes, which no TIFF file can take over from it."""
+    """Return whether an EXIF block has maker notes, which cannot be moved into a TIFF file."""
     form = ifd.layout(block)
     root = ifd.directory(block, form, form.first)
     pointers = ifd.integers(block, form, root.entries.get(_EXIF))[:1]
@@ -60,7 +60,7 @@ def left_behind(block: bytes) -> bool:
 
 
 def place(out: bytearray, order: Order, tag: int, value: Value | Tags) -> bytes:
-    """Append what does not fit into an entry to `out`; return the 12 bytes of the entry."""
+    """Append data that does not fit into an entry to ``out``; return the 12-byte entry."""
     if isinstance(value, dict):
         inner = {number: place(out, order, number, part) for number, part in value.items()}
         return struct.pack(order + "HHII", tag, ifd.LONG, 1, append_directory(out, order, inner))
@@ -91,7 +91,7 @@ def _lift(data: bytes, form: ifd.IfdLayout, order: Order) -> Tags:
             try:
                 inner = ifd.directory(data, form, at)
             except ifd.MalformedError as exc:
-                logger.warning("A directory of EXIF tags is damaged and is ignored: %s", exc)
+                logger.warning("A directory of EXIF tags is damaged and was ignored: %s", exc)
                 continue
             movable = [tag for tag in inner.entries if tag not in _UNMOVABLE]
             if values := _values(data, form, inner, order, movable):

@@ -157,7 +157,7 @@ def test_a_model_that_is_not_exported_yet_is_exported_first_and_old_engines_are_
     export("other.pth", ExportOptions(name="mine", force=True))
     code, output = call("engines", "prune")
     assert code == 0
-    assert "made from an older export" in output
+    assert "built from an older export" in output
     assert stored("mine") == []
 
 
@@ -229,12 +229,12 @@ def test_a_gpu_that_can_run_it_checks_it(
     ("arguments", "message"),
     [
         (("--gpu", "sm99"), "cannot build for sm99"),
-        (("--gpu", "portable,sm86"), "stands alone"),
+        (("--gpu", "portable,sm86"), "cannot be combined"),
         (("--gpu", "sm75", "--precision", "bf16"), "no bf16"),
-        (("--gpu", "all"), "name kinds instead, --gpu sm86,sm89"),
-        (("--gpu", "current"), "--gpu current is for the GPUs of this machine"),
-        (("--gpu", "0"), "there is no GPU 0 here"),
-        (("--tile", "20"), "use at least"),
+        (("--gpu", "all"), "name the targets instead"),
+        (("--gpu", "current"), "requires a GPU in this machine"),
+        (("--gpu", "0"), "requires a GPU in this machine"),
+        (("--tile", "20"), "must be at least"),
         (("--tile", "99999"), "at most 4096"),
         (("--all", "--denoise", "0.5"), "--denoise requires exactly one model"),
         (("--batch", "0"), "batch is 0"),
@@ -288,7 +288,7 @@ def test_targets_of_tensorrt_rtx(machine: list[Gpu]) -> None:
     assert names("sm120,sm75") == names("sm75, sm120,") == [("sm75+sm120", None)]
     machine[:] = [Gpu(0, "NVIDIA GB10", "12.1", 1 << 37), Gpu(1, "Tesla V100", "7.0", 1 << 34)]
     assert names(None) == [(every, None), ("sm121", 0)]
-    with pytest.raises(OptionError, match=r"no engines for Tesla V100"):
+    with pytest.raises(OptionError, match=r"does not support Tesla V100"):
         names("1")
     machine[:] = [L4, L4_TOO, H100]
     with pytest.raises(OptionError, match="this machine has 0 NVIDIA L4, 1 NVIDIA L4, 2 NVIDIA H"):
@@ -298,16 +298,16 @@ def test_targets_of_tensorrt_rtx(machine: list[Gpu]) -> None:
 def test_tensorrt_rtx_is_not_offered_for_a_gpu_that_it_refuses(
     machine: list[Gpu], caplog: pytest.LogCaptureFixture
 ) -> None:
-    told = r"no engines for NVIDIA H100 80GB HBM3 \(compute capability 9.0\): use TensorRT "
+    told = r"does not support NVIDIA H100 80GB HBM3 \(compute capability 9.0\): use TensorRT "
     machine.append(H100)
     for asked in (None, "0", "all", "current"):
-        with pytest.raises(OptionError, match=f"{told}.* or torch.*--gpu sm86,sm89"):
+        with pytest.raises(OptionError, match=f"{told}.* or torch.*`gpu`='sm86,sm89'"):
             names(asked)
     assert names("sm86") == [("sm86", None)]
     machine.append(L4)
     assert names(None) == [("+".join(NAMED), 0)]
     assert names("all") == [("sm89", 0)]
-    assert "no engines for NVIDIA H100" in caplog.text
+    assert "does not support NVIDIA H100" in caplog.text
     with pytest.raises(OptionError, match=told):
         names("0,1")
 
@@ -320,7 +320,7 @@ def test_export_engines_and_doctor_tell_the_owner_of_an_h100(
     monkeypatch.setattr(trt, "installed", lambda: (trt.RTX,))
     monkeypatch.setattr(trt, "load", loaded.append)
     monkeypatch.setattr(import_module("resharp.deploy"), "require", loaded.append)
-    told = "TensorRT-RTX has no engines for NVIDIA H100 80GB HBM3 (compute capability 9.0)"
+    told = "TensorRT-RTX does not support NVIDIA H100 80GB HBM3 (compute capability 9.0)"
     for arguments in ((), ("--gpu", "0"), ("--gpu", "all"), ("--gpu", "current")):
         code, output = call("export-engines", *arguments)
         assert code == 1
@@ -336,11 +336,11 @@ def test_export_engines_and_doctor_tell_the_owner_of_an_h100(
     assert "resharp[rtx]" not in output
     machine[:] = [Gpu(0, "Tesla V100", "7.0", 1 << 34)]
     output = call("doctor")[1]
-    assert "none has engines for compute capability 7.0: use torch" in output
+    assert "does not support compute capability 7.0: use torch" in output
 
 
 def test_targets_of_tensorrt(machine: list[Gpu], monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BackendError, match=r"shows no GPU.*--variant tensorrt_rtx"):
+    with pytest.raises(BackendError, match=r"shows no GPU.*`variant`='tensorrt_rtx'"):
         names("all", trt.TENSORRT)
     machine += [L4, L4_TOO, H100, T4]
     assert names(None, trt.TENSORRT) == [("NVIDIA L4", 0)]
@@ -361,7 +361,7 @@ def test_targets_of_tensorrt(machine: list[Gpu], monkeypatch: pytest.MonkeyPatch
         raise CudaError("no NVIDIA driver")
 
     monkeypatch.setattr("resharp.engines.target.gpus", none)
-    with pytest.raises(BackendError, match=r"none here .no NVIDIA driver"):
+    with pytest.raises(BackendError, match=r"this machine has none .no NVIDIA driver"):
         names(None, trt.TENSORRT)
 
 

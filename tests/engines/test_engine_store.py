@@ -98,10 +98,10 @@ def test_the_fastest_precision_comes_first(place: EngineStore, compact: Bundle) 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"gpu": "NVIDIA A10", "capability": "8.6"}, "made for NVIDIA A10"),
-        ({"driver": "12.8"}, "driver for CUDA 12.8, here is one for CUDA 13.1"),
-        ({"version": "10.16.1"}, "made by tensorrt 10.16.1, here is tensorrt 11.4.0"),
-        ({"variant": "tensorrt_rtx", "targets": ("sm89",)}, "made by tensorrt_rtx"),
+        ({"gpu": "NVIDIA A10", "capability": "8.6"}, "built for NVIDIA A10"),
+        ({"driver": "12.8"}, "driver for CUDA 12.8, this driver is for CUDA 13.1"),
+        ({"version": "10.16.1"}, "built with tensorrt 10.16.1, this machine has tensorrt 11.4.0"),
+        ({"variant": "tensorrt_rtx", "targets": ("sm89",)}, "built with tensorrt_rtx"),
         ({"graph": "0" * 64}, "older export"),
         ({"weights": "0" * 64}, "older export"),
     ],
@@ -148,7 +148,7 @@ def test_no_engine_of_rtx_is_for_a_gpu_that_it_refuses(
     made = spec(compact, variant="tensorrt_rtx", version=here.version, targets=(target,), **built)
     reason = mismatch(made, compact.manifest, here)
     assert reason is not None
-    assert f"TensorRT-RTX has no engines for {here.gpu} (compute capability {capability})" in reason
+    assert f"TensorRT-RTX does not support {here.gpu} (compute capability {capability})" in reason
 
 
 def test_an_engine_built_by_rtx_on_its_gpu_is_for_no_other(compact: Bundle) -> None:
@@ -182,7 +182,7 @@ def test_every_field_is_in_the_key(compact: Bundle) -> None:
 def test_a_truncated_engine_is_refused(place: EngineStore, compact: Bundle, length: int) -> None:
     engine = put(place, spec(compact))
     place.path(engine.file).write_bytes(DATA[:length])
-    with pytest.raises(BundleError, match=r"is damaged: .* bytes, .* export-engines tiny"):
+    with pytest.raises(BundleError, match=r"is damaged: .* bytes, .* 'export-engines tiny'"):
         place.read(engine)
     assert place.find(engine.key) is None
 
@@ -214,7 +214,7 @@ def test_a_missing_sidecar_and_that_of_another_engine(place: EngineStore, compac
     assert found.engines == (other,)
     assert "has no sidecar" in found.reasons[0]
     (place.folder / f"{one.key}.json").write_text(other.to_json())
-    assert "sidecar of another engine" in place.lookup(compact.manifest, HERE, "uint8").reasons[0]
+    assert "belongs to another engine" in place.lookup(compact.manifest, HERE, "uint8").reasons[0]
 
 
 @pytest.mark.parametrize(

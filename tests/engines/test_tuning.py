@@ -52,7 +52,7 @@ def test_a_new_export_meanwhile_is_not_overwritten(stored: Bundle) -> None:
     data["graphs"]["uint8"]["sha256"] = "0" * 64
     path.write_text(json.dumps(data))
     before = path.read_bytes()
-    with pytest.raises(BundleError, match="exported anew"):
+    with pytest.raises(BundleError, match="exported again"):
         save_tuning(stored, tuning())
     assert path.read_bytes() == before
 
@@ -75,7 +75,7 @@ def test_a_damaged_or_older_file_of_them_tunes_nothing(tmp_path: Path, text: str
     path = tmp_path / "resharp-x4" / TUNINGS
     path.write_text(text)
     assert resolve("resharp-x4", store=tmp_path).manifest.tunings == ()
-    save_tuning(bundle, tuning())  # and is written anew
+    save_tuning(bundle, tuning())  # and is written again
     assert resolve("resharp-x4", store=tmp_path).manifest.tunings == (tuning(),)
 
 

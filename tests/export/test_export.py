@@ -207,7 +207,7 @@ def test_a_file_does_not_take_a_name_that_means_something_else(checkpoint: Path)
         ("resharp-x4", "is the built-in model"),
         ("realesrgan-x4plus", "in the catalogue, and .* is another file"),
         ("RealESRGAN_x4plus", "is another file"),
-        ("No Name", "cannot name a model"),
+        ("No Name", "invalid model name"),
     ):
         with pytest.raises(OptionError, match=message):
             export(checkpoint, ExportOptions(name=name))

@@ -192,8 +192,8 @@ def test_a_spoiled_capture_raises_and_ends(run: Run) -> None:
             cuda.begin_capture(stream)
             free(cuda.end_capture(stream), stream, a)
         """)
-    assert "cuStreamEndCapture with CUDA_ERROR_ILLEGAL_STATE" in done.stdout
-    assert "cuStreamEndCapture with CUDA_ERROR_STREAM_CAPTURE_INVALIDATED" in done.stdout
+    assert "cuStreamEndCapture failed with CUDA_ERROR_ILLEGAL_STATE" in done.stdout
+    assert "cuStreamEndCapture failed with CUDA_ERROR_STREAM_CAPTURE_INVALIDATED" in done.stdout
 
 
 def test_a_graph_that_cannot_be_made_leaves_no_recording(run: Run) -> None:
@@ -205,7 +205,7 @@ def test_a_graph_that_cannot_be_made_leaves_no_recording(run: Run) -> None:
             free(stream)
         """
     done = run(script, FAKE_CUDA_FAIL="cuGraphInstantiateWithFlags:1")
-    assert "CudaError: the NVIDIA driver answered cuGraphInstantiateWithFlags" in done.stdout
+    assert "CudaError: the NVIDIA driver call cuGraphInstantiateWithFlags failed" in done.stdout
 
 
 def test_no_room(run: Run) -> None:
@@ -218,7 +218,7 @@ def test_no_room(run: Run) -> None:
             free(cuda.allocate(1_000_000))
         """
     lines = run(script, FAKE_CUDA_MEMORY="1000000").stdout.splitlines()
-    said = "OutOfMemoryError: the NVIDIA driver answered {} with CUDA_ERROR_OUT_OF_MEMORY"
+    said = "OutOfMemoryError: the NVIDIA driver call {} failed with CUDA_ERROR_OUT_OF_MEMORY"
     assert lines[:2] == [said.format("cuMemAlloc"), said.format("cuMemHostAlloc")]
 
 
@@ -250,8 +250,8 @@ def test_a_refusal_names_the_call_and_leaks_nothing(run: Run, call: str) -> None
             free(stream, event, a, pinned)
         """
     done = run(script, FAKE_CUDA_FAIL=f"{call}:{1 + made}")
-    said, _, name = done.stdout.splitlines()[0].rpartition(" with ")
-    assert said.removesuffix("_v2") == f"CudaError: the NVIDIA driver answered {call}"
+    said, _, name = done.stdout.splitlines()[0].rpartition(" failed with ")
+    assert said.removesuffix("_v2") == f"CudaError: the NVIDIA driver call {call}"
     assert name == "CUDA_ERROR_UNKNOWN"
 
 
@@ -365,12 +365,14 @@ def test_a_call_outside_of_a_scope_is_refused(run: Run) -> None:
 
 def test_what_cannot_be_opened(run: Run) -> None:
     done = run("refused(open_provider, 3)", opened=False)
-    assert "CudaError: the NVIDIA driver answered cuDeviceGet with" in done.stdout
+    assert "CudaError: the NVIDIA driver call cuDeviceGet failed with" in done.stdout
     done = run("refused(open_provider, 0)", opened=False, FAKE_CUDA_INIT="100")
-    assert "CudaError: the NVIDIA driver answered cuInit with CUDA_ERROR_NO_DEVICE" in done.stdout
+    assert (
+        "CudaError: the NVIDIA driver call cuInit failed with CUDA_ERROR_NO_DEVICE" in done.stdout
+    )
     failing = "cuDevicePrimaryCtxRetain:1"
     done = run("refused(open_provider, 0)", opened=False, FAKE_CUDA_FAIL=failing)
-    assert "cuDevicePrimaryCtxRetain with CUDA_ERROR_UNKNOWN" in done.stdout
+    assert "cuDevicePrimaryCtxRetain failed with CUDA_ERROR_UNKNOWN" in done.stdout
 
 
 def test_no_driver(provider: str, tmp_path: Path) -> None:
@@ -426,7 +428,7 @@ def test_a_missing_package_names_its_extra(driver: Path, blocked: str) -> None:
 
 def test_the_choice_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESHARP_CUDA", "cupy")
-    with pytest.raises(OptionError, match="'cupy', not one of: pycuda, cuda-python"):
+    with pytest.raises(OptionError, match="one of pycuda, cuda-python, got 'cupy'"):
         open_provider(0)
     if not have("pycuda"):
         monkeypatch.setenv("RESHARP_CUDA", "pycuda")

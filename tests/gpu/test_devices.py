@@ -34,7 +34,7 @@ def test_gpus_are_listed_and_contexts_balanced(driver: Path) -> None:
         f"({gpu.format(0)}, {gpu.format(1)})",
         "13.1",
         "8589934592",
-        "CudaError the NVIDIA driver answered cuDeviceGet with CUDA_ERROR_INVALID_DEVICE",
+        "CudaError the NVIDIA driver call cuDeviceGet failed with CUDA_ERROR_INVALID_DEVICE",
     ], done.stderr
     assert done.live == fake_cuda.NOTHING_LIVE
 
@@ -48,7 +48,7 @@ def test_a_refusal_leaves_no_context(driver: Path) -> None:
 
 def test_a_driver_without_a_device_says_so(driver: Path) -> None:
     done = fake_cuda.run(SCRIPT, driver, FAKE_CUDA_INIT="100")
-    assert "CUDA_ERROR_NO_DEVICE (it shows no GPU: see nvidia-smi" in done.stdout
+    assert "CUDA_ERROR_NO_DEVICE (the driver shows no GPU: check nvidia-smi" in done.stdout
     done = fake_cuda.run(SCRIPT, driver, FAKE_CUDA_DEVICES="0")
     assert done.stdout.splitlines()[0] == "()"
 

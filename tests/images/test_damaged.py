@@ -1,4 +1,4 @@
-"""Whatever is no whole picture raises ImageError with a name, a finding and an advice."""
+"""Anything but a complete image raises ImageError with a name, a finding and advice."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_png_checksums_are_checked_where_they_matter() -> None:
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        (b"Dear Sir,\nenclosed you find a picture.\n" * 9, "text that begins with 'Dear Sir"),
+        (b"Dear Sir,\nenclosed you find a picture.\n" * 9, "text starting with 'Dear Sir"),
         (b"", "empty"),
         (b"<!DOCTYPE html><p>404</p>", "web page"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
@@ -102,7 +102,7 @@ def test_a_file_without_the_right_to_read(tmp_path: Path, monkeypatch: pytest.Mo
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)  # root may read everything
-    with pytest.raises(ImageError, match=r"mine\.png may not be read: Permission denied"):
+    with pytest.raises(ImageError, match=r"mine\.png cannot be read: Permission denied"):
         read(path)
 
 
@@ -116,7 +116,7 @@ def test_a_bomb_is_an_error_with_advice() -> None:
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_flipped_bytes_raise_nothing_else(suffix: str) -> None:
-    """Headers, boxes and directories with nonsense in them: a picture or an ImageError."""
+    """Headers, boxes and directories with nonsense in them: an image or an ImageError."""
     data = encoded(suffix, photo(24, 32))
     for at in range(0, min(len(data), 400), 3):
         broken = bytearray(data)

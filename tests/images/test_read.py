@@ -249,7 +249,7 @@ def test_animations_and_pages_are_refused_with_their_number(suffix: str) -> None
     if suffix not in suffixes():
         pytest.skip("not in this OpenCV build")
     data = make_tiff(noise(4, 4, 3), pages=3) if suffix == ".tif" else several(suffix, 3)
-    with pytest.raises(ImageError, match=r"lots holds 3 pictures"):
+    with pytest.raises(ImageError, match=r"lots holds 3 images"):
         decode(data, "lots")
 
 

@@ -1,6 +1,6 @@
-"""Picture files made by hand, and parsers that share no line with the package, for its tests.
+"""Image files made by hand, and parsers that share no line with the package, for its tests.
 
-The literals were made with Pillow 13, which is no dependency.
+The literals were made with Pillow 13, which is not a dependency.
 """
 
 from __future__ import annotations

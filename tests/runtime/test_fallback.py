@@ -46,17 +46,17 @@ def test_without_a_driver_no_gpu_library_is_tried(
     compact: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none() -> tuple[Gpu, ...]:
-        raise CudaError("no NVIDIA driver (libcuda.so.1 is not there)")
+        raise CudaError("no NVIDIA driver (libcuda.so.1 was not found)")
 
     monkeypatch.setattr(fallback, "gpus", none)
     with Upscaler(compact) as upscaler:
         assert (upscaler.backend, upscaler.device) == ("onnx", "cpu")
         assert upscaler.attempts == (
             BackendAttempt(
-                "tensorrt", "cuda", False, "no NVIDIA driver (libcuda.so.1 is not there)"
+                "tensorrt", "cuda", False, "no NVIDIA driver (libcuda.so.1 was not found)"
             ),
-            BackendAttempt("torch", "cuda", False, "no NVIDIA driver (libcuda.so.1 is not there)"),
-            BackendAttempt("onnx", "cuda", False, "no NVIDIA driver (libcuda.so.1 is not there)"),
+            BackendAttempt("torch", "cuda", False, "no NVIDIA driver (libcuda.so.1 was not found)"),
+            BackendAttempt("onnx", "cuda", False, "no NVIDIA driver (libcuda.so.1 was not found)"),
             BackendAttempt("onnx", "cpu", True, ""),
         )
 

@@ -1,4 +1,4 @@
-"""CUDA behind one small interface, with two implementations: pycuda and cuda-python."""
+"""CUDA behind one small interface with two implementations: pycuda and cuda-python."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ PROVIDERS: dict[str, type[PycudaProvider] | type[PythonProvider]] = {
     PycudaProvider.name: PycudaProvider,
     PythonProvider.name: PythonProvider,
 }
-"""In the order of trial: who installed pycuda, which no extra but its own brings, wants it."""
+"""In order of preference; pycuda is only installed by its own extra, that is, on purpose."""
 
 
 def open_provider(index: int) -> Provider:
-    """Open a device through pycuda where that is installed, else through cuda-python.
+    """Open a device through pycuda if it is installed, otherwise through cuda-python.
 
     The environment variable ``RESHARP_CUDA`` forces one of the two.
 
     Raises:
-        OptionError: ``RESHARP_CUDA`` names something else.
-        MissingExtraError: the package, or both, are not installed.
-        CudaError: no driver, or no such device.
+        OptionError: ``RESHARP_CUDA`` has any other value.
+        MissingExtraError: the forced package, or both packages, are not installed.
+        CudaError: there is no driver or no such device.
     """
     forced = os.environ.get(VARIABLE)
     if forced:
         if forced not in PROVIDERS:
-            raise OptionError(f"{VARIABLE} is {forced!r}, not one of: {', '.join(PROVIDERS)}")
+            raise OptionError(f"{VARIABLE} must be one of {', '.join(PROVIDERS)}, got {forced!r}")
         return PROVIDERS[forced](index)
     reasons = []
     for provider in PROVIDERS.values():
@@ -61,7 +61,7 @@ def open_provider(index: int) -> Provider:
 
 @contextlib.contextmanager
 def current_gpu(index: int | None) -> Iterator[None]:
-    """Make a GPU the current device of this thread, for TensorRT's builder; None changes none."""
+    """Make a GPU this thread's current device for TensorRT's builder; None leaves it unchanged."""
     if index is None:
         yield
         return

@@ -1,8 +1,9 @@
 """CUDA through NVIDIA's own package cuda-python.
 
-Device memory is plain ``cuMemAlloc``, not stream-ordered ``cuMemAllocAsync``: buffers are made once
-per session and used by several streams and by TensorRT, so an order within one stream buys nothing,
-and memory freed to the driver's pool would look taken to torch and to other processes.
+Device memory comes from plain ``cuMemAlloc``, not stream-ordered ``cuMemAllocAsync``: buffers are
+allocated once per session and used by several streams and by TensorRT, so ordering within one
+stream has no benefit, and memory freed to the driver's pool would look used to torch and to other
+processes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ NO_TIMING = 2
 
 
 class _Api:
-    """``cuda.bindings.driver``, its error codes raised."""
+    """``cuda.bindings.driver`` with error codes raised as exceptions."""
 
     def __init__(self) -> None:
         wanted = {"feature": "CUDA", "extra": "gpu", "package": "cuda-python"}
@@ -43,7 +44,7 @@ class _Api:
 
 
 class PythonProvider(Provider):
-    """See :class:`~resharp.gpu.cuda.provider.Provider`."""
+    """A :class:`~resharp.gpu.cuda.provider.Provider` that uses cuda-python."""
 
     name = "cuda-python"
 
@@ -56,6 +57,7 @@ class PythonProvider(Provider):
 
     @contextmanager
     def scope(self) -> Iterator[None]:
+        """Make the device's context current in this thread."""
         if not self._close.alive:
             raise CudaError(f"CUDA device {self.index} was closed")
         self._api("cuCtxPushCurrent", self._context)
@@ -65,22 +67,28 @@ class PythonProvider(Provider):
             self._api("cuCtxPopCurrent")
 
     def stream(self) -> Stream:
+        """Create a non-blocking stream."""
         return _Stream(self._api)
 
     def event(self, *, timing: bool = False) -> Event:
+        """Create an event."""
         return _Event(self._api, 0 if timing else NO_TIMING)
 
     def allocate(self, size: int) -> Buffer:
+        """Allocate device memory."""
         return _Buffer(self._api, size)
 
     def pin(self, size: int) -> Pinned:
+        """Allocate page-locked host memory."""
         return _Pinned(self._api, size)
 
     def upload(self, address: int, array: Array, stream: Stream) -> None:
+        """Queue a copy to the device."""
         source = checked(array).ctypes.data
         self._api("cuMemcpyHtoDAsync", address, source, array.nbytes, stream.handle)
 
     def download(self, array: Array, address: int, stream: Stream) -> None:
+        """Queue a copy from the device."""
         target = checked(array, writable=True).ctypes.data
         self._api("cuMemcpyDtoHAsync", target, address, array.nbytes, stream.handle)
 
@@ -94,6 +102,7 @@ class PythonProvider(Provider):
         rows: int,
         stream: Stream,
     ) -> None:
+        """Queue a copy of rows on the device."""
         copy = self._api.bindings.CUDA_MEMCPY2D()
         device = self._api.bindings.CUmemorytype.CU_MEMORYTYPE_DEVICE
         copy.srcMemoryType = copy.dstMemoryType = device
@@ -103,16 +112,20 @@ class PythonProvider(Provider):
         self._api("cuMemcpy2DAsync", copy, stream.handle)
 
     def memory(self) -> tuple[int, int]:
+        """Return the free and total device memory in bytes."""
         free, total = self._api("cuMemGetInfo")
         return int(free), int(total)
 
     def begin_capture(self, stream: Stream) -> None:
+        """Start recording the work queued on ``stream``."""
         graphs.begin_capture(self._api.driver, stream)
 
     def end_capture(self, stream: Stream) -> CudaGraph:
+        """End the recording and return a graph."""
         return graphs.end_capture(self._api.driver, stream)
 
     def close(self) -> None:
+        """Release the device."""
         self._close()
 
 

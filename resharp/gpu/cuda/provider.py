@@ -1,8 +1,8 @@
-"""What the runtime asks of CUDA: one small interface, so that pycuda and cuda-python both serve.
+"""The interface that the runtime uses for CUDA, implemented with pycuda and cuda-python.
 
 Handles and addresses are plain integers, as TensorRT takes them. Nothing here is freed by the
-garbage collector: pycuda leaks what is dropped in a thread without the context, so every object has
-an explicit ``free`` or ``close`` that is called inside :meth:`Provider.scope`.
+garbage collector: pycuda leaks objects that are dropped in a thread without the context, so every
+object has an explicit ``free``, to be called inside :meth:`Provider.scope`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from resharp.types import Array
 
 
 def checked(array: Array, *, writable: bool = False) -> Array:
-    """The array, if its memory is one piece; the packages themselves copy from others too, wrongly.
+    """Return the array if it is C-contiguous; the CUDA packages would copy others incorrectly.
 
     Raises:
-        ValueError: it is not C-contiguous, or is read-only where it must be ``writable``.
+        ValueError: the array is not C-contiguous, or is read-only but must be ``writable``.
     """
     if not array.flags.c_contiguous or (writable and not array.flags.writeable):
-        raise ValueError("only a C-contiguous array can be copied, and only into a writable one")
+        raise ValueError(
+            "an array must be C-contiguous to be copied, and writable to be copied into"
+        )
     return array
 
 
@@ -31,110 +33,111 @@ class Stream(ABC):
     """A non-blocking CUDA stream."""
 
     handle: int
-    """As the driver and TensorRT take it."""
+    """Stream handle, as the driver and TensorRT take it."""
 
     @abstractmethod
     def synchronize(self) -> None:
-        """Wait until all its work is done; the work's errors are raised here."""
+        """Wait until all queued work is done; errors of that work are raised here."""
 
     @abstractmethod
     def wait(self, event: Event) -> None:
-        """Let work queued from now on begin after ``event``; the host does not wait."""
+        """Make work queued from now on start after ``event``; the host does not wait."""
 
     @abstractmethod
     def free(self) -> None:
-        """Destroy it; twice does nothing."""
+        """Destroy the stream; further calls do nothing."""
 
 
 class Event(ABC):
-    """A mark in a stream."""
+    """A marker in a stream."""
 
     @abstractmethod
     def record(self, stream: Stream) -> None:
-        """Put the mark behind the stream's work so far."""
+        """Place the marker after the work queued on the stream so far."""
 
     @abstractmethod
     def synchronize(self) -> None:
-        """Wait until the mark is reached; the work's errors are raised here."""
+        """Wait until the marker is reached; errors of the work before it are raised here."""
 
     @abstractmethod
     def elapsed_since(self, start: Event) -> float:
-        """Milliseconds on the device from ``start`` to this mark; both made with ``timing``."""
+        """Return the device milliseconds since ``start``; both events need ``timing``."""
 
     @abstractmethod
     def free(self) -> None:
-        """Destroy it; twice does nothing."""
+        """Destroy the event; further calls do nothing."""
 
 
 class Buffer(ABC):
-    """Memory of the device."""
+    """Device memory."""
 
     address: int
     size: int
-    """Bytes."""
+    """Size in bytes."""
 
     @abstractmethod
     def free(self) -> None:
-        """Give it back; twice does nothing."""
+        """Free the memory; further calls do nothing."""
 
 
 class Pinned(ABC):
-    """Page-locked memory of the host, which the device copies from and to by itself."""
+    """Page-locked host memory, which the device can copy from and to directly."""
 
     array: NDArray[np.uint8]
-    """All of its bytes, ``[size]``; views of it must not be used after :meth:`free`."""
+    """All bytes of the memory, ``[size]``; views must not be used after :meth:`free`."""
 
     @abstractmethod
     def free(self) -> None:
-        """Give it back; twice does nothing."""
+        """Free the memory; further calls do nothing."""
 
 
 class CudaGraph(ABC):
-    """Work that was captured from a stream once, to be launched many times."""
+    """Work that was captured from a stream once and can be launched many times."""
 
     @abstractmethod
     def launch(self, stream: Stream) -> None:
-        """Queue the whole work."""
+        """Queue all of the captured work on ``stream``."""
 
     @abstractmethod
     def free(self) -> None:
-        """Destroy it; twice does nothing."""
+        """Destroy the graph; further calls do nothing."""
 
 
 class Provider(ABC):
-    """One device of CUDA, through one package. Its primary context is shared with torch.
+    """One CUDA device, used through one package. Its primary context is shared with torch.
 
-    Every call but :meth:`scope` must be made inside ``with provider.scope():``.
+    All methods except :meth:`scope` and :meth:`close` must be called inside
+    ``with provider.scope():``.
 
     Raises:
-        CudaError: the driver refused; the message names the call and CUDA's own error name.
-        OutOfMemoryError: from ``allocate`` and ``pin``: there is no room.
+        CudaError: the driver refused a call; the message names the call and CUDA's error name.
+        OutOfMemoryError: ``allocate`` or ``pin`` found too little free memory.
     """
 
     name: str
     """``pycuda`` or ``cuda-python``."""
     index: int
-    """Number of the device."""
+    """Index of the device."""
 
     @abstractmethod
     def scope(self) -> AbstractContextManager[None]:
-        """Make the device's context current in this thread; may be nested, always left balanced."""
+        """Make the device's context current in this thread; scopes can be nested."""
 
     @abstractmethod
     def stream(self) -> Stream:
-        """A new non-blocking stream."""
+        """Create a non-blocking stream."""
 
     @abstractmethod
     def event(self, *, timing: bool = False) -> Event:
-        """A new event."""
+        """Create an event; ``timing`` enables :meth:`Event.elapsed_since`."""
 
     @abstractmethod
     def allocate(self, size: int) -> Buffer:
-        """Device memory, aligned to 256 bytes."""
+        """Allocate device memory, aligned to 256 bytes."""
 
     @abstractmethod
     def pin(self, size: int) -> Pinned:
-        """Page-locked host memory."""
+        """Allocate page-locked host memory."""
 
     @abstractmethod
     def upload(self, address: int, array: Array, stream: Stream) -> None:
@@ -159,16 +162,16 @@ class Provider(ABC):
 
     @abstractmethod
     def memory(self) -> tuple[int, int]:
-        """Free and total bytes of the device."""
+        """Return the free and total device memory in bytes."""
 
     @abstractmethod
     def begin_capture(self, stream: Stream) -> None:
-        """Record what is queued from now on, instead of running it."""
+        """Record the work queued on ``stream`` from now on instead of running it."""
 
     @abstractmethod
     def end_capture(self, stream: Stream) -> CudaGraph:
-        """End the recording begun on ``stream``, ready to launch."""
+        """End the recording on ``stream`` and return a graph that is ready to launch."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the device; closing twice does nothing. Called outside any scope."""
+        """Release the device; further calls do nothing. Must be called outside any scope."""

@@ -1,11 +1,11 @@
 """CUDA through pycuda.
 
-Three of its habits shape this file. A context left pushed aborts the process, so scopes always pop.
-What the garbage collector frees in a thread without the context is leaked with a warning, so all is
-freed by hand, streams and events by dropping the one reference to them. And ``Context.detach``
-expects that the driver pops a context with its release, which is not so for a primary one, and its
-destructor detaches a primary one by the wrong call: ``_release`` pops and detaches, at exit if not
-before.
+Three quirks of pycuda shape this module. A context left pushed aborts the process, so scopes always
+pop. Objects that the garbage collector frees in a thread without the context are leaked with a
+warning, so everything is freed explicitly, streams and events by dropping their only reference. And
+``Context.detach`` expects the driver to pop a context when it is released, which it does not do for
+a primary one, and the destructor detaches a primary context with the wrong call: so ``_release``
+pops and detaches, at exit at the latest.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ NO_TIMING = 2
 
 
 class _Api:
-    """``pycuda.driver``, its exceptions made ours."""
+    """``pycuda.driver`` with its exceptions converted to resharp's."""
 
     def __init__(self) -> None:
         require("pycuda", feature="CUDA through pycuda", extra="pycuda")
-        self.driver = CudaDriver()  # pycuda.driver would say ImportError where there is none
+        self.driver = CudaDriver()  # without a driver, pycuda.driver raises ImportError
         self.pycuda: Any = require(
             "pycuda.driver", feature="CUDA through pycuda", extra="pycuda", package="pycuda"
         )
@@ -44,12 +44,12 @@ class _Api:
             return function(*args)
         except self.pycuda.Error as error:  # "cuMemAlloc failed: out of memory"
             call, _, text = str(error).partition(" failed: ")
-            text, _, _ = text.partition(" - ")  # a remark of pycuda's own
+            text, _, _ = text.partition(" - ")  # a remark added by pycuda
             raise refusal(call, self.driver.error_name(text)) from error
 
 
 class PycudaProvider(Provider):
-    """See :class:`~resharp.gpu.cuda.provider.Provider`."""
+    """A :class:`~resharp.gpu.cuda.provider.Provider` that uses pycuda."""
 
     name = "pycuda"
 
@@ -62,6 +62,7 @@ class PycudaProvider(Provider):
 
     @contextmanager
     def scope(self) -> Iterator[None]:
+        """Make the device's context current in this thread."""
         if not self._close.alive:
             raise CudaError(f"CUDA device {self.index} was closed")
         self._api(self._context.push)
@@ -71,21 +72,27 @@ class PycudaProvider(Provider):
             self._api(self._api.pycuda.Context.pop)
 
     def stream(self) -> Stream:
+        """Create a non-blocking stream."""
         return _Stream(self._api)
 
     def event(self, *, timing: bool = False) -> Event:
+        """Create an event."""
         return _Event(self._api, 0 if timing else NO_TIMING)
 
     def allocate(self, size: int) -> Buffer:
+        """Allocate device memory."""
         return _Buffer(self._api, size)
 
     def pin(self, size: int) -> Pinned:
+        """Allocate page-locked host memory."""
         return _Pinned(self._api, size)
 
     def upload(self, address: int, array: Array, stream: Stream) -> None:
+        """Queue a copy to the device."""
         self._api(self._api.pycuda.memcpy_htod_async, address, checked(array), _raw(stream))
 
     def download(self, array: Array, address: int, stream: Stream) -> None:
+        """Queue a copy from the device."""
         target = checked(array, writable=True)
         self._api(self._api.pycuda.memcpy_dtoh_async, target, address, _raw(stream))
 
@@ -99,6 +106,7 @@ class PycudaProvider(Provider):
         rows: int,
         stream: Stream,
     ) -> None:
+        """Queue a copy of rows on the device."""
         copy = self._api.pycuda.Memcpy2D()
         copy.set_src_device(source)
         copy.set_dst_device(target)
@@ -107,21 +115,25 @@ class PycudaProvider(Provider):
         self._api(copy, _raw(stream))
 
     def memory(self) -> tuple[int, int]:
+        """Return the free and total device memory in bytes."""
         free, total = self._api(self._api.pycuda.mem_get_info)
         return int(free), int(total)
 
     def begin_capture(self, stream: Stream) -> None:
+        """Start recording the work queued on ``stream``."""
         graphs.begin_capture(self._api.driver, stream)
 
     def end_capture(self, stream: Stream) -> CudaGraph:
+        """End the recording and return a graph."""
         return graphs.end_capture(self._api.driver, stream)
 
     def close(self) -> None:
+        """Release the device."""
         self._close()
 
 
 def _release(api: _Api, context: Any) -> None:
-    api(context.push)  # in a thread where it is not current, detach releases nothing
+    api(context.push)  # where the context is not current, detach releases nothing
     try:
         api.driver.call("cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p()))
     finally:

@@ -1,1 +1,1 @@
-"""What each container says about its picture, without decoding it: one module per format."""
+"""Container parsers, one module per format: facts about an image without decoding it."""

@@ -1,7 +1,7 @@
 """AVIF: ISO media boxes (ISO/IEC 14496-12 and 23008-12, AV1 Image File Format 1.2).
 
-OpenCV hands out the coded picture as it is: not turned or mirrored, 10 and 12 bits at the bottom of
-uint16, and without ICC and XMP. All of that is in the properties and items of the primary picture.
+OpenCV returns the coded image as it is: not rotated or mirrored, 10 and 12 bits in the low bits of
+uint16, and without ICC and XMP. All of these are in the properties and items of the primary image.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from resharp.images.picture import Metadata, Pixels
 
 Span = tuple[int, int]
 
-# irot quarter turns (counter-clockwise), then imir axis (0: top and bottom change places, 1: left
-# and right), as an EXIF orientation.
+# irot quarter turns (counter-clockwise), then imir axis (0: top and bottom are swapped, 1: left and
+# right), as an EXIF orientation.
 _TURNS = {
     (0, None): 1, (1, None): 8, (2, None): 3, (3, None): 6,
     (0, 0): 4, (1, 0): 5, (2, 0): 2, (3, 0): 7,
@@ -28,17 +28,17 @@ _TURNS = {
 
 
 def inspect(data: bytes) -> ContainerInfo:
-    """Check that all boxes are whole; read turns, bit depth, metadata and the frame count."""
+    """Check that all boxes are complete; read orientation, depth, metadata and frame count."""
     try:
         return _inspect(data)
     except (struct.error, IndexError):
-        raise DamagedContainerError("its boxes contradict each other") from None
+        raise DamagedContainerError("its boxes are inconsistent") from None
 
 
 def _inspect(data: bytes) -> ContainerInfo:
     top = dict(reversed(list(_boxes(data, (0, len(data))))))
     if b"meta" not in top:
-        raise DamagedContainerError("it has no description of its picture")
+        raise DamagedContainerError("it has no meta box, which describes the image")
     meta = dict(_boxes(data, (top[b"meta"][0] + 4, top[b"meta"][1])))
     items = _items(data, meta)
     turn, mirror, depth, icc = 0, None, 8, None
@@ -76,7 +76,7 @@ def _boxes(data: bytes, span: Span) -> Iterator[tuple[bytes, Span]]:
 
 
 def _properties(data: bytes, meta: dict[bytes, Span]) -> Iterator[tuple[bytes, Span]]:
-    """The properties of the primary picture, in order."""
+    """Yield the properties of the primary image, in order."""
     parts = dict(_boxes(data, meta[b"iprp"])) if b"iprp" in meta else {}
     if not {b"ipco", b"ipma"} <= parts.keys() or b"pitm" not in meta:
         return
@@ -101,7 +101,7 @@ def _properties(data: bytes, meta: dict[bytes, Span]) -> Iterator[tuple[bytes, S
 
 
 def _items(data: bytes, meta: dict[bytes, Span]) -> dict[bytes, bytes]:
-    """The payload of the first item of each metadata type (``Exif`` and ``mime``, which is XMP)."""
+    """Return the payload of the first item of each metadata type (``Exif``; ``mime`` is XMP)."""
     kinds: dict[int, bytes] = {}
     if b"iinf" not in meta or b"iloc" not in meta:
         return {}
@@ -114,7 +114,7 @@ def _items(data: bytes, meta: dict[bytes, Span]) -> dict[bytes, bytes]:
     found: dict[bytes, bytes] = {}
     for item, base, extents in _locations(data, meta[b"iloc"][0], meta.get(b"idat", (0, 0))[0]):
         kind = kinds.get(item, b"")
-        # Overlapping extents could make a gigabyte of a small file.
+        # Overlapping extents could expand a small file to a gigabyte.
         if kind in (b"Exif", b"mime") and sum(size for _, size in extents) <= len(data):
             whole = b"".join(data[base + at : base + at + size] for at, size in extents)
             found.setdefault(kind, whole)
@@ -122,7 +122,7 @@ def _items(data: bytes, meta: dict[bytes, Span]) -> dict[bytes, bytes]:
 
 
 def _locations(data: bytes, at: int, idat: int) -> Iterator[tuple[int, int, list[Span]]]:
-    """Item, base position and extents (offset, length) of every entry of an iloc box."""
+    """Yield item, base position and extents (offset, length) of each entry of an iloc box."""
     version = data[at]
     sizes = struct.unpack_from(">H", data, at + 4)[0]
     offset_size, length_size, base_size, index_size = (sizes >> s & 15 for s in (12, 8, 4, 0))
@@ -132,7 +132,7 @@ def _locations(data: bytes, at: int, idat: int) -> Iterator[tuple[int, int, list
         nonlocal at
         at += size
         if at > len(data):
-            raise DamagedContainerError("its boxes contradict each other")
+            raise DamagedContainerError("its boxes are inconsistent")
         return int.from_bytes(data[at - size : at], "big")
 
     at += 6
@@ -144,7 +144,7 @@ def _locations(data: bytes, at: int, idat: int) -> Iterator[tuple[int, int, list
         extents = []
         count = take(2)
         if count * (offset_size + length_size) == 0 and count > 1:
-            raise DamagedContainerError("its boxes contradict each other")
+            raise DamagedContainerError("its boxes are inconsistent")
         for _ in range(count):
             take(index_size if version > 0 else 0)
             extents.append((take(offset_size), take(length_size)))
@@ -152,7 +152,7 @@ def _locations(data: bytes, at: int, idat: int) -> Iterator[tuple[int, int, list
 
 
 def _frames(data: bytes, moov: Span | None) -> int:
-    """Samples of the longest track of a sequence; 1 for a still picture."""
+    """Return the number of samples in the longest track of a sequence; 1 for a still image."""
     counts = [1]
     for name, track in _boxes(data, moov) if moov else ():
         if name != b"trak":
@@ -165,7 +165,7 @@ def _frames(data: bytes, moov: Span | None) -> int:
 
 
 def _widen(pixels: Pixels, depth: int) -> Pixels:
-    """Stretch 0 .. 2**depth-1 to 0 .. 65535, exactly at both ends."""
+    """Scale 0..2**depth-1 to 0..65535, exactly at both ends."""
     if pixels.dtype != np.uint16:
         return pixels
     return (pixels << (16 - depth)) | (pixels >> (2 * depth - 16))

@@ -1,4 +1,4 @@
-"""GIF: a chain of blocks; only the number of pictures is of interest (GIF89a specification)."""
+"""GIF: a chain of blocks, parsed only to count the images (GIF89a specification)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _EXTENSION, _PICTURE, _END = 0x21, 0x2C, 0x3B
 
 
 def inspect(data: bytes) -> ContainerInfo:
-    """Walk all blocks up to the trailer and count the pictures."""
+    """Walk all blocks up to the trailer and count the images."""
     frames = 0
     try:
         at = 13 + _table(data[10])
@@ -19,7 +19,7 @@ def inspect(data: bytes) -> ContainerInfo:
             elif data[at] == _EXTENSION:
                 at = _skip_blocks(data, at + 2)
             else:
-                raise DamagedContainerError(f"no GIF block where one must be, at byte {at}")
+                raise DamagedContainerError(f"it has no valid GIF block at byte {at}")
     except IndexError:
         raise DamagedContainerError(
             f"it ends after {len(data)} bytes, without its end mark"
@@ -28,7 +28,7 @@ def inspect(data: bytes) -> ContainerInfo:
 
 
 def _table(flags: int) -> int:
-    """Bytes of the color table that these flags announce."""
+    """Return the size in bytes of the color table that these flags announce."""
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 

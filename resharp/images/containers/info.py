@@ -1,4 +1,4 @@
-"""The answer that every container walker gives."""
+"""Result and errors shared by all container parsers."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from resharp.images.picture import Metadata, Pixels
 
 
 class DamagedContainerError(Exception):
-    """The file is not whole; the message is the end of a sentence about it."""
+    """An incomplete or inconsistent file; the message completes a sentence about it."""
 
 
 class UnsupportedError(Exception):
-    """OpenCV would read this variant wrongly; the message names the variant."""
+    """A variant that OpenCV would read incorrectly; the message names the variant."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContainerInfo:
-    """What a container says about its picture."""
+    """Facts about an image that its container states."""
 
     metadata: Metadata = field(default_factory=Metadata)
     frames: int = 1
-    """Pictures in the file: animation frames or pages, previews not counted."""
+    """Number of images in the file: animation frames or pages, not counting previews."""
 
     orientation: int | None = None
-    """1 to 8 where the container itself states it; None: the EXIF block decides."""
+    """EXIF orientation, 1 to 8, if the container itself states it; None: the EXIF block decides."""
 
     decodable: bytes | None = None
-    """The bytes to give to OpenCV, where it would misread the original ones."""
+    """Bytes to pass to OpenCV if it would misread the original ones."""
 
     finish: tuple[Callable[[Pixels], Pixels], ...] = ()
-    """What is still to be done to the decoded pixels, in order."""
+    """Steps still to be applied to the decoded pixels, in order."""

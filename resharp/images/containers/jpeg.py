@@ -1,8 +1,8 @@
 """JPEG: marker segments, then entropy-coded scans, up to EOI (ITU-T T.81 annex B).
 
-EXIF thumbnails are JPEG files inside an APP1 segment and phones append whole pictures and videos
-after EOI, so neither the first nor the last ``FF D9`` of the file says anything: segments are
-skipped by their length and scans are searched for the marker that ends them.
+EXIF thumbnails are JPEG files inside an APP1 segment, and phones append images and videos after
+EOI, so neither the first nor the last ``FF D9`` of the file is conclusive: segments are skipped by
+their length, and scans are searched for the marker that ends them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _MAX_BODY = 65_533
 _MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
 
-# In a scan FF 00 is a data byte, FF D0..D7 are restarts and FF FF is padding: all else ends it.
+# In a scan, FF 00 is a data byte, FF D0..D7 are restarts, FF FF is padding; the rest ends it.
 _SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
 
@@ -42,16 +42,16 @@ def inspect(data: bytes) -> ContainerInfo:
             channels = body[5]
     icc = b"".join(parts[number] for number in sorted(parts)) or None
     if channels == 4:
-        # OpenCV turns the inks into BGR by arithmetic, so the profile, which is about inks, goes.
-        logger.warning("A CMYK JPEG is converted without its profile; its colors are approximate.")
+        # OpenCV converts the inks to BGR arithmetically, so the profile of the inks is dropped.
+        logger.warning("A CMYK JPEG is converted without its profile; colors are approximate.")
         icc = None
     return ContainerInfo(metadata=Metadata(exif=exif, icc=icc, xmp=xmp))
 
 
 def embed(data: bytes, metadata: Metadata) -> bytes:
-    """Put metadata into an encoded JPEG, behind JFIF; a block that is too large is left out.
+    """Insert metadata into an encoded JPEG after JFIF, leaving out blocks that are too large.
 
-    OpenCV fails on an ICC profile of more than 64 KiB and writes XMP that nobody recognises.
+    OpenCV fails on ICC profiles of more than 64 KiB and writes XMP that no reader recognizes.
     """
     added = b""
     if metadata.exif and len(EXIF + metadata.exif) <= _MAX_BODY:
@@ -75,7 +75,7 @@ def _segment(marker: int, body: bytes) -> bytes:
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
     at = 2
     while True:
-        # Padding, and the stray bytes that some cameras leave between segments, are skipped.
+        # Skip padding, and stray bytes that some cameras leave between segments.
         start = _MARKER.search(data, at)
         if start is None:
             raise DamagedContainerError(f"it ends after {len(data)} bytes, without its end marker")
@@ -92,6 +92,6 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
             end = _SCAN_END.search(data, at)
             if end is None:
                 raise DamagedContainerError(
-                    f"it ends after {len(data)} bytes, inside the picture data"
+                    f"it ends after {len(data)} bytes, inside the image data"
                 )
             at = end.start()

@@ -15,7 +15,7 @@ _MAX_TEXT = 64 << 20
 
 
 def inspect(data: bytes) -> ContainerInfo:
-    """Check that all chunks are whole; collect eXIf, iCCP and XMP, and count APNG frames."""
+    """Check that all chunks are complete; collect eXIf, iCCP and XMP, and count APNG frames."""
     found: dict[bytes, bytes] = {}
     frames = 1
     for name, body in _chunks(data):
@@ -37,7 +37,7 @@ def inspect(data: bytes) -> ContainerInfo:
 
 
 def embed_xmp(data: bytes, packet: bytes) -> bytes:
-    """Put an XMP packet behind IHDR: as iTXt, for others do not look for the tEXt of OpenCV."""
+    """Insert an XMP packet after IHDR, as iTXt: other readers ignore the tEXt of OpenCV."""
     body = b"iTXt" + _XMP + bytes(4) + packet
     size, crc = (number.to_bytes(4, "big") for number in (len(body) - 4, zlib.crc32(body)))
     return data[:33] + size + body + crc + data[33:]
@@ -67,7 +67,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def _text(body: bytes) -> bytes:
-    """The text of an iTXt chunk after its keyword: flags, language, translated keyword, text."""
+    """Return the text of an iTXt chunk from its body after the keyword."""
     compressed = body[:1] == b"\1"
     parts = body[2:].split(b"\0", 2)
     text = parts[2] if len(parts) == 3 else b""
@@ -75,7 +75,7 @@ def _text(body: bytes) -> bytes:
 
 
 def _inflate(packed: bytes) -> bytes:
-    """Bounded, for a kilobyte of zlib can claim a gigabyte."""
+    """Decompress up to 64 MiB, since a kilobyte of zlib data can expand to a gigabyte."""
     try:
         return zlib.decompressobj().decompress(packed, _MAX_TEXT)
     except zlib.error:

@@ -1,8 +1,8 @@
-"""TIFF: which variants OpenCV reads right, and the tags that it neither reads nor writes.
+"""TIFF: the variants that OpenCV reads correctly, and the tags that it does not read or write.
 
-OpenCV turns some orientations and not others, multiplies colors by a straight alpha in 8 bits but
-not in 16, and writes neither metadata nor the tag that says what the fourth channel is. So the
-decoder gets a copy whose tags are neutral and the rest is done here. Tags: TIFF 6.0, XMP part 3.
+OpenCV applies some orientations and not others, multiplies colors by a straight alpha in 8 bits but
+not in 16, and writes neither metadata nor the tag that defines the fourth channel. So the decoder
+gets a copy with neutral tags, and the rest is done here. Tags: TIFF 6.0, XMP part 3.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _KINDS = {1: "unsigned", 2: "signed", 3: "float"}
 
 
 def inspect(data: bytes) -> ContainerInfo:
-    """Count the pages, refuse what OpenCV misreads, collect ICC, XMP and EXIF."""
+    """Count the pages, refuse variants that OpenCV misreads, collect ICC, XMP and EXIF."""
     try:
         form = ifd.layout(data)
         page = ifd.directory(data, form, form.first)
@@ -59,7 +59,7 @@ def inspect(data: bytes) -> ContainerInfo:
 
 
 def _further_pages(data: bytes, form: ifd.IfdLayout, at: int) -> int:
-    """Pages behind the first; previews (subfile type 1) and masks (4) are none."""
+    """Count the pages after the first, without previews (subfile type 1) and masks (4)."""
     pages = 0
     seen: set[int] = set()
     while at and at not in seen and len(seen) < 65_536:
@@ -72,7 +72,7 @@ def _further_pages(data: bytes, form: ifd.IfdLayout, at: int) -> int:
 
 
 def _refuse_misread(tags: dict[int, tuple[int, ...]]) -> None:
-    """The whitelist was measured; docs/files.md has the table."""
+    """Refuse variants outside the measured list; docs/files.md has the table."""
     bits = max(tags[_BITS], default=1)
     kind = _KINDS.get(max(tags[_SAMPLE_FORMAT], default=1), "other")
     samples = next(iter(tags[_SAMPLES]), 1)
@@ -91,7 +91,7 @@ def _refuse_misread(tags: dict[int, tuple[int, ...]]) -> None:
 
 
 def _neutral(data: bytes, form: ifd.IfdLayout, page: ifd.Directory) -> bytes | None:
-    """A copy with orientation 1 and an alpha that libtiff leaves alone, if this one is not so."""
+    """Return a copy with orientation 1 and an alpha that libtiff keeps; None if not needed."""
     wanted = {ORIENTATION: 1, _EXTRA: _ASSOCIATED}
     changes = {
         tag: value
@@ -107,12 +107,12 @@ def _neutral(data: bytes, form: ifd.IfdLayout, page: ifd.Directory) -> bytes | N
 
 
 def _without_alpha(pixels: Pixels) -> Pixels:
-    """CMYK comes as BGR and an alpha of 255 that no file ever had."""
+    """Drop the constant alpha of 255 that OpenCV adds to CMYK."""
     return pixels[..., :3]
 
 
 def _straight(pixels: Pixels) -> Pixels:
-    """Divide the colors by the alpha that they were multiplied with."""
+    """Divide the colors by the alpha that they were multiplied by."""
     if pixels.ndim != 3 or pixels.shape[2] != 4:
         return pixels
     top = np.float32(1 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max)
@@ -127,9 +127,9 @@ def _straight(pixels: Pixels) -> Pixels:
 
 
 def embed(data: bytes, metadata: Metadata, channels: int) -> bytes:
-    """Add ICC, XMP, EXIF and the meaning of the alpha channel to a TIFF that OpenCV wrote.
+    """Add ICC, XMP, EXIF and the meaning of the alpha channel to a TIFF written by OpenCV.
 
-    A new directory is put at the end and the header points to it; no other byte moves.
+    A new directory is appended and the header points to it; no other byte moves.
     """
     form = ifd.layout(data)
     page = ifd.directory(data, form, form.first)

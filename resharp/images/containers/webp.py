@@ -10,9 +10,9 @@ from resharp.images.picture import Metadata
 def inspect(data: bytes) -> ContainerInfo:
     """Check the stated size; collect EXIF, ICC and XMP, and count animation frames."""
     end = 8 + int.from_bytes(data[4:8], "little")
-    # The last pad byte is missing from the files of some writers.
+    # Some writers omit the last pad byte.
     if end > len(data) + 1:
-        raise DamagedContainerError(f"it has {len(data)} bytes where its header promises {end}")
+        raise DamagedContainerError(f"it has {len(data)} bytes, but its header states {end}")
     found: dict[bytes, bytes] = {}
     frames = 0
     at = 12

@@ -89,7 +89,7 @@ def run(variant: str, script: str, scratch: Path, *arguments: str) -> str:
     if variant != RTX:
         paths, module = [folder(variant), ROOT], "tensorrt_bindings"
         environment["LD_LIBRARY_PATH"] = str(stub_libraries(variant, scratch))
-        # Libraries of a real TensorRT beside us would be loaded first: of another version, maybe.
+        # Libraries of a real TensorRT next to us would be loaded first, maybe of another version.
         script = f"import sys\nsys.modules['tensorrt_libs'] = None\n{_import(module)}{script}"
     else:
         script = _import(module) + script

@@ -31,7 +31,7 @@ class Bridge:
     def __init__(self, at: Stand, fake: fake_trt.Trt) -> None:
         self._real, self._fake = at.real, fake
         self.on_runtime: Callable[[Any], None] = leave_alone
-        """Told each new runtime, to steer it; so are the others."""
+        """Called with each new runtime, to steer it, like the other callbacks."""
         self.on_engine: Callable[[Any], None] = leave_alone
         self.on_context: Callable[[Any], None] = leave_alone
         answer(at.trt.Runtime, self._runtime)

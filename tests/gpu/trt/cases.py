@@ -1,4 +1,4 @@
-"""Our code, driven by functions that run beside the real bindings.
+"""Our code, driven by functions that run next to the real bindings.
 
 A *case* is a function of a test module, marked with :func:`on`. It runs in the process of
 ``bindings.py``, against a module of ``spec_mock.py`` that is its own, and asserts. All cases of a
@@ -72,7 +72,7 @@ def outcomes(module: str, variant: str, scratch: Path) -> dict[str, str]:
 
 
 def main(module: str, real: ModuleType, variant: str) -> str:
-    """Run the cases, in the process beside the bindings; give the outcomes as JSON."""
+    """Run the cases, in the process with the bindings; return the outcomes as JSON."""
     found = {}
     for name, case in _cases(importlib.import_module(module)).items():
         if variant in case.variants:

@@ -49,7 +49,7 @@ class Build:
         self.log.log(getattr(self.at.trt.ILogger.Severity, level), text)
 
     def refuse(self, method: Any, gives: Any, text: str) -> None:
-        """Let a method say why, and give that."""
+        """Make a method log why, and return that."""
 
         def reply(*_: Any) -> Any:
             self.complain(text)

@@ -235,7 +235,7 @@ def test_the_bundle(bundle: Bundle) -> None:
 
 
 def test_is_no_upscaler(bundle: Bundle) -> None:
-    text = r"restores faces and does not upscale: use `face`= "
+    text = r"restores faces and does not upscale: use `face`="
     with pytest.raises(OptionError, match=text + "tiny"):
         Upscaler(bundle)
     for name in ("gfpgan-1.4", "GFPGANv1.3", "codeformer", "restoreformer"):
@@ -247,7 +247,7 @@ def test_is_no_upscaler(bundle: Bundle) -> None:
 
 def test_an_engine_has_the_one_size(bundle: Bundle) -> None:
     assert choose_tile(bundle.manifest, 1 << 30) == SIDE
-    with pytest.raises(OptionError, match="and no other size: leave the tile of 64 out"):
+    with pytest.raises(OptionError, match="accepts no other size, got 64: leave it out"):
         choose_tile(bundle.manifest, 1 << 30, 64)
 
 

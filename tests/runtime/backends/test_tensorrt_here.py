@@ -118,8 +118,8 @@ def test_without_a_driver(store: Path) -> None:
 @pytest.mark.parametrize(
     ("environment", "reason"),
     [
-        ({"FAKE_CUDA_INIT": "100"}, "CUDA_ERROR_NO_DEVICE (it shows no GPU"),
-        ({"FAKE_CUDA_INIT": "803"}, "answered cuInit"),
+        ({"FAKE_CUDA_INIT": "100"}, "CUDA_ERROR_NO_DEVICE (the driver shows no GPU"),
+        ({"FAKE_CUDA_INIT": "803"}, "call cuInit failed"),
         ({"FAKE_CUDA_INIT": "999"}, "CUDA_ERROR_UNKNOWN"),
         ({"FAKE_CUDA_DEVICES": "0"}, "shows 0 GPUs"),
         ({"FAKE_CUDA_CC": "6.1"}, "(compute capability 6.1): use torch"),
