@@ -1,11 +1,11 @@
 # syntax=docker/dockerfile:1
-# Two images, told in docs/containers.md:
-#   docker build --target export -t resharp-export .     makes engine stores; large, has PyTorch
-#   docker build --target runtime -t resharp-runtime .   restores pictures; lean
-# The NVIDIA container toolkit mounts the driver's libraries; no image holds them.
+# Two images, described in docs/containers.md:
+#   docker build --target export -t resharp-export .     builds engine stores; large, with PyTorch
+#   docker build --target runtime -t resharp-runtime .   restores images; small
+# The driver's libraries are not in the images: the NVIDIA container toolkit mounts them.
 ARG PYTHON=3.12
 
-# An empty store. `docker build --build-context store=FOLDER` puts a folder in its place.
+# An empty store. `docker build --build-context store=FOLDER` replaces it with a folder.
 FROM scratch AS store
 
 FROM python:${PYTHON}-slim AS build
@@ -14,7 +14,7 @@ COPY . .
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m pip wheel --no-deps --wheel-dir /dist .
 
-# What both images share: where the store is, and what they ask of the container toolkit.
+# Shared by both images: the location of the store and the requests to the container toolkit.
 FROM python:${PYTHON}-slim AS base
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
@@ -23,9 +23,9 @@ ENV NVIDIA_VISIBLE_DEVICES=all \
     RESHARP_HOME=/store
 
 FROM base AS export
-# `gpu` for TensorRT, `rtx` for TensorRT-RTX; the same for both images.
+# `gpu` for TensorRT, `rtx` for TensorRT-RTX; must be the same for both images.
 ARG EXTRA=gpu
-# An index with the CPU build of torch makes this image gigabytes smaller; export needs no more.
+# Index with the CPU build of torch, which suffices for exports and saves gigabytes.
 ARG PIP_EXTRA_INDEX_URL
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,from=build,source=/dist,target=/dist \
@@ -42,7 +42,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,source=constraints.txt,target=/constraints.txt \
     python -m pip install --constraint /constraints.txt "$(echo /dist/*.whl)[${EXTRA}]" \
     && useradd --create-home --uid 10001 resharp
-# Owned by root: the user of the image can read the store and cannot change it.
+# Owned by root, so the image's user can read but not modify the store.
 COPY --from=store / /store/
 USER 10001
 WORKDIR /data

@@ -1,20 +1,20 @@
 # Needs Python 3.10 or newer and make; everything else is installed into .venv.
 PYTHON ?= python3
 VENV ?= .venv
-# Processes that share the tests; each takes up to 1.5 GB.
+# Number of test processes; each takes up to 1.5 GB of memory.
 JOBS ?= 2
 RUN = $(VENV)/bin/python
-# Real TensorRT bindings, each unpacked in a folder of its own, for tests/gpu/trt; never imported.
+# Real TensorRT bindings for tests/gpu/trt, each in its own folder; never imported.
 TENSORRT_BINDINGS = 10.16.1.11 11.4.0.106
 
-# Wheels of 10.16 end at Python 3.13; where there is none, its tests are skipped and say so.
+# There are wheels of 10.16 only up to Python 3.13; without them its tests are skipped.
 define install-bindings
 test "$$(uname -sm)" != "Linux x86_64" || for version in $(TENSORRT_BINDINGS); do \
 	$(RUN) -m pip install --quiet --no-deps --upgrade --target $(VENV)/tensorrt-bindings/$$version \
 		tensorrt-cu13-bindings==$$version || echo "no TensorRT $$version bindings here" >&2; done
 endef
 
-# An independent implementation of the networks, without its dependency torchvision: tests/oracle.py.
+# Independent implementations of the networks (tests/oracle.py), without the dependency torchvision.
 define install-oracle
 $(RUN) -m pip install --quiet --no-deps --upgrade --target $(VENV)/oracle \
 	spandrel==0.4.2 spandrel_extra_arches==0.2.0 einops
@@ -22,7 +22,7 @@ endef
 
 .PHONY: demo test quick gpu lint clean
 
-# Draw a picture, wear it, restore it: demo/scene_small.jpg becomes demo/scene_restored.png.
+# Draw an image, degrade it and restore it: demo/scene_small.jpg becomes demo/scene_restored.png.
 demo: $(VENV)/demo.done
 	$(RUN) examples/scene.py demo
 	$(RUN) -m resharp upscale demo/scene_small.jpg -o demo/scene_restored.png --overwrite
@@ -30,11 +30,11 @@ demo: $(VENV)/demo.done
 test: $(VENV)/test.done
 	$(RUN) -m pytest -n $(JOBS) --dist loadfile
 
-# Without the tests that take seconds each.
+# Skip the tests that take seconds each.
 quick: $(VENV)/test.done
 	$(RUN) -m pytest -n $(JOBS) --dist loadfile -m "not slow"
 
-# On a machine with an NVIDIA GPU: check all on it, then write the figures to benchmarks/results.
+# On a machine with an NVIDIA GPU: run all checks and write the figures to benchmarks/results.
 gpu: $(VENV)/gpu.done
 	PYTHON=$(abspath $(RUN)) .ci/gpu benchmarks/results --full --minutes 30
 

@@ -1,6 +1,6 @@
-"""See that a quick run is whole: parity, structure, noise; never an absolute time.
+"""Check that a quick run is complete: parity, structure and noise, but no absolute times.
 
-usage: python .ci/check_bench.py RECORDS FOLDER-OF-THE-REPORT
+usage: python .ci/check_bench.py RECORDS REPORT_FOLDER
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ MAY_BE_ABSENT = {"openvino", "ncnn"}
 
 
 def main(records: Path, folder: Path) -> None:
-    """Exit with a message where something is wrong."""
+    """Exit with a message if anything is wrong."""
     found = read(records)
     for problem in (*_cases(found), *_run(found), *_report(folder)):
         sys.exit(f"{records}: {problem}")
     if compare(found, found).regressions:
-        sys.exit(f"{records}: a run is worse than itself")
+        sys.exit(f"{records}: comparing the run with itself reports regressions")
     sys.stdout.write(f"{len(found.measured())} cases in {found.run.seconds:.0f} s\n")
 
 
@@ -33,11 +33,11 @@ def _cases(found: Records) -> list[str]:
         if record.reason and not (record.status == ABSENT and record.case.subject in MAY_BE_ABSENT)
     ]
     missing = WANTED - {record.case.subject for record in found.measured()}
-    problems += [f"no figures of {subject}" for subject in sorted(missing)]
+    problems += [f"no figures for {subject}" for subject in sorted(missing)]
     for record in found.measured():
         whole = record.parity and record.seconds and record.rates and record.memory
         if not whole or not record.parity or not record.parity.passed or record.parity.levels > 1:
-            problems.append(f"{record.case.id} has no figures, or no parity")
+            problems.append(f"{record.case.id} lacks figures or parity")
         if record.baseline and not (record.ratio and record.kin_ratio and record.noise):
             problems.append(f"{record.case.id} has no ratio to {record.baseline}")
     return problems
@@ -46,26 +46,26 @@ def _cases(found: Records) -> list[str]:
 def _run(found: Records) -> list[str]:
     problems = []
     if found.run.seconds is None:
-        problems.append("it did not end")
+        problems.append("the run is incomplete")
     for place, figures in found.run.memory_check.items():
         if figures["error"] > 0.05:
-            problems.append(f"memory of the {place} is off: {figures}")
+            problems.append(f"the {place} memory check must be within 5 %, got {figures}")
     for twin in found.twins():
         if twin.ratio is None or twin.noise is None:
             problems.append("the twin has no figures")
         elif max(twin.ratio.median, 1 / twin.ratio.median) > 1 + twin.noise + 1e-9:
             problems.append(
-                f"the twin's ratio {twin.ratio.median} is beyond the noise {twin.noise}"
+                f"the twin's ratio must be within the noise {twin.noise}, got {twin.ratio.median}"
             )
-    return problems if found.twins() else [*problems, "nothing was measured twice"]
+    return problems if found.twins() else [*problems, "the baseline has no twin"]
 
 
 def _report(folder: Path) -> list[str]:
     page, plots = folder / "report.html", sorted(folder.glob("*.png"))
-    problems = [] if len(plots) >= 4 else [f"{len(plots)} plots in {folder}"]
-    problems += [f"{p} is no PNG" for p in plots if not p.read_bytes().startswith(PNG)]
+    problems = [] if len(plots) >= 4 else [f"{folder} must have at least 4 plots: {len(plots)}"]
+    problems += [f"{p} is not a PNG" for p in plots if not p.read_bytes().startswith(PNG)]
     if not page.is_file() or page.read_text("utf-8").count("data:image/png;base64,") < len(plots):
-        problems.append(f"{page} does not hold its plots")
+        problems.append(f"{page} does not contain all plots")
     return problems
 
 

@@ -1,4 +1,4 @@
-"""See that a rehearsal of the GPU check is whole: every stage on record, none failed.
+"""Check that a rehearsal of the GPU check is complete: every stage is recorded and none failed.
 
 usage: python .ci/check_gpu.py OUT     (in the checkout)
 """
@@ -20,32 +20,32 @@ from benchmarks.gpu.stages import Setting, stages  # noqa: E402
 
 MOST_FILES, MOST_SECONDS = 8, 360.0
 MAY_BE_ABSENT = ("provider pycuda", "standin pycuda", "bars", "shapes", "sanitizer")
-"""Where there is no pycuda, no GPU and no tool of NVIDIA's."""
+"""Stages that need pycuda, a GPU or NVIDIA's tools."""
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """Of a file of JSON lines."""
+    """Read a file of JSON lines."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def problems(out: Path) -> Iterator[str]:
-    """Whatever is wrong with it."""
+    """Yield everything that is wrong with the rehearsal."""
     records = {one["stage"]: one for one in lines(out / STAGES) if one["event"] == "end"}
     setting = Setting(out=out, scratch=out, kit=out, fake=True)
     for stage in stages(setting):
         found = records.get(stage.name)
         if found is None:
-            yield f"{stage.name} is not on record"
+            yield f"{stage.name} is not recorded"
         elif found["status"] == ABSENT and not stage.name.startswith(MAY_BE_ABSENT):
-            yield f"{stage.name} was left out: {found['reason']}"
+            yield f"{stage.name} was skipped: {found['reason']}"
         elif found["status"] not in (OK, ABSENT):
             yield f"{stage.name}: {found['status']}: {found['reason']}\n{found['tail']}"
     estimate = sum(one["estimate"] for one in records.values())
     if estimate >= MOST_SECONDS:
-        yield f"the estimates come to {estimate:.0f} s"
+        yield f"the estimates must add up to less than {MOST_SECONDS:.0f} s, got {estimate:.0f} s"
     files = sorted(path.name for path in out.iterdir())
     if len(files) > MOST_FILES:
-        yield f"more than {MOST_FILES} files: {files}"
+        yield f"expected at most {MOST_FILES} files, got {files}"
     with tarfile.open(out / ARCHIVE) as archive:
         inside = set(archive.getnames())
     missing = ({*files} - {ARCHIVE} | {"torch.xml", "memory.xml", "extras.jsonl"}) - inside
@@ -54,12 +54,12 @@ def problems(out: Path) -> Iterator[str]:
 
 
 def main(out: Path) -> None:
-    """Exit with a message where something is wrong."""
+    """Exit with a message if anything is wrong."""
     found = list(problems(out))
     if found:
         sys.exit("\n".join(found))
     took = sum(one["seconds"] for one in lines(out / STAGES) if one["event"] == "end")
-    sys.stdout.write(f"the GPU check is whole: its stages took {took:.0f} s\n")
+    sys.stdout.write(f"the GPU check is complete: its stages took {took:.0f} s\n")
 
 
 if __name__ == "__main__":

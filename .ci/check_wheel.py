@@ -1,4 +1,4 @@
-"""See that a wheel holds the built-in bundle, whole and small, and no photo or checkpoint."""
+"""Check that a wheel has the built-in bundle, intact and small, and no photos or checkpoints."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ FOLDER = "resharp/weights/builtin/resharp-x4/"
 
 
 def main(path: str) -> None:
-    """Exit with a message where something is wrong."""
+    """Exit with a message if anything is wrong."""
     with zipfile.ZipFile(path) as wheel:
         names = wheel.namelist()
         strange = [n for n in names if n.endswith((".pth", ".pt", ".jpg", ".png"))]
         if strange:
-            sys.exit(f"the wheel holds {strange}")
+            sys.exit(f"the wheel contains unexpected files: {strange}")
         manifest = json.loads(wheel.read(FOLDER + "manifest.json"))
         for file in [manifest["weights"], *manifest["graphs"].values()]:
             if hashlib.sha256(wheel.read(FOLDER + file["name"])).hexdigest() != file["sha256"]:
-                sys.exit(f"{file['name']} in the wheel is not what the manifest says")
+                sys.exit(f"{file['name']} in the wheel does not match the manifest's SHA-256")
         size = sum(wheel.getinfo(n).file_size for n in names if n.startswith(FOLDER))
         if size > LIMIT:
-            sys.exit(f"the built-in bundle takes {size} bytes, over {LIMIT}")
+            sys.exit(f"the built-in bundle must be at most {LIMIT} bytes, got {size}")
     sys.stdout.write(f"{len(names)} files, built-in bundle of {size} bytes\n")
 
 

@@ -1,5 +1,5 @@
-# Source this in a checkout on the GPU's machine: `. KIT/install.sh`. It installs the wheels of the
-# kit into the kit, without pip, and sets what the check needs. (python: PYTHON, or python3)
+# Source this in a checkout on the GPU machine: `. KIT/install.sh`. It unpacks the kit's wheels into
+# the kit, without pip, and sets the environment for the check. (python: PYTHON, or python3)
 # shellcheck shell=bash
 _kit=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 for _wheel in "$_kit"/wheels/*.whl; do

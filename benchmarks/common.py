@@ -1,4 +1,4 @@
-"""What the scripts share: the machine in a line, photos, and reports as Markdown or JSON."""
+"""Helpers shared by the scripts: photos, machine facts, and reports as Markdown or JSON."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ photos_argument = click.argument(
     "photos", type=click.Path(exists=True, file_okay=False, path_type=Path)
 )
 json_option = click.option(
-    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Also write JSON."
+    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="JSON output file."
 )
 
 
 def load(folder: Path) -> dict[str, Image]:
-    """All photos of a folder by name, uint8 BGR."""
+    """Load all photos of a folder as uint8 BGR, by name."""
     found = {}
     for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES):
         picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if picture is None:
-            raise click.ClickException(f"{path} cannot be read")
+            raise click.ClickException(f"cannot read {path}")
         found[path.stem] = np.asarray(picture, np.uint8)
     if not found:
-        raise click.ClickException(f"{folder} holds no photo")
+        raise click.ClickException(f"no photos in {folder}: expected {', '.join(SUFFIXES)} files")
     return found
 
 
 def quarter(photo: Image) -> Image:
-    """A quarter of the size, by area averaging."""
+    """Downscale a photo to a quarter of its width and height, by area averaging."""
     height, width = photo.shape[0] // 4, photo.shape[1] // 4
     cropped = photo[: height * 4, : width * 4]
     return np.asarray(cv2.resize(cropped, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def machine() -> dict[str, str]:
-    """What the figures were taken on."""
+    """Return the CPU and the versions that the figures depend on."""
     return {
         "cpu": device_name("cpu"),
         "python": platform.python_version(),
@@ -67,7 +67,7 @@ def report(
     summary: Mapping[str, Any],
     json_file: Path | None,
 ) -> None:
-    """Print a Markdown table and the summary; write both as JSON where asked."""
+    """Print a Markdown table and a summary; also write both as JSON if ``json_file`` is given."""
     about = machine()
     click.echo(f"## {title}\n\n{', '.join(f'{key} {value}' for key, value in about.items())}\n")
     click.echo("| " + " | ".join(columns) + " |")

@@ -1,7 +1,7 @@
-"""``python -m benchmarks.exports``: time and memory of an export and a build, in full size.
+"""``python -m benchmarks.exports``: time and memory of exports and engine builds at full size.
 
 Official weights are not needed: networks of the official sizes with random weights take as long.
-Each step is a process of its own, whose peak memory is read at its end.
+Each step runs in its own process, whose peak memory is read when it exits.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ print(json.dumps([built.engine.spec.precision, built.engine.file.size, graph.psn
 
 
 def measured(code: str, arguments: Sequence[str]) -> tuple[float, float, str]:
-    """Seconds, peak MiB and output of a Python process."""
+    """Run Python code in a process and return its seconds, peak MiB and output."""
     began = time.monotonic()
     child = subprocess.Popen(
         [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True
@@ -86,7 +86,7 @@ def measured(code: str, arguments: Sequence[str]) -> tuple[float, float, str]:
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
-        raise click.ClickException(f"it ended with {child.returncode}")
+        raise click.ClickException(f"the process failed with exit code {child.returncode}")
     return time.monotonic() - began, usage.ru_maxrss / 1024, out
 
 
@@ -95,12 +95,12 @@ def measured(code: str, arguments: Sequence[str]) -> tuple[float, float, str]:
 @click.option("--builds/--no-builds", default=True, help="Also build TensorRT-RTX engines.")
 @json_option
 def main(names: tuple[str, ...], builds: bool, json_file: Path | None) -> None:
-    """Export each network, then build its engine; all by default."""
+    """Export each network (default: all) and build its engine."""
     rows = []
     for name in names or SIZES:
         architecture, parameters = SIZES[name]
         with tempfile.TemporaryDirectory() as folder:
-            own = f"random-{name}"  # no name of the catalogue
+            own = f"random-{name}"  # not a name in the catalog
             path, store = Path(folder, f"{own}.pth"), str(Path(folder, "store"))
             torch.manual_seed(0)
             network = models.find(architecture).build(**parameters)

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.imports``: what ``import resharp`` adds to importing numpy and OpenCV."""
+"""``python -m benchmarks.imports``: import time of resharp on top of numpy and OpenCV."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ print(second - first, time.perf_counter() - second)
 
 
 @click.command()
-@click.option("--runs", default=11, show_default=True, help="Processes to start.")
+@click.option("--runs", default=11, show_default=True, help="Number of processes to start.")
 @json_option
 def main(runs: int, json_file: Path | None) -> None:
-    """Import both in fresh processes, and give the median of the seconds and of their ratio."""
+    """Import both in new processes and report the median times and their ratio."""
     rows = []
     for index in range(runs):
         done = subprocess.run(

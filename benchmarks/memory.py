@@ -1,4 +1,4 @@
-"""``python -m benchmarks.memory``: peak memory of a large picture, in a process of its own."""
+"""``python -m benchmarks.memory``: peak memory of restoring a large image in its own process."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ with Upscaler(model, backend=backend, tile=tile) as upscaler:
 def main(
     model: str, backend: str, width: int, height: int, tile: str, json_file: Path | None
 ) -> None:
-    """Restore a picture of WIDTH x HEIGHT and say what the process held at most (Linux)."""
+    """Restore an image of WIDTH x HEIGHT and report the peak memory of the process (Linux)."""
     command = [sys.executable, "-c", CHILD, model, backend, str(width), str(height), tile]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

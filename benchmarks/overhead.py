@@ -1,4 +1,4 @@
-"""``python -m benchmarks.overhead PHOTO``: Upscaler against the bare onnxruntime session."""
+"""``python -m benchmarks.overhead PHOTO``: overhead of Upscaler over a bare onnxruntime session."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from resharp.runtime import DEFAULT_MODEL, Tile, plan, resolve
 @click.command()
 @click.argument("photo", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("-m", "--model", default=DEFAULT_MODEL, show_default=True)
-@click.option("--side", default=1024, show_default=True, help="The photo is resized to a square.")
+@click.option("--side", default=1024, show_default=True, help="Resize the photo to this square.")
 @click.option("--tile", default=512, show_default=True)
 @click.option("--pairs", default=7, show_default=True)
 @json_option
 def main(photo: Path, model: str, side: int, tile: int, pairs: int, json_file: Path | None) -> None:
-    """Time both on the same tiles, turn by turn, and give the median of the paired ratios."""
+    """Time both on the same tiles in turns and report the median of the paired ratios."""
     picture = cv2.imread(str(photo), cv2.IMREAD_COLOR)
     if picture is None:
-        raise click.ClickException(f"{photo} cannot be read")
+        raise click.ClickException(f"cannot read {photo}")
     image = np.asarray(cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
     bundle = resolve(model)
     manifest = bundle.manifest
@@ -51,7 +51,7 @@ def main(photo: Path, model: str, side: int, tile: int, pairs: int, json_file: P
         for index in range(pairs):
             both: list[Callable[[], object]] = [lambda: upscaler(image), bare]
             seconds = [0.0, 0.0]
-            for which in (0, 1) if index % 2 else (1, 0):  # neither always goes first
+            for which in (0, 1) if index % 2 else (1, 0):  # alternate which goes first
                 seconds[which] = _time(both[which])
             rows.append((index, seconds[0], seconds[1], seconds[0] / seconds[1]))
     summary = {
@@ -64,7 +64,7 @@ def main(photo: Path, model: str, side: int, tile: int, pairs: int, json_file: P
 
 
 def _assert_equal(whole: Image, parts: list[Image], tiles: tuple[Tile, ...], scale: int) -> None:
-    """The cores of the bare results are the picture."""
+    """Check that the cores of the bare results make up the whole image."""
     for part, tile in zip(parts, tiles, strict=True):
         top, left, bottom, right = tile.core
         inner = part[

@@ -15,8 +15,8 @@ from resharp.runtime import DEFAULT_MODEL
 @click.command()
 @photos_argument
 @click.option("-m", "--model", default=DEFAULT_MODEL, show_default=True)
-@click.option("--limit", default=1, show_default=True, help="Levels of 255 allowed.")
-@click.option("--share", default=5e-4, show_default=True, help="Share of values allowed to differ.")
+@click.option("--limit", default=1, show_default=True, help="Allowed difference in levels of 255.")
+@click.option("--share", default=5e-4, show_default=True, help="Fraction of values that may vary.")
 @json_option
 def main(photos: Path, model: str, limit: int, share: float, json_file: Path | None) -> None:
     """Restore every photo at a quarter of its size with both backends on the CPU and compare."""
@@ -37,7 +37,9 @@ def main(photos: Path, model: str, limit: int, share: float, json_file: Path | N
     columns = ("photo", "largest difference (levels)", "share of values that differ")
     report(f"Parity torch = onnx, {name}", columns, rows, summary, json_file)
     if any(row[1] > limit or row[2] > share for row in rows):
-        raise click.ClickException("torch and onnx disagree")
+        raise click.ClickException(
+            f"torch and onnx differ by more than {limit} levels or in more than {share:g} of values"
+        )
 
 
 if __name__ == "__main__":

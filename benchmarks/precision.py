@@ -1,7 +1,7 @@
 """``python -m benchmarks.precision PHOTOS -m MODEL``: typed graphs against FP32 on real photos.
 
-The graph that TensorRT would be given, run by onnxruntime on the CPU (bf16: by PyTorch). It shows
-what the arithmetic costs; what an engine makes of it on a GPU is checked there at its first use.
+Runs the graph that TensorRT would get with onnxruntime on the CPU (bf16: with PyTorch). This shows
+the cost of the arithmetic alone; an engine is checked on its GPU at its first use.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from resharp.runtime.bundle_lookup import resolve
 @photos_argument
 @click.option("-m", "--model", default=DEFAULT_MODEL, show_default=True)
 @click.option("--precision", type=click.Choice(PRECISIONS), default="fp16", show_default=True)
-@click.option("--whole", is_flag=True, help="The photos as they are, not at a quarter of the size.")
-@click.option("--limit", default=1, show_default=True, help="Levels of 255 allowed.")
-@click.option("--floor", default=60.0, show_default=True, help="PSNR in dB that is asked for.")
+@click.option("--whole", is_flag=True, help="Use the photos at full size instead of a quarter.")
+@click.option("--limit", default=1, show_default=True, help="Allowed difference in levels of 255.")
+@click.option("--floor", default=60.0, show_default=True, help="Required PSNR in dB.")
 @json_option
 def main(
     photos: Path,
@@ -57,7 +57,9 @@ def main(
     columns = ("photo", "largest difference (levels)", "share of values that differ", "PSNR (dB)")
     report(f"{precision} = fp32, {bundle.manifest.name}", columns, rows, summary, json_file)
     if any(row[1] > limit or row[3] < floor for row in rows):
-        raise click.ClickException(f"{precision} is too far from fp32")
+        raise click.ClickException(
+            f"{precision} differs from fp32 by more than {limit} levels or is below {floor:g} dB"
+        )
 
 
 if __name__ == "__main__":

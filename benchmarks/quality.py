@@ -1,4 +1,7 @@
-"""``python -m benchmarks.quality PHOTOS``: PSNR-Y of a x4 model over bicubic, clean and worn."""
+"""``python -m benchmarks.quality PHOTOS``: PSNR-Y gain of an x4 model over bicubic.
+
+Measured on clean and on degraded inputs.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,10 @@ from resharp.types import BackendName, Tta
 @click.option("--tta", default=1, show_default=True, help="Flips and rotations to average.")
 @json_option
 def main(photos: Path, model: str, backend: BackendName, tta: Tta, json_file: Path | None) -> None:
-    """Upscale each photo from a quarter of its size (INTER_AREA), and again with noise and JPEG.
+    """Upscale each photo from a quarter of its size (INTER_AREA), clean and degraded.
 
-    Worn means Gaussian noise of sigma 4 of 255 (seed 0), then JPEG at quality 75. PSNR is on BT.601
-    luma over the whole picture, no border cut off; bicubic is cv2.INTER_CUBIC.
+    Degraded (worn) inputs have Gaussian noise of sigma 4 of 255 (seed 0), then JPEG at quality 75.
+    PSNR is on BT.601 luma over the whole image without cropping; bicubic is cv2.INTER_CUBIC.
     """
     rows: list[tuple[str | float, ...]] = []
     with Upscaler(model, backend=backend) as upscaler:

@@ -1,8 +1,8 @@
-"""``python -m benchmarks.regression``: does ``bench compare`` catch what it should, and only that?
+"""``python -m benchmarks.regression``: whether ``bench compare`` finds real regressions only.
 
-The quick suite is run again and again: as it is, and with a sleep planted in the tile loop of
-every backend (a share of each tile's own time). Every pair of runs as they are is compared, both
-ways; so is each of them with each planted one.
+Runs the quick suite repeatedly, unchanged and with a sleep planted in the tile loop of every
+backend (a fraction of each tile's own time). Every pair of unchanged runs is compared in both
+directions, and each unchanged run is compared with each planted one.
 """
 
 from __future__ import annotations
@@ -49,19 +49,21 @@ sys.meta_path.insert(0, Finder())
 
 
 @click.command()
-@click.option("--runs", default=11, show_default=True, help="As it is.")
-@click.option("--planted", default=3, show_default=True, help="With the sleep.")
-@click.option("--share", default=0.15, show_default=True, help="Of a tile's time that it sleeps.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Keep the records.")
+@click.option("--runs", default=11, show_default=True, help="Number of unchanged runs.")
+@click.option("--planted", default=3, show_default=True, help="Number of runs with the sleep.")
+@click.option("--share", default=0.15, show_default=True, help="Sleep as a fraction of tile time.")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder to keep the records in."
+)
 @json_option
 def main(runs: int, planted: int, share: float, out: Path | None, json_file: Path | None) -> None:
-    """Measure with and without a planted regression, and count what compare says."""
+    """Measure with and without a planted regression, and count the verdicts of compare."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = out or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         (Path(scratch) / "sitecustomize.py").write_text(PLANT.format(share=share))
         same, slow = [], []
-        for index in range(max(runs, planted)):  # in turns, so that a change meets both
+        for index in range(max(runs, planted)):  # in turns, so that drift affects both kinds
             if index < runs:
                 same.append(_run(folder / f"same-{index:02}.jsonl", None))
             if index < planted:

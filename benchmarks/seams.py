@@ -1,4 +1,4 @@
-"""``python -m benchmarks.seams PHOTOS -m MODEL``: tiled against untiled, and the measured curve."""
+"""``python -m benchmarks.seams PHOTOS -m MODEL``: tiled results against untiled ones."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ TILES = (64, 96, 128, 160, 192)
 @click.command()
 @photos_argument
 @click.option("-m", "--model", default=DEFAULT_MODEL, show_default=True)
-@click.option("--count", default=3, show_default=True, help="Photos used.")
-@click.option("--limit", default=1, show_default=True, help="Levels of 255 allowed.")
+@click.option("--count", default=3, show_default=True, help="Number of photos to use.")
+@click.option("--limit", default=1, show_default=True, help="Allowed difference in levels of 255.")
 @json_option
 def main(photos: Path, model: str, count: int, limit: int, json_file: Path | None) -> None:
-    """Restore photos at a quarter of their size, whole and tiled at the manifest's own overlap."""
+    """Restore photos at a quarter of their size, whole and tiled with the manifest's overlap."""
     rows = []
     pictures = {name: quarter(photo) for name, photo in list(load(photos).items())[:count]}
     with Upscaler(model, backend="onnx", tile=100_000) as whole:
@@ -43,7 +43,7 @@ def main(photos: Path, model: str, count: int, limit: int, json_file: Path | Non
     columns = ("photo", "tile", "largest difference (levels)", "share of values that differ")
     report(f"Seams, {manifest.name}", columns, rows, summary, json_file)
     if worst > limit:
-        raise click.ClickException(f"{worst} levels at a seam, over {limit}")
+        raise click.ClickException(f"seams must be within {limit} levels, got {worst}")
 
 
 if __name__ == "__main__":

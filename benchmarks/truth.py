@@ -1,9 +1,9 @@
-"""``python -m benchmarks.truth PHOTOS``: fp16 and mixed against fp32, each network in full size.
+"""``python -m benchmarks.truth PHOTOS``: fp16 and mixed against fp32, each network at full size.
 
-The graphs are those that TensorRT is given, run by onnxruntime on the CPU, and what comes out is
-compared in fp32. Only some weights are at hand: the others are random, from a seed, and their
-activations say little of a trained network's. What the arithmetic does to a network shows all the
-same, and where fp16 would break it outright. What an engine makes of it is checked on its GPU.
+Runs the graphs that TensorRT would get with onnxruntime on the CPU and compares the outputs in
+fp32. Trained weights are available only for some networks; the others have random weights from a
+seed, whose activations say little about a trained network's. They still show the effect of the
+arithmetic and whether fp16 breaks a network outright. Engines are checked separately on their GPU.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from resharp.runtime.bundle_lookup import builtin_store
 from resharp.types import Array
 
 CROP = 96
-"""Side of the middle of each photo, at a quarter of its size."""
+"""Side of the center crop of each photo, taken at a quarter of the photo's size."""
 OFFICIAL = {"realesr-animevideov3": "realesr-animevideov3.pth"}
 NAMES = (DEFAULT_MODEL, *OFFICIAL, *SIZES)
 COLUMNS = (
@@ -56,17 +56,19 @@ COLUMNS = (
     "codes: mixed",
 )
 Run = Callable[[Array], tuple[Array, Array | None]]
-"""float32 ``[1, h, w, 3]`` in 0..1 to what is restored, and the codes that were chosen, if any."""
+"""Maps float32 ``[1, h, w, 3]`` in 0..1 to the restored image and the chosen codes, if any."""
 
 
 def checkpoint_of(name: str, weights: Path | None, folder: Path) -> tuple[models.Checkpoint, str]:
-    """The weights of one row, and what they are: ours, official, or random."""
+    """Return the checkpoint of a network and its kind: ours, official or random."""
     if name == DEFAULT_MODEL:
         bundle = builtin_store().find(name)
         return models.read_checkpoint(bundle.path(bundle.manifest.weights)), "ours"
     if name in OFFICIAL:
         if weights is None:
-            raise click.ClickException(f"{name} is an official checkpoint: say --weights FOLDER")
+            raise click.ClickException(
+                f"{name} is an official checkpoint: pass its folder with --weights-dir"
+            )
         return models.read_checkpoint(weights / OFFICIAL[name]), "official"
     architecture, parameters = SIZES[name]
     torch.manual_seed(0)
@@ -78,7 +80,7 @@ def checkpoint_of(name: str, weights: Path | None, folder: Path) -> tuple[models
 
 
 def shake(network: torch.nn.Module) -> None:
-    """Random weights, the tables that begin at 0, or all alike, too: else no code is preferred."""
+    """Also randomize tables initialized to constants; otherwise no code would be preferred."""
     with torch.no_grad():
         for name, one in network.named_parameters():
             if one.squeeze().ndim < 2:
@@ -88,7 +90,7 @@ def shake(network: torch.nn.Module) -> None:
 
 
 def pictures(photos: Mapping[str, Array], count: int) -> list[Array]:
-    """The middle of each photo at a quarter of its size, uint8."""
+    """Return the center crop of each photo at a quarter of its size, uint8."""
     found = []
     for photo in list(photos.values())[:count]:
         small = quarter(photo)
@@ -98,11 +100,11 @@ def pictures(photos: Mapping[str, Array], count: int) -> list[Array]:
 
 
 def faces(photos: Mapping[str, Array], weights: Path | None) -> list[Array]:
-    """The surest face of each photo as face networks take it; without a detector, the middle."""
+    """Return the most confident face of each photo, aligned; without a detector, its center."""
     try:
         detector = YuNet(weights)
     except ResharpError as error:
-        click.echo(f"no detector, so the middle of each photo is taken: {error}", err=True)
+        click.echo(f"no face detector, using the center of each photo: {error}", err=True)
         return [_square(photo) for photo in photos.values()]
     found = [(photo, detector(photo)) for photo in photos.values()]
     return [cut(photo, to_crop(seen[0].landmarks)) for photo, seen in found if seen]
@@ -115,7 +117,7 @@ def _square(photo: Array) -> Array:
 
 
 def runner(path: Path, extra: tuple[float, ...]) -> Run:
-    """A float graph in onnxruntime, whose choice of codes becomes an output too."""
+    """Open a float graph in onnxruntime, with its choice of codes as an additional output."""
     import onnxruntime
 
     model = onnx.load(str(path))
@@ -138,7 +140,7 @@ def runner(path: Path, extra: tuple[float, ...]) -> Run:
 
 
 def distance(found: Array, exact: Array) -> tuple[float, int]:
-    """PSNR in dB, and the largest difference of the bytes; 0 and 255 where it is not finite."""
+    """Return the PSNR in dB and the largest difference in levels; 0 and 255 if not finite."""
     if not np.isfinite(found).all():
         return 0.0, 255
     gap = np.clip(found, 0, 1).astype(np.float64) - np.clip(exact, 0, 1)
@@ -150,7 +152,7 @@ def distance(found: Array, exact: Array) -> tuple[float, int]:
 def measure(
     checkpoint: models.Checkpoint, kind: str, shown: list[Array], folder: Path
 ) -> dict[str, Any]:
-    """One row."""
+    """Measure one network and return its row of the table."""
     facts, network = checkpoint.facts, models.build(checkpoint)
     batches = [one[None].astype(np.float32) / np.float32(255) for one in shown]
     tops = [peak(network, models.planes(torch.from_numpy(one), facts)) for one in batches]
@@ -199,16 +201,16 @@ def _share(differ: list[NDArray[Any]]) -> str:
 @click.option(
     "--weights-dir",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder with official checkpoints and the face detector.",
+    help="Folder of the official checkpoints and the face detector.",
 )
 @click.option(
     "--face",
     "more",
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A further photo with a face.",
+    help="Additional photo with a face; can be repeated.",
 )
-@click.option("--count", default=4, show_default=True, help="Photos, where they are no faces.")
+@click.option("--count", default=4, show_default=True, help="Number of photos for other networks.")
 @json_option
 def main(
     photos: Path,
@@ -218,7 +220,7 @@ def main(
     count: int,
     json_file: Path | None,
 ) -> None:
-    """Measure each network; rows of other ones that the JSON has already stay there."""
+    """Measure each network (default: all); existing rows of others in the JSON file are kept."""
     found = load(photos)
     for path in more:
         found[path.stem] = np.asarray(cv2.imread(str(path), cv2.IMREAD_COLOR), np.uint8)
@@ -250,7 +252,7 @@ def _summary(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     trained = [name for name, row in rows.items() if not row["weights"].startswith("random")]
     return {
         "trained": ", ".join(trained) or "none",
-        "random": "every other one, seed 0: its activations and codes say little of a trained one",
+        "random": "all others, seed 0: activations and codes say little about trained networks",
         "flagged": ", ".join(n for n, row in rows.items() if row["over 10,000"] == "yes") or "none",
     }
 

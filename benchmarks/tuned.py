@@ -1,4 +1,4 @@
-"""``python -m benchmarks.tuned``: what ``export-engines --tune`` chose against the defaults."""
+"""``python -m benchmarks.tuned``: settings found by ``export-engines --tune``, against defaults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from resharp.gpu.devices import device_name
 from resharp.runtime import DEFAULT_MODEL, resolve
 
 SIZES = ((480, 700), (640, 420), (300, 900))
-"""(height, width): none of them is a picture that the tuning was made on."""
+"""(height, width) of the images, none of which was used for tuning."""
 BUDGET = Budget(pairs=9, most_pairs=31, seconds=15.0, limit=40.0)
 
 
@@ -27,12 +27,13 @@ BUDGET = Budget(pairs=9, most_pairs=31, seconds=15.0, limit=40.0)
 @click.option("--store", type=click.Path(file_okay=False, path_type=Path))
 @json_option
 def main(model: str, backend: str, store: Path | None, json_file: Path | None) -> None:
-    """Compare the tuned settings with the defaults on three pictures, pair by pair, on the CPU."""
+    """Compare the tuned settings with the defaults on three images, pair by pair, on the CPU."""
     bundle = resolve(model, store=store)
     tuning = bundle.manifest.tuning(backend, device_name("cpu"))
     if tuning is None:
         raise click.ClickException(
-            f"{model} is not tuned for {backend} here: export-engines --tune"
+            f"{model} is not tuned for {backend} on this CPU: "
+            f"run 'export-engines {model} --tune' first"
         )
     rows = []
     with tempfile.TemporaryDirectory() as folder:

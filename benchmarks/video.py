@@ -1,4 +1,4 @@
-"""``python -m benchmarks.video PHOTO``: video in full against inference, and libav, alone."""
+"""``python -m benchmarks.video PHOTO``: restore_video against inference alone and libav alone."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from resharp.video.run import render_video
 RATE = 24
 SCALE = 4
 THREADS = usable_threads() * 3 // 2
-"""Of the encoder, in all that is compared: what restore_video takes by itself."""
+"""Threads of the encoder in all variants, equal to the default of restore_video."""
 OPTIONS = VideoOptions(encoder_threads=THREADS)
 LIKE = 40.0
-"""Decibels by which results of two ways must agree at least."""
+"""Minimum PSNR in dB between the results of two variants."""
 Row = tuple[str, int, float, float, float]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a measurement works, and on what."""
+    """Inputs and working folder of a measurement."""
 
     photo: Image
     folder: Path
@@ -51,16 +51,16 @@ class Place:
 @click.command()
 @click.argument("photo", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("-m", "--model", default=DEFAULT_MODEL, show_default=True)
-@click.option("--pairs", default=1, show_default=True, help="Of the comparison with inference.")
+@click.option("--pairs", default=1, show_default=True, help="Pairs for the inference comparison.")
 @click.option("--only", type=click.Choice(["inference", "libav", "duplicates"]), multiple=True)
 @json_option
 def main(
     photo: Path, model: str, pairs: int, only: tuple[str, ...], json_file: Path | None
 ) -> None:
-    """Time restore_video against its parts, turn by turn; a ratio under 1 is to its credit."""
+    """Time restore_video against its parts in turns; below 1, restore_video is faster."""
     picture = cv2.imread(str(photo), cv2.IMREAD_COLOR)
     if picture is None:
-        raise click.ClickException(f"{photo} cannot be read")
+        raise click.ClickException(f"cannot read {photo}")
     parts = {"inference": _inference, "libav": _libav, "duplicates": _duplicates}
     rows: list[Row] = []
     notes: dict[str, Any] = {"encoder threads": THREADS}
@@ -77,7 +77,7 @@ def main(
 
 
 def _inference(place: Place, notes: dict[str, Any]) -> list[Row]:
-    """Against the network alone, on the same frames as arrays."""
+    """Compare with the network alone, on the same frames as arrays."""
     path = _clip(place, 120, 640, 360)
     frames = list(_arrays(path))
     config = RestoreConfig(model=place.model)
@@ -99,11 +99,11 @@ def _inference(place: Place, notes: dict[str, Any]) -> list[Row]:
 
 
 def _libav(place: Place, notes: dict[str, Any]) -> list[Row]:
-    """Against decoding and encoding alone; nothing but nearest neighbours for a network."""
+    """Compare with decoding and encoding alone, with nearest-neighbor scaling as the network."""
     path, clip = _clip(place, 120, 640, 360), probe(place.folder / "clip.mp4")
     encoder = choose_encoder(clip, OPTIONS, 640 * SCALE, 360 * SCALE, THREADS)
     target, other = place.folder / "nearest.mp4", place.folder / "other.mp4"
-    large = list(_plain(path))  # what the last way encodes; not timed
+    large = list(_plain(path))  # input of the last variant; not timed
 
     def encoding(frames: Callable[[], Iterator[Any]]) -> Callable[[], None]:
         return lambda: _encode(frames(), encoder, other)
@@ -123,7 +123,7 @@ def _libav(place: Place, notes: dict[str, Any]) -> list[Row]:
 
 
 def _duplicates(place: Place, notes: dict[str, Any]) -> list[Row]:
-    """--skip-duplicates against without, where each picture is shown three times."""
+    """Compare with and without ``skip_duplicates`` on a clip that shows each view three times."""
     path, rows = _clip(place, 24, 320, 180, shown=3), list[Row]()
     config = RestoreConfig(model=place.model)
     target, other = place.folder / "skipping.mp4", place.folder / "all.mp4"
@@ -138,7 +138,7 @@ def _duplicates(place: Place, notes: dict[str, Any]) -> list[Row]:
 
         rows += _paired(ways, ours, 3, target)
         for one, two in zip(_arrays(target), _arrays(other), strict=True):
-            _assert_alike(one, two, 30.0)  # the network sees the coding noise of each frame
+            _assert_alike(one, two, 30.0)  # lower, because coding noise differs between frames
         told = f"{made[-1].restored} of 24 frames restored (8 views, each three times, 320x180, x4)"
         notes[f"--skip-duplicates {levels:g}"] = told
     return rows
@@ -147,7 +147,7 @@ def _duplicates(place: Place, notes: dict[str, Any]) -> list[Row]:
 def _paired(
     ways: Mapping[str, Callable[[], object]], ours: Callable[[], object], pairs: int, target: Path
 ) -> list[Row]:
-    """Times of all, turn by turn, beginning with another one each round."""
+    """Time all variants in turns, starting with a different one in each round."""
     rows: list[Row] = []
     order = [*ways, ""]
     for index in range(pairs):
@@ -168,12 +168,12 @@ def _whole(
     path: Path, target: Path, config: RestoreConfig, options: VideoOptions = OPTIONS
 ) -> VideoReport:
     made = render_video(path, target, config, options=options, overwrite=True)
-    assert _times(made.target) == _times(path), "a timestamp is not kept"
+    assert _times(made.target) == _times(path), "the timestamps differ"
     return made
 
 
 class Nearest:
-    """Stands for a config, and for its restorer: nearest neighbours, at next to no cost."""
+    """Stand-in for a config and its restorer: nearest-neighbor scaling at almost no cost."""
 
     upscaler = network = tile = None
     threads, aligned, device, scale = 1, False, "auto", float(SCALE)
@@ -186,29 +186,29 @@ class Nearest:
         )
 
     def open(self) -> Nearest:
-        """Itself."""
+        """Return itself."""
         return self
 
     def on(self, **settings: Any) -> Nearest:
-        """Itself, whatever the settings."""
+        """Return itself for any settings."""
         return self
 
     def batch_for(self, height: int, width: int) -> int:
-        """One by one."""
+        """Return 1: images are processed one by one."""
         return 1
 
     def __call__(self, image: Image, *, progress: Any = None) -> Image:
         return enlarged(image)
 
     def batch(self, images: Sequence[Image]) -> list[Image]:
-        """All of them."""
+        """Enlarge several images."""
         return [enlarged(image) for image in images]
 
     def pin_tile(self, tile: int | None) -> None:
-        """There is none."""
+        """Do nothing: there are no tiles."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there are no resources."""
 
     def __enter__(self) -> Nearest:
         return self
@@ -218,13 +218,13 @@ class Nearest:
 
 
 def enlarged(image: Image) -> Image:
-    """Nearest neighbours."""
+    """Enlarge an image by nearest-neighbor scaling."""
     size = (image.shape[1] * SCALE, image.shape[0] * SCALE)
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_NEAREST), image.dtype)
 
 
 def _plain(path: Path) -> Iterator[Any]:
-    """Frames of the result as a plain loop makes them, with libswscale's default flags."""
+    """Yield enlarged frames, converted with libswscale's default flags as in a plain loop."""
     for frame in _frames(path):
         large = enlarged(frame.to_ndarray(format="bgr24"))
         made = pyav().VideoFrame.from_ndarray(large, format="bgr24").reformat(format="yuv420p")
@@ -232,7 +232,7 @@ def _plain(path: Path) -> Iterator[Any]:
 
 
 def _exact(path: Path, clip: Clip, encoder: VideoEncoder) -> Iterator[Any]:
-    """The same with resharp's flags."""
+    """Yield enlarged frames, converted with resharp's flags."""
     converter = Converter()
     for frame in _frames(path):
         large = enlarged(converter.to_array(frame, clip.form, clip.color))
@@ -240,7 +240,7 @@ def _exact(path: Path, clip: Clip, encoder: VideoEncoder) -> Iterator[Any]:
 
 
 def _kept(path: Path, large: Sequence[Any]) -> Iterator[Any]:
-    """Decoded frames, each replaced by one of the result's size that was made before."""
+    """Decode frames and replace each by a prepared frame of the output size."""
     for frame, made in zip(_frames(path), large, strict=True):
         yield _stamped(made, frame)
 
@@ -263,7 +263,7 @@ def _arrays(path: Path) -> Iterator[Image]:
 
 
 def _times(path: Path) -> list[Fraction]:
-    """Seconds at which packets are shown."""
+    """Return the presentation times of all packets, in seconds."""
     with pyav().open(str(path)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
         return sorted(Fraction(packet.pts * packet.time_base) for packet in packets)
@@ -283,7 +283,7 @@ def _encode(frames: Iterator[Any], encoder: VideoEncoder, target: Path) -> None:
 
 
 def _clip(place: Place, count: int, width: int, height: int, shown: int = 1) -> Path:
-    """A clip that pans over the photo, each view so many times, with the noise of coding."""
+    """Encode a clip that pans over the photo and shows each view ``shown`` times."""
     path, views = place.folder / "clip.mp4", count // shown
     photo = _filling(place.photo, width + 2 * views, height + views)
     with pyav().open(str(path), "w") as out:
@@ -298,7 +298,7 @@ def _clip(place: Place, count: int, width: int, height: int, shown: int = 1) -> 
 
 
 def _filling(photo: Image, width: int, height: int) -> Image:
-    """The photo, shrunk or enlarged to cover that size."""
+    """Resize the photo so that it covers a size."""
     factor = max(width / photo.shape[1], height / photo.shape[0])
     size = (int(np.ceil(photo.shape[1] * factor)), int(np.ceil(photo.shape[0] * factor)))
     return np.asarray(cv2.resize(photo, size, interpolation=cv2.INTER_AREA), np.uint8)
@@ -307,7 +307,7 @@ def _filling(photo: Image, width: int, height: int) -> Image:
 def _assert_alike(one: Image, two: Image, decibels: float = LIKE) -> None:
     error = float(np.mean((one.astype(np.float64) - two) ** 2))
     psnr = 10 * np.log10(255**2 / max(error, 1e-9))
-    assert psnr >= decibels, f"results differ: {psnr:.1f} dB"
+    assert psnr >= decibels, f"PSNR must be at least {decibels:g} dB, got {psnr:.1f}"
 
 
 if __name__ == "__main__":

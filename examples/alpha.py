@@ -1,7 +1,7 @@
-"""``python examples/alpha.py OUT.png``: a sticker with soft edges, upscaled with and without care.
+"""``python examples/alpha.py OUT.png``: upscale a sticker with soft edges and transparency.
 
-The colors under its transparent pixels are black, as many programs leave them. Left: bicubic of
-color and alpha; right: resharp. Both over gray, enlarged once more to show the edge.
+The colors under its transparent pixels are black, as many programs save them. Left: bicubic of
+color and alpha; right: resharp. Both are shown over gray and enlarged again to show the edge.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Image = NDArray[np.uint8]
 
 
 def sticker(side: int = 48) -> Image:
-    """A red disc with a white star, uint8 BGRA ``[side, side, 4]``, black where transparent."""
+    """Draw a red disc with a white star: uint8 BGRA ``[side, side, 4]``, black outside."""
     big = side * 8
     color = np.zeros((big, big, 3), np.uint8)
     alpha = np.zeros((big, big), np.uint8)
@@ -38,7 +38,7 @@ def sticker(side: int = 48) -> Image:
 
 
 def over_gray(image: Image, level: int = 170) -> Image:
-    """Composite straight-alpha BGRA over gray."""
+    """Composite BGRA with straight alpha over gray."""
     share = image[..., 3:].astype(float) / 255
     flat = image[..., :3] * share + level * (1 - share)
     return np.rint(flat).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""``python examples/before_after.py OUT.png``: the README's picture, from the drawn scene."""
+"""``python examples/before_after.py OUT.png``: create the README's image from the drawn scene."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from resharp import Upscaler
 Image = NDArray[np.uint8]
 
 DETAILS = ((624, 40, 300, 200), (150, 470, 300, 220), (780, 330, 244, 170))
-"""(x, y, width, height) in the sharp picture."""
+"""(x, y, width, height) in the sharp image."""
 
 
 def panel(pictures: list[Image], x: int, y: int, width: int, height: int) -> Image:
-    """One detail of each picture, side by side, scaled to one width."""
+    """Crop the same detail from each image and place the crops side by side at the same width."""
     cuts = [picture[y : y + height, x : x + width] for picture in pictures]
     wide = 420
     size = (wide, round(height * wide / width))

@@ -1,8 +1,8 @@
-"""``python examples/ensemble.py OUT.png``: what the mean over eight flips and turns is good for.
+"""``python examples/ensemble.py OUT.png``: the effect of averaging eight flips and rotations.
 
-Rings and rays have edges in every direction, which a network does not restore equally well: the
-mean of eight views does. Upper row: one view, eight views, the sharp picture; below: four times the
-error of the first two. Photos gain less (docs/runtime.md).
+Rings and rays have edges in every direction. A network does not restore all directions equally
+well, but the mean of eight views does. Upper row: one view, eight views, the sharp image; lower
+row: the errors of the first two, times four. Photos gain less (docs/runtime.md).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from resharp import Ensemble, Upscaler
 Image = NDArray[Any]
 
 SIDE = 288
-"""Of the sharp picture."""
+"""Side of the sharp image, in pixels."""
 
 
 def drawn() -> Image:
-    """Rings on the left, rays on the right, dark on light; uint8 BGR."""
+    """Draw dark rings on the left and dark rays on the right over a light background; uint8 BGR."""
     fine = 4
     y, x = (np.mgrid[: SIDE * fine, : SIDE * fine] + 0.5) / (SIDE * fine) - 0.5
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
@@ -36,7 +36,7 @@ def drawn() -> Image:
 
 
 def psnr(found: Image, sharp: Image) -> float:
-    """In dB."""
+    """Return the PSNR in dB."""
     return float(cv2.PSNR(found, sharp))
 
 

@@ -1,9 +1,9 @@
-"""``python examples/faces.py OUT.png [PHOTO]``: how a restored face is pasted.
+"""``python examples/faces.py OUT.png [PHOTO]``: how restored faces are pasted into an image.
 
-The face network is a stand-in that makes each crop 40 levels brighter, far more than a real one
-changes, so that an edge would show. Left: crops pasted as squares; right: under resharp's mask.
-Without a photo a face is drawn; with one its faces are found with YuNet ('resharp weights fetch
-yunet').
+The face network is replaced by a stand-in that brightens each crop by 40 levels, far more than a
+real one would, so that edges become visible. Left: crops pasted as squares; right: with resharp's
+mask. Without a photo, a face is drawn; in a photo, faces are detected with YuNet
+('resharp models fetch yunet').
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Image = NDArray[Any]
 
 
 def brighter(faces: Image, fidelity: float) -> Image:
-    """The stand-in: uint8 ``[n, 512, 512, 3]`` to the same, 40 levels brighter."""
+    """Brighten uint8 ``[n, 512, 512, 3]`` by 40 levels, in place of a face network."""
     return np.clip(faces.astype(np.int16) + 40, 0, 255).astype(np.uint8)
 
 
 def drawn(side: int = 360) -> tuple[Image, Face]:
-    """A face of ellipses before a wall, leaning by 15 degrees, and where its landmarks are."""
+    """Draw a face of ellipses, tilted by 15 degrees; return the image and the landmarks."""
     big = side * 2
     y, x = np.mgrid[:big, :big] / big
     picture = np.stack([110 + 40 * y, 120 + 30 * x, 105 + 30 * x * y], 2).astype(np.uint8)
@@ -57,7 +57,7 @@ def drawn(side: int = 360) -> tuple[Image, Face]:
 
 
 def squares(image: Image, restorer: FaceRestorer) -> Image:
-    """The crops pasted without a mask."""
+    """Paste the crops without a mask."""
     out = image.copy()
     size = (image.shape[1], image.shape[0])
     for crop in restorer.crops(image):

@@ -1,4 +1,4 @@
-"""Draw a scene in code, wear it as a photo is worn, and so have a picture that nobody owns.
+"""Draw a scene in code and degrade it like a photo, for a test image free of copyright.
 
 ``python examples/scene.py FOLDER`` writes ``scene.png`` (sharp, 1024x768) and ``scene_small.jpg``
 (a quarter of the size, with noise and JPEG at quality 75), the input of ``make demo``.
@@ -18,11 +18,11 @@ Image = NDArray[np.uint8]
 
 WIDTH, HEIGHT = 1024, 768
 FINE = 2
-"""Drawn so many times larger, then shrunk: every edge is antialiased."""
+"""Supersampling factor: the scene is drawn larger and downscaled, which antialiases every edge."""
 
 
 def scene() -> Image:
-    """A lighthouse on a rock by the sea, uint8 BGR ``[768, 1024, 3]``."""
+    """Draw a lighthouse on a rock by the sea: uint8 BGR ``[768, 1024, 3]``."""
     rng = np.random.default_rng(4)
     canvas = _sky_and_sea(rng)
     _hills(canvas, rng)
@@ -36,7 +36,7 @@ def scene() -> Image:
 
 
 def worn(picture: Image) -> Image:
-    """A quarter of the size, with noise of sigma 3 and JPEG at quality 75."""
+    """Degrade an image: a quarter of the size, noise of sigma 3 and JPEG at quality 75."""
     height, width = picture.shape[:2]
     small = cv2.resize(picture, (width // 4, height // 4), interpolation=cv2.INTER_AREA)
     noise = np.random.default_rng(5).normal(0, 3, small.shape)
@@ -46,7 +46,7 @@ def worn(picture: Image) -> Image:
 
 
 def _cloud_noise(height: int, width: int, rng: np.random.Generator, power: float) -> NDArray[Any]:
-    """1/f**power noise ``[height, width]``, zero mean, unit deviation."""
+    """Return 1/f**power noise ``[height, width]`` with zero mean and unit standard deviation."""
     fy, fx = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
     falloff = 1 / np.maximum(np.hypot(fy, fx * 2.2), 1 / width) ** power
     phase = rng.uniform(0, 2 * np.pi, falloff.shape)
@@ -115,7 +115,7 @@ def _rock(canvas: Image, rng: np.random.Generator) -> None:
 
 
 def _fill(canvas: Image, points: list[tuple[float, float]], color: tuple[int, int, int]) -> None:
-    """Fill a polygon given in the picture's own pixels."""
+    """Fill a polygon given in pixels of the final image."""
     outline = np.rint(np.array(points) * FINE).astype(np.int32)
     cv2.fillPoly(canvas, [outline], color, cv2.LINE_AA)
 
@@ -227,7 +227,7 @@ def _gulls(canvas: Image) -> None:
 
 
 def main() -> None:
-    """Write both pictures."""
+    """Write both images."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args().folder

@@ -1,4 +1,4 @@
-"""The command line of the check; see ``.ci/gpu``."""
+"""Command line of the GPU check, run by ``.ci/gpu``."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from benchmarks.gpu.stages import BENCH, REPORT, ROOT, Setting, stages
 
 MINUTES = 6.0
 LIMIT = 60.0
-"""Seconds to find out what there is."""
+"""Timeout of the query for the GPU, in seconds."""
 RECORDS = ("host.jsonl", "probe.jsonl", "provider.jsonl", "standin.jsonl", BENCH)
-"""Files of the stages, beside those of the runner: eight in all."""
+"""Files written by the stages; with those of the runner there are eight."""
 ASK = """
 import json, sys
 from resharp.runtime.backends.base import BackendOptions
@@ -28,7 +28,7 @@ from resharp.gpu.devices import CudaError, device_name
 try:
     name = device_name("cuda")
 except CudaError as error:
-    sys.exit(f"this needs an NVIDIA GPU: {error}")
+    sys.exit(f"an NVIDIA GPU is required: {error}")
 print(json.dumps([name, TensorrtBackend.probe(BackendOptions(device="cuda"))]))
 """
 
@@ -37,19 +37,19 @@ def main() -> None:
     """Run the check."""
     parser = argparse.ArgumentParser(prog=".ci/gpu", description=__doc__)
     parser.add_argument("out", type=Path, help="Folder for the records.")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="That it takes at most.")
-    parser.add_argument("--kit", type=Path, help="Folder that .ci/gpu-kit packed.")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="Time limit (default: 6).")
+    parser.add_argument("--kit", type=Path, help="Folder packed by .ci/gpu-kit.")
     parser.add_argument(
-        "--full", action="store_true", help="All tests and figures, into OUT/<the GPU's name>."
+        "--full", action="store_true", help="Run all tests; write to OUT/<the GPU's name>."
     )
     parser.add_argument("--fake", action="store_true", help="Rehearse without a GPU.")
     options = parser.parse_args()
     out, kit = options.out.resolve(), options.kit and options.kit.resolve()
-    # Children find this checkout, and no plugin of pytest that happens to be installed.
+    # Child processes use this checkout, and no pytest plugins that happen to be installed.
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
     environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    if options.fake:  # several processes on few processors, and no figure that counts
+    if options.fake:  # several processes share few CPUs, and the figures do not matter
         environment["OMP_NUM_THREADS"] = "1"
     figures, tensorrt = out, Setting.tensorrt
     if options.full:
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def _card(environment: dict[str, str]) -> tuple[str, str | None]:
-    """The GPU's name as one of a folder, and why TensorRT does not run on it, if it does not."""
+    """Return the GPU's name as a folder name, and why TensorRT cannot run on it; None if it can."""
     done = subprocess.run(
         [sys.executable, "-c", ASK],
         env={**os.environ, **environment},
@@ -91,7 +91,7 @@ def _card(environment: dict[str, str]) -> tuple[str, str | None]:
 
 
 def _publish(setting: Setting, figures: Path) -> None:
-    """Bring what a full run has found to where figures are kept."""
+    """Copy the results of a full run to the folder of figures."""
     for source, target in {
         setting.keep / "doctor.json": "gpu-doctor.json",
         setting.keep / "bars.json": "gpu-bars.json",

@@ -1,6 +1,6 @@
-"""``python -m benchmarks.gpu.bars RECORDS``: what is promised on a GPU, and whether a run keeps it.
+"""``python -m benchmarks.gpu.bars RECORDS``: performance targets on a GPU, checked against a run.
 
-The run is that of ``resharp bench run --suite gpu``. ``make gpu`` does both.
+The records come from ``resharp bench run --suite gpu``. ``make gpu`` does both.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from resharp.bench.records import Record, Records, read
 
 BASELINE = "upstream"
 AHEAD = {"srvgg-16x64-random": 3.0, "rrdbnet-23-random": 1.5}
-"""Times faster than Real-ESRGAN's script that the best setting of each subject has to be."""
+"""Minimum speed of the best setting of each subject, relative to Real-ESRGAN's script."""
 MOST_OVER_DEVICE = 1.10
-"""End to end over the network's own time, of a picture alone."""
+"""Maximum end-to-end time of a single image, relative to the time of the network alone."""
 LEAST_SHARE = {"rrdbnet-23-random": 0.40}
-"""Of the matrix-product rate that the network has to reach while it runs."""
+"""Minimum rate of the network while it runs, as a fraction of the matrix-product rate."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One promise."""
+    """One performance target and the measured value."""
 
     text: str
     value: float | None
     bar: float
     least: bool
-    """Whether the value has to be that at least; else at most."""
+    """Whether ``bar`` is a minimum rather than a maximum."""
 
     def __str__(self) -> str:
         if self.value is None:
@@ -42,18 +42,19 @@ class Bar:
 
 
 def bars(records: Records) -> Iterator[Bar]:
-    """Every promise, for each subject that ran on the GPU."""
+    """Yield every target for each subject that ran on the GPU."""
     for model, ahead in AHEAD.items():
         for subject, cases in _by_subject(records, model).items():
             name = f"{model}, {subject}"
             ratios = [case.ratio.median for case in cases if case.ratio is not None]
-            yield Bar(f"{name}: times {BASELINE}", max(ratios, default=None), ahead, True)
+            text = f"{name}: speed relative to {BASELINE}"
+            yield Bar(text, max(ratios, default=None), ahead, True)
             over = [one for case in cases if (one := _over_device(case)) is not None]
-            text = f"{name}: a picture alone, over the network's time"
+            text = f"{name}: time of a single image relative to the network alone"
             yield Bar(text, min(over, default=None), MOST_OVER_DEVICE, False)
             if model in LEAST_SHARE:
                 shares = [one for case in cases if (one := _share(case, records)) is not None]
-                text = f"{name}: share of the matrix rate, by the network's time"
+                text = f"{name}: fraction of the matrix rate while the network runs"
                 yield Bar(text, max(shares, default=None), LEAST_SHARE[model], True)
 
 
@@ -88,11 +89,11 @@ def _share(record: Record, records: Records) -> float | None:
 @click.argument("records", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
 def main(records: Path, json_file: Path | None) -> None:
-    """Say which promises a run on a GPU keeps."""
+    """Report which performance targets a run on a GPU meets."""
     found = [str(bar) for bar in bars(read(records))]
     if not found:
         raise click.ClickException(
-            f"{records} has no case that ran on a GPU: resharp bench run --suite gpu"
+            f"{records} has no case that ran on a GPU: run 'resharp bench run --suite gpu'"
         )
     click.echo("\n".join(found))
     if json_file is not None:

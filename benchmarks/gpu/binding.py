@@ -1,7 +1,7 @@
-"""``python -m benchmarks.gpu.binding``: a stream of two lanes, with OpenMP's threads bound or not.
+"""``python -m benchmarks.gpu.binding``: two-lane streams with and without bound OpenMP threads.
 
-``OMP_PROC_BIND=true`` binds the thread that imports PyTorch to one processor, and threads begun
-later inherit that. Each setting has a process of its own, twice, in turn.
+``OMP_PROC_BIND=true`` binds the thread that imports PyTorch to one CPU, and threads started later
+inherit that. The settings alternate, each runs twice, and every run has its own process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SIZE, TINY = (540, 960), (48, 64)
 
 
 def one(model: str, device: str) -> dict[str, Any]:
-    """Milliseconds of a frame in this process."""
+    """Measure the milliseconds per frame in this process."""
     size, tile, warm, count = (SIZE, 512, WARM, FRAMES) if device == "cuda" else (TINY, 32, 1, 2)
     frames = [draw(*size, seed=i) for i in range(4)]
     with Upscaler(model, backend="torch", device=device, tile=tile) as upscaler:
@@ -43,10 +43,10 @@ def one(model: str, device: str) -> dict[str, Any]:
 
 
 def measured(command: Sequence[str], bound: str) -> Any:
-    """The same in a process with a setting.
+    """Measure in a new process with a setting of ``OMP_PROC_BIND``.
 
     Raises:
-        RuntimeError: it failed; the message is the end of what it printed.
+        RuntimeError: the process failed; the message is the end of its error output.
     """
     done = subprocess.run(
         [*command, "--one"],
@@ -64,7 +64,7 @@ def measured(command: Sequence[str], bound: str) -> Any:
 def main() -> None:
     """Measure every setting."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("model", help="a name, or the folder of a bundle")
+    parser.add_argument("model", help="Name of a model or folder of a bundle.")
     parser.add_argument("--records", type=Path)
     parser.add_argument("--fake", action="store_true")
     parser.add_argument("--one", action="store_true")

@@ -1,7 +1,7 @@
-"""``python -m benchmarks.gpu.captures KIND``: what spoils a capture of PyTorch, and what follows.
+"""``python -m benchmarks.gpu.captures KIND``: operations that break PyTorch's CUDA graph captures.
 
-A process for each kind, since a spoilt capture may spoil PyTorch's allocator for good. It prints
-one line of JSON.
+Each kind needs its own process, since a broken capture may permanently break PyTorch's allocator.
+Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -15,35 +15,34 @@ from typing import Any
 import torch
 
 DEVICE = "cuda:0"
-"""Where it runs."""
 LIMIT = 10.0
-"""Seconds that the other thread may take."""
+"""Timeout of the other thread, in seconds."""
 
 
 def network() -> torch.nn.Module:
-    """Many small layers in half precision."""
+    """Build a network of many small layers in half precision."""
     layers = [torch.nn.Conv2d(16, 16, 3, 1, 1) for _ in range(40)]
     made = torch.nn.Sequential(*layers).half()
     return made.to(DEVICE, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload,no-any-return]
 
 
 def nothing() -> int:
-    """For comparison."""
+    """Do nothing, for comparison."""
     return 0
 
 
 def wait() -> None:
-    """For the whole device."""
+    """Synchronize with the whole device."""
     torch.cuda.synchronize()
 
 
 def wait_for_the_default_stream() -> None:
-    """And for that alone."""
+    """Synchronize with the default stream only."""
     torch.cuda.default_stream().synchronize()
 
 
 def convolution() -> Any:
-    """The first one of a thread: a handle of cuDNN, plans, kernels loaded late."""
+    """Run a thread's first convolution: a cuDNN handle, plans, lazily loaded kernels."""
     stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with torch.inference_mode(), torch.cuda.stream(stream):
         image = torch.rand(1, 24, 50, 50, device=DEVICE).half()
@@ -52,14 +51,14 @@ def convolution() -> Any:
 
 
 def memory() -> Any:
-    """Page-locked and device memory that the allocators have to ask the driver for."""
+    """Allocate page-locked and device memory that the allocators must request from the driver."""
     pinned = torch.empty(64 << 20, dtype=torch.uint8, pin_memory=True)
     large = torch.empty(600 << 20, dtype=torch.uint8, device=DEVICE)
     return pinned.is_pinned(), large.numel(), torch.cuda.mem_get_info()[0]
 
 
 def empty_cache() -> None:
-    """Give cached memory back."""
+    """Release cached memory."""
     torch.cuda.empty_cache()
 
 
@@ -73,16 +72,16 @@ KINDS: dict[str, Callable[[], Any]] = {
     "empty_cache": empty_cache,
     ITEM: nothing,
 }
-"""What another thread does during the capture; the last is done by the capturing one."""
+"""Operations of another thread during the capture; the last runs in the capturing thread."""
 
 
 def said(error: BaseException) -> str:
-    """Its first line."""
+    """Return the type and the first line of an error."""
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
 
 
 def tried(work: Callable[[], Any]) -> str:
-    """How something ends."""
+    """Return the result or the error of a call as text."""
     try:
         return str(work())
     except Exception as error:
@@ -90,7 +89,7 @@ def tried(work: Callable[[], Any]) -> str:
 
 
 def spoil(kind: str) -> dict[str, Any]:
-    """Capture half of a network, do it, capture the other half, replay; then look around."""
+    """Run an operation in the middle of a capture, replay the capture, then test the allocator."""
     found: dict[str, Any] = {}
     layers: Any = network()
     stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]

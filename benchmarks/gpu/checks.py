@@ -1,4 +1,4 @@
-"""Small checks, each by itself, and a JSON line for each the moment it is known."""
+"""Small independent checks, each recorded as a JSON line as soon as its result is known."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from pathlib import Path
 from typing import Any
 
 TEXT, FRAMES = 1500, 900
-"""Characters kept of an error and of where it was raised."""
+"""Maximum characters recorded of an error message and of its traceback."""
 
 
-class Skip(Exception):  # noqa: N818 (no error)
-    """A check that cannot be made here, and why."""
+class Skip(Exception):  # noqa: N818 (not an error)
+    """Raised by a check that cannot run on this machine, with the reason."""
 
 
 class Checks:
-    """Runs checks, and notes what each one finds.
+    """Runner for checks that records the result of each.
 
     Args:
-        path: file of records, which others may write to as well; None: standard output alone.
-        stage: whose they are.
+        path: file of records, to which others may write as well; None: standard output only.
+        stage: name of the stage in the records.
     """
 
     def __init__(self, path: Path | None, stage: str) -> None:
         self._path, self._stage = path, stage
         self._began = time.monotonic()
         self.failed: list[str] = []
-        """Checks that raised something."""
+        """Names of the checks that failed."""
 
     def __call__(self, name: str, check: Callable[[], Any]) -> Any:
-        """Run one, whatever it does; what it returned, or None."""
+        """Run a check, record any outcome and return its result, or None if it failed."""
         began, found = time.monotonic(), None
         facts: dict[str, Any] = {}
         try:
@@ -43,7 +43,7 @@ class Checks:
             facts["skipped"] = str(reason)
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # what a library dies of may be no Exception
+        except BaseException as error:  # libraries may raise more than Exception
             self.failed.append(name)
             facts["error"] = f"{type(error).__name__}: {error}"[:TEXT]
             facts["where"] = traceback.format_exc()[-FRAMES:]
@@ -56,17 +56,17 @@ class Checks:
         return found
 
     def note(self, **facts: Any) -> None:
-        """Write a line."""
+        """Write a record."""
         write_line(self._path, {"stage": self._stage, **facts})
 
     def end(self) -> None:
-        """Leave the process, with 1 where a check failed."""
+        """Exit the process with code 1 if a check failed."""
         if self.failed:
             sys.exit(f"failed: {', '.join(self.failed)}")
 
 
 def write_line(path: Path | None, facts: dict[str, Any]) -> None:
-    """Append a JSON line to a file, whole or not at all, and print it."""
+    """Append a JSON line to a file in a single write, and print it."""
     line = json.dumps(facts, default=str)
     if path is not None:
         with path.open("ab", buffering=0) as file:

@@ -1,6 +1,6 @@
-"""``python -m benchmarks.gpu.host``: the machine, what is installed, how long imports take.
+"""``python -m benchmarks.gpu.host``: machine facts, installed packages and import times.
 
-With the standard library alone, and in processes of their own where a library could crash.
+Uses only the standard library; anything that could crash runs in its own process.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ ASKED = (
 )
 SHORT = ("PERFORMANCE", "CLOCK", "POWER", "PIDS")
 MOST = 3000
-"""Characters of a command's output."""
+"""Maximum characters kept of a command's output."""
 LIMIT = 20.0
-"""Seconds of a command."""
+"""Timeout of a command, in seconds."""
 DRIVER = """
 import json, time
 from resharp.gpu.devices import cuda_free_memory, driver_version, gpus
@@ -51,14 +51,14 @@ print(f"{time.perf_counter() - began:.2f} s, {getattr(module, '__version__', '')
 
 
 def said(*command: str) -> str:
-    """What a command prints.
+    """Run a command and return its output.
 
     Raises:
-        Skip: there is no such command.
-        RuntimeError: it failed; the message is what it printed.
+        Skip: the command does not exist.
+        RuntimeError: the command failed; the message contains the end of its output.
     """
     if shutil.which(command[0]) is None:
-        raise Skip(f"no {command[0]} here")
+        raise Skip(f"{command[0]} is not installed")
     done = subprocess.run(
         command, capture_output=True, text=True, errors="replace", timeout=LIMIT, check=False
     )
@@ -68,23 +68,23 @@ def said(*command: str) -> str:
 
 
 def card() -> dict[str, str]:
-    """The card in a line of values."""
+    """Return facts about the GPU from ``nvidia-smi``."""
     values = said("nvidia-smi", f"--query-gpu={','.join(ASKED)}", "--format=csv,noheader")
     return dict(zip(ASKED, (one.strip() for one in values.split(",")), strict=False))
 
 
 def report() -> str:
-    """A short ``nvidia-smi -q``."""
+    """Return a shortened ``nvidia-smi -q`` report."""
     return said("nvidia-smi", "-q", "-d", ",".join(SHORT))[:MOST]
 
 
 def driver() -> Any:
-    """What resharp's own view of the driver is."""
+    """Return the driver and the GPUs as resharp sees them."""
     return json.loads(said(sys.executable, "-c", DRIVER))
 
 
 def place() -> dict[str, Any]:
-    """Process ids, processors, memory, disk."""
+    """Return process IDs, CPUs, memory, disk space and relevant environment variables."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     kept = ("NSpid", "Cpus_allowed_list", "Seccomp")
@@ -103,13 +103,13 @@ def place() -> dict[str, Any]:
 
 
 def packages() -> dict[str, str]:
-    """Everything that is installed, with its version."""
+    """Return all installed packages with their versions."""
     found = {one.metadata["Name"]: one.version for one in distributions()}
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
 def tensorrt() -> dict[str, Any]:
-    """Whether any TensorRT lies here."""
+    """Return the TensorRT modules and libraries on this machine."""
     modules = [name for name in ("tensorrt", "tensorrt_rtx") if find_spec(name)]
     try:
         lines = said("ldconfig", "-p").splitlines()
@@ -119,12 +119,12 @@ def tensorrt() -> dict[str, Any]:
 
 
 def tools() -> dict[str, str | None]:
-    """Programs of NVIDIA's, and compilers."""
+    """Return the paths of NVIDIA's tools and of compilers."""
     return {one: shutil.which(one) for one in ("compute-sanitizer", "ncu", "nsys", "nvcc", "cc")}
 
 
 def imported(name: str) -> str:
-    """Seconds of an import in a fresh process, and the version."""
+    """Return the time of an import in a new process, and the version."""
     try:
         there = find_spec(name) is not None
     except ModuleNotFoundError:
@@ -135,7 +135,7 @@ def imported(name: str) -> str:
 
 
 def main() -> None:
-    """Look at everything."""
+    """Collect and record all facts."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--records", type=Path)
     parser.add_argument("--fake", action="store_true")
@@ -144,7 +144,7 @@ def main() -> None:
 
     def real() -> Any:
         if options.fake:
-            raise Skip("no GPU is asked for")
+            raise Skip("rehearsal without a GPU")
         return driver()
 
     for name, look in {"card": card, "driver": real, "report": report}.items():

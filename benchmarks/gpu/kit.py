@@ -1,8 +1,8 @@
-"""``python -m benchmarks.gpu.kit KIT``: what would take long to make beside the card, made before.
+"""``python -m benchmarks.gpu.kit KIT``: prepare files that take long to create on the GPU machine.
 
-The stand-ins of the suite ``gpu`` as bundles without their weights, with the seeds that these are
-made again from (``weights.py``), and images with their results in FP32 by onnxruntime.
-``.ci/gpu-kit`` adds wheels. With ``--tiny`` networks and images are tiny, for a rehearsal.
+The kit holds the stand-ins of the suite ``gpu`` as bundles without weights, the seeds to recreate
+the weights from (see ``weights.py``), and images with their FP32 results by onnxruntime.
+``.ci/gpu-kit`` adds wheels. With ``--tiny``, networks and images are tiny, for a rehearsal.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ REFERENCES = "references"
 BUILT_IN = "resharp-x4"
 SIZES = {BUILT_IN: (360, 640)}
 SIZE, TINY = (256, 256), (64, 80)
-"""Height and width of the pictures."""
+"""Height and width of the images."""
 SMALL: dict[str, dict[str, Any]] = {
     "SRVGGNetCompact": {"num_feat": 16, "num_conv": 2, "upscale": 4},
     "RRDBNet": {"num_feat": 16, "num_grow_ch": 8, "num_block": 1, "scale": 4},
 }
 MOST = 20 << 20
-"""Bytes of a kit."""
+"""Maximum size of a kit, in bytes."""
 
 
 def stand_ins(tiny: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Names and data of the suite's."""
+    """Yield the name and data of each stand-in of the suite."""
     for name, given in cases.load("gpu").stand_ins.items():
         data = {key: given[key] for key in ("architecture", "parameters")}
         if tiny:
@@ -48,7 +48,7 @@ def stand_ins(tiny: bool) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def bundle(name: str, data: dict[str, Any], store: Path) -> Bundle:
-    """Export one."""
+    """Export a stand-in into a store."""
     import torch
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -58,21 +58,21 @@ def bundle(name: str, data: dict[str, Any], store: Path) -> Bundle:
 
 
 def reference(model: str | Bundle, height: int, width: int, path: Path) -> None:
-    """A picture and its result, as a whole, in FP32 on the CPU."""
+    """Save an image and its FP32 result, computed untiled on the CPU."""
     picture = draw(height, width)
     with Upscaler(model, backend="onnx", device="cpu", tile="whole", tuning=None) as upscaler:
         np.savez_compressed(path, picture=picture, restored=upscaler(picture))
 
 
 def pack(kit: Path, tiny: bool) -> None:
-    """Fill the folder."""
+    """Write all files of the kit."""
     store, references = kit / weights.STORE, kit / REFERENCES
     for folder in (store, references):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     seeds = {}
     for name, data in stand_ins(tiny):
-        sys.stdout.write(f"{name}: export and reference\n")
+        sys.stdout.write(f"{name}: exporting and computing the reference\n")
         seeds[name] = data
         made = bundle(name, data, store)
         reference(made, *(TINY if tiny else SIZE), references / f"{name}.npz")
@@ -83,7 +83,7 @@ def pack(kit: Path, tiny: bool) -> None:
 
 
 def main() -> None:
-    """Pack it, and see that it is small."""
+    """Pack the kit and check its size."""
     parser = argparse.ArgumentParser()
     parser.add_argument("kit", type=Path)
     parser.add_argument("--tiny", action="store_true")
@@ -92,7 +92,7 @@ def main() -> None:
     size = sum(path.stat().st_size for path in options.kit.rglob("*") if path.is_file())
     sys.stdout.write(f"{size / 2**20:.1f} MiB\n")
     if size > MOST:
-        sys.exit(f"the kit has {size} bytes, which is more than {MOST}")
+        sys.exit(f"the kit must be at most {MOST} bytes, got {size}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Kills the process groups that the runner names, as soon as the runner is gone.
+"""Kills the runner's remaining process groups when the runner exits.
 
-It reads ``+GROUP`` where one begins and ``-GROUP`` where one has ended. The end of its input is the
-end of the runner, whatever ended that. A process of its own, since a killed one can do nothing.
+Reads ``+GROUP`` when a group starts and ``-GROUP`` when it has ended. The end of the input means
+that the runner has exited, for any reason. This is a separate process because a killed runner
+cannot clean up.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 
 
 def main() -> None:
-    """Hold the groups until the input ends."""
+    """Track the groups until the input ends, then kill the remaining ones."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     groups = set[int]()

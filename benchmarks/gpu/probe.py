@@ -1,7 +1,7 @@
-"""``python -m benchmarks.gpu.probe``: open questions to a card, each asked by itself, about 40 s.
+"""``python -m benchmarks.gpu.probe``: independent questions about a GPU, in about 40 seconds.
 
-A check fails where something of resharp's is wrong, and only then. What the driver, NVML or PyTorch
-answer is noted. With ``--fake`` those that need a GPU are skipped.
+A check fails only if resharp misbehaves. Answers of the driver, NVML and PyTorch are just recorded.
+With ``--fake``, checks that need a GPU are skipped.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from resharp.errors import OutOfMemoryError
 MIB = 1 << 20
 GIB = 1 << 30
 LIMIT = 40.0
-"""Seconds of a child process."""
+"""Timeout of the child processes, in seconds."""
 SIDES = (4096, 8192)
 LOOKS = 50
 LEFT = (600, 320, 280, 260, 64, 8)
-"""MiB that are left on the full card."""
+"""Amounts of free memory to leave on the GPU, in MiB."""
 
 
 def peak() -> dict[str, Any]:
-    """The peak that a benchmark's worker would find, begun before there is a context."""
+    """Measure a peak like a benchmark worker, starting before there is a CUDA context."""
     nvml = _nvml()
     with DevicePeak(nvml) as found:
         time.sleep(0.05)
@@ -50,12 +50,12 @@ def peak() -> dict[str, Any]:
         time.sleep(0.1)
         del block
     answer = {"peak": found.peak, "by": found.by, "process": nvml.process()}
-    assert found.peak >= GIB, f"a block of 1 GiB is not in the peak: {answer}"
+    assert found.peak >= GIB, f"the peak must be at least 1 GiB, got {answer}"
     return answer | {"device": nvml.device()}
 
 
 def nvml_and_processes() -> dict[str, Any]:
-    """Whether NVML's process ids are ours, and what a look costs."""
+    """Record whether NVML lists this process by its ID, and the cost of a query."""
     import pynvml
     import torch
 
@@ -90,7 +90,7 @@ def nvml_and_processes() -> dict[str, Any]:
 
 
 def tf32() -> dict[str, float]:
-    """Largest relative error of a convolution against float64, by three settings."""
+    """Measure the largest relative error of a convolution against float64 for three settings."""
     import torch
 
     image = torch.rand(1, 64, 128, 128, device="cuda")
@@ -108,8 +108,8 @@ def tf32() -> dict[str, float]:
 
 
 def captures() -> dict[str, Any]:
-    """What spoils a capture, and what that leaves: a process for each kind, all at once."""
-    from benchmarks.gpu.captures import KINDS  # with PyTorch, which is not to come before the peak
+    """Record what breaks a capture and the consequences: one process per kind, in parallel."""
+    from benchmarks.gpu.captures import KINDS  # imports PyTorch, which must not precede peak()
 
     command = [sys.executable, "-m", "benchmarks.gpu.captures"]
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -129,7 +129,7 @@ def captures() -> dict[str, Any]:
 
 
 def copies() -> dict[str, float]:
-    """GB/s between the host and the device, by PyTorch."""
+    """Measure GB/s between the host and the device with PyTorch."""
     import torch
 
     size, found = 128 * MIB, {}
@@ -150,7 +150,7 @@ def copies() -> dict[str, float]:
 
 
 def built_in(device: str) -> dict[str, Any]:
-    """The built-in model against the CPU by onnxruntime; graphs, and what closing leaves."""
+    """Compare the built-in model with onnxruntime on the CPU; check graphs and freed memory."""
     import torch
 
     on_card = device == "cuda"
@@ -180,7 +180,7 @@ def built_in(device: str) -> dict[str, Any]:
 
 
 def two_cold_lanes() -> list[Any]:
-    """Streams whose two threads and lanes are new: the largest difference of equal frames."""
+    """Check that equal frames agree in streams with two new threads and lanes."""
     found: list[Any] = []
     for _ in range(4):
         with Upscaler(backend="torch", device="cuda", tile=256) as upscaler:
@@ -198,7 +198,7 @@ def two_cold_lanes() -> list[Any]:
 
 
 def spans() -> dict[str, Any]:
-    """What CUPTI tells of a picture: are replayed kernels seen, and under which names."""
+    """Record whether CUPTI reports the kernels of replayed graphs, and their names."""
     from resharp.bench.implementations.resharp_backends import device_spans, union
 
     with Upscaler(backend="torch", device="cuda", tile=256) as upscaler:
@@ -220,16 +220,16 @@ def spans() -> dict[str, Any]:
 
 
 def matrix_rate() -> dict[int, float]:
-    """FLOP/s of a matrix product in half precision."""
+    """Measure the FLOP/s of a matrix product in half precision."""
     import torch
 
     return {side: matrix_rates._gpu(torch, side) for side in SIDES}
 
 
 def references(kit: Path | None, store: Path | None, device: str) -> dict[str, Any]:
-    """Networks in full size against results in FP32 by onnxruntime, made elsewhere."""
+    """Compare full-size networks with the FP32 results in the kit, computed by onnxruntime."""
     if kit is None or store is None:
-        raise Skip("no kit")
+        raise Skip("no kit given")
     found: dict[str, Any] = {}
     bad, times = [], 3 if device == "cuda" else 1
     for path in sorted((kit / "references").glob("*.npz")):
@@ -248,13 +248,13 @@ def references(kit: Path | None, store: Path | None, device: str) -> dict[str, A
         floor = EXACT_FLOOR if device == "cpu" else HALF_FLOOR
         if min(one["psnr"] for one in alike) < floor:
             bad.append(path.stem)
-    assert found, "the kit has no references"
+    assert found, "the kit contains no references"
     assert not bad, f"{bad}: {found}"
     return found
 
 
 def full_card() -> dict[str, str]:
-    """What a convolution says on a card without room for its workspace; ours has to know it."""
+    """Check that resharp recognizes the errors of a convolution on a GPU with too little memory."""
     import torch
 
     from resharp.runtime.backends.torch.backend import _memory_errors
@@ -286,7 +286,7 @@ def full_card() -> dict[str, str]:
         torch.cuda.empty_cache()
     known = ("ran", OutOfMemoryError.__name__)
     unknown = {name: answer for name, answer in said.items() if not answer.startswith(known)}
-    assert not unknown, f"errors of a full card that nobody takes for one: {unknown}"
+    assert not unknown, f"not recognized as out of memory: {unknown}"
     return said
 
 
@@ -298,7 +298,7 @@ def _nvml() -> Nvml:
 
 
 def main() -> None:
-    """Ask everything."""
+    """Run all checks."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--records", type=Path)
     parser.add_argument("--kit", type=Path)
@@ -313,7 +313,7 @@ def main() -> None:
             raise Skip("no GPU")
         return question()
 
-    # The first before PyTorch is imported; the one that fills the card last.
+    # peak() must run before PyTorch is imported, and full_card() last.
     first: tuple[Callable[[], Any], ...] = (peak, nvml_and_processes, tf32, captures, copies)
     last: tuple[Callable[[], Any], ...] = (two_cold_lanes, spans, matrix_rate, full_card)
     for one in first:

@@ -1,6 +1,7 @@
-"""``python -m benchmarks.gpu.provider``: copies and graphs of a CUDA provider, right and how fast.
+"""``python -m benchmarks.gpu.provider``: correctness and speed of a CUDA provider.
 
-``RESHARP_CUDA`` chooses it. With ``--fake`` sizes are small; the fake driver's times mean nothing.
+Checks its copies and graphs. ``RESHARP_CUDA`` selects the provider. With ``--fake`` sizes are small
+and times are meaningless.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from resharp.gpu.cuda import Provider, Stream, open_provider
 PITCHES = (1551, 5760)
 OFFSETS = (0, 3, 12)
 PASTES = ((512, 1551), (512, 5760), (2048, 6147), (2048, 23040))
-"""Side in pixels of three bytes, and pitch of the larger side."""
+"""Side of the window in three-byte pixels, and pitch of the image in bytes."""
 SMALL = ((40, 131), (40, 480))
 TIMES = 50
 GUARD = 64
-"""Bytes before and behind a target that must stay."""
+"""Bytes before and after a target that must not change."""
 LIMIT = 60.0
 UNCLOSED = """
 import threading
@@ -52,14 +53,14 @@ print("left open")
 
 @dataclass
 class Device:
-    """An open provider, a stream, and how much to do."""
+    """An open provider with a stream, and whether its driver is fake."""
 
     provider: Provider
     stream: Stream
     fake: bool
 
     def seconds(self, work: Callable[[], object], times: int = TIMES) -> float:
-        """Of one call, by events of the stream."""
+        """Return the seconds of one call, measured by events of the stream."""
         first, last = (self.provider.event(timing=True) for _ in range(2))
         work()
         first.record(self.stream)
@@ -73,7 +74,7 @@ class Device:
         return found
 
     def upload(self, address: int, data: np.ndarray[Any, Any]) -> None:
-        """Through page-locked memory, waited for."""
+        """Upload through page-locked memory and synchronize."""
         pinned = self.provider.pin(data.nbytes)
         pinned.array[:] = data.reshape(-1).view(np.uint8)
         self.provider.upload(address, pinned.array, self.stream)
@@ -81,7 +82,7 @@ class Device:
         pinned.free()
 
     def download(self, address: int, size: int) -> np.ndarray[Any, Any]:
-        """The same way."""
+        """Download through page-locked memory and synchronize."""
         pinned = self.provider.pin(size)
         self.provider.download(pinned.array, address, self.stream)
         self.stream.synchronize()
@@ -91,7 +92,7 @@ class Device:
 
 
 def rows_are_right(device: Device) -> str:
-    """Windows out of a picture and back into one, at every offset and pitch."""
+    """Check cutting windows out of an image and pasting them, at every offset and pitch."""
     rng, done = np.random.default_rng(0), 0
     for pitch in PITCHES:
         rows = 37
@@ -116,8 +117,8 @@ def _window(
     start = source + 2 * pitch + offset
     copy(tight.address + GUARD, width, start, pitch, width, rows, device.stream)
     found = device.download(tight.address, tight.size)
-    assert (found[:GUARD] == 170).all(), "bytes before the target were written"
-    assert (found[-GUARD:] == 170).all(), "bytes behind the target were written"
+    assert (found[:GUARD] == 170).all(), "bytes before the target were overwritten"
+    assert (found[-GUARD:] == 170).all(), "bytes after the target were overwritten"
     cut, wanted = found[GUARD:-GUARD].reshape(rows, width), image[2 : 2 + rows]
     np.testing.assert_array_equal(cut, wanted[:, offset : offset + width])
 
@@ -133,7 +134,7 @@ def _window(
 
 
 def rows_are_fast(device: Device) -> dict[str, float]:
-    """GB/s of cutting and pasting, at each offset; read and written bytes are counted once."""
+    """Measure GB/s of cutting and pasting at each offset; every byte is counted once."""
     found = {}
     for side, pitch in SMALL if device.fake else PASTES:
         large = device.provider.allocate(pitch * side + max(OFFSETS) + 3 * side)
@@ -155,7 +156,7 @@ def rows_are_fast(device: Device) -> dict[str, float]:
 
 
 def host_and_device(device: Device) -> dict[str, float]:
-    """GB/s between page-locked memory and the device."""
+    """Measure GB/s between page-locked memory and the device."""
     size = (1 << 20) if device.fake else (128 << 20)
     pinned, buffer = device.provider.pin(size), device.provider.allocate(size)
     pinned.array[:] = 7
@@ -172,7 +173,7 @@ def host_and_device(device: Device) -> dict[str, float]:
 
 
 def pin_cost(device: Device) -> dict[str, float]:
-    """Milliseconds to page-lock 100 MB, and to give them back."""
+    """Measure the milliseconds to page-lock 100 MB and to free them."""
     size, taken, freed = 1_000_000 if device.fake else 100_000_000, [], []
     for _ in range(3):
         began = time.perf_counter()
@@ -185,7 +186,7 @@ def pin_cost(device: Device) -> dict[str, float]:
 
 
 def graphs(device: Device) -> str:
-    """A capture runs nothing, and its replay reads what lies there then."""
+    """Check that a capture runs nothing and that its replay reads the current data."""
     provider, stream = device.provider, device.stream
     up, down = provider.pin(60), provider.pin(20)
     source, target = provider.allocate(60), provider.allocate(20)
@@ -210,12 +211,12 @@ def graphs(device: Device) -> str:
 
 
 def memory(device: Device) -> tuple[int, int]:
-    """Free and total bytes."""
+    """Return the free and total bytes."""
     return device.provider.memory()
 
 
 def left_open() -> str:
-    """A process that closes nothing ends well."""
+    """Check that a process that closes nothing still exits cleanly."""
     done = subprocess.run(
         [sys.executable, "-c", UNCLOSED],
         capture_output=True,
@@ -223,7 +224,7 @@ def left_open() -> str:
         timeout=LIMIT,
         check=False,
     )
-    assert done.returncode == 0, f"it ended with {done.returncode}: {done.stderr[-500:]}"
+    assert done.returncode == 0, f"exit code {done.returncode}: {done.stderr[-500:]}"
     return done.stdout.strip() + (f"; {done.stderr[-500:]}" if done.stderr else "")
 
 

@@ -1,9 +1,9 @@
-"""Runs stages one after another, within a number of minutes, and loses nothing of what they write.
+"""Runs stages one after another within a time limit and keeps all their output.
 
-A stage is a process with a group and a bound in seconds of its own. Whether it fails, hangs or
-crashes, the next one follows. What is known is on the disk at once: a line in ``stages.jsonl`` as a
-stage begins and one as it ends, all output in ``log.txt``, and everything in one archive, which is
-written again after every stage.
+Each stage is a process in its own process group with its own timeout. If it fails, hangs or
+crashes, the next one runs anyway. Results are saved immediately: a line in ``stages.jsonl`` when a
+stage starts and when it ends, all output in ``log.txt``, and everything in one archive, which is
+rewritten after every stage.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from typing import Any
 STAGES, LOG, ARCHIVE = "stages.jsonl", "log.txt", "gpu-check.tar.gz"
 OK, FAILED, TIMED_OUT, SKIPPED, ABSENT = "ok", "failed", "timed out", "skipped", "absent"
 RESERVE = 4.0
-"""Seconds of the run that belong to no stage: the last archive."""
+"""Seconds reserved at the end of the run for writing the last archive."""
 GRACE = 3.0
-"""Seconds that a process has after an interrupt, for its records, before it is killed."""
+"""Seconds between interrupting a process and killing it, so that it can save its records."""
 MOST_OUTPUT = 16 << 20
-"""Bytes that a stage may print."""
+"""Maximum output of a stage, in bytes."""
 TAIL = 1500
-"""Characters of a stage's output in its record."""
+"""Characters of a stage's output kept in its record."""
 POLL = 0.05
 LEASH = Path(__file__).with_name("leash.py")
 PR_SET_PDEATHSIG = 1
@@ -41,7 +41,7 @@ Clock = Callable[[], float]
 
 
 class StoppedError(Exception):
-    """Somebody wants the run to end: a signal came."""
+    """Raised when a signal requests the end of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,25 +51,25 @@ class Stage:
     name: str
     command: Sequence[str]
     estimate: float
-    """Seconds that it should take on the machine that the check is made for."""
+    """Expected duration on the machine that the check is designed for, in seconds."""
     bound: float
-    """Seconds after which it is ended."""
+    """Timeout in seconds."""
     least: float = 1.0
-    """Seconds without which it is not begun."""
+    """Minimum remaining time to start the stage, in seconds."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Added to the run's."""
+    """Environment variables in addition to those of the run."""
     background: bool = False
-    """Whether the next stage begins while it runs."""
+    """Whether the next stage starts while this one runs."""
     after: Sequence[str] = ()
-    """Stages of the background that have to end first, well or not."""
+    """Background stages that must have ended before this one starts, successfully or not."""
     absent: str = ""
-    """Why it cannot be here; the run is whole without it."""
+    """Reason why the stage cannot run on this machine; the run can still succeed without it."""
     judge: Callable[[], str] | None = None
-    """Asked where it ended with 0: what is wrong nevertheless; empty: nothing."""
+    """Called after exit code 0; returns what is wrong with the results, or an empty string."""
 
 
 class _Running:
-    """A process of a stage that was begun."""
+    """A started stage and its process."""
 
     def __init__(self, stage: Stage, process: subprocess.Popen[bytes], log: Path) -> None:
         self.stage, self.process, self.log = stage, process, log
@@ -78,16 +78,16 @@ class _Running:
 
 
 class Runner:
-    """See the module.
+    """Runner for the stages of a check.
 
     Args:
-        out: folder for the records; made if need be.
-        minutes: that everything may take.
-        scratch: folder whose part ``keep`` goes into the archive.
-        environment: of all stages, added to this process's.
-        folder: where they run.
-        report: told a line now and then; None: it goes to standard output.
-        clock: seconds, from anywhere.
+        out: folder for the records; created if necessary.
+        minutes: time limit of the whole run.
+        scratch: working folder; its subfolder ``keep`` goes into the archive.
+        environment: environment variables for all stages, in addition to this process's.
+        folder: working directory of the stages.
+        report: called with progress lines; None: print them.
+        clock: monotonic time in seconds.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Runner:
     ) -> None:
         self.out, self.keep = out, scratch / "keep"
         self.records: list[dict[str, Any]] = []
-        """Those of the stages that ended or were left out."""
+        """Records of the stages that have ended or were skipped."""
         self._scratch, self._folder, self._report, self._clock = (
             scratch,
             folder,
@@ -121,7 +121,7 @@ class Runner:
             (out / name).unlink(missing_ok=True)
 
     def run(self, stages: Sequence[Stage]) -> bool:
-        """Run them; whether all ran that could be here, and none failed."""
+        """Run the stages; return whether all that can run here did, and none failed."""
         stopped = ""
         with self._held(), _signals():
             for stage in stages:
@@ -135,7 +135,7 @@ class Runner:
                     self._leave_out(stage, stopped)
             try:
                 self._finish_all(stopped)
-            except StoppedError as error:  # no second one comes
+            except StoppedError as error:  # raised at most once
                 stopped = f"the run was stopped: {error}"
                 self._finish_all(stopped)
         self._archive()
@@ -150,7 +150,7 @@ class Runner:
         if stage.absent:
             self._end(stage, ABSENT, reason=stage.absent)
         elif left < stage.least:
-            reason = f"it takes {stage.least:.0f} s at least, and {max(left, 0):.0f} s are left"
+            reason = f"needs at least {stage.least:.0f} s, but only {max(left, 0):.0f} s are left"
             self._end(stage, SKIPPED, reason=reason)
         else:
             running = self._start(stage)
@@ -167,7 +167,7 @@ class Runner:
             log = self._scratch / f"{stage.name}.txt"
         self._line(stage, event="start", bound=stage.bound)
         self._write_log(f"\n== {stage.name}\n")
-        began = self._clock()  # before the process is there: it may be quicker than this one
+        began = self._clock()  # before starting the process, which may be faster than this one
         with log.open("ab") as file:
             offset = file.tell()
             try:
@@ -191,7 +191,7 @@ class Runner:
         return running
 
     def _finish(self, running: _Running) -> None:
-        """Wait for the end of a process, bring it about in time, and record it."""
+        """Wait for a process to end, stop it if its time is up, and record the result."""
         stage, process = running.stage, running.process
         try:
             status, reason = self._wait(running)
@@ -202,39 +202,39 @@ class Runner:
         if reason:
             self._conclude(running, status, reason)
         elif code < 0:
-            self._conclude(running, FAILED, f"it was ended by {_signal_name(-code)}")
+            self._conclude(running, FAILED, f"killed by {_signal_name(-code)}")
         elif code:
-            self._conclude(running, FAILED, f"its exit code is {code}")
+            self._conclude(running, FAILED, f"exit code {code}")
         else:
             wrong = _judged(stage)
             self._conclude(running, FAILED if wrong else OK, wrong)
 
     def _wait(self, running: _Running) -> tuple[str, str]:
-        """Until the process has ended; the status and the reason, if it was made to."""
+        """Wait until the process ends; return the status and the reason if it had to be stopped."""
         process = running.process
         while process.poll() is None:
             now = self._clock()
             if now >= running.end:
                 _interrupt(process)
                 short = running.end >= self._deadline
-                took = f"after {now - running.start:.0f} s"
-                return TIMED_OUT, f"{took}: {'no time is left' if short else 'its bound'}"
+                took = f"stopped after {now - running.start:.0f} s"
+                return TIMED_OUT, f"{took}: {'end of the run' if short else 'stage timeout'}"
             if _size(running.log) - running.offset > MOST_OUTPUT:
                 _interrupt(process)
-                return FAILED, f"it printed more than {MOST_OUTPUT >> 20} MiB"
+                return FAILED, f"printed more than {MOST_OUTPUT >> 20} MiB"
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(POLL)
         return OK, ""
 
     def _conclude(self, running: _Running, status: str, reason: str) -> None:
         stage, process = running.stage, running.process
-        _kill_group(process.pid)  # also what the process itself left behind
-        with contextlib.suppress(subprocess.TimeoutExpired):  # one that hangs in a driver stays
+        _kill_group(process.pid)  # including children that the process left behind
+        with contextlib.suppress(subprocess.TimeoutExpired):  # e.g. it hangs in a driver
             process.wait(GRACE)
         self._hold(f"-{process.pid}")
         said = _read(running.log, running.offset)
         if stage.background:
-            self._write_log(f"\n== {stage.name}, which ran in the background\n{said}")
+            self._write_log(f"\n== {stage.name} (ran in the background)\n{said}")
         seconds = self._clock() - running.start
         self._end(stage, status, reason, seconds=seconds, code=process.returncode, said=said)
 
@@ -278,7 +278,7 @@ class Runner:
             file.write(text)
 
     def _archive(self) -> None:
-        """Everything so far in one file, which is whole at any moment."""
+        """Archive all results so far, replacing the archive atomically."""
         part = self.out / f".{ARCHIVE}.part"
         with self._disk():
             with tarfile.open(part, "w:gz", compresslevel=6) as archive:
@@ -290,15 +290,15 @@ class Runner:
 
     @contextlib.contextmanager
     def _disk(self) -> Iterator[None]:
-        """A full disk must not end the run."""
+        """Report write errors, such as a full disk, without ending the run."""
         try:
             yield
         except OSError as error:
-            self._report(f"cannot be written: {error}")
+            self._report(f"cannot write results: {error}")
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:
-        """While this is open, the groups of the stages end with this process."""
+        """Within this context, the process groups of the stages are killed if this process dies."""
         command = [sys.executable, "-I", "-S", str(LEASH)]
         with contextlib.suppress(OSError):
             self._leash = subprocess.Popen(
@@ -321,7 +321,7 @@ class Runner:
 
 
 def summary(records: Sequence[Mapping[str, Any]], seconds: float) -> str:
-    """The table of a run."""
+    """Format the results of a run as a table."""
     rows = [("stage", "status", "seconds", "estimate", "")]
     for one in records:
         took = f"{one['seconds']:.1f}"
@@ -344,12 +344,12 @@ def _judged(stage: Stage) -> str:
         return ""
     try:
         return stage.judge()
-    except Exception as error:  # records that cannot be read are no good ones
-        return f"what it wrote cannot be read: {type(error).__name__}: {error}"
+    except Exception as error:  # unreadable results count as a failure
+        return f"cannot read its results: {type(error).__name__}: {error}"
 
 
 def _interrupt(process: subprocess.Popen[bytes]) -> None:
-    """Ask it to end, so that it writes what it has; its group is killed afterwards."""
+    """Interrupt a process so that it can save its records; its group is killed afterwards."""
     with contextlib.suppress(OSError):
         process.send_signal(signal.SIGINT)
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -362,7 +362,7 @@ def _kill_group(group: int) -> None:
 
 
 def _tied() -> None:
-    """In the new process: ends with the runner, and hears an interrupt in any script."""
+    """In the new process: die with the runner, and restore the default action of SIGINT."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     assert _LIBC is not None
     _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -394,7 +394,7 @@ def _signal_name(number: int) -> str:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """The first signal that asks for an end becomes a :class:`StoppedError`."""
+    """Raise :class:`StoppedError` on the first signal that requests the end of the run."""
     kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -411,5 +411,5 @@ def _signals() -> Iterator[None]:
 
 
 def command(module: str, *arguments: str | Path) -> list[str]:
-    """Of a module of Python, run by this interpreter."""
+    """Return the command line that runs a Python module with this interpreter."""
     return [sys.executable, "-m", module, *map(str, arguments)]

@@ -1,4 +1,4 @@
-"""Which stages the check has, in the order of their worth: the first ones are never left out."""
+"""Stages of the check in order of importance: if time runs out, the last ones are skipped."""
 
 from __future__ import annotations
 
@@ -18,74 +18,74 @@ from benchmarks.gpu.runner import Stage, command
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 PROVIDERS = {"cuda-python": "cuda.bindings", "pycuda": "pycuda"}
-"""Providers of CUDA, and the packages behind them."""
+"""CUDA providers and the packages they need."""
 VARIANTS: dict[str, dict[str, str]] = {
     "threads": {},
     "wait": {},
     "long": {"CYCLES": "20000000"},
     "blocking": {"CUDA_LAUNCH_BLOCKING": "1"},
 }
-"""Of the stand-in, and their environment."""
+"""Variants of the stand-in and their environment."""
 FEW = ("long", "blocking")
-"""Variants that need few pictures."""
+"""Variants that need few images."""
 BENCH, REPORT = "bench.jsonl", "bench"
 PATIENCE = "40"
-"""Seconds of a request to a case of the benchmark: one that hangs must not take the minutes."""
+"""Timeout of a benchmark request in seconds, so that a case that hangs does not use up the time."""
 A_TEST = "30"
-"""Seconds of a test, where pytest-timeout is installed."""
+"""Timeout of a test in seconds, if pytest-timeout is installed."""
 TOOLS = ("/usr/local/cuda/bin",)
-"""Where NVIDIA's tools are, beside PATH."""
+"""Folders of NVIDIA's tools, in addition to PATH."""
 REHEARSED = 600.0
-"""Seconds of any stage of a rehearsal."""
+"""Timeout of any stage in a rehearsal, in seconds."""
 FULL_SUITE = ROOT / "resharp" / "bench" / "suites" / "gpu.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What a run is about."""
+    """Settings of a run."""
 
     out: Path
     """Folder of the records."""
     scratch: Path
-    """For everything else; what is in ``keep`` goes into the archive."""
+    """Folder for all other files; those in ``keep`` go into the archive."""
     kit: Path | None = None
-    """What ``.ci/gpu-kit`` packed."""
+    """Folder packed by ``.ci/gpu-kit``."""
     fake: bool = False
-    """Whether it is a rehearsal: a fake driver, and the CPU."""
-    tensorrt: str | None = "only a full run has its tests"
-    """Why TensorRT does not run here; None if it does."""
+    """Whether this is a rehearsal with a fake driver on the CPU."""
+    tensorrt: str | None = "tested only with --full"
+    """Why TensorRT cannot run on this machine; None if it can."""
     full: bool = False
-    """Whether there is time for everything."""
+    """Whether to run all tests and figures."""
 
     @property
     def keep(self) -> Path:
-        """Files for the archive alone."""
+        """Folder of files that only go into the archive."""
         return self.scratch / "keep"
 
     @property
     def store(self) -> Path:
-        """Bundles out of the kit, with their weights."""
+        """Store of the kit's bundles with their weights."""
         return self.scratch / "store"
 
     @property
     def driver(self) -> Path:
-        """Where the fake driver is made."""
+        """Folder in which the fake driver is built."""
         return self.scratch / "driver"
 
     def records(self, name: str) -> tuple[str, str]:
-        """The option for a stage's own lines."""
+        """Return the option that names a stage's file of records."""
         return "--records", str(self.out / f"{name}.jsonl")
 
     @property
     def flag(self) -> tuple[str, ...]:
-        """Of a rehearsal."""
+        """Option that makes a stage rehearse, if this is a rehearsal."""
         return ("--fake",) if self.fake else ()
 
 
 def stages(setting: Setting) -> list[Stage]:
-    """All of them. Where time runs out, the last ones, and the last cases of the suite, go.
+    """Return all stages; if time runs out, the last ones and the suite's last cases are dropped.
 
-    In a rehearsal the bounds end hangs and decide nothing else.
+    In a rehearsal, timeouts only serve to end hangs.
     """
     made = _ahead(setting)
     made += [_probe(setting)]
@@ -109,10 +109,10 @@ def _ahead(setting: Setting) -> list[Stage]:
         Stage(
             name="weights",
             command=again,
-            estimate=0,  # beside the next one
+            estimate=0,  # runs in parallel with the next stage
             bound=60,
             background=True,
-            absent="" if setting.kit else "there is no kit",
+            absent="" if setting.kit else "no kit given",
         ),
         Stage(name="host", command=host, estimate=10, bound=40),
     ]
@@ -214,7 +214,7 @@ def _figures(setting: Setting) -> list[Stage]:
             command=command("benchmarks.gpu.bars", records, "--json", bars),
             estimate=2,
             bound=20,
-            absent="nothing ran on a GPU" if setting.fake else "",
+            absent="no GPU in a rehearsal" if setting.fake else "",
         ),
     ]
     if setting.full:
@@ -254,16 +254,16 @@ def _extras(setting: Setting) -> list[Stage]:
             bound=40,
             least=12,
             environment=_cuda(setting, "cuda-python") | {"CYCLES": "1000"},
-            absent="" if sanitizer else "there is no compute-sanitizer",
+            absent="" if sanitizer else "compute-sanitizer is not installed",
         ),
     ]
     if setting.fake:
-        return [made[0], *(replace(one, absent="there is no GPU") for one in made[1:])]
+        return [made[0], *(replace(one, absent="no GPU in a rehearsal") for one in made[1:])]
     return made
 
 
 def _short(setting: Setting) -> Path:
-    """The short suite; where no kit has its networks, with what makes them."""
+    """Return the short suite; without a kit, include the stand-ins that create its networks."""
     if setting.kit:
         return HERE / "short.json"
     data: dict[str, Any] = json.loads((HERE / "short.json").read_text(encoding="utf-8"))
@@ -290,7 +290,7 @@ def _absent(package: str) -> str:
 
 
 def some_ran(results: Path) -> str:
-    """What is wrong with tests that did not fail: that none ran."""
+    """Return an error if all tests were skipped, else an empty string."""
     suites = list(ElementTree.parse(results).getroot().iter("testsuite"))
     count = sum(int(suite.get("tests", 0)) for suite in suites)
     skipped = sum(int(suite.get("skipped", 0)) for suite in suites)
@@ -298,7 +298,7 @@ def some_ran(results: Path) -> str:
 
 
 def cases_agree(records: Path) -> str:
-    """What is wrong with a benchmark that has figures: cases that failed or disagree."""
+    """Return the cases that failed or were dropped, as an error; else an empty string."""
     lines = [json.loads(line) for line in records.read_text(encoding="utf-8").splitlines()]
     wrong = [
         f"{line['case']['model']} {line['case']['subject']}: {line['status']}: {line['reason']}"

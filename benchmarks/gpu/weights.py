@@ -1,7 +1,7 @@
-"""Networks with weights from a seed: the same bytes on every machine, so that none need to travel.
+"""Networks with reproducible weights: the same bytes on every machine, so kits need not hold them.
 
-``python -m benchmarks.gpu.weights KIT STORE`` makes a store of the bundles in a kit, whose weights
-were left out, and checks them by the SHA-256 in their manifests.
+``python -m benchmarks.gpu.weights KIT STORE`` creates a store from the bundles of a kit, recreates
+their weights and checks them against the SHA-256 in their manifests.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from resharp.engines.manifest import parse
 
 SEED = 1
 SIDE = 64
-"""Of the picture that the last layer is set by."""
+"""Side of the image used to scale the last layer, in pixels."""
 SPREAD = 0.2
-"""Standard deviation of the result, about a mean of 0.5."""
+"""Target standard deviation of the output, around a mean of 0.5."""
 STORE, SEEDS = "store", "seeds.json"
-"""In a kit: the bundles, and how their weights are made."""
+"""Names inside a kit: the folder of the bundles and the file of their weight recipes."""
 
 
 def seeded(data: Mapping[str, Any]) -> nn.Module:
-    """A network whose weights are uniform within one over the root of a layer's inputs.
+    """Build a network with uniform weights within ±1 over the square root of a layer's inputs.
 
-    The bits come straight from PCG64, whose stream numpy promises to keep, and each is scaled by
-    one multiplication: PyTorch's own generators may round differently on another processor.
+    The bits come directly from PCG64, whose stream numpy guarantees, and each is scaled by a single
+    multiplication, because PyTorch's generators may round differently on other CPUs.
 
     Args:
         data: ``architecture`` and its ``parameters``; ``layer``, ``factor`` and ``shift``, if one
-            layer is to be scaled and moved.
+            layer is to be scaled and shifted.
     """
     architecture = next(a for a in models.ARCHITECTURES if a.name == data["architecture"])
     network: nn.Module = architecture.build(**data["parameters"]).eval()
@@ -61,9 +61,9 @@ def seeded(data: Mapping[str, Any]) -> nn.Module:
 
 
 def settled(data: Mapping[str, Any], layer: str) -> dict[str, Any]:
-    """The data with what brings a picture's result into 0..1 by the last layer.
+    """Add the ``factor`` and ``shift`` of the last layer that bring the output into 0..1.
 
-    The two figures are those of this machine; whoever makes the weights again takes them as data.
+    They are computed on this machine and stored, so that others recreate exactly the same weights.
     """
     network = seeded(data)
     picture = torch.from_numpy(draw(SIDE, SIDE)).permute(2, 0, 1)[None] / 255
@@ -81,7 +81,7 @@ def _scale(network: nn.Module, layer: str, factor: float, shift: float) -> None:
 
 
 def save(network: nn.Module, target: Path) -> None:
-    """Write the weights as a bundle has them."""
+    """Write the weights in the format of a bundle."""
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = Path(scratch) / "network.pth"
         torch.save({"params": network.state_dict()}, checkpoint)
@@ -89,10 +89,10 @@ def save(network: nn.Module, target: Path) -> None:
 
 
 def make(folder: Path, data: Mapping[str, Any]) -> str:
-    """Put its weights into the folder of a bundle; the start of their SHA-256.
+    """Recreate the weights in a bundle's folder and return the start of their SHA-256.
 
     Raises:
-        BundleError: they, or a graph, are not those of the manifest.
+        BundleError: the weights or a graph do not match the manifest.
     """
     manifest = parse((folder / "manifest.json").read_text(encoding="utf-8"), str(folder))
     save(seeded(data), folder / manifest.weights.name)
@@ -101,7 +101,7 @@ def make(folder: Path, data: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    """Make the store."""
+    """Create the store."""
     parser = argparse.ArgumentParser()
     parser.add_argument("kit", type=Path)
     parser.add_argument("store", type=Path)

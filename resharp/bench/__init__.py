@@ -1,1 +1,1 @@
-"""The benchmark suite: throughput against memory, with parity before every number."""
+"""The benchmark suite: throughput and memory, measured only after a parity check."""

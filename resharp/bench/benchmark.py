@@ -1,4 +1,4 @@
-"""A run: the machine first, then every group of cases; the file is whole after each record."""
+"""One benchmark run: the machine, then each group of cases; every record is saved at once."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ logger = logging.getLogger(__name__)
 
 
 class Benchmark:
-    """One run of some cases.
+    """One run of a set of cases.
 
     Args:
-        suite: for its budget and stand-ins.
-        cases: those of the suite to run, or others.
-        out: file of the records.
-        store: folder of the store.
-        log: called with a line about what happens next.
+        suite: provides the budget and the stand-ins.
+        cases: cases to run, from the suite or elsewhere.
+        out: file to write the records to; complete after each record.
+        store: store folder.
+        log: called with a progress line before each step.
     """
 
     def __init__(
@@ -56,15 +56,15 @@ class Benchmark:
         )
 
     def run(self) -> Records:
-        """Measure everything.
+        """Measure all cases and return the records.
 
         Raises:
             OutputError: the records cannot be written.
-            OptionError: an environment variable makes no sense, before anything is written.
+            OptionError: an environment variable is invalid; nothing has been written yet.
         """
         began = time.monotonic()
         with WorkerProcess() as process:
-            self._log("looking at the machine")
+            self._log("collecting machine information")
             self._note(environment=machine_info())
             self._note(
                 matrix_rate=process.request("rates"), memory_check=process.request("memory_check")
@@ -79,7 +79,7 @@ class Benchmark:
         return Records(self._run, tuple(self._records))
 
     def _measure(self, cases: Sequence[Case], bundles: BundleProvider, folder: Path) -> None:
-        """Measure cases of one model and size."""
+        """Measure the cases of one model and image size."""
         model, height, width = cases[0].model, cases[0].height, cases[0].width
         try:
             reference = make_reference(bundles.find(model), height, width, folder, self._log)

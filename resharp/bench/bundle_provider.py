@@ -1,4 +1,4 @@
-"""The models of a run: from the store, or made on the spot; and engines for them."""
+"""The models of a run, from the store or exported on the fly, and their engines."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from resharp.types import Log
 
 
 class BundleProvider:
-    """Finds each model once.
+    """Cache of the bundles and engines of a run.
 
     Args:
-        scratch: folder for what is made here; the user's store is only read.
+        scratch: folder for new bundles and engines; the user's store is only read.
         stand_ins: networks with random weights, by name.
         store: folder of the user's store.
-        log: called with what is made, in a line.
+        log: called with a line before each export or build.
     """
 
     def __init__(
@@ -42,10 +42,10 @@ class BundleProvider:
         self._with_engines: dict[tuple[str, str], Bundle | str] = {}
 
     def find(self, name: str) -> Bundle:
-        """The bundle of a model.
+        """Return the bundle of a model.
 
         Raises:
-            UnknownModelError, NotExportedError, BundleError: see :func:`resolve`.
+            UnknownModelError, NotExportedError, BundleError: raised by :func:`resolve`.
             MissingExtraError: a stand-in needs the extra ``export``.
         """
         if name not in self._found:
@@ -59,14 +59,14 @@ class BundleProvider:
         return self._found[name]
 
     def with_engines(self, bundle: Bundle, case: Case, cases: Sequence[Case]) -> Bundle:
-        """The bundle with engines of one variant alone, for a case that needs them.
+        """Return the bundle with the engines of one variant only, if the case needs engines.
 
-        The user's engines of that variant are taken; where there are none, one is built for the
-        largest tile and batch that the run asks for.
+        The user's engines of that variant are used. If there are none, one is built for the
+        largest tile and batch of the run.
 
         Raises:
-            MissingExtraError: that TensorRT is not installed.
-            BackendError: there are none, and none can be built.
+            MissingExtraError: this variant of TensorRT is not installed.
+            BackendError: there are no engines and none can be built.
         """
         if case.subject not in trt.VARIANTS:
             return bundle
@@ -94,16 +94,16 @@ class BundleProvider:
             if engine.spec.variant != variant:
                 found.engine_store.remove(engine)
         if not found.engine_store.engines()[0]:
-            self._log(f"{name}: building the engine of {variant}")
+            self._log(f"{name}: building the {variant} engine")
             _build(name, variant, store, cases)
         return found
 
 
 def _build(name: str, variant: str, store: Path, cases: Sequence[Case]) -> None:
-    """Build an engine for the first GPU, in a process whose CUDA context goes with it.
+    """Build an engine for the first GPU in a separate process, so that its CUDA context is freed.
 
     Raises:
-        BackendError: it failed; the message is the last line of what it said.
+        BackendError: the build failed; the message ends with the last line of its output.
     """
     batch = max(case.batch or 1 for case in cases)
     command = [sys.executable, "-m", "resharp", "export-engines", name, "--offline"]
@@ -115,4 +115,4 @@ def _build(name: str, variant: str, store: Path, cases: Sequence[Case]) -> None:
     done = subprocess.run([*command, "--gpu", "0"], capture_output=True, text=True, check=False)
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
-        raise BackendError(f"no engine was built: {lines[-1]}")
+        raise BackendError(f"building the {variant} engine failed: {lines[-1]}")

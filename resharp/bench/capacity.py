@@ -1,7 +1,7 @@
-"""What a memory is enough for: the largest tile, the speed to expect, pictures in an hour.
+"""Capacity planning: the largest tile, speed and images per hour for a given amount of memory.
 
-The memory of a case is a part that is always there and a part for each pixel that the network works
-on at once; both come from the records, by least squares.
+The memory of a case is modeled as a fixed part plus a part per pixel that the network processes at
+once; both are fitted to the records by least squares.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from resharp.errors import OptionError
 
 STEP = 32
 LEAST_RISE = 32 << 20
-"""Bytes between the least and the most peak that a line is drawn through."""
+"""Minimum spread of the peaks, in bytes, for a fit; smaller differences are noise."""
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryLine:
-    """Bytes for so many pixels at once."""
+    """Linear model of memory: bytes as a function of the pixels processed at once."""
 
     fixed: float
-    """Bytes that are there for any tile: libraries, weights, contexts."""
+    """Bytes used regardless of the tile: libraries, weights, contexts."""
     per_pixel: float
-    """Bytes for each input pixel of all that is in work at once."""
+    """Bytes per input pixel, over all tiles processed at once."""
 
     def at(self, pixels: float) -> float:
-        """Bytes."""
+        """Return the bytes needed for a number of pixels."""
         return self.fixed + self.per_pixel * pixels
 
     def largest_tile(self, memory: int, at_once: int) -> int | None:
-        """Side of the largest square tile of which so many fit at once; None: none does."""
+        """Return the side of the largest square tile of which ``at_once`` fit; None if none fit."""
         room = (memory - self.fixed) / self.per_pixel / at_once
         side = int(math.sqrt(room)) // STEP * STEP if room > 0 else 0
         return side or None
@@ -45,56 +45,56 @@ class MemoryLine:
 
 @dataclass(frozen=True, kw_only=True)
 class Capacity:
-    """The answer for one backend."""
+    """Capacity of one backend with a given amount of memory."""
 
     model: str
     subject: str
     threads: int | None
-    """CPU threads that were asked for."""
+    """Requested CPU threads; None: the library's default."""
     memory: int
-    """Bytes that were asked about."""
+    """Available memory, in bytes."""
     on_gpu: bool
-    """Whether it is a GPU's memory; else the host's."""
+    """Whether ``memory`` is GPU memory rather than host memory."""
     line: MemoryLine | None
-    """None where one tile size alone was measured."""
+    """Fitted memory model; None if it could not be fitted, e.g. from a single tile size."""
     largest_tile: int | None
-    """Side in pixels, as far as memory goes; None: not known, or nothing fits."""
+    """Side of the largest tile that fits, in pixels; None: unknown, or nothing fits."""
     best: Record | None
-    """The fastest measured case that fits; None: none does."""
+    """The fastest measured case that fits; None if none fits."""
     needed: int
-    """Bytes of the least case that was measured."""
+    """Smallest measured peak, in bytes."""
 
     @property
     def megapixels(self) -> float | None:
-        """Input megapixels per second to expect."""
+        """Expected input megapixels per second."""
         return self.best.megapixels if self.best else None
 
     def per_hour(self, height: int, width: int) -> float | None:
-        """Pictures of that size in an hour, reading and writing aside."""
+        """Return the expected images per hour at that size, excluding reading and writing."""
         rate = self.megapixels
         return None if rate is None else rate * 3600 / (height * width / 1e6)
 
 
 def parse_memory(text: str) -> int:
-    """Bytes of ``8GB`` (10**9), ``8GiB`` (2**30), ``500M`` or a number of bytes.
+    """Parse a memory size: ``8GB`` (10**9), ``8GiB`` (2**30), ``500M`` or a number of bytes.
 
     Raises:
-        OptionError: it is none of these.
+        OptionError: the text is not a size, or is less than one byte.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
     if not found or (found[3] and not found[2]):
-        raise OptionError(f"memory {text!r} is not a size: 8GB, 7.5GiB or 500MB, say")
+        raise OptionError(f"`memory` must be a size such as 8GB, 7.5GiB or 500MB, got {text!r}")
     size = float(found[1]) * (_BINARY if found[3] else _UNITS)[found[2]]
     if size < 1:
-        raise OptionError(f"memory {text!r} is nothing: 8GB, say")
+        raise OptionError(f"`memory` must be at least 1 byte, e.g. 8GB, got {text!r}")
     return int(size)
 
 
 def capacities(records: Sequence[Record], model: str, memory: int) -> tuple[Capacity, ...]:
-    """What each subject of resharp can do with that memory, the fastest first.
+    """Return the capacity of each of resharp's subjects with that memory, fastest first.
 
     Raises:
-        OptionError: nothing was measured of that model.
+        OptionError: the records have no memory figures for the model.
     """
     measured = [
         record
@@ -104,22 +104,25 @@ def capacities(records: Sequence[Record], model: str, memory: int) -> tuple[Capa
     if not measured:
         known = ", ".join(sorted({record.case.model for record in records})) or "nothing"
         raise OptionError(
-            f"the records hold no memory figures of {model} (they hold {known}): "
-            f"resharp bench run --models {model}"
+            f"the records have no memory figures for {model} (models in them: {known}): "
+            f"run 'resharp bench run' with `models`={model!r}"
         )
     found = []
     for group in group_by(
         measured, lambda one: (one.case.subject, one.case.precision, one.case.threads)
     ).values():
-        # One size of picture, that with the most cases: a picture takes memory of its own.
+        # Use only the image size with the most cases, since the image itself takes memory too.
         sizes = group_by(group, lambda one: (one.case.height, one.case.width))
         found.append(_capacity(max(sizes.values(), key=len), memory))
     return tuple(sorted(found, key=lambda one: -(one.megapixels or 0.0)))
 
 
 def fit(records: Sequence[Record]) -> MemoryLine | None:
-    """The line through the peaks of one subject; None where fewer than two sizes were measured, or
-    where they differ by too little to say more than noise."""
+    """Fit a line to the memory peaks of one subject.
+
+    Returns:
+        The line; None if fewer than two sizes were measured or their peaks differ only by noise.
+    """
     points = [
         (record.actual.pixels * (record.actual.lanes or 1), found)
         for record in records

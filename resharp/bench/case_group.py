@@ -1,8 +1,8 @@
-"""All cases of one model and size: each passes its parity check, then takes turns with a baseline.
+"""Measurement of all cases of one model and size: a parity check, then timing against a baseline.
 
-The first baseline that runs is what ratios are to. It is also measured against itself, in two
-processes: what these differ by is what the machine adds. PyTorch's cases are paired with a bare
-PyTorch network, since another library slows down differently when the machine does.
+Ratios are relative to the first baseline that runs. It is also timed against itself in a second
+process, which shows the noise of the machine. PyTorch cases are paired with a bare PyTorch network,
+because different libraries slow down differently on a busy machine.
 """
 
 from __future__ import annotations
@@ -40,32 +40,32 @@ from resharp.types import Log
 
 ON_GPU = (*trt.VARIANTS, "torch-eager", "onnx-cuda")
 PAIRED_BASELINES = {"torch": "pytorch"}
-"""Baseline of the same library, for subjects that have one."""
+"""Baselines that use the same library as a subject."""
 
 
 @dataclass(frozen=True)
 class OpenCase:
-    """A case that agrees with the exact result, ready to be timed."""
+    """A case that has passed its parity check and is ready to be timed."""
 
     case: Case
     process: WorkerProcess
     actual: ResolvedCase
     parity: CaseParity
     taken: list[float] = field(default_factory=list)
-    """Seconds taken so far, of the group's baseline."""
+    """Times of all its turns so far, in seconds; only recorded for the group's baseline."""
 
 
 class CaseGroup(AbstractContextManager["CaseGroup"]):
-    """Cases of one model and size. A context manager, which ends the baselines' processes.
+    """Cases of one model and size. A context manager that ends the baselines' processes on exit.
 
     Args:
-        cases: of one model and size.
-        reference: what their results are compared with.
-        budget: how long to measure.
-        bundles: for engines.
-        run: that they are part of.
-        add: called with each record as it is ready.
-        log: called with what happens, in a line.
+        cases: cases to measure, all of the same model and size.
+        reference: exact result to compare their results with.
+        budget: measuring time.
+        bundles: provides engines.
+        run: the run that the cases belong to.
+        add: called with each record as soon as it is complete.
+        log: called with progress lines.
     """
 
     def __init__(
@@ -82,16 +82,16 @@ class CaseGroup(AbstractContextManager["CaseGroup"]):
         self._bundles, self._run, self._add, self._log = bundles, run, add, log
         self._stack = ExitStack()
         self._paired: dict[str, Record] = {}
-        """Records of baselines that other cases are paired with, by subject."""
+        """Records of the baselines that other cases are paired with, by subject."""
         self._base: OpenCase | None = None
         self._refused: set[Case] = set()
         self._noise = 0.0
 
     def measure(self) -> float | None:
-        """Measure all.
+        """Measure all cases.
 
         Returns:
-            The noise; None where no baseline runs.
+            The noise of the machine; None if no baseline runs.
         """
         base = self._base = self._first_baseline()
         if base is not None:
@@ -108,10 +108,10 @@ class CaseGroup(AbstractContextManager["CaseGroup"]):
         return self._noise
 
     def paced(self, record: Record) -> Record:
-        """The record with rates at the baseline's median pace.
+        """Return the record with its rates rescaled to the baseline's median time.
 
-        The baseline was measured throughout; a case for a short while, in which the machine may
-        have been slower or faster than usual. Its ratio does not know of that.
+        The baseline is measured throughout the run, but a case only briefly, while the machine may
+        be slower or faster than usual. That affects its rates but not its ratio.
         """
         base, rates = self._base, record.rates
         if base is None or not base.taken or record.ratio is None or rates is None:
@@ -140,8 +140,8 @@ class CaseGroup(AbstractContextManager["CaseGroup"]):
         return None
 
     def _measure_twice(self, base: OpenCase) -> float:
-        """The baseline against itself: what the machine adds by itself."""
-        self._log(f"{base.case.id}: the same case twice")
+        """Time the baseline against itself and return the noise of the machine."""
+        self._log(f"{base.case.id}: measuring the baseline against itself")
         repeats = []
         try:
             for _ in range(self._budget.sittings):
@@ -149,8 +149,8 @@ class CaseGroup(AbstractContextManager["CaseGroup"]):
                     twin = self._open(base.case, process)
                     repeats.append(self._time(twin, base, self._budget))
                     record = self._record(twin, joined(repeats))
-        except ResharpError as error:  # no memory for two, say
-            self._log(f"{base.case.id}: could not be measured twice: {error}")
+        except ResharpError as error:  # e.g. not enough memory for two processes
+            self._log(f"{base.case.id}: cannot measure the baseline against itself: {error}")
             return 0.0
         ratio, subject = _ratio(joined(repeats)), base.case.subject
         noise = max(estimates.deviation(ratio), estimates.largest_deviation(map(_ratio, repeats)))
@@ -168,7 +168,7 @@ class CaseGroup(AbstractContextManager["CaseGroup"]):
             for number in range(budget.sittings):
                 with ExitStack() as own:
                     partner = self._base
-                    if paired is not None:  # a new process each time, since it is no steadier
+                    if paired is not None:  # a new process each time, as for the case itself
                         partner = self._open(paired.case, own.enter_context(WorkerProcess()))
                     opened = self._open(case, own.enter_context(WorkerProcess()), bundle)
                     repeats.append(self._time(opened, partner, budget))
@@ -183,11 +183,11 @@ class CaseGroup(AbstractContextManager["CaseGroup"]):
             self._paired[case.subject] = record
 
     def _open(self, case: Case, process: WorkerProcess, bundle: Bundle | None = None) -> OpenCase:
-        """See :func:`open_case`."""
+        """Open a case with :func:`open_case` and check its parity."""
         return OpenCase(case, process, *open_case(process, case, self._reference, bundle))
 
     def _time(self, opened: OpenCase, partner: OpenCase | None, whole: Budget) -> PairedTimes:
-        """Time a case in one process: in turns with its partner, or alone where there is none."""
+        """Time a case in one process, in turns with its partner if it has one."""
         budget = whole.per_repeat()
         if partner is None:
             alone = tuple(opened.process.seconds()[0] for _ in range(budget.pairs))
@@ -200,7 +200,7 @@ class CaseGroup(AbstractContextManager["CaseGroup"]):
     def _compared(
         self, opened: OpenCase, repeats: Sequence[PairedTimes], paired: Record | None
     ) -> Record:
-        """The record of a case that took turns with the baseline, or with its paired one."""
+        """Return the record of a case that was timed against the baseline or its paired one."""
         record, base = self._record(opened, joined(repeats)), self._base
         if base is None:
             return record
@@ -263,13 +263,13 @@ def _ratio(times: PairedTimes) -> Estimate:
 def _stages(process: WorkerProcess) -> StageTimes | None:
     try:
         found = process.request("stages")
-    except (BackendError, MissingExtraError):  # CUPTI says nothing here: the figures still hold
+    except (BackendError, MissingExtraError):  # e.g. no CUPTI; the other figures still hold
         return None
     return StageTimes(**found) if found else None
 
 
 def _baseline_order(cases: Sequence[Case]) -> tuple[str, ...]:
-    """Which baseline comes first: on a GPU the script that its users know, else the session."""
+    """Return the order in which baselines are tried: the upstream script comes first on a GPU."""
     if has_gpu() and any(case.subject in ON_GPU for case in cases):
         return ("upstream", "pytorch", "onnxruntime", "openvino", "ncnn")
     return ("onnxruntime", "pytorch", "upstream", "openvino", "ncnn")

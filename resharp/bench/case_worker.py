@@ -1,9 +1,9 @@
 """The child process that runs one case: ``python -m resharp.bench.case_worker``.
 
-It takes one JSON line for each request on standard input and answers with one on what was its
-standard output, which libraries cannot write to any more. So every case has a process of its own:
-its memory is its own, its threads sleep while another case has its turn, and its death is the end
-of nothing else.
+It reads requests as JSON lines from standard input and answers each with a JSON line on its
+original standard output, which is moved so that libraries cannot write to it. Running every case in
+its own process separates its memory, lets its threads sleep while another case runs, and keeps a
+crash from ending the run.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from resharp.engines import Bundle
 from resharp.errors import MissingExtraError, ResharpError
 
 FRAMES = 4
-"""Pictures of a stream for each lane."""
+"""Images per lane when a stream is timed."""
 CPU_ONLY = ("onnx", "onnxruntime", "openvino", "ncnn")
 """Subjects that never use a GPU."""
 
 
 class CaseWorker:
-    """One case, from open to end. The methods are the requests; each returns the answer."""
+    """One case, from opening to closing. Each public method handles the request of its name."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -51,7 +51,7 @@ class CaseWorker:
     def open(
         self, case: Mapping[str, Any], folder: str, engines: str | None, picture: str
     ) -> dict[str, Any]:
-        """Open the case; the picture is a file of numpy's."""
+        """Open the case; ``picture`` is the path of a ``.npy`` file."""
         processors = _affinity()
         self._case = Case(**case)
         self._image: Image = np.load(picture)
@@ -68,27 +68,27 @@ class CaseWorker:
             )
         actual = self._implementation.actual(self._image)
         if processors and actual.device.startswith("cuda"):
-            # OMP_PROC_BIND has bound this thread to one processor as PyTorch was imported, and the
-            # threads of lanes would inherit that.
+            # With OMP_PROC_BIND, importing PyTorch has bound this thread to one processor, and the
+            # threads of the lanes would inherit that.
             os.sched_setaffinity(0, processors)
         return asdict(actual)
 
     def check(self, reference: str) -> dict[str, Any]:
-        """Run once and compare with the reference, a file of numpy's."""
+        """Run once and compare the result with the reference, the path of a ``.npy`` file."""
         with self._watched():
             image = self._implementation(self._image)
         found = image_difference(image, np.load(reference, mmap_mode="r"))
-        self._host.reset()  # the comparison is not the case's
+        self._host.reset()  # the memory of the comparison does not count
         return found
 
     def warm(self) -> dict[str, Any]:
-        """Run what a turn of one call runs, while the peak of the GPU's memory is taken."""
+        """Run the same work as one timed call while recording the peak of the GPU's memory."""
         with self._watched():
             self._run(1)
         return {}
 
     def time(self, calls: int) -> dict[str, Any]:
-        """Seconds of one picture, the mean of some calls in a row; joules where they are known."""
+        """Return the mean seconds per image over a number of calls, and the joules if known."""
         before = self._nvml.joules() if self._nvml else None
         began = time.perf_counter()
         count = self._run(calls)
@@ -98,7 +98,7 @@ class CaseWorker:
         return {"seconds": seconds, "joules": joules}
 
     def memory(self) -> dict[str, Any]:
-        """Peaks since the case was opened; of the GPU by NVML, in the turns that are not timed."""
+        """Return the peaks since the case was opened; on the GPU by NVML, in untimed turns only."""
         return {
             "host": self._host.read(),
             "host_before": self._host.before,
@@ -108,11 +108,11 @@ class CaseWorker:
         }
 
     def note(self) -> dict[str, Any]:
-        """What the backend says of itself by now: in its first runs CUDA graphs may have failed."""
+        """Return the backend's current note, e.g. that CUDA graphs failed in its first runs."""
         return {"note": self._implementation.actual(self._image).note}
 
     def stages(self) -> dict[str, Any]:
-        """Seconds of each stage of one picture; of the files, by a PNG in memory."""
+        """Return the seconds of each stage of one image; files are PNGs in memory."""
         split = self._implementation.split(self._image)
         if not split:
             return {}
@@ -127,17 +127,17 @@ class CaseWorker:
         return {"read": read - began, "write": time.perf_counter() - read, **split}
 
     def reference(self, folder: str, picture: str, out: str) -> dict[str, Any]:
-        """Make the FP32 reference of a picture and store it."""
+        """Compute the FP32 reference of an image and save it."""
         found, made_by = exact_result(Bundle.open(Path(folder)), np.load(picture))
         np.save(out, found)
         return {"reference": made_by}
 
     def rates(self) -> dict[str, Any]:
-        """Matrix-product rates of this machine."""
+        """Return the matrix-product rates of this machine."""
         return matrix_rates()
 
     def memory_check(self) -> dict[str, Any]:
-        """Whether the memory figures are right, on a block of known size."""
+        """Check the memory figures against an allocation of known size."""
         found: dict[str, Any] = {"host": check_host()}
         nvml = open_nvml(0)
         allocate = device_allocator() if isinstance(nvml, Nvml) else None
@@ -146,16 +146,16 @@ class CaseWorker:
         return found
 
     def close(self) -> dict[str, Any]:
-        """Give everything back."""
+        """Release all resources."""
         self._stack.close()
         return {}
 
     def _watched(self) -> AbstractContextManager[object]:
-        """A turn in which the peak on the GPU is taken."""
+        """Return a context in which the peak of the GPU's memory is recorded."""
         return self._device or nullcontext()
 
     def _run(self, calls: int) -> int:
-        """Run the picture; a stream of them with lanes. Returns how many pictures that took."""
+        """Run the image, as a stream if there are several lanes; return the number of images."""
         if self._case.lanes > 1:
             calls *= FRAMES * self._case.lanes
             self._implementation.stream(itertools.repeat(self._image, calls))
@@ -166,31 +166,31 @@ class CaseWorker:
 
 
 def _affinity() -> set[int]:
-    """Processors that this thread may run on; empty where the system does not tell."""
+    """Return the processors that this thread may run on; empty if the system cannot tell."""
     return set(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else set()
 
 
 def handle(request: Mapping[str, Any], worker: CaseWorker) -> dict[str, Any]:
-    """Do what a request says; an error of any kind is an answer too."""
+    """Handle a request; errors of any kind are returned as answers."""
     options = {name: value for name, value in request.items() if name != "do"}
     try:
         return {"answer": getattr(worker, request["do"])(**options)}
     except ResharpError as error:
         return {"error": str(error), "absent": isinstance(error, MissingExtraError)}
-    except Exception as error:  # a bug or a library's refusal: of this case, not of the run
+    except Exception as error:  # a bug or a library error fails this case, not the run
         return {"error": f"{type(error).__name__}: {error}", "absent": False}
 
 
 def _die_with_parent() -> None:
-    """Also where it is stopped then, and cannot see that standard input has ended (Linux)."""
+    """Die with the parent (Linux), even if stopped and thus unable to see the end of its input."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, see prctl(2)
 
 
 def main() -> None:
-    """Answer until standard input ends."""
+    """Answer requests until standard input ends."""
     _die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us, and says what there is
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends this process
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     worker = CaseWorker()

@@ -1,4 +1,4 @@
-"""Cases as data: what is run, how, and on what size of picture; and the suites made of them."""
+"""Benchmark cases (what is run, how, and on what image size) and the suites built from them."""
 
 from __future__ import annotations
 
@@ -14,64 +14,65 @@ from resharp.errors import OptionError
 from resharp.types import Precision, Tile
 
 BASELINES = ("upstream", "onnxruntime", "pytorch", "openvino", "ncnn")
-"""Subjects that are not resharp's: what a user knows, to compare with.
+"""Subjects outside resharp, to compare with.
 
-``upstream``: PyTorch in the way of Real-ESRGAN's own script. ``onnxruntime`` and ``pytorch``: a
-bare session, and a bare network.
+``upstream`` is PyTorch as in Real-ESRGAN's own script. ``onnxruntime`` is a bare session and
+``pytorch`` a bare network.
 """
 BACKENDS = ("tensorrt", "tensorrt_rtx", "torch", "torch-eager", "onnx", "onnx-cuda")
-"""Subjects of resharp. ``torch`` is on CUDA with CUDA graphs, or on the CPU where there is no GPU;
-``torch-eager`` is without graphs. ``onnx`` is on the CPU."""
+"""Subjects of resharp. ``torch`` runs on CUDA with CUDA graphs, or on the CPU if there is no GPU;
+``torch-eager`` runs without graphs. ``onnx`` runs on the CPU."""
 SUBJECTS = (*BACKENDS, *BASELINES)
 SUITES = resources.files("resharp.bench") / "suites"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One thing to measure.
+    """One configuration to measure.
 
     Raises:
-        OptionError: a value makes no sense.
+        OptionError: a value is invalid.
     """
 
     model: str
-    """A model's name, or that of one of the suite's stand-ins."""
+    """Name of a model or of one of the suite's stand-ins."""
     subject: str
-    """One of :data:`SUBJECTS`."""
+    """Implementation under test, one of :data:`SUBJECTS`."""
     height: int
-    """Of the picture, in pixels."""
+    """Image height in pixels."""
     width: int
+    """Image width in pixels."""
     precision: Precision = "auto"
     """``auto`` or ``fp32``."""
     tile: Tile = "auto"
-    """Largest side of a tile in pixels, ``auto`` or ``whole``. Baselines take whole pictures."""
+    """Largest side of a tile in pixels, ``auto`` or ``whole``. Baselines run whole images."""
     batch: int | None = None
-    """Tiles of one run of the network; None: the backend's own choice."""
+    """Tiles per run of the network; None: the backend's default."""
     lanes: int = 1
-    """Pictures in work at once. One: the time of a call. More: of a picture in a stream."""
+    """Images processed at once. With 1, single calls are timed; with more, a stream of images."""
     threads: int | None = None
-    """CPU threads; None: the library's own choice."""
+    """CPU threads; None: the library's default."""
 
     def __post_init__(self) -> None:
         if self.subject not in SUBJECTS:
-            raise OptionError(f"{self.subject!r} is not one of {', '.join(SUBJECTS)}")
+            raise OptionError(f"subject must be one of {', '.join(SUBJECTS)}, got {self.subject!r}")
         if not isinstance(self.model, str):
             raise OptionError(f"model must be a name, got {self.model!r}")
         if self.precision not in ("auto", "fp32"):
             raise OptionError(f"precision must be auto or fp32, got {self.precision!r}")
         if self.tile not in ("auto", "whole") and not _is_count(self.tile):
-            raise OptionError(f"tile must be a number of pixels, auto or whole, got {self.tile!r}")
+            raise OptionError(f"tile must be a size in pixels, auto or whole, got {self.tile!r}")
         _check_counts(self, "height", "width", "lanes")
         _check_counts(self, *(n for n in ("batch", "threads") if getattr(self, n) is not None))
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it is something else than resharp."""
+        """Whether the subject is something other than resharp."""
         return self.subject in BASELINES
 
     @property
     def id(self) -> str:
-        """The case as one word, the same in every run."""
+        """Identifier of the case, the same in every run: ``resharp-x4/onnx/640x360/tile-auto``."""
         parts = [self.model, self.subject, f"{self.width}x{self.height}"]
         if not self.is_baseline:
             parts.append(f"tile-{self.tile}")
@@ -87,35 +88,37 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How long to measure.
+    """Time and number of measurements for a case.
 
     Raises:
-        OptionError: a value makes no sense.
+        OptionError: a value is invalid.
     """
 
     pairs: int
-    """Pairs of a case and its baseline that nobody disturbed, at least."""
+    """Minimum number of undisturbed pairs of a case and its baseline."""
     most_pairs: int
-    """And at most."""
+    """Maximum number of undisturbed pairs."""
     seconds: float
-    """That the pairs of a case should take."""
+    """Target time for all pairs of a case, in seconds."""
     limit: float
-    """That they take at most, also where the machine is busy."""
+    """Maximum time for all pairs of a case, in seconds, even on a busy machine."""
     sittings: int = 1
-    """Processes that a case is measured in, one after another: what the memory and the threads of
-    a process happen to be makes a difference of its own. They share the rest of the budget."""
+    """Number of processes a case is measured in, one after another, because the memory layout and
+    threads of a process affect its speed. They share the rest of the budget."""
 
     def __post_init__(self) -> None:
         _check_counts(self, "pairs", "most_pairs", "sittings")
         for name in ("seconds", "limit"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-                raise OptionError(f"{name} must be a number, not negative, got {value!r}")
+                raise OptionError(f"{name} must be a non-negative number, got {value!r}")
         if self.most_pairs < self.pairs:
-            raise OptionError(f"most_pairs ({self.most_pairs}) is less than pairs ({self.pairs})")
+            raise OptionError(
+                f"most_pairs must be at least pairs ({self.pairs}), got {self.most_pairs}"
+            )
 
     def per_repeat(self) -> Budget:
-        """The budget for one of the processes."""
+        """Return the budget for one of the processes."""
         return Budget(
             pairs=-(-self.pairs // self.sittings),
             most_pairs=-(-self.most_pairs // self.sittings),
@@ -126,54 +129,54 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """A list of cases and the budget for each."""
+    """A list of cases and the budget for each of them."""
 
     name: str
     cases: tuple[Case, ...]
     budget: Budget
     stand_ins: Mapping[str, Mapping[str, Any]]
-    """Networks with random weights, for where the official ones cannot be had: by name, the
-    architecture and its parameters."""
+    """Networks with random weights that replace official ones which are not available: the
+    architecture and its parameters, by name."""
 
 
 def names() -> tuple[str, ...]:
-    """Names of the suites that come with resharp."""
+    """Return the names of the built-in suites."""
     return tuple(sorted(file.name.removesuffix(".json") for file in SUITES.iterdir()))
 
 
 def load(name: str) -> Suite:
-    """Read a suite: one that comes with resharp, or a file ending in ``.json``, named by its stem.
+    """Load a built-in suite by name, or a suite from a ``.json`` file, named after its stem.
 
     Raises:
-        OptionError: there is none of that name, or the file cannot be read or holds no suite.
+        OptionError: no built-in suite has that name, or the file cannot be read or is invalid.
     """
     if not name.endswith(".json"):
         if name not in names():
             raise OptionError(
-                f"no suite {name!r}: there are {', '.join(names())}, or give a file that ends in "
-                ".json"
+                f"unknown suite {name!r}: choose one of {', '.join(names())}, or pass a file "
+                "ending in .json"
             )
         return parse(name, json.loads((SUITES / f"{name}.json").read_text("utf-8")))
     path = Path(name)
     try:
         return parse(path.stem, json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise OptionError(f"suite {path} cannot be read: {error.strerror or error}") from error
+        raise OptionError(f"cannot read suite {path}: {error.strerror or error}") from error
     except (OptionError, UnicodeError, json.JSONDecodeError) as error:
-        raise OptionError(f"{path} is not a suite: {error}") from error
+        raise OptionError(f"{path} is not a valid suite: {error}") from error
 
 
 def parse(name: str, data: Mapping[str, Any]) -> Suite:
-    """A suite from its data.
+    """Parse a suite from its JSON data.
 
-    Each item of ``data["cases"]`` is a product: a value is one value or a list of them; ``size`` is
-    ``[height, width]`` or a list of such.
+    Each item of ``data["cases"]`` expands to the product of its values: each is a single value or a
+    list of values; ``size`` is ``[height, width]`` or a list of such pairs.
 
     Raises:
-        OptionError: it is not laid out like that, or a value makes no sense.
+        OptionError: the layout or a value is invalid.
     """
     if not isinstance(data, Mapping):
-        raise OptionError("it is not an object of cases, effort and stand_ins")
+        raise OptionError("must be an object with cases, effort and stand_ins")
     found: dict[Case, None] = {}
     try:
         for item in data["cases"]:
@@ -187,25 +190,25 @@ def parse(name: str, data: Mapping[str, Any]) -> Suite:
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise OptionError(str(error)) from error
     if not found:
-        raise OptionError("it has no cases")
+        raise OptionError("cases must not be empty")
     return Suite(name=name, cases=tuple(found), budget=budget, stand_ins=stand_ins)
 
 
 def choose(
     suite: Suite, models: Sequence[str] = (), subjects: Sequence[str] = ()
 ) -> tuple[Case, ...]:
-    """The cases of a suite for some models and subjects; none given: all.
+    """Select the cases of a suite by models and subjects; an empty sequence selects all.
 
-    A model that the suite does not have takes the cases of the suite's first one. Baselines stay.
+    A model that is not in the suite gets the cases of the suite's first model. Baselines are kept.
 
     Raises:
-        OptionError: there is no such subject in it.
+        OptionError: a subject is not in the suite.
     """
     known = {case.subject for case in suite.cases}
     for subject in subjects:
         if subject not in known:
             raise OptionError(
-                f"{subject!r} is not in the suite {suite.name}: {', '.join(sorted(known))}"
+                f"{subject!r} is not in suite {suite.name!r}; available: {', '.join(sorted(known))}"
             )
     cases = list(suite.cases)
     if models:
@@ -225,7 +228,7 @@ def _product(item: Mapping[str, Any]) -> list[Case]:
     size = axes.pop("size")
     sizes = size if size and isinstance(size[0], list) else [size]
     if any(not isinstance(one, list) or len(one) != 2 for one in sizes):
-        raise OptionError(f"size must be [height, width] or a list of such, got {item['size']!r}")
+        raise OptionError(f"size must be [height, width] or a list of these, got {item['size']!r}")
     return [
         Case(height=height, width=width, **dict(zip(axes, values, strict=True)))
         for height, width in sizes

@@ -1,7 +1,7 @@
-"""Two runs against each other: what changed beyond the noise, and what got worse.
+"""Comparison of two runs: changes beyond the noise, and regressions.
 
-Speeds are compared as ratios to the baseline that took turns with the case in its own run, so that
-a machine that was slower meanwhile, and slowed both, changes nothing.
+Speeds are compared as ratios to the baseline that alternated with the case in the same run, so a
+machine that slows both down does not affect the result.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from resharp.bench.records import ABSENT, MEASURED, Record, Records
 from resharp.errors import OptionError
 
 THRESHOLD = 0.10
-"""Relative change of speed under which nothing is called a regression, unless told."""
+"""Default relative change of speed below which nothing counts as a regression."""
 MEMORY_THRESHOLD = 0.10
+"""Relative increase of memory below which nothing counts as a regression."""
 LEAST_BYTES = 32 << 20
-"""Memory that may come and go without being one."""
+"""Increase of memory, in bytes, below which nothing counts as a regression."""
 
 SAME, SLOWER, FASTER = "same", "slower", "faster"
 LOST, MORE_MEMORY = "lost", "more memory"
@@ -26,38 +27,38 @@ REGRESSIONS = (SLOWER, LOST, MORE_MEMORY)
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What became of one case."""
+    """Change of one case between two runs."""
 
     id: str
     verdict: str
-    """One of the words above."""
+    """:data:`SAME`, :data:`SLOWER`, :data:`FASTER`, :data:`LOST` or :data:`MORE_MEMORY`."""
     ratio: float | None = None
-    """New speed over the old one: above 1 is faster. None: one of the two has none."""
+    """New speed over the old one: above 1 is faster. None if either run lacks it."""
     noise: float | None = None
-    """Relative change that means nothing."""
+    """Relative change that the noise of the two runs can explain."""
     note: str = ""
     ours: bool = True
-    """Whether it is resharp's: a baseline's change is no regression."""
+    """Whether the subject is resharp's: changes of a baseline are not regressions."""
 
     @property
     def regressed(self) -> bool:
-        """Whether it got worse."""
+        """Whether the change is a regression."""
         return self.ours and self.verdict in REGRESSIONS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All changes, by case."""
+    """Result of comparing two runs."""
 
     changes: tuple[Change, ...]
     warnings: tuple[str, ...] = ()
-    """What makes the two runs hard to compare."""
+    """Reasons why the two runs may not be comparable."""
     only: Mapping[str, int] = field(default_factory=dict)
-    """Cases that one run has and the other has not, by ``old`` and ``new``."""
+    """Number of cases that only one of the runs has, by ``old`` and ``new``."""
 
     @property
     def regressions(self) -> tuple[Change, ...]:
-        """Those that got worse."""
+        """Changes that are regressions."""
         return tuple(change for change in self.changes if change.regressed)
 
 
@@ -65,13 +66,13 @@ def compare(old: Records, new: Records, threshold: float = THRESHOLD) -> Compari
     """Compare two runs.
 
     Args:
-        old: the run to compare with.
-        new: the run in question.
-        threshold: relative loss of speed up to which nothing is called a regression. Beyond it, a
-            change counts if it is beyond the noise of both runs too.
+        old: the earlier run.
+        new: the run to check for regressions.
+        threshold: relative loss of speed up to which nothing counts as a regression. A larger loss
+            counts only if it also exceeds the noise of both runs.
 
     Raises:
-        OptionError: they have no case in common.
+        OptionError: the runs have no measured case in common.
     """
     before, after = (
         {record.case.id: record for record in run.cases if not record.twin} for run in (old, new)
@@ -79,7 +80,7 @@ def compare(old: Records, new: Records, threshold: float = THRESHOLD) -> Compari
     common = [name for name in before if name in after]
     if not any(before[name].status == MEASURED for name in common):
         raise OptionError(
-            "the two runs have no measured case in common: give two runs of one suite and model"
+            "the runs have no measured case in common: compare two runs of the same suite and model"
         )
     return Comparison(
         changes=tuple(_change(before[name], after[name], threshold) for name in common),
@@ -109,16 +110,16 @@ def _change(old: Record, new: Record, threshold: float) -> Change:
 
 
 def _speed(old: Record, new: Record) -> tuple[float | None, float | None, str]:
-    """New over old, the noise of it, and how it was found."""
+    """Return the new speed over the old one, its noise, and a note on how it was determined."""
     noise = math.hypot(old.noise or 0.0, new.noise or 0.0)
     if old.kin_ratio is not None and new.kin_ratio is not None and old.kin == new.kin:
         return new.kin_ratio.median / old.kin_ratio.median, noise, ""
     if old.case.is_baseline:
-        return None, None, "the others' measure"
+        return None, None, "reference for the other cases"
     if old.seconds is None or new.seconds is None:
         return None, None, ""
     widths = [math.log(one.high / one.low) / 2 for one in (old.seconds, new.seconds)]
-    note = "by the clock alone: it took turns with no baseline, or with another one"
+    note = "compared by absolute time: the runs share no baseline for this case"
     return old.seconds.median / new.seconds.median, math.expm1(math.hypot(*widths)), note
 
 
@@ -136,9 +137,9 @@ def _warnings(old: Records, new: Records) -> list[str]:
     for text, keys in (("processor", ("cpu", "threads")), ("GPU", ("gpu",))):
         one, two = ([_named(r.run.environment.get(k)) for k in keys] for r in (old, new))
         if one != two:
-            found.append(f"another {text}: {one[0]} and {two[0]}; ratios need not agree")
+            found.append(f"different {text}: {one[0]} and {two[0]}; ratios may not be comparable")
     if any(records.run.seconds is None for records in (old, new)):
-        found.append("one of the runs did not end: cases are missing")
+        found.append("one of the runs is incomplete: cases are missing")
     return found
 
 

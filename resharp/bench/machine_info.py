@@ -1,4 +1,4 @@
-"""What the figures of a run were taken on."""
+"""Facts about the machine, the packages and the commit of a run."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PACKAGES = (
     *("pycuda", "nvidia-ml-py"),
 )
 COMMIT = "RESHARP_COMMIT"
-"""Environment variable that names the commit where there is no git repository."""
+"""Environment variable with the commit, used if there is no git repository."""
 
 
 def machine_info() -> dict[str, Any]:
-    """The machine, the versions and the commit."""
+    """Return facts about the machine, package versions and the commit."""
     found: dict[str, Any] = {
         "cpu": cpu_name(),
         "threads": usable_threads(),
@@ -41,7 +41,7 @@ def machine_info() -> dict[str, Any]:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that figures depend on, as far as they are installed."""
+    """Return the versions of the installed packages that affect the figures."""
     found = {}
     for name in PACKAGES:
         try:
@@ -52,7 +52,7 @@ def package_versions() -> dict[str, str]:
 
 
 def gpu_info(index: int) -> dict[str, Any]:
-    """A GPU, its driver and its clocks as they are; empty where there is none."""
+    """Return facts about a GPU, its driver and its current clocks; empty if it does not exist."""
     try:
         gpu = gpus()[index]
     except (ResharpError, IndexError):
@@ -68,8 +68,10 @@ def gpu_info(index: int) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Of the source tree that resharp was imported from, marked if changed. Where git knows of
-    none, what ``RESHARP_COMMIT`` says; empty if that is not set either."""
+    """Return the commit of the source tree of resharp, with ``-changed`` if it was modified.
+
+    Without a git commit this is the value of ``RESHARP_COMMIT``, which defaults to empty.
+    """
     folder = Path(resharp.__file__).parent.parent
     git = shutil.which("git")
     name = _git(git, folder, "rev-parse", "HEAD") if git and (folder / ".git").exists() else ""

@@ -1,4 +1,4 @@
-"""The FP32 result that every case is compared with before it is timed, and that comparison."""
+"""Parity check: every case is compared with an FP32 result before it is timed."""
 
 from __future__ import annotations
 
@@ -21,47 +21,47 @@ from resharp.runtime import Upscaler
 from resharp.types import BackendName, Log, Precision
 
 EXACT_FLOOR = 50.0
-"""PSNR in dB that FP32 arithmetic must reach: it differs by rounding and by tiles alone."""
+"""Minimum PSNR in dB for FP32, which differs only by rounding and by tiling."""
 HALF_FLOOR = FLOOR_DB
-"""PSNR in dB that FP16 must reach, as engines must."""
+"""Minimum PSNR in dB for FP16, the same as for engines."""
 ROWS = 64
-"""Rows that are compared at once, since the differences of a whole picture take much memory."""
+"""Rows compared at once, which limits the memory of the comparison."""
 
 
 class DroppedError(ResharpError):
-    """The output is too far from the exact result."""
+    """A case whose output is too far from the exact result."""
 
     def __init__(self, parity: CaseParity) -> None:
         super().__init__(
-            f"{parity.psnr:.1f} dB from {parity.reference}, up to {parity.levels} levels off: "
-            f"under {parity.floor:g} dB"
+            f"PSNR must be at least {parity.floor:g} dB, got {parity.psnr:.1f} dB (up to "
+            f"{parity.levels} levels off) against {parity.reference}"
         )
         self.parity = parity
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParityReference:
-    """A model and a picture, and what FP32 makes of it."""
+    """A model, an input image and its FP32 result."""
 
     bundle: Bundle
     picture: Path
-    """The input, a file of numpy's."""
+    """Input image, a ``.npy`` file."""
     result: Path
-    """The exact result, a file of numpy's."""
+    """Exact result, a ``.npy`` file."""
     made_by: str
-    """What made the result, in words."""
+    """Description of how the result was computed, e.g. 'torch fp32 on cpu, whole image'."""
 
 
 def make_reference(
     bundle: Bundle, height: int, width: int, folder: Path, log: Log
 ) -> ParityReference:
-    """Draw a picture and make its exact result, in a process that ends when it is done.
+    """Draw an image and compute its exact result in a separate, short-lived process.
 
     Raises:
-        BackendError: FP32 does not run here.
+        BackendError: FP32 does not run on this machine.
     """
     name = f"{bundle.manifest.name}-{width}x{height}"
-    log(f"{bundle.manifest.name}, {width}x{height}: the exact result")
+    log(f"{bundle.manifest.name}, {width}x{height}: computing the exact result")
     picture, result = folder / f"{name}.npy", folder / f"{name}-exact.npy"
     np.save(picture, draw(height, width))
     with WorkerProcess() as process:
@@ -79,15 +79,15 @@ def open_case(
     """Open a case, compare it with the exact result and warm it up.
 
     Args:
-        process: that runs the case.
-        case: what to open.
-        reference: what to compare with.
-        bundle: the model, if it is not the reference's: with other engines.
+        process: process to run the case in.
+        case: case to open.
+        reference: exact result to compare with.
+        bundle: the model with other engines; None: the reference's bundle.
 
     Raises:
-        DroppedError: it is too far off.
-        MissingExtraError: its library is not installed.
-        BackendError: it cannot run.
+        DroppedError: the output is too far from the exact result.
+        MissingExtraError: a library is not installed.
+        BackendError: the case cannot run.
     """
     actual = ResolvedCase(**process.open(case, bundle or reference.bundle, reference.picture))
     is_exact = case.precision == "fp32" or actual.device == "cpu"
@@ -97,17 +97,17 @@ def open_case(
     parity = CaseParity(reference=reference.made_by, floor=floor, passed=passed, **found)
     if not passed:
         raise DroppedError(parity)
-    for _ in range(2):  # the second may record graphs
+    for _ in range(2):  # the second run may record CUDA graphs
         process.request("warm")
     process.suspend()
     return actual, parity
 
 
 def exact_result(bundle: Bundle, image: Image) -> tuple[Image, str]:
-    """The result in FP32 of the whole picture at once, and what made it.
+    """Return the FP32 result of the whole image at once, and a description of how it was computed.
 
-    By PyTorch where it is installed, on the GPU if it finds one (without TF32); else by
-    onnxruntime on the CPU.
+    Uses PyTorch if it is installed, on the GPU if there is one (without TF32), else onnxruntime on
+    the CPU.
     """
     backend: BackendName
     precision: Precision
@@ -126,11 +126,11 @@ def exact_result(bundle: Bundle, image: Image) -> tuple[Image, str]:
         bundle, backend=backend, device=device, tile="whole", precision=precision, tuning=None
     ) as upscaler:
         whole = max(image.shape[:2]) <= upscaler.tile
-        return upscaler(image), f"{made_by}, {'whole picture' if whole else 'tiled'}"
+        return upscaler(image), f"{made_by}, {'whole image' if whole else 'tiled'}"
 
 
 def image_difference(result: Image, reference: Image) -> dict[str, Any]:
-    """PSNR in dB, largest difference in levels, and share of values that differ."""
+    """Return the PSNR in dB, the largest difference in levels, and the fraction that differs."""
     if result.shape != reference.shape or result.dtype != reference.dtype:
         return {"psnr": 0.0, "levels": 255, "differing": 1.0}
     squares, worst, differing = 0, 0, 0

@@ -1,7 +1,7 @@
-"""Networks with random weights, exported, for where official checkpoints cannot be had.
+"""Networks with random weights, which stand in for official checkpoints that are not available.
 
-Speed and memory do not depend on the weights. Parity does, so a network whose random result would
-be black or white throughout is brought into 0..1 by its last layer.
+Speed and memory do not depend on the weights, but parity does: a network whose random output would
+be all black or all white is brought into 0..1 by scaling its last layer.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
 SEED = 1
 SIDE = 64
-"""Of the picture that the last layer is set by."""
+"""Side of the image used to scale the last layer, in pixels."""
 SPREAD = 0.2
-"""Standard deviation of the result, about a mean of 0.5."""
+"""Target standard deviation of the output, around a mean of 0.5."""
 
 
 def make_random_model(name: str, data: Mapping[str, Any], folder: Path) -> Bundle:
-    """Make a network and export it into a store in ``folder``.
+    """Create a network with random weights and export it into a store in ``folder``.
 
     Args:
-        name: of the bundle.
-        data: ``architecture``, its ``parameters``, and ``last``: the layer to set, if any.
-        folder: for the checkpoint and the store.
+        name: name of the bundle.
+        data: ``architecture``, its ``parameters``, and ``last``, the layer to scale, if any.
+        folder: folder for the checkpoint and the store.
 
     Raises:
         MissingExtraError: the extra ``export`` is not installed.
-        OptionError: there is no such architecture, or it has no such parameters or layer.
-        ResharpError: see :func:`resharp.export.export`.
+        OptionError: the architecture is unknown, or does not have these parameters or this layer.
+        ResharpError: the export fails, see :func:`resharp.export.export`.
     """
     for module in ("torch", "onnx", "onnxruntime", "safetensors"):
         require(module, feature=f"The stand-in {name}", extra="export")

@@ -1,7 +1,7 @@
-"""Records of measurements: JSON lines, the first of a run for the machine and one for each case.
+"""Benchmark records: a JSON-lines file with one line for the run, followed by one for each case.
 
 Times are in seconds, memory in bytes, rates in units per second; nothing is rounded. A ``ratio`` is
-a speed: the baseline's seconds over the case's, taken pair by pair in one run, so that above 1 is
+a relative speed: the baseline's time over the case's, taken pair by pair in one run; above 1 is
 faster than the baseline.
 """
 
@@ -22,44 +22,46 @@ T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 
 SCHEMA = 1
-"""Version of the layout below; records of any other version are refused."""
+"""Version of the record schema; records of any other version are rejected."""
 
 MEASURED, DROPPED, FAILED, ABSENT = "measured", "dropped", "failed", "absent"
-"""Statuses: it has figures; its output disagrees; it could not run; its library is not here."""
+"""Statuses of a case: measured, output too far from the reference, failed, library missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseParity:
-    """How far the output was from the reference, before anything was timed."""
+    """Difference between the output and the reference, checked before timing."""
 
     reference: str
-    """What made the reference, in words."""
+    """Description of how the reference was computed."""
     psnr: float
-    """In dB; identical pictures are 200."""
+    """PSNR in dB; 200 for identical images."""
     levels: int
     """Largest difference, in levels of 255."""
     differing: float
-    """Share of values that differ at all."""
+    """Fraction of values that differ at all."""
     floor: float
-    """PSNR in dB under which the case is dropped."""
+    """PSNR in dB below which the case is dropped."""
     passed: bool
+    """Whether the PSNR is at least ``floor``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A figure that was taken several times: its median, and an interval that holds it."""
+    """A repeated measurement: its median and the interval of the median."""
 
     median: float
     low: float
-    """End of the 95 % interval of the median."""
+    """Lower end of the 95 % interval of the median."""
     high: float
+    """Upper end of the 95 % interval of the median."""
     values: tuple[float, ...] = ()
-    """All that were taken, in order."""
+    """All measured values, in order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PeakMemory:
-    """Peak memory of the process that ran the case and nothing else. None: not measured."""
+    """Peak memory of the process that ran only this case. None: not measured."""
 
     host: int | None = None
     """Peak resident bytes of the process."""
@@ -68,103 +70,106 @@ class PeakMemory:
     device: int | None = None
     """Peak bytes on the GPU by NVML, while the case was opened, checked and warmed up."""
     device_by: str = ""
-    """How: ``nvml, process``; or, where NVML does not tell processes apart, ``nvml, device in its
-    own turns``: all that the GPU held beyond what it held before the case was opened. (Older
-    records have ``nvml, device``, which may hold other cases' memory.)"""
+    """Source of ``device``: ``nvml, process``; or ``nvml, device in its own turns`` if NVML cannot
+    tell processes apart: the increase of the GPU's total since before the case was opened.
+    (``nvml, device`` in older records may include the memory of other cases.)"""
     framework: int | None = None
-    """Peak bytes that the framework's own allocator held on the GPU."""
+    """Peak bytes of the framework's own allocator on the GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageTimes:
-    """Seconds of one picture by stage, each measured alone. None: not measured."""
+    """Seconds per image of each stage, measured separately. None: not measured."""
 
     read: float | None = None
-    """File to pixels."""
+    """Decoding the file."""
     upload: float | None = None
-    """Pixels to the device; on a CPU: cutting tiles."""
+    """Copying the image to the device; on a CPU: cutting tiles."""
     compute: float | None = None
-    """The network."""
+    """Running the network."""
     download: float | None = None
-    """Result from the device; on a CPU: pasting tiles."""
+    """Copying the result from the device; on a CPU: pasting tiles."""
     write: float | None = None
-    """Pixels to file."""
+    """Encoding the file."""
     by: str = ""
-    """How upload, compute and download were told apart."""
+    """Method that separated upload, compute and download."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """What follows from the time of a picture: the median of the baseline over all of the run,
-    divided by the case's ratio; or the case's own median, where it has no ratio. None: unknown."""
+    """Rates derived from the time per image. None: unknown.
+
+    The time is the baseline's median over the whole run divided by the case's ratio, or the case's
+    own median if it has no ratio.
+    """
 
     frames: float
-    """Pictures per second."""
+    """Images per second."""
     input_megapixels: float
     """Input megapixels per second."""
     output_megapixels: float
     """Output megapixels per second."""
     flops: float | None = None
-    """Useful floating-point operations per second: the network on the picture, overlap aside."""
+    """Useful floating-point operations per second: the network on the image, without overlap."""
     matrix_share: float | None = None
-    """Of the matrix-product rate that was measured in the same run."""
+    """``flops`` as a fraction of the matrix-product rate measured in the same run."""
     joules_per_megapixel: float | None = None
-    """Energy of the GPU for an input megapixel, by NVML."""
+    """GPU energy per input megapixel, by NVML."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedCase:
-    """How the case really ran."""
+    """How a case actually ran, with all automatic settings resolved."""
 
     backend: str
     device: str
     tile: int | None = None
-    """Largest side of a tile, in pixels; None: the whole picture at once."""
+    """Largest side of a tile, in pixels; None: the whole image at once."""
     windows: int | None = None
-    """Tiles of the picture."""
+    """Number of tiles of the image."""
     pixels: int | None = None
-    """Input pixels of one run of the network: of a window, times the batch."""
+    """Input pixels per run of the network: those of a tile times the batch."""
     batch: int | None = None
     lanes: int | None = None
     note: str = ""
-    """What the backend says of itself after the case was timed, such as why it has no graphs."""
+    """Note of the backend after the case was timed, e.g. why it runs without CUDA graphs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One case."""
+    """Result of one case."""
 
     run: str
-    """Identifies the run; its :class:`RunInfo` has the same."""
+    """ID of the run, the same as in its :class:`RunInfo`."""
     case: Case
     status: str
     """:data:`MEASURED`, :data:`DROPPED`, :data:`FAILED` or :data:`ABSENT`."""
     reason: str = ""
-    """Why it has no figures."""
+    """Why the case has no figures."""
     baseline: str | None = None
-    """Subject of the case that ``ratio`` is to, one for a model and size; None: it is that case
-    itself, or there was none."""
+    """Subject of the case that ``ratio`` refers to, the same for all cases of a model and size;
+    None if this is that case or there was none."""
     actual: ResolvedCase | None = None
     parity: CaseParity | None = None
     seconds: Estimate | None = None
-    """Of one picture."""
+    """Seconds per image."""
     ratio: Estimate | None = None
-    """Baseline's seconds over this case's: above 1 is faster. Where the two are of different
-    libraries, it is ``kin_ratio`` times that baseline's own ratio."""
+    """Speed relative to ``baseline``: above 1 is faster. If ``kin`` is another subject, this is
+    ``kin_ratio`` times the ratio of ``kin`` to ``baseline``."""
     kin: str | None = None
-    """Subject of the case that took turns with this one: of the same library, if there is one,
-    since what else goes on in a machine slows libraries down differently."""
+    """Subject of the case that alternated with this one. It uses the same library if possible,
+    because different libraries slow down differently on a busy machine."""
     kin_ratio: Estimate | None = None
-    """The same as ``ratio``, to that one. What runs are compared by."""
+    """Speed relative to ``kin``. Runs are compared by this ratio."""
     noise: float | None = None
-    """Relative change of ``kin_ratio`` that two measurements of the same case may show here."""
+    """Relative difference of ``kin_ratio`` to expect between two measurements of the same case."""
     disturbed: int = 0
-    """Pairs that were left out, since other programs had the processor meanwhile."""
+    """Number of pairs left out because other programs used the CPU."""
     rates: Rates | None = None
     memory: PeakMemory | None = None
     stages: StageTimes | None = None
     twin: bool = False
-    """Whether it is the baseline measured a second time, against itself: what the machine adds."""
+    """Whether this is the baseline timed against itself, which shows the noise of the machine."""
 
     @property
     def on_gpu(self) -> bool:
@@ -173,7 +178,7 @@ class Record:
 
     @property
     def peak_memory(self) -> int | None:
-        """Peak bytes on the device that the case ran on; None: not measured."""
+        """Peak bytes on the device that ran the case; None: not measured."""
         if self.memory is None or self.actual is None:
             return None
         return self.memory.device if self.on_gpu else self.memory.host
@@ -186,52 +191,52 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """What all cases of a run have in common."""
+    """Facts that all cases of a run share."""
 
     run: str
-    """Time and some random letters."""
+    """ID of the run: its start time and random letters."""
     began: str
-    """ISO 8601, UTC."""
+    """Start time, ISO 8601 in UTC."""
     suite: str
-    """Name of the suite, ``quick`` say."""
+    """Name of the suite, e.g. 'quick'."""
     environment: Mapping[str, Any]
-    """Machine, versions, clocks as found, commit."""
+    """Machine, package versions, current clocks and commit."""
     matrix_rate: Mapping[str, float] = field(default_factory=dict)
-    """FLOP/s of a matrix product by device and type, ``cpu fp32`` say, measured in the run."""
+    """FLOP/s of a matrix product by device and type, e.g. 'cpu fp32', measured in the run."""
     noise: Mapping[str, float] = field(default_factory=dict)
-    """Relative, by ``model WIDTHxHEIGHT``: what the same case measured twice differed by."""
+    """Relative difference of two measurements of the same case, by ``model WIDTHxHEIGHT``."""
     memory_check: Mapping[str, Any] = field(default_factory=dict)
     """By ``host`` and ``device``: bytes ``allocated``, bytes ``measured``, relative ``error``."""
     seconds: float | None = None
-    """That the run took; None while it is under way."""
+    """Duration of the run; None until it has finished."""
 
 
 @dataclass(frozen=True)
 class Records:
-    """A whole file."""
+    """All records of a run, the contents of a file."""
 
     run: RunInfo
     cases: tuple[Record, ...]
 
     def measured(self) -> tuple[Record, ...]:
-        """Those with figures, twins aside."""
+        """Return the records with figures, without twins."""
         return tuple(case for case in self.cases if case.status == MEASURED and not case.twin)
 
     def twins(self) -> tuple[Record, ...]:
-        """Baselines measured a second time, against themselves."""
+        """Return the records of baselines that were timed against themselves."""
         return tuple(case for case in self.cases if case.twin)
 
     def to_text(self) -> str:
-        """As it is stored."""
+        """Return the records as JSON lines."""
         lines = [{"schema": SCHEMA, "kind": "run", **asdict(self.run)}]
         lines += [{"schema": SCHEMA, "kind": "case", **asdict(case)} for case in self.cases]
         return "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
 
     def write(self, path: Path) -> None:
-        """Write the file whole.
+        """Write the file atomically.
 
         Raises:
-            OutputError: the disk refused.
+            OutputError: the file cannot be written.
         """
         write_whole(path, self.to_text().encode(), parents=True)
 
@@ -240,12 +245,15 @@ def read(path: Path) -> Records:
     """Read a file of records.
 
     Raises:
-        OptionError: it cannot be read, is of another schema version, or holds no run.
+        OptionError: the file cannot be read, is damaged, does not contain exactly one run, or has
+            another schema version.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path} cannot be read ({error}): give what bench run wrote") from error
+        raise OptionError(
+            f"cannot read {path} ({error}): pass a file written by 'resharp bench run'"
+        ) from error
     runs, cases = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -254,11 +262,13 @@ def read(path: Path) -> Records:
             data = json.loads(line)
             schema, kind = data["schema"], data["kind"]
         except (ValueError, KeyError, TypeError) as error:
-            raise OptionError(f"{path}:{number} is no record of resharp bench ({error})") from error
+            raise OptionError(
+                f"{path}:{number} is not a record of 'resharp bench' ({error})"
+            ) from error
         if schema != SCHEMA:
             raise OptionError(
-                f"{path}:{number} has schema version {schema!r}; this resharp reads version "
-                f"{SCHEMA}: measure again, or use the resharp that wrote it"
+                f"{path}:{number}: schema version must be {SCHEMA}, got {schema!r}: measure again, "
+                "or use the version of resharp that wrote the file"
             )
         try:
             if kind == "run":
@@ -268,7 +278,7 @@ def read(path: Path) -> Records:
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise OptionError(f"{path}:{number} is damaged ({error}): measure again") from error
     if len(runs) != 1:
-        raise OptionError(f"{path} holds {len(runs)} runs instead of one: give a file of one run")
+        raise OptionError(f"{path} must contain exactly one run, got {len(runs)}")
     return Records(runs[0], tuple(cases))
 
 
@@ -292,7 +302,7 @@ def _record(data: Mapping[str, Any]) -> Record:
         if part is None and name != "case":
             continue
         if not isinstance(part, Mapping):
-            raise TypeError(f"{part!r} is no object")
+            raise TypeError(f"{name} must be an object, got {part!r}")
         own = known_fields(kind, part)
         if kind is Estimate:
             own["values"] = tuple(own.get("values", ()))
@@ -301,25 +311,25 @@ def _record(data: Mapping[str, Any]) -> Record:
 
 
 def newest(folder: Path) -> Path:
-    """The file of the latest run in a folder.
+    """Return the file of the latest run in a folder.
 
     Raises:
-        OptionError: there is none.
+        OptionError: the folder contains no records.
     """
     found = sorted(folder.glob("run-*.jsonl"))
     if not found:
-        raise OptionError(f"no records in {folder}: resharp bench run --quick")
+        raise OptionError(f"no records in {folder}: run 'resharp bench run' with `quick`")
     return found[-1]
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
-    """Indices of the Pareto front: no other point has less memory and more speed.
+    """Return the indices of the Pareto front: no other point has less memory and more speed.
 
     Args:
-        points: (memory, speed) of each.
+        points: (memory, speed) of each point.
 
     Returns:
-        The indices, by rising memory.
+        The indices, by increasing memory.
     """
     best, found = float("-inf"), []
     for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
@@ -330,7 +340,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
 
 
 def group_by(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
-    """Items by their key, in their order."""
+    """Group items by a key, keeping their order."""
     groups: dict[K, list[T]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
@@ -338,5 +348,5 @@ def group_by(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
 
 
 def group_by_model(records: Iterable[Record]) -> dict[tuple[str, int, int], list[Record]]:
-    """Records by (model, height, width), in their order."""
+    """Group records by (model, height, width), keeping their order."""
     return group_by(records, lambda one: (one.case.model, one.case.height, one.case.width))

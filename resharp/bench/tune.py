@@ -1,7 +1,7 @@
-"""The fastest settings of a model on one device, for ``export-engines --tune``.
+"""Search for the fastest settings of a model on one device.
 
-Each candidate takes turns with the defaults, on several pictures. One is chosen only if it is
-faster on every picture beyond the noise; otherwise the defaults stay, so that tuning never costs.
+Each candidate is timed in turns with the defaults, on several images. It replaces the defaults only
+if it is faster on every image beyond the noise or if they exceed the memory limit.
 """
 
 from __future__ import annotations
@@ -43,35 +43,35 @@ GPU_BATCHES = (1, 2, 4, 8)
 GPU_LANES = (1, 2, 3)
 CPU_SIZES = ((360, 640), (512, 512), (900, 300))
 GPU_SIZES = ((1080, 1920), (1024, 1024), (2000, 700))
-"""(height, width) of the pictures; those of a slow network are made smaller."""
+"""(height, width) of the images; they are made smaller for a slow network."""
 LEAST_SIDE = 192
 LONGEST_IMAGE = 1.5
-"""Seconds that a picture should take at most."""
+"""Maximum time an image should take, in seconds; images are made smaller if necessary."""
 FINAL = 3
-"""Candidates that are tried on all pictures."""
+"""Number of candidates that are tried on all images."""
 LEAST_GAIN = 1.02
-"""Times faster that a candidate must be on each picture."""
+"""Minimum speed of a candidate on each image, relative to the defaults."""
 SCREEN = Budget(pairs=3, most_pairs=9, seconds=2.0, limit=6.0)
 PROVE = Budget(pairs=9, most_pairs=25, seconds=6.0, limit=20.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One candidate on one picture."""
+    """Result of one candidate on one image."""
 
     case: Case
     ratio: Estimate
-    """Default's seconds over its own."""
+    """Speed relative to the defaults: above 1 is faster."""
     actual: ResolvedCase
     memory: PeakMemory
 
     @property
     def peak(self) -> int | None:
-        """Bytes on the device."""
+        """Peak bytes on the device."""
         return self.record().peak_memory
 
     def record(self) -> Record:
-        """For :func:`fit`."""
+        """Return the trial as a record, the input of :func:`fit`."""
         return Record(
             run="", case=self.case, status=MEASURED, actual=self.actual, memory=self.memory
         )
@@ -79,25 +79,26 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """What was found."""
+    """Result of a search."""
 
     tuning: Tuning
     front: tuple[Trial, ...]
-    """On the first picture: those that nothing else beats in both speed and memory."""
+    """Pareto front of speed and memory on the first image."""
     trials: tuple[Trial, ...]
+    """All trials on the first image, starting with the defaults."""
 
 
 class Tuner:
-    """Tries settings of one model on one device.
+    """Search for the fastest settings of one model on one device.
 
     Args:
         bundle: the model, with its engines.
         subject: ``onnx``, ``torch``, ``tensorrt`` or ``tensorrt_rtx``.
-        memory: bytes that the process may take on the device; None: whatever is free.
-        log: called with a line about what happens.
+        memory: maximum memory of the process on the device, in bytes; None: all free memory.
+        log: called with progress lines.
 
     Raises:
-        BackendError: that subject has nothing to tune.
+        BackendError: the subject has no settings to tune.
     """
 
     def __init__(
@@ -110,16 +111,16 @@ class Tuner:
         self._bundle, self._subject = bundle, subject
         self._memory, self._log = memory, log
         if subject not in (*trt.VARIANTS, "torch", "onnx"):
-            raise BackendError(f"there is nothing to tune for {subject}")
+            raise BackendError(f"{subject} has no settings to tune")
         self._on_cpu = subject == "onnx" or not (subject in trt.VARIANTS or has_gpu())
         self._references: dict[tuple[int, int], ParityReference] = {}
         self._folder = Path()
 
     def tune(self) -> Tuned:
-        """Try everything.
+        """Run the search.
 
         Raises:
-            BackendError: the subject does not run here, or in that memory.
+            BackendError: the subject cannot run on this machine or within ``memory``.
         """
         with tempfile.TemporaryDirectory(prefix="resharp-tune-") as folder:
             self._folder = Path(folder)
@@ -142,8 +143,9 @@ class Tuner:
     def _choose(
         self, first: Sequence[Trial], sizes: Sequence[tuple[int, int]]
     ) -> tuple[Trial, float]:
-        """The fastest that fits, and how many times faster than the default it is. Where the
-        default fits too, it stays unless another is faster on all pictures.
+        """Return the fastest trial that fits, and its speed relative to the default.
+
+        If the default fits too, it is kept unless another trial is faster on all images.
 
         Raises:
             BackendError: nothing fits.
@@ -152,7 +154,9 @@ class Tuner:
         able = [one for one in first if limit is None or (one.peak or 0) <= limit]
         if not able:
             least = min(one.peak or 0 for one in first)
-            raise BackendError(f"nothing fits in {limit} bytes: the least that ran took {least}")
+            raise BackendError(
+                f"`memory` must be at least {least} bytes (the smallest measured peak), got {limit}"
+            )
         able.sort(key=lambda one: -one.ratio.median)
         if default not in able:
             return able[0], able[0].ratio.median
@@ -161,11 +165,11 @@ class Tuner:
         best, gain = max(proven, key=lambda found: found[1], default=(default, 1.0))
         if gain > 1:
             return best, gain
-        self._log("nothing is faster than the defaults beyond doubt: they stay")
+        self._log("nothing is significantly faster than the defaults: keeping them")
         return default, 1.0
 
     def _gain(self, case: Case, sizes: Sequence[tuple[int, int]]) -> float:
-        """Times faster than the default over all pictures; 0 where it is not on one of them."""
+        """Return the geometric mean speed relative to the default; 0 if any image is not faster."""
         logs = []
         for size in sizes:
             with WorkerProcess() as process:
@@ -178,13 +182,13 @@ class Tuner:
         return math.exp(sum(logs) / len(logs))
 
     def _against(self, default: WorkerProcess, case: Case, budget: Budget) -> list[Trial]:
-        """A candidate in turns with the default; nothing if it does not run, out of memory say."""
+        """Time a candidate in turns with the default; empty if it fails, e.g. out of memory."""
         try:
             with WorkerProcess() as own:
                 actual = self._open(own, case)
                 tile = case.tile if isinstance(case.tile, int) else actual.tile
                 if (actual.tile, actual.batch) != (tile, case.batch or actual.batch):
-                    self._log(f"{case.id}: the engine takes no such tile or batch")
+                    self._log(f"{case.id}: the engine does not support this tile or batch")
                     return []
                 times = alternate(default, own, budget)
                 ratio = paired_ratio(times.first, times.second)
@@ -209,7 +213,7 @@ class Tuner:
         return open_case(process, case, self._references[key])[0]
 
     def _sizes(self) -> tuple[tuple[int, int], ...]:
-        """Sizes of the pictures, made smaller for a slow network."""
+        """Return the sizes of the images, made smaller for a slow network."""
         sizes = CPU_SIZES if self._on_cpu else GPU_SIZES
         with WorkerProcess() as process:
             self._open(process, self._default((LEAST_SIDE, LEAST_SIDE)))
@@ -231,7 +235,7 @@ class Tuner:
         if self._on_cpu:
             tiles = _worth(CPU_TILES, max(size))
             found = [replace(default, tile=tile) for tile in tiles]
-            if self._subject == "onnx":  # torch's threads are the process's, not ours to set
+            if self._subject == "onnx":  # torch's thread count is a setting of the whole process
                 threads = sorted({usable_threads(), max(usable_threads() // 2, 1)})
                 found += [replace(default, threads=count) for count in threads]
             return found
@@ -239,7 +243,7 @@ class Tuner:
         return [replace(default, tile=t, batch=b, lanes=lanes) for t, b, lanes in product]
 
     def _tuning(self, best: Trial, gain: float, line: MemoryLine | None) -> Tuning:
-        """What to keep: all that was in use in the best trial, also where that is the default."""
+        """Return the settings in use in the best trial, even if that is the default."""
         case, actual = best.case, best.actual
         lanes = None if self._on_cpu else case.lanes
         return Tuning(
@@ -257,14 +261,16 @@ class Tuner:
 
 
 def _worth(tiles: Sequence[int], side: int) -> list[int]:
-    """The tiles below the picture's larger side, and the first that takes it whole."""
+    """Return the tiles smaller than the image's larger side, and the first one that covers it."""
     below = [tile for tile in tiles if tile < side]
     return [*below, *[tile for tile in tiles if tile >= side][:1]]
 
 
 def _shrunk(size: tuple[int, int], pixels: float) -> tuple[int, int]:
-    """The size, or one of its shape with so many pixels; no side under :data:`LEAST_SIDE`, or its
-    own."""
+    """Scale a size down to a number of pixels, if it has more, keeping its aspect ratio.
+
+    No side becomes smaller than :data:`LEAST_SIDE`, or than it was.
+    """
     factor = min(math.sqrt(pixels / (size[0] * size[1])), 1.0)
     height, width = (max(round(side * factor), min(side, LEAST_SIDE)) for side in size)
     return height, width

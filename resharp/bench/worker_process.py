@@ -1,4 +1,4 @@
-"""A benchmark worker process and its channel: one request at a time, each with an answer."""
+"""A benchmark worker process, controlled by one request at a time."""
 
 from __future__ import annotations
 
@@ -21,24 +21,26 @@ from resharp.errors import BackendError, MissingExtraError, OptionError
 
 TIMEOUT_VARIABLE = "RESHARP_BENCH_PATIENCE"
 REQUEST_TIMEOUT = 600.0
-"""Seconds that one request may take, unless :data:`TIMEOUT_VARIABLE` says otherwise."""
+"""Default timeout of a request in seconds; :data:`TIMEOUT_VARIABLE` overrides it."""
 _TAIL = 400
+"""Characters of the process's output that are added to an error message."""
 _STEADY = {
     "OMP_PROC_BIND": "true",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
     "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
 }
-"""What makes one process like the next, unless the user says otherwise. Left to itself, Linux at
-times lets two OpenMP threads share a processor for a whole run; and glibc gives large blocks back
-when they are freed and takes them again page by page, which cost PyTorch 1.1 to 2.3 times here."""
+"""Environment that makes processes behave alike; the user's own variables take precedence. By
+default Linux sometimes runs two OpenMP threads on one CPU for a whole run, and glibc returns large
+blocks to the system and then faults them in again page by page, which made PyTorch 1.1 to 2.3 times
+slower in our measurements."""
 _CAN_STOP = hasattr(signal, "SIGSTOP")
 
 
 def request_timeout() -> float:
-    """Seconds that one request may take: ``RESHARP_BENCH_PATIENCE``, or :data:`REQUEST_TIMEOUT`.
+    """Return the timeout of a request: ``RESHARP_BENCH_PATIENCE``, or :data:`REQUEST_TIMEOUT`.
 
     Raises:
-        OptionError: the variable is not a number of seconds.
+        OptionError: the variable is not a positive number of seconds.
     """
     text = os.environ.get(TIMEOUT_VARIABLE)
     if not text:
@@ -53,10 +55,10 @@ def request_timeout() -> float:
 
 
 class WorkerProcess(AbstractContextManager["WorkerProcess"]):
-    """A worker process. A context manager: leaving it ends the process.
+    """A worker process. A context manager that ends the process on exit.
 
     Raises:
-        OptionError: see :func:`request_timeout`.
+        OptionError: ``RESHARP_BENCH_PATIENCE`` is invalid.
     """
 
     def __init__(self) -> None:
@@ -75,12 +77,15 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Process ID."""
         return self._process.pid
 
     def suspend(self) -> None:
-        """Stop the process until its next request: thread pools spin on for a while after their
-        work, and would take the processor while another case has its turn."""
+        """Stop the process until its next request, where the system supports it.
+
+        Thread pools keep spinning for a while after their work and would otherwise use the CPU
+        during another case's turn.
+        """
         if _CAN_STOP and self._process.poll() is None:
             self._process.send_signal(signal.SIGSTOP)
             self._suspended = True
@@ -91,7 +96,7 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
             self._suspended = False
 
     def open(self, case: Case, bundle: Bundle, picture: Path) -> dict[str, Any]:
-        """Open a case in it; see :meth:`request`."""
+        """Open a case in the process and return how it runs; raises the errors of a request."""
         return self.request(
             "open",
             case=asdict(case),
@@ -105,7 +110,8 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
 
         Raises:
             MissingExtraError: a library is not installed.
-            BackendError: it failed, died, or took too long; the message says what it said.
+            BackendError: the request failed, the process died or the timeout expired; the message
+                includes the error or the end of the process's output.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -122,7 +128,9 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
             limit.cancel()
         if not line:
             code = self._process.wait()
-            raise BackendError(f"its process ended ({code}) at {do!r}{self._said()}")
+            raise BackendError(
+                f"the worker process ended (exit code {code}) during {do!r}{self._said()}"
+            )
         found = json.loads(line)
         if "error" in found:
             raise (MissingExtraError if found["absent"] else BackendError)(found["error"])
@@ -130,7 +138,7 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
         return answer
 
     def seconds(self, calls: int = 1) -> tuple[float, float | None]:
-        """Seconds, and joules where they are known, of one picture: the mean of some calls."""
+        """Return the mean seconds per image over a number of calls, and the joules if known."""
         found = self.request("time", calls=calls)
         return float(found["seconds"]), found["joules"]
 
@@ -138,7 +146,7 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
         """End the process."""
         self._resume()
         if self._process.stdin is not None:
-            with contextlib.suppress(OSError):  # it has died with something unread
+            with contextlib.suppress(OSError):  # the process died with unread input
                 self._process.stdin.close()
         try:
             self._process.wait(timeout=20)
@@ -150,12 +158,12 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
         self._log.close()
 
     def __exit__(self, *error: object) -> None:
-        if error[0] is not None:  # an interrupt: nobody waits for a run that is under way
+        if error[0] is not None:  # e.g. an interrupt: do not wait for the current request
             self._process.kill()
         self.close()
 
     def _said(self) -> str:
-        """The end of what it wrote."""
+        """Return the end of the process's output, to append to an error message."""
         self._log.seek(0)
         text = self._log.read().decode("utf-8", "replace").strip()
         return f": ...{text[-_TAIL:]}" if text else ""

@@ -1,4 +1,4 @@
-"""What tests of the instrument share: made-up time and GPUs, and workers without PyTorch."""
+"""Shared fixtures: made-up time and GPUs, and workers without PyTorch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The time that pairs see. Nobody disturbs them, whatever else the machine does."""
+    """Time as seen by the paired timing, which is never disturbed by the real machine's load."""
     made_up = Clock()
     monkeypatch.setattr(paired_timing, "time", made_up)
     monkeypatch.setattr(paired_timing, "sample_cpu", lambda at, pids: None)

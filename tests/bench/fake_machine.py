@@ -29,7 +29,7 @@ MADE_UP: dict[str, dict[str, Any]] = {
         "framework": None,
     },
 }
-"""Answers to what depends on the real machine and on this process."""
+"""Answers to requests that depend on the real machine and on this process."""
 
 
 class Clock:
@@ -53,10 +53,10 @@ class Machine:
 
     Args:
         seconds: of one image, by the end of a case's id: ``onnx/56x48/tile-32``.
-        jitter: standard deviation of each turn's time, as a share of it. Each process adds a
-            factor of its own, of half that.
-        seed: of the jitter: two runs of one machine have two seeds.
-        drift: share by which the whole machine becomes slower and faster again, within a minute.
+        jitter: standard deviation of each turn's time, as a fraction of it. Each process adds its
+            own factor, half as large.
+        seed: seed of the jitter: two runs of one machine have different seeds.
+        drift: fraction by which the whole machine becomes slower and faster again every minute.
     """
 
     def __init__(
@@ -78,16 +78,16 @@ class Machine:
         )  # the real machine may be busy
 
     def process(self) -> FakeProcess:
-        """A new one."""
+        """Start a new process."""
         self.made.append(FakeProcess(self))
         return self.made[-1]
 
     def left_open(self) -> list[FakeProcess]:
-        """Those that nobody closed."""
+        """Return the processes that were not closed."""
         return [process for process in self.made if not process.closed]
 
     def factor(self, share: float = 1.0) -> float:
-        """Something near 1."""
+        """Return a random factor near 1."""
         return self._random.lognormvariate(0.0, self._jitter * share)
 
     def take(self, case: Case, calls: int, pace: float) -> float:

@@ -12,7 +12,7 @@ from tests.waiting import until
 
 
 class Error(Exception):
-    """As NVML's own."""
+    """Stand-in for NVMLError."""
 
 
 class FakeNvml:
@@ -26,7 +26,7 @@ class FakeNvml:
         self.used = 1000
         self.blind = False
         self.answers = 0
-        """How often it has answered how much memory is in use."""
+        """Number of answered queries for the memory in use."""
 
     def looked_at(self) -> None:
         """Wait until the memory as it is now has been asked for: the first answer may be older."""
@@ -76,7 +76,7 @@ class FakeNvml:
 
 
 def nvml() -> Nvml:
-    """Of that GPU, where the library is installed as ``pynvml``."""
+    """Open the fake GPU, with the library installed as ``pynvml``."""
     return Nvml("0000:01:00.0")
 
 

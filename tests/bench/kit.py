@@ -30,7 +30,7 @@ FACTORS = {"tensorrt": 3.4, "torch": 2.1, "torch-eager": 1.4, "onnx-cuda": 1.7, 
 
 
 def run(name: str = "20250102-030405-abcd", **changes: object) -> RunInfo:
-    """What a run's cases have in common."""
+    """Facts that all cases of a run share."""
     made = RunInfo(
         run=name,
         began="2025-01-02T03:04:05+00:00",

@@ -1,4 +1,4 @@
-"""What a memory is enough for."""
+"""Capacity planning from records."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_what_does_not_fit_says_what_it_needs() -> None:
     assert found.megapixels is None
     assert found.per_hour(10, 10) is None
     assert found.needed == GB + 2000 * 256 * 256
-    with pytest.raises(OptionError, match="no memory figures of other"):
+    with pytest.raises(OptionError, match="no memory figures for other"):
         capacities([point(256)], "other", GB)
 
 

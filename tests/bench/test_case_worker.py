@@ -1,4 +1,4 @@
-"""A case on a GPU, turn by turn: which of them memory is taken in, and what opening leaves behind.
+"""A case on a GPU, turn by turn: in which turns memory is sampled, and the affinity after opening.
 
 The worker runs in this process; its subject, the GPU and the affinity are stand-ins.
 """
@@ -29,12 +29,12 @@ Work = Callable[[], object]
 
 
 class Held(Implementation):
-    """Gives the picture back. What it does meanwhile is the test's."""
+    """Returns the image unchanged, after doing work set by the test."""
 
     def __init__(self, device: str = "cuda") -> None:
         self._device = device
         self.work: Work = lambda: None
-        """Done for each picture."""
+        """Work to do for each image."""
         self.pictures = 0
 
     def __call__(self, image: Image) -> Image:
@@ -132,7 +132,7 @@ def test_nobody_looks_while_time_is_taken(bench: Open) -> None:
 def test_what_another_case_holds_is_not_the_baselines(
     bench: Open, card: FakeNvml, picture: Path
 ) -> None:
-    """Where NVML tells no processes apart. The baseline lives on, in turns with the case."""
+    """NVML cannot tell processes apart, and the baseline keeps running in turns with the case."""
     card.blind = True
     baseline, subject = bench(uses(card, 500, after=400))
     subject.work = uses(card, 500, after=400)
@@ -153,7 +153,7 @@ def test_what_another_case_holds_is_not_the_baselines(
 
 @pytest.fixture
 def processors(monkeypatch: pytest.MonkeyPatch) -> dict[int, set[int]]:
-    """Those of each thread that was given some, by its id; the others may run on all four."""
+    """Processors of threads whose affinity was set, by thread ID; others may run on all four."""
     of: dict[int, set[int]] = {}
 
     def get(pid: int) -> set[int]:

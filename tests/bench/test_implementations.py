@@ -1,4 +1,4 @@
-"""What is measured, opened in this process: baselines give the same picture, in their own way."""
+"""Implementations under test, opened in this process: all give the same image."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_every_subject_gives_the_exact_picture(
 ) -> None:
     picture = draw(70, 90)
     wanted, how = exact_result(tiny[kind], picture)
-    assert how == "torch fp32 on cpu, whole picture"
+    assert how == "torch fp32 on cpu, whole image"
     with opened(subject, tiny[kind]) as one:
         assert image_difference(one(picture), wanted)["levels"] <= 1
         actual = one.actual(picture)
@@ -65,7 +65,7 @@ def test_without_torch_the_exact_picture_is_onnxruntimes(
     picture = draw(40, 50)
     found, how = exact_result(compact, picture)
     monkeypatch.undo()
-    assert how == "onnxruntime fp32, whole picture"
+    assert how == "onnxruntime fp32, whole image"
     assert image_difference(found, exact_result(compact, picture)[0])["levels"] <= 1
 
 

@@ -42,7 +42,7 @@ def test_a_known_allocation_is_measured_within_five_per_cent(size: int) -> None:
 @pytest.mark.processes
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_self_check_agrees() -> None:
-    """In a process of its own, as in a run: other tests' threads give memory back here."""
+    """Uses a separate process, as in a run: other tests' threads release memory in this one."""
     script = (
         "import json; from resharp.bench.measure.peak_memory import check_host\n"
         "print(json.dumps(check_host()))"

@@ -1,4 +1,4 @@
-"""The pages made of records: what they hold, and that those of the repository are current."""
+"""Pages generated from records: their contents, and that those of the repository are current."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(tree: Path, *args: str) -> Result:
 def test_check_names_what_is_stale_and_then_nothing(tree: Path) -> None:
     before = run(tree, "--check")
     assert before.exit_code == 1
-    assert "stale: docs/performance.md and README.md" in before.output
+    assert "out of date: docs/performance.md and README.md" in before.output
     assert not (tree / "docs").exists()
     assert run(tree).exit_code == 0
     after = run(tree, "--check")
@@ -40,7 +40,7 @@ def test_check_names_what_is_stale_and_then_nothing(tree: Path) -> None:
     (tree / "docs" / "performance.md").write_text("other")
     changed = run(tree, "--check")
     assert changed.exit_code == 1
-    assert "stale: docs/performance.md;" in changed.output
+    assert "out of date: docs/performance.md;" in changed.output
 
 
 def test_the_same_records_give_the_same_bytes(tree: Path) -> None:
@@ -58,7 +58,7 @@ def test_the_page_holds_every_machine_case_and_reason(tree: Path) -> None:
     assert [line for line in lines if line.startswith("## ")] == ["## epyc", "## h100"]
     assert "`resharp bench run --suite quick`" in text
     assert "**two, 640x360**" in lines
-    assert "Noise of a ratio: resharp-x4 640x360 1.23 %." in lines
+    assert "Noise of ratios: resharp-x4 640x360 1.23 %." in lines
     rows = [line for line in lines if line.startswith("| ")]
     expected = len(kit.cpu().measured()) + len(kit.FAILURES[:1])
     expected += len(kit.gpu(["one", "two"], tiles=(128, 512), lanes=(1,)).measured())
@@ -134,7 +134,7 @@ def test_a_readme_without_its_marks_is_refused_and_nothing_written(tree: Path, r
     (tree / "README.md").write_text(readme)
     done = run(tree)
     assert done.exit_code == 1
-    assert "README.md needs the line <!-- performance: generated -->" in done.output
+    assert "README.md must contain the line <!-- performance: generated -->" in done.output
     assert not (tree / "docs").exists()
 
 
@@ -142,7 +142,7 @@ def test_a_damaged_record_is_named(tree: Path) -> None:
     (tree / "benchmarks" / "results" / "epyc" / "bench-x.jsonl").write_text("{")
     done = run(tree)
     assert done.exit_code == 1
-    assert "bench-x.jsonl:1 is no record" in done.output
+    assert "bench-x.jsonl:1 is not a record" in done.output
 
 
 def test_a_missing_readme_is_named(tree: Path) -> None:

@@ -113,7 +113,7 @@ def test_a_change_within_a_large_noise_is_not_flagged(store: Path) -> None:
 
 
 def ratios(records: Records) -> dict[str, tuple[str | None, float]]:
-    """What each case took turns with, and its speed against that."""
+    """Return the partner of each case and its speed relative to it."""
     return {
         record.case.id: (record.kin, record.kin_ratio.median)
         for record in records.measured()

@@ -1,4 +1,4 @@
-"""Records survive the disk, refuse what they cannot be, and know their front."""
+"""Reading and writing records, rejecting damaged ones, and the Pareto front."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ RUN_LINE = kit.failures().to_text().splitlines()[0]
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "run.jsonl:1 is no record"),
-        ("[1]", "run.jsonl:1 is no record"),
-        ('{"kind": "run"}', "run.jsonl:1 is no record"),
-        (f'{{"schema": {SCHEMA}}}', "run.jsonl:1 is no record"),
-        (f'{{"schema": {SCHEMA + 1}, "kind": "run"}}', f"schema version {SCHEMA + 1}"),
+        ("{", "run.jsonl:1 is not a record"),
+        ("[1]", "run.jsonl:1 is not a record"),
+        ('{"kind": "run"}', "run.jsonl:1 is not a record"),
+        (f'{{"schema": {SCHEMA}}}', "run.jsonl:1 is not a record"),
+        (f'{{"schema": {SCHEMA + 1}, "kind": "run"}}', f"got {SCHEMA + 1}: measure again"),
         (f'{{"schema": {SCHEMA}, "kind": "run"}}', "run.jsonl:1 is damaged"),
         (damaged(case=None), "run.jsonl:2 is damaged"),
         (damaged(case={"model": "a"}), "run.jsonl:2 is damaged"),
@@ -81,8 +81,8 @@ RUN_LINE = kit.failures().to_text().splitlines()[0]
             damaged(case={**json.loads(damaged().splitlines()[1])["case"], "subject": "x"}),
             "damaged",
         ),
-        ("", "holds 0 runs"),
-        (f"{RUN_LINE}\n{RUN_LINE}\n", "holds 2 runs"),
+        ("", "exactly one run, got 0"),
+        (f"{RUN_LINE}\n{RUN_LINE}\n", "exactly one run, got 2"),
     ],
 )
 def test_what_is_no_file_of_records_is_refused(text: str, message: str, tmp_path: Path) -> None:
@@ -93,13 +93,13 @@ def test_what_is_no_file_of_records_is_refused(text: str, message: str, tmp_path
 
 
 def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="cannot be read"):
+    with pytest.raises(OptionError, match="cannot read"):
         read(tmp_path / "absent.jsonl")
-    with pytest.raises(OptionError, match="cannot be read"):
+    with pytest.raises(OptionError, match="cannot read"):
         read(tmp_path)
     path = tmp_path / "run.jsonl"
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(OptionError, match="cannot be read"):
+    with pytest.raises(OptionError, match="cannot read"):
         read(path)
 
 
@@ -114,7 +114,7 @@ def test_the_newest_run_of_a_folder(tmp_path: Path) -> None:
 Points = st.lists(
     st.tuples(st.integers(0, 6).map(float), st.integers(0, 6).map(float)), max_size=12
 )
-"""Of few values, so that there are draws."""
+"""Points with few distinct values, so that there are ties."""
 
 
 @given(Points)

@@ -1,4 +1,4 @@
-"""The report: whole, valid, self-contained, and its plots hold what the records say."""
+"""The report is complete, valid and self-contained, and its plots match the records."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_run_without_figures_says_why(tmp_path: Path) -> None:
     page, files = written(kit.failures(), tmp_path)
     assert len(files) == 1
     text = " ".join(page.text)
-    assert "There is no plot: no case has figures." in text
+    assert "No plots: no case was measured." in text
     assert "Noise was not measured." in text
     assert "exit code 139 | <segmentation fault> & more" in text
 
@@ -145,7 +145,7 @@ def test_names_of_any_letters_are_drawn_and_escaped(tmp_path: Path) -> None:
     names = [path.name for path in files]
     assert len(set(names)) == len(names) == 13
     assert all(re.fullmatch(r"[a-z0-9._-]{1,100}", name) for name in names)
-    assert f"{NASTY}, picture of 640x360" in page.text
+    assert f"{NASTY}, image size 640x360" in page.text
 
 
 @pytest.mark.slow
@@ -155,7 +155,7 @@ def test_labels_that_find_no_room_are_counted(tmp_path: Path) -> None:
         for i in range(60)
     ]
     page, _ = written(Records(kit.run(), tuple(crowd)), tmp_path)
-    found = re.search(r"(\d+) labels had no room; the table of cases has all", " ".join(page.text))
+    found = re.search(r"(\d+) labels did not fit; see the table of cases", " ".join(page.text))
     assert found is not None
     assert 0 < int(found[1]) < 60
 

@@ -176,7 +176,7 @@ class Kernel:
         )
 
     def marked(self, at: float) -> CpuSample | None:
-        """What the instrument reads at a moment, where it measures the process 7."""
+        """Return the sample at one moment when process 7 is measured."""
         counts = " ".join(map(str, self.columns.values()))
         self.stat.write_text(f"cpu  {counts} 5 6\ncpu0 {counts} 5 6\nintr 1 2\n")
         return sample_cpu(at, [7])
@@ -213,7 +213,7 @@ def test_our_own_work_is_counted_as_ours(kernel: Kernel, pid: int) -> None:
     assert after is not None
     assert (after.own - before.own, after.total - before.total) == (1.0, 1.0)
     assert contention(before, after) == 0
-    kernel.columns["system"] += TICK // 4  # what others had meanwhile
+    kernel.columns["system"] += TICK // 4  # used by other programs
     assert contention(before, kernel.marked(50.5)) == pytest.approx((0.25 - RESOLUTION) / 0.5 / 2)
 
 

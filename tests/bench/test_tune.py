@@ -1,4 +1,4 @@
-"""Tuning: what is chosen from what was measured, and one real run."""
+"""Tuning: the choice of settings from measurements, and one real run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Speed = Mapping[object, float]
 
 
 class FakeTuner(Tuner):
-    """Its trials come from a table: by tile or threads, and on later pictures by (that, height)."""
+    """Takes trials from a table: by tile or threads, and on later images by (that, height)."""
 
     def __init__(self, bundle: Bundle, speeds: Speed, memory: int | None = None) -> None:
         super().__init__(bundle, "onnx", memory)
@@ -90,7 +90,7 @@ def test_a_budget_is_kept(compact: Bundle) -> None:
     found = tuned(compact, {128: 0.7, 192: 0.8, 256: 0.85, 384: 1.5}, fits_256)
     assert (found.tuning.tile, found.tuning.memory) == (256, fits_256)
     assert found.tuning.gain == pytest.approx(0.85)  # the defaults do not fit
-    with pytest.raises(BackendError, match="nothing fits in 5 bytes"):
+    with pytest.raises(BackendError, match=r"`memory` must be at least .*, got 5"):
         tuned(compact, {}, 5)
 
 
@@ -108,7 +108,7 @@ def test_slow_networks_get_smaller_pictures() -> None:
 
 
 def test_what_has_nothing_to_tune(compact: Bundle) -> None:
-    with pytest.raises(BackendError, match="nothing to tune for ncnn"):
+    with pytest.raises(BackendError, match="ncnn has no settings to tune"):
         Tuner(compact, "ncnn")
 
 
@@ -147,7 +147,7 @@ def test_options_that_make_no_sense() -> None:
     assert "--memory requires --tune" in text
     code, text = call("export-engines", "--tune", "--memory", "lots")
     assert code == 1
-    assert "is not a size" in text
+    assert "must be a size such as 8GB" in text
 
 
 def test_engines_are_built_where_they_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ def test_the_death_of_a_process_is_said(
 ) -> None:
     process.open(CASE, compact, picture)
     os.kill(process.pid, signal.SIGKILL)
-    with pytest.raises(BackendError, match=r"its process ended \(-9\) at 'time'"):
+    with pytest.raises(BackendError, match=r"process ended \(exit code -9\) during 'time'"):
         process.seconds()
 
 
@@ -162,7 +162,7 @@ def test_a_limit_that_makes_no_sense_is_refused(text: str, monkeypatch: pytest.M
 def test_what_it_last_said_is_told(process: WorkerProcess) -> None:
     with pytest.raises(BackendError, match=r"AttributeError.*nothing_like_that"):
         process.request("nothing_like_that")
-    assert process.request("close") == {}  # it goes on
+    assert process.request("close") == {}  # the process is still running
 
 
 def test_errors_are_answers(

@@ -1,4 +1,4 @@
-"""What is promised on a GPU, checked on records that were never measured."""
+"""Performance targets on a GPU, checked on made-up records."""
 
 from __future__ import annotations
 
@@ -38,10 +38,13 @@ def told(*found: Record) -> list[str]:
 def test_promises_that_are_kept_and_missed() -> None:
     kept = told(made(1.7, over=1.05), made(1.2, over=1.3))  # the best setting counts
     assert kept == [
-        f"{RRDBNET}, torch: times upstream: met (1.7, at least 1.5)",
-        f"{RRDBNET}, torch: a picture alone, over the network's time: met (1.05, at most 1.1)",
+        f"{RRDBNET}, torch: speed relative to upstream: met (1.7, at least 1.5)",
         (
-            f"{RRDBNET}, torch: share of the matrix rate, by the network's time: "
+            f"{RRDBNET}, torch: time of a single image relative to the network alone: "
+            "met (1.05, at most 1.1)"
+        ),
+        (
+            f"{RRDBNET}, torch: fraction of the matrix rate while the network runs: "
             "met (0.5, at least 0.4)"
         ),
     ]
@@ -54,9 +57,9 @@ def test_promises_that_are_kept_and_missed() -> None:
 def test_what_was_not_measured_is_said() -> None:
     unknown = replace(made(2.0, over=1.0), stages=None, ratio=None)
     assert told(unknown) == [
-        f"{RRDBNET}, torch: times upstream: not measured",
-        f"{RRDBNET}, torch: a picture alone, over the network's time: not measured",
-        f"{RRDBNET}, torch: share of the matrix rate, by the network's time: not measured",
+        f"{RRDBNET}, torch: speed relative to upstream: not measured",
+        f"{RRDBNET}, torch: time of a single image relative to the network alone: not measured",
+        f"{RRDBNET}, torch: fraction of the matrix rate while the network runs: not measured",
     ]
 
 
@@ -75,5 +78,5 @@ def test_a_run_without_a_gpu_is_refused(tmp_path: Path) -> None:
     Records(run(), (made(2.0, over=1.0),)).write(path)
     done = CliRunner().invoke(bars.main, [str(path), "--json", str(tmp_path / "bars.json")])
     assert done.exit_code == 0
-    assert "times upstream: met" in done.output
+    assert "speed relative to upstream: met" in done.output
     assert (tmp_path / "bars.json").is_file()

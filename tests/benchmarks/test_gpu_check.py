@@ -110,9 +110,9 @@ def test_a_stage_may_end_as_it_likes_and_the_next_one_runs(tmp_path: Path) -> No
         "fine": (OK, 0),
     }
     assert not good
-    assert found["fails"]["reason"] == "its exit code is 3"
+    assert found["fails"]["reason"] == "exit code 3"
     assert found["fails"]["tail"].strip() == "so it is"
-    assert found["killed"]["reason"] == "it was ended by SIGSEGV"
+    assert found["killed"]["reason"] == "killed by SIGSEGV"
     assert "No such file" in found["missing"]["reason"]
     assert found["wrong"]["reason"] == "it is no good"
     assert "ZeroDivisionError" in found["unread"]["reason"]
@@ -151,7 +151,7 @@ def test_a_stage_that_hangs_is_ended_and_keeps_what_it_wrote(tmp_path: Path) -> 
         found = ended(folder)
         assert not good
         assert found["hangs"]["status"] == TIMED_OUT
-        assert found["hangs"]["reason"] == "after 100 s: its bound"
+        assert found["hangs"]["reason"] == "stopped after 100 s: stage timeout"
         assert found["next"]["status"] == OK
         assert not alive(int(ready.read_text()))
         if code == hears:
@@ -172,12 +172,12 @@ def test_where_no_time_is_left_the_rest_is_left_out(tmp_path: Path) -> None:
     assert not good
     assert found["first"]["status"] == TIMED_OUT
     assert found["large"]["status"] == SKIPPED
-    assert found["large"]["reason"] == "it takes 30 s at least, and 16 s are left"
+    assert found["large"]["reason"] == "needs at least 30 s, but only 16 s are left"
     assert found["small"]["status"] == OK
 
     ready.unlink()
     good = run(tmp_path, stage("first", code, bound=9e9), minutes=5, clock=clock)
-    assert ended(tmp_path)["first"]["reason"] == "after 340 s: no time is left"
+    assert ended(tmp_path)["first"]["reason"] == "stopped after 340 s: end of the run"
     assert not good
 
 
@@ -189,7 +189,7 @@ def test_a_stage_that_prints_without_end_is_ended(
     run(tmp_path, stage("talks", "while True: print('x' * 1000)"), stage("next", ""))
     found = ended(tmp_path)
     assert (found["talks"]["status"], found["next"]["status"]) == (FAILED, OK)
-    assert found["talks"]["reason"] == "it printed more than 1 MiB"
+    assert found["talks"]["reason"] == "printed more than 1 MiB"
 
 
 @pytest.mark.processes
@@ -208,7 +208,7 @@ def test_a_stage_of_the_background_is_waited_for_where_it_is_needed(tmp_path: Pa
     assert not good
     assert [one["status"] for one in found.values()] == [OK, OK, OK, FAILED]
     assert list(found) == ["meanwhile", "slow", "needs", "last"]
-    assert b"slow, which ran in the background\nbehind" in archived(tmp_path)[LOG]
+    assert b"slow (ran in the background)\nbehind" in archived(tmp_path)[LOG]
 
 
 CHECK = """
@@ -303,7 +303,7 @@ def test_a_full_run_and_a_rehearsal_have_every_stage(tmp_path: Path) -> None:
     assert fake == short | {"driver"}
     assert {one.name for one in full} == short | {"tensorrt", "report", "doctor"}
     left = {one.name: one.absent for one in full if one.absent}
-    assert left == {"tensorrt": "this card is too new", "weights": "there is no kit"}
+    assert left == {"tensorrt": "this card is too new", "weights": "no kit given"}
     assert suite(every_stage(tmp_path, full=True, tensorrt=None)) == "gpu"
     path = Path(suite(full))
     data = json.loads(path.read_text())
@@ -387,7 +387,7 @@ def test_a_check_is_noted_whatever_it_does(
         raise Skip("no such thing")
 
     def breaks() -> None:
-        raise BaseException("of the worst kind")
+        raise BaseException("not an Exception")
 
     assert check("fine", lambda: {"path": tmp_path}) == {"path": tmp_path}
     check("skips", skips)
@@ -396,7 +396,7 @@ def test_a_check_is_noted_whatever_it_does(
     assert [one["check"] for one in found] == ["fine", "skips", "breaks"]
     assert found[0]["answer"] == {"path": str(tmp_path)}
     assert found[1]["skipped"] == "no such thing"
-    assert found[2]["error"] == "BaseException: of the worst kind"
+    assert found[2]["error"] == "BaseException: not an Exception"
     assert "breaks" in found[2]["where"]
     assert capsys.readouterr().out.splitlines() == [json.dumps(one) for one in found]
     with pytest.raises(SystemExit, match="failed: breaks"):
@@ -428,7 +428,7 @@ def test_a_full_run_asks_the_driver_for_the_card(
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     found = {"LD_LIBRARY_PATH": str(driver), "FAKE_CUDA_NAME": "NVIDIA H100 80GB HBM3"}
     assert _card(found)[0] == "nvidia-h100-80gb-hbm3"
-    with pytest.raises(SystemExit, match="this needs an NVIDIA GPU: "):
+    with pytest.raises(SystemExit, match="an NVIDIA GPU is required: "):
         _card({**found, "FAKE_CUDA_DEVICES": "0", "FAKE_CUDA_INIT": "100"})
 
 

@@ -1,7 +1,7 @@
-"""What can be measured: resharp's backends, and what users know.
+"""Implementations under test: resharp's backends and the baselines.
 
-An implementation takes a uint8 BGR image to a uint8 BGR image. Each imports its library when it is
-opened.
+An implementation maps a uint8 BGR image to a uint8 BGR image. Each imports its library only when it
+is opened.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ OPEN: dict[str, Callable[[Case, Bundle], Implementation]] = {
     "openvino": OpenVinoModel,
     "ncnn": NcnnNetwork,
 }
-"""Opens a case of each baseline; every other subject is resharp's."""
+"""Functions that open a case, by baseline; all other subjects are resharp's."""
 
 
 def open_implementation(case: Case, bundle: Bundle) -> Implementation:
-    """Open a case.
+    """Open the implementation of a case.
 
     Raises:
         MissingExtraError: its library is not installed.
-        ResharpError: it cannot run here.
+        ResharpError: it cannot run on this machine.
     """
     return OPEN.get(case.subject, ResharpBackend)(case, bundle)

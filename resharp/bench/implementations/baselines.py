@@ -1,4 +1,4 @@
-"""Bare libraries in FP32, which take the whole picture at once: what resharp adds is seen here."""
+"""Baselines: bare libraries in FP32 on the whole image, which show the overhead of resharp."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _whole(image: Image, backend: str, device: str = "cpu") -> ResolvedCase:
 
 
 class OnnxRuntimeSession(Implementation):
-    """A bare onnxruntime session on the CPU, on the bundle's uint8 graph."""
+    """A bare onnxruntime session that runs the bundle's uint8 graph on the CPU."""
 
     def __init__(self, case: Case, bundle: Bundle) -> None:
         ort = require("onnxruntime", feature="The baseline onnxruntime", extra="cpu")
@@ -35,17 +35,19 @@ class OnnxRuntimeSession(Implementation):
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, image: Image) -> Image:
+        """Run the session on the whole image."""
         return np.asarray(self._session.run(None, {self._input: image[None]})[0][0])
 
     def actual(self, image: Image) -> ResolvedCase:
+        """Return a case of one whole image on the CPU."""
         return _whole(image, "onnxruntime, bare session")
 
 
 class PyTorchNetwork(Implementation):
-    """A bare PyTorch network, channels last, on the picture's bytes.
+    """A bare PyTorch network, channels last, on uint8 images.
 
-    What resharp's torch backend adds is seen against this; the script's way (``upstream``) has
-    other kernels, whose time differs from process to process.
+    It shows the overhead of resharp's torch backend. The upstream script uses other kernels, whose
+    time varies between processes.
     """
 
     def __init__(self, case: Case, bundle: Bundle) -> None:
@@ -65,6 +67,7 @@ class PyTorchNetwork(Implementation):
         self._module = module.to(self._device)
 
     def __call__(self, image: Image) -> Image:
+        """Run the network on the whole image, including the copies to and from its device."""
         import torch
 
         with torch.inference_mode():
@@ -72,11 +75,12 @@ class PyTorchNetwork(Implementation):
             return np.asarray(self._module(batch)[0].cpu().numpy())
 
     def actual(self, image: Image) -> ResolvedCase:
+        """Return a case of one whole image on the network's device."""
         return _whole(image, "PyTorch, bare network", self._device)
 
 
 class OpenVinoModel(Implementation):
-    """OpenVINO on the CPU, on the bundle's uint8 graph."""
+    """OpenVINO, running the bundle's uint8 graph on the CPU."""
 
     def __init__(self, case: Case, bundle: Bundle) -> None:
         openvino = require("openvino", feature="The baseline openvino", extra="")
@@ -88,18 +92,20 @@ class OpenVinoModel(Implementation):
         self._request = core.compile_model(model, "CPU", options).create_infer_request()
 
     def __call__(self, image: Image) -> Image:
+        """Run the compiled model on the whole image."""
         self._request.infer([np.ascontiguousarray(image[None])])
         return np.array(self._request.get_output_tensor(0).data[0])
 
     def actual(self, image: Image) -> ResolvedCase:
+        """Return a case of one whole image on the CPU."""
         return _whole(image, "OpenVINO")
 
 
 class NcnnNetwork(Implementation):
-    """ncnn on the CPU: the network converted by pnnx.
+    """The network converted by pnnx and run by ncnn on the CPU.
 
-    ncnn is what the portable upscalers run on; Tencent's, BSD-3-Clause. It takes and gives float
-    planes, so the conversions from and to bytes are numpy's and count.
+    ncnn (Tencent, BSD-3-Clause) is the library behind the portable upscalers. Its inputs and
+    outputs are float planes, so the measured time includes the conversions from and to uint8.
     """
 
     def __init__(self, case: Case, bundle: Bundle) -> None:
@@ -108,7 +114,7 @@ class NcnnNetwork(Implementation):
         param, weights = _convert(bundle, Path(self._folder.name))
         self._net = self._ncnn.Net()
         self._net.opt.use_vulkan_compute = False
-        # It would round to half precision on processors that have it.
+        # By default ncnn rounds to half precision on processors that support it.
         self._net.opt.use_fp16_packed = self._net.opt.use_fp16_storage = False
         self._net.opt.use_fp16_arithmetic = self._net.opt.use_bf16_storage = False
         if case.threads is not None:
@@ -117,26 +123,29 @@ class NcnnNetwork(Implementation):
             raise BackendError(f"ncnn cannot load {bundle.manifest.name}")
 
     def __call__(self, image: Image) -> Image:
+        """Run the network on the whole image, including the conversions from and to uint8."""
         rgb = image[:, :, ::-1].astype(np.float32) / 255
         planes = np.ascontiguousarray(rgb.transpose(2, 0, 1))
         extractor = self._net.create_extractor()
         extractor.input("in0", self._ncnn.Mat(planes))
         code, out = extractor.extract("out0")
         if code:
-            raise BackendError(f"ncnn could not run the network (code {code})")
+            raise BackendError(f"ncnn failed to run the network (code {code})")
         found = np.clip(np.asarray(out).transpose(1, 2, 0)[:, :, ::-1] * 255, 0, 255)
         return np.asarray(np.rint(found), np.uint8)
 
     def actual(self, image: Image) -> ResolvedCase:
+        """Return a case of one whole image on the CPU."""
         return _whole(image, "ncnn")
 
     def close(self) -> None:
+        """Release the network and delete the converted files."""
         self._net.clear()
         self._folder.cleanup()
 
 
 def _convert(bundle: Bundle, folder: Path) -> tuple[Path, Path]:
-    """ncnn's two files of a network, by pnnx, which needs PyTorch."""
+    """Convert a network with pnnx, which needs PyTorch; return ncnn's param and weight files."""
     require("torch", feature="Converting a network for ncnn", extra="torch")
     pnnx = require("pnnx", feature="Converting a network for ncnn", extra="")
     import torch
@@ -151,5 +160,5 @@ def _convert(bundle: Bundle, folder: Path) -> tuple[Path, Path]:
         pnnx.convert(str(folder / "net.pt"), (example,), (other,), fp16=False)
     param, weights = folder / "net.ncnn.param", folder / "net.ncnn.bin"
     if not (param.is_file() and weights.is_file()):
-        raise BackendError(f"pnnx could not convert {bundle.manifest.name} for ncnn")
+        raise BackendError(f"pnnx failed to convert {bundle.manifest.name} for ncnn")
     return param, weights

@@ -12,31 +12,31 @@ from resharp.types import Image
 
 
 class Implementation(AbstractContextManager["Implementation"], ABC):
-    """One case, open. A context manager."""
+    """An opened case. A context manager."""
 
     @abstractmethod
     def __call__(self, image: Image) -> Image:
-        """uint8 BGR ``[h, w, 3]`` to uint8 BGR ``[h*s, w*s, 3]``; returns when it is done."""
+        """Upscale uint8 BGR ``[h, w, 3]`` to uint8 BGR ``[h*s, w*s, 3]``, synchronously."""
 
     @abstractmethod
     def actual(self, image: Image) -> ResolvedCase:
-        """How it runs an image of that size, with what has come to be known of it by now."""
+        """Return how images of that size are run, including notes from the runs so far."""
 
     def stream(self, images: Iterable[Image]) -> None:
-        """Run several, as many at once as the case says."""
+        """Run several images, as many at once as the case has lanes."""
         for image in images:
             self(image)
 
     def framework_peak(self) -> int | None:
-        """Peak bytes on the GPU by the framework's own count; None where it has none."""
+        """Return the peak bytes on the GPU as counted by the framework; None if it does not."""
         return None
 
     def split(self, image: Image) -> dict[str, Any]:
-        """Seconds of upload, compute and download, and ``by``; empty where not measured."""
+        """Return the seconds of upload, compute and download, and ``by``; empty if not measured."""
         return {}
 
     def close(self) -> None:
-        """Give every resource back."""
+        """Release all resources."""
 
     def __exit__(self, *error: object) -> None:
         self.close()

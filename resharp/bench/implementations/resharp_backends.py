@@ -1,4 +1,4 @@
-"""resharp itself: an :class:`~resharp.Upscaler` with the case's settings and no tuning."""
+"""resharp itself: an :class:`~resharp.Upscaler` with the settings of the case and no tuning."""
 
 from __future__ import annotations
 
@@ -47,13 +47,16 @@ class ResharpBackend(Implementation):
         self._on_gpu = self._upscaler.device.startswith("cuda")
 
     def __call__(self, image: Image) -> Image:
+        """Upscale one image with the upscaler."""
         return self._upscaler(image)
 
     def stream(self, images: Iterable[Image]) -> None:
+        """Run several images as a stream of the upscaler."""
         for _ in self._upscaler.stream(images, ahead=self._case.lanes + 1):
             pass
 
     def actual(self, image: Image) -> ResolvedCase:
+        """Return the backend, device, tile, batch and lanes that the upscaler has chosen."""
         backend = self._upscaler._backend
         tiling = choose_tiling(backend, self._upscaler._tile)
         tiles = plan_for(backend, image.shape[0], image.shape[1], tiling.size)
@@ -69,6 +72,7 @@ class ResharpBackend(Implementation):
         )
 
     def framework_peak(self) -> int | None:
+        """Return the peak bytes of PyTorch's allocator; None for other backends or on the CPU."""
         if not (self._on_gpu and self._upscaler.backend == "torch"):
             return None
         import torch
@@ -76,13 +80,15 @@ class ResharpBackend(Implementation):
         return torch.cuda.max_memory_allocated()
 
     def split(self, image: Image) -> dict[str, Any]:
+        """Return the seconds of each stage, by CUPTI on a GPU and by a clock on the CPU."""
         return self._split_gpu(image) if self._on_gpu else self._split_cpu(image)
 
     def close(self) -> None:
+        """Close the upscaler."""
         self._upscaler.close()
 
     def _split_cpu(self, image: Image) -> dict[str, Any]:
-        """By a clock around the network in a run of the picture, and the cutting done again."""
+        """Time the network with a clock during one run, then time cutting the tiles separately."""
         backend: Any = self._upscaler._backend
         tiles = plan_for(backend, image.shape[0], image.shape[1], self._upscaler.tile)
         infer, inside = backend.infer, 0.0
@@ -108,11 +114,11 @@ class ResharpBackend(Implementation):
             stack([cut(image, tile)])
         cutting = time.perf_counter() - began
         rest = max(whole - inside - cutting, 0.0)
-        by = "a clock around the network; upload is cutting tiles, download pasting them"
+        by = "a clock around the network; upload is cutting tiles, download is pasting them"
         return {"upload": cutting, "compute": inside, "download": rest, "by": by}
 
     def _split_gpu(self, image: Image) -> dict[str, Any]:
-        """By the spans of copies and kernels in a profile of CUPTI, which may overlap."""
+        """Sum the spans of copies and kernels in a CUPTI profile, which may overlap."""
         spans = device_spans(lambda: self._upscaler(image))
         if not spans:
             return {}
@@ -120,7 +126,7 @@ class ResharpBackend(Implementation):
             "upload": union(spans, _COPIES_UP),
             "compute": union(spans, ()),
             "download": union(spans, _COPIES_DOWN),
-            "by": "CUPTI's profile; the three may overlap",
+            "by": "a CUPTI profile; the three stages may overlap",
         }
 
 
@@ -128,8 +134,8 @@ Span = tuple[str, float, float]
 
 
 def device_spans(work: Any) -> list[Span]:
-    """(name, begin, end) in seconds of all that ran on the GPU; empty where CUPTI tells nothing."""
-    torch = require("torch", feature="Telling the stages on a GPU apart", extra="torch")
+    """Return (name, begin, end) in seconds of all GPU activities; empty if CUPTI is unavailable."""
+    torch = require("torch", feature="Measuring the stages on a GPU", extra="torch")
     if not torch.cuda.is_available():
         return []
     torch.cuda.synchronize()
@@ -149,7 +155,7 @@ def device_spans(work: Any) -> list[Span]:
 
 
 def union(spans: Iterable[Span], kinds: tuple[str, ...]) -> float:
-    """Seconds that the spans cover together, of names that begin so; no kinds: the kernels."""
+    """Return the seconds covered by spans whose names start with ``kinds``; empty means kernels."""
     covered, reached = 0.0, float("-inf")
     for name, start, end in sorted(spans, key=lambda span: span[1]):
         if not (name.startswith(kinds) if kinds else not name.startswith(("Memcpy", "Memset"))):
@@ -169,10 +175,10 @@ def _backend_and_device(subject: str) -> tuple[BackendName, str]:
 
 
 def _require_library(subject: str) -> None:
-    """Say which library is absent, before the chain says that nothing runs.
+    """Check for the library first, since the backend chain would only report that nothing runs.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: the library is not installed.
     """
     if subject in trt.VARIANTS:
         trt.load(subject)

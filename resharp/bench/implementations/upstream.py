@@ -1,10 +1,10 @@
-"""What users of a GPU know: the algorithm of Real-ESRGAN's own inference script.
+"""The upstream baseline: the algorithm of Real-ESRGAN's own inference script.
 
 Source of the algorithm: ``RealESRGANer`` in ``realesrgan/utils.py`` of xinntao/Real-ESRGAN
-(BSD-3-Clause), as ``inference_realesrgan.py`` uses it. Written anew here, with its costs kept as
-they are: PyTorch eager, in FP16 on a GPU, the whole picture uploaded as float32, a Python loop over
-tiles with a padding of 10, the result held on the device, one blocking float32 copy to the host,
-and numpy for the rest. It is the yardstick, so nothing here is to be made faster.
+(BSD-3-Clause), as used by ``inference_realesrgan.py``. Reimplemented here with the same costs:
+eager PyTorch, FP16 on a GPU, the whole image uploaded as float32, a Python loop over tiles with a
+padding of 10, the result kept on the device, one blocking float32 copy to the host, and numpy for
+the rest. It is the reference for speed, so do not optimize it.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 TILE_PAD = 10
 FALLBACK_TILE = 512
-"""Tile where the whole picture does not fit, as users of the script would choose it."""
+"""Tile size if the whole image does not fit, as a user of the script would choose it."""
 
 
 class UpstreamScript(Implementation):
-    """One network, run as the script runs it.
+    """A network that is run as the upstream script runs it.
 
     Args:
-        network: float RGB planes in, float RGB planes out; it is used as given, and moved.
+        network: maps float RGB planes to float RGB planes; moved to ``device`` in place.
         scale: output size over input size.
-        device: as torch names it.
-        half: FP16, the script's default on a GPU.
-        tile: side of a tile without its padding; 0 takes the whole picture at once.
+        device: torch device.
+        half: use FP16, the script's default on a GPU.
+        tile: side of a tile without its padding; 0 runs the whole image at once.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class UpstreamScript(Implementation):
         self._scale, self._device, self._half, self.tile = scale, device, half, tile
 
     def __call__(self, image: Image) -> Image:
-        """As the script, falling back to tiles, for good, where the whole picture does not fit."""
+        """Run an image like the script; if it does not fit, use tiles from then on."""
         import torch
 
         from resharp.runtime.backends.torch.cuda_lane import is_memory_error
@@ -64,6 +64,7 @@ class UpstreamScript(Implementation):
         return self._enhance(image)
 
     def actual(self, image: Image) -> ResolvedCase:
+        """Return the device, the precision and the tile, if tiles have been needed."""
         height, width, windows = image.shape[0], image.shape[1], 1
         pixels = height * width
         if self.tile:
@@ -79,6 +80,7 @@ class UpstreamScript(Implementation):
         )
 
     def framework_peak(self) -> int | None:
+        """Return the peak bytes of PyTorch's allocator on a GPU; None on the CPU."""
         import torch
 
         return torch.cuda.max_memory_allocated() if self._half else None
@@ -125,7 +127,7 @@ class UpstreamScript(Implementation):
 
 
 def open_upstream(case: Case, bundle: Bundle) -> UpstreamScript:
-    """On the GPU in FP16 if PyTorch finds one, else on the CPU."""
+    """Open the baseline, on the GPU in FP16 if PyTorch finds one, else on the CPU."""
     torch = require("torch", feature="The baseline upstream", extra="torch")
     from resharp import models
 

@@ -1,1 +1,1 @@
-"""What is measured, and how: time in pairs, processor contention, peak memory, matrix rates."""
+"""Measurements: paired timing, CPU contention, peak memory and matrix rates."""

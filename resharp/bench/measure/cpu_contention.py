@@ -1,7 +1,7 @@
-"""How much of the processor other programs had while a case was timed (Linux; elsewhere unknown).
+"""CPU contention: how much CPU time other programs used while a case was timed (Linux only).
 
-Another program's burst falls on one half of a pair and not on the other. Such a pair is known by
-the kernel's count of processor time, not by its outcome, so leaving it out favours nobody.
+A burst of another program affects only one half of a pair. Such pairs are detected by the kernel's
+accounting of CPU time, not by their result, so leaving them out introduces no bias.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from resharp.gpu.devices import usable_threads
 
 _STAT = Path("/proc/stat")
 _BUSY = (0, 1, 2, 5, 6, 7)
-"""Columns of proc_stat(5) that are work: user, nice, system, irq, softirq, steal."""
+"""Columns of proc_stat(5) that count as busy: user, nice, system, irq, softirq, steal."""
 
 RESOLUTION = 0.02
-"""Seconds that the kernel's two counts may be apart by their ticks."""
+"""Tolerance, in seconds, for the tick resolution of the kernel's two counters."""
 
 
 @dataclass(frozen=True)
 class CpuSample:
-    """Processor seconds until one moment."""
+    """CPU time used up to one moment."""
 
     at: float
-    """The clock, in seconds."""
+    """Time of the sample, in seconds."""
     total: float
-    """Of everybody, and what the host of a virtual machine took."""
+    """CPU seconds of all processes, including time stolen by the host of a virtual machine."""
     own: float
-    """Of the processes that are measured."""
+    """CPU seconds of the measured processes and this one."""
 
 
 def sample_cpu(at: float, pids: Sequence[int]) -> CpuSample | None:
-    """Processor time now; None where the system does not tell."""
+    """Return the CPU time used so far; None if the system does not provide it."""
     try:
         tick = os.sysconf("SC_CLK_TCK")
         columns = _STAT.read_text(encoding="ascii").split("\n", 1)[0].split()[1:]
@@ -46,9 +46,9 @@ def sample_cpu(at: float, pids: Sequence[int]) -> CpuSample | None:
 
 
 def contention(before: CpuSample | None, after: CpuSample | None) -> float:
-    """Share of the processors that we may use which others had between two samples; 0 if unknown.
+    """Return the fraction of our CPUs that other programs used between two samples.
 
-    Processors that we may not use, or that were free all the same, do not count.
+    0 if unknown. Load that fits on CPUs outside this process's affinity does not count.
     """
     if before is None or after is None or after.at <= before.at:
         return 0.0
@@ -60,7 +60,7 @@ def contention(before: CpuSample | None, after: CpuSample | None) -> float:
 
 
 def _ticks(pid: int) -> int:
-    """Processor time of a process."""
+    """Return the CPU time of a process, in ticks."""
     text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
-    fields = text.rpartition(")")[2].split()  # the name in brackets may hold anything
+    fields = text.rpartition(")")[2].split()  # the name in parentheses may contain anything
     return int(fields[11]) + int(fields[12])

@@ -1,4 +1,4 @@
-"""Medians with intervals, of times and of paired ratios."""
+"""Medians of times and of paired ratios, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Iterable, Sequence
 from resharp.bench.records import Estimate
 
 COVERAGE = 0.95
-"""Chance that an interval holds the median, at least where there are enough values."""
+"""Probability that an interval contains the median, given enough values."""
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """The median and its interval, from the order of the values alone, so that a few outliers (a
-    busy machine) say nothing.
+    """Return the median and its interval.
 
-    With fewer than six values the interval is from the least to the greatest.
+    Both depend only on the order of the values, so a few outliers from a busy machine do not affect
+    them. With fewer than six values the interval spans all of them.
     """
     ordered = sorted(values)
     rank = _rank(len(ordered))
@@ -29,39 +29,38 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def paired_ratio(baseline: Sequence[float], case: Sequence[float]) -> Estimate:
-    """Baseline's seconds over the case's, pair by pair."""
+    """Estimate the ratio of the baseline's time to the case's, pair by pair."""
     return estimate([one / two for one, two in zip(baseline, case, strict=True)])
 
 
 def product(one: Estimate, two: Estimate) -> Estimate:
-    """The product of two ratios, with the widest interval that theirs allow."""
+    """Return the product of two ratios, with the widest interval that their intervals allow."""
     return Estimate(median=one.median * two.median, low=one.low * two.low, high=one.high * two.high)
 
 
 def deviation(ratio: Estimate) -> float:
-    """Relative distance from 1 that a ratio of two like things may have by its interval."""
+    """Return the largest relative distance from 1 within the ratio's interval."""
     return math.exp(max(abs(math.log(ratio.low)), abs(math.log(ratio.high)))) - 1
 
 
 def largest_deviation(ratios: Iterable[Estimate]) -> float:
-    """Relative distance from 1 of the median that is farthest from it."""
+    """Return the relative distance from 1 of the median that is farthest from 1."""
     return math.exp(max(abs(math.log(ratio.median)) for ratio in ratios)) - 1
 
 
 def largest_gap(ratios: Iterable[Estimate]) -> float:
-    """Relative distance of the two medians that are farthest apart: one case in several
-    processes."""
+    """Return the relative distance between the smallest and the largest median."""
     medians = [ratio.median for ratio in ratios]
     return max(medians) / min(medians) - 1
 
 
 def half_width(ratio: Estimate) -> float:
-    """Relative half width of a ratio's interval about its median."""
+    """Return the half-width of a ratio's interval relative to its median."""
     return max(ratio.high / ratio.median, ratio.median / ratio.low) - 1
 
 
 def _rank(count: int) -> int:
-    """Place of the interval's lower end: the binomial distribution of values below the median."""
+    """Return the index of the interval's lower end, by the binomial distribution."""
     below, rank = 0.0, 0
     for place in range(count // 2):
         below += math.comb(count, place) / 2**count

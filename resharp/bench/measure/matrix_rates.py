@@ -1,4 +1,4 @@
-"""The rate of a matrix product, as a yardstick of the same run."""
+"""Matrix-product rates, as a reference for the computing speed of the machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GPU_CALLS = 10
 
 
 def matrix_rates() -> dict[str, float]:
-    """FLOP/s by device and type: ``cpu fp32`` by numpy, ``cuda fp16`` by PyTorch on a GPU."""
+    """Return FLOP/s by device and type: ``cpu fp32`` with numpy, ``cuda fp16`` with PyTorch."""
     found = {"cpu fp32": _cpu()}
     torch = _torch()
     if torch is not None:
@@ -27,11 +27,11 @@ def matrix_rates() -> dict[str, float]:
 
 
 def device_allocator() -> Callable[[int], Any] | None:
-    """Allocates bytes on the GPU, to check NVML's figures by; None without PyTorch and a GPU."""
+    """Return a function that allocates bytes on the GPU; None without PyTorch and a GPU."""
     torch = _torch()
     if torch is None:
         return None
-    torch.zeros(1, device="cuda")  # the context, whose memory is not the block's
+    torch.zeros(1, device="cuda")  # create the context first: its memory must not count
 
     def allocate(size: int) -> Any:
         block = torch.zeros(size, dtype=torch.uint8, device="cuda")
@@ -53,7 +53,7 @@ def _cpu() -> float:
     rng = np.random.default_rng(0)
     one, two = (rng.random((CPU_SIDE, CPU_SIDE), np.float32) for _ in range(2))
     seconds = []
-    for _ in range(REPEATS + 1):  # the first wakes the threads
+    for _ in range(REPEATS + 1):  # the extra first run wakes the threads
         began = time.perf_counter()
         one @ two
         seconds.append(time.perf_counter() - began)

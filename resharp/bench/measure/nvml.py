@@ -1,4 +1,4 @@
-"""One GPU as NVIDIA's management library sees it: memory, energy, clocks."""
+"""Memory, energy and clocks of a GPU, read with NVIDIA's management library (NVML)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from resharp.optional import require
 
 
 class Nvml:
-    """One GPU.
+    """NVML handle of one GPU.
 
     Args:
-        bus: PCI bus id of the GPU, which says the same to CUDA and to NVML.
+        bus: PCI bus ID of the GPU, which CUDA and NVML share.
 
     Raises:
         MissingExtraError: nvidia-ml-py is not installed.
-        OSError: NVML does not start, or has no such GPU.
+        OSError: NVML cannot be initialized or does not find the GPU.
     """
 
     def __init__(self, bus: str) -> None:
@@ -33,23 +33,25 @@ class Nvml:
             raise OSError(f"NVML: {error}") from error
 
     def process(self) -> int | None:
-        """Bytes that this process holds on the GPU; None where NVML does not tell processes apart
-        (in containers it sees others' process ids)."""
+        """Return the bytes that this process holds on the GPU; None if NVML does not list it.
+
+        NVML may see other process IDs inside a container.
+        """
         found = self._ask("nvmlDeviceGetComputeRunningProcesses") or []
         mine = [item.usedGpuMemory for item in found if item.pid == os.getpid()]
         return int(mine[0]) if mine and mine[0] is not None else None
 
     def device(self) -> int:
-        """Bytes that everybody holds on the GPU."""
+        """Return the bytes in use on the GPU by all processes."""
         return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used)
 
     def joules(self) -> float | None:
-        """Energy that the GPU has taken since the driver was loaded; None where it is not told."""
+        """Return the energy used since the driver was loaded, in joules; None if unavailable."""
         millijoules = self._ask("nvmlDeviceGetTotalEnergyConsumption")
         return None if millijoules is None else float(millijoules) / 1e3
 
     def facts(self) -> dict[str, Any]:
-        """Clocks, power and temperature as they are now."""
+        """Return the current clocks, power limit, temperature and the driver version."""
         sm, memory = self._nvml.NVML_CLOCK_SM, self._nvml.NVML_CLOCK_MEM
         kind = self._nvml.NVML_TEMPERATURE_GPU
         found = {
@@ -69,12 +71,12 @@ class Nvml:
     def _ask(self, name: str, *args: Any) -> Any:
         try:
             return getattr(self._nvml, name)(self._handle, *args)
-        except self._nvml.NVMLError:  # not every GPU has every sensor
+        except self._nvml.NVMLError:  # the GPU lacks this sensor
             return None
 
 
 def open_nvml(index: int) -> Nvml | str:
-    """NVML for a CUDA device, or why there is none."""
+    """Open NVML for a CUDA device, or return the reason why that is not possible."""
     try:
         driver, bus = CudaDriver(), ctypes.create_string_buffer(64)
         driver.call("cuDeviceGetPCIBusId", bus, 64, driver.number("cuDeviceGet", index))

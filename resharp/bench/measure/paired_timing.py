@@ -1,4 +1,4 @@
-"""Two cases in turns, so that what the machine does meanwhile meets both."""
+"""Paired timing: two cases take turns, so that changes of the machine's load affect both."""
 
 from __future__ import annotations
 
@@ -12,28 +12,31 @@ from resharp.bench.measure.cpu_contention import contention, sample_cpu
 from resharp.bench.worker_process import WorkerProcess
 
 TURN = 0.08
-"""Seconds that a turn should take at least; short calls are repeated."""
+"""Minimum length of a turn, in seconds; short calls are repeated."""
 PAUSE = 0.005
-"""Seconds between two turns: the threads of one stop spinning before the other begins."""
+"""Seconds between two turns, so that the threads of one stop spinning before the next."""
 MOST_CALLS = 64
+"""Maximum number of calls in a turn."""
 CALM = 0.04
-"""Share of the processors that others may have in a turn that counts."""
+"""Maximum fraction of the CPUs that other programs may use in an undisturbed turn."""
 
 
 @dataclass(frozen=True)
 class PairedTimes:
-    """Seconds of one picture in each turn, pair by pair; only pairs that count."""
+    """Seconds per image of two cases, turn by turn; disturbed pairs are left out."""
 
     first: tuple[float, ...]
+    """Seconds per image of the first case, in the order of the pairs."""
     second: tuple[float, ...]
+    """Seconds per image of the second case, in the same order."""
     joules: float | None = None
-    """Of one picture of the second, the mean over its turns; None where it is not known."""
+    """Energy per image of the second case, the mean over its turns; None if unknown."""
     disturbed: int = 0
-    """Pairs that were left out, since others had the processor meanwhile."""
+    """Number of pairs left out because other programs used the CPU."""
 
 
 def joined(parts: Sequence[PairedTimes]) -> PairedTimes:
-    """Several as one."""
+    """Concatenate several series of pairs."""
     return PairedTimes(
         first=tuple(value for part in parts for value in part.first),
         second=tuple(value for part in parts for value in part.second),
@@ -44,18 +47,21 @@ def joined(parts: Sequence[PairedTimes]) -> PairedTimes:
 
 @dataclass(frozen=True)
 class TimedPair:
-    """Two turns, one after the other."""
+    """One turn of each case."""
 
     seconds: tuple[float, float]
+    """Seconds per image of the first and the second case."""
     joules: float | None
+    """Energy per image of the second case; None if unknown."""
     contention: float
-    """The larger one of the two turns."""
+    """The larger CPU contention of the two turns."""
 
 
 def alternate(first: WorkerProcess, second: WorkerProcess, budget: Budget) -> PairedTimes:
-    """Time two cases in pairs; neither always goes first.
+    """Time two cases in pairs, alternating which of them goes first.
 
-    Goes on until there are enough calm pairs, or the time is over; then the calmest ones count.
+    Continues until there are enough undisturbed pairs or the time is up; if there are too few, the
+    least disturbed pairs are used.
     """
     calls = (_calls(first), _calls(second))
     pairs: list[TimedPair] = []
@@ -73,7 +79,7 @@ def alternate(first: WorkerProcess, second: WorkerProcess, budget: Budget) -> Pa
 
 
 def choose(pairs: Sequence[TimedPair], least: int) -> list[TimedPair]:
-    """The calm pairs; if these are too few, the calmest ones, in the order they were taken in."""
+    """Return the undisturbed pairs, or the ``least`` calmest if there are fewer, in their order."""
     limit = max(CALM, sorted(pair.contention for pair in pairs)[least - 1])
     return [pair for pair in pairs if pair.contention <= limit]
 
@@ -104,7 +110,7 @@ def _pair(
 
 
 def _calls(process: WorkerProcess) -> int:
-    """Calls of one turn."""
+    """Return the number of calls per turn."""
     seconds, _ = process.seconds()
     process.suspend()
     return max(1, min(int(TURN / max(seconds, 1e-6)), MOST_CALLS))

@@ -1,4 +1,4 @@
-"""Peak memory: of this process on the host, and on a GPU by NVML."""
+"""Peak memory of this process on the host, and on a GPU by NVML."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from resharp.bench.measure.nvml import Nvml
 from resharp.optional import require
 
 INTERVAL = 0.002
-"""Seconds between two looks at the GPU's memory."""
+"""Seconds between two samples of the GPU's memory."""
 CHECKED = 256 << 20
-"""Bytes that the self-check allocates."""
+"""Bytes allocated by the self-check."""
 BY_PROCESS = "nvml, process"
 BY_DEVICE = "nvml, device in its own turns"
-"""How a peak on the GPU was taken: of the process, or of everybody while only this case worked."""
+"""Source of a peak on the GPU: the process, or the whole device during the case's own turns."""
 _STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")
 
 
 class HostPeak:
-    """The most resident memory of this process since this was made.
+    """Peak resident memory of this process since the object was created.
 
-    Where the system cannot forget an older peak (anything but Linux), it is that of the process so
-    far, which is the same in a process that does nothing else.
+    Only Linux can reset the peak. Elsewhere it covers the lifetime of the process, which is the
+    same in a process that does nothing else.
     """
 
     def __init__(self) -> None:
         self.reset()
         self.before = _status("VmRSS") or _usage()
-        """Resident bytes when this was made; None where the system does not tell."""
+        """Resident bytes on creation; None if the system does not provide it."""
 
     def reset(self) -> None:
-        """Forget the peak so far."""
+        """Reset the peak."""
         with contextlib.suppress(OSError):
             _RESET.write_text("5", encoding="ascii")  # proc(5): resets the peak resident set size
 
     def read(self) -> int | None:
-        """Bytes; None where the system does not tell."""
+        """Return the peak in bytes; None if the system does not provide it."""
         return _status("VmHWM") or _usage()
 
 
@@ -57,7 +57,7 @@ def _status(field: str) -> int | None:
 
 
 def _usage() -> int | None:
-    """The peak of the process, on systems other than Linux."""
+    """Return the peak of the process on systems other than Linux."""
     if sys.platform == "win32":
         psutil = require("psutil", feature="Reading the memory of a process", extra="bench")
         return int(psutil.Process().memory_info().peak_wset)
@@ -68,21 +68,21 @@ def _usage() -> int | None:
 
 
 class DevicePeak:
-    """The most memory on a GPU in a case's own turns, looked at from a thread of its own.
+    """Peak memory on a GPU during a case's own turns, sampled from a background thread.
 
-    A context manager that is entered for each turn. Between two turns nothing looks: there is no
-    thread while time is taken, and what other cases hold meanwhile does not count.
+    A context manager to enter for each turn. Nothing is sampled outside of it: no thread runs while
+    a case is timed, and memory that other cases hold in between does not count.
     """
 
     def __init__(self, nvml: Nvml) -> None:
         self._nvml = nvml
         self._base = nvml.device()
         self.peak = 0
-        """Bytes."""
+        """Peak in bytes."""
         self.by = ""
-        """:data:`BY_PROCESS`; or :data:`BY_DEVICE`, all that the device held beyond what it held
-        when this was made, where NVML has never shown this process. Empty before the first
-        look."""
+        """:data:`BY_PROCESS`; or :data:`BY_DEVICE` if NVML has never listed this process, in which
+        case the peak is the increase of the device's total since the object was created. Empty
+        before the first sample."""
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -101,7 +101,7 @@ class DevicePeak:
     def _look(self) -> None:
         mine = self._nvml.process()
         if mine is not None:
-            # NVML shows a process only once it has a context, which comes after the first looks.
+            # NVML lists a process only once it has a context, i.e. after the first samples.
             before = self.peak if self.by == BY_PROCESS else 0
             self.by, self.peak = BY_PROCESS, max(before, mine)
         elif self.by != BY_PROCESS:
@@ -113,15 +113,20 @@ class DevicePeak:
 
 
 def check_host() -> dict[str, float]:
-    """Allocate :data:`CHECKED` bytes and see what the figure says."""
+    """Allocate :data:`CHECKED` bytes on the host and compare with the measured increase."""
     peak = HostPeak()
-    block = np.ones(CHECKED, np.uint8)  # written, so that it is resident
+    block = np.ones(CHECKED, np.uint8)  # written to, so that it is resident
     measured = (peak.read() or 0) - (peak.before or 0)
     return _checked(int(block.nbytes), measured)
 
 
 def check_device(nvml: Nvml, allocate: Callable[[int], Any]) -> dict[str, float]:
-    """The same on a GPU: ``allocate`` gives that many bytes of it and holds them."""
+    """Allocate :data:`CHECKED` bytes on a GPU and compare with the measured increase.
+
+    Args:
+        nvml: the GPU.
+        allocate: allocates a number of bytes on it and returns an object that holds them.
+    """
     before = nvml.process()
     first = nvml.device() if before is None else before
     block = allocate(CHECKED)

@@ -1,4 +1,4 @@
-"""A run as one HTML file with its plots: throughput, memory, stages, parity."""
+"""HTML report of a run with its plots: throughput, memory, stages, parity."""
 
 from __future__ import annotations
 
@@ -21,37 +21,39 @@ KINDS: dict[str, Callable[[str, Sequence[Record]], list[Plot]]] = {
     "time by stage": plots.draw_stages,
     "speed against the baseline": plots.draw_speeds,
 }
-"""Each draws the plots of one model and size; none where the records have no data for it."""
+"""Functions that draw the plots of one model and size; empty if the records lack the data."""
 COLUMNS: dict[str, Callable[[Record], str]] = {
     "subject": fmt.subject,
     "tile": fmt.tile,
     "batch": fmt.batch,
     "lanes": lambda record: str(record.case.lanes),
     "parity": lambda record: fmt.parity(record.parity),
-    "ms per picture (95 %)": lambda record: fmt.estimate(record.seconds, 1000.0),
+    "ms per image (95 %)": lambda record: fmt.estimate(record.seconds, 1000.0),
     "ratio (95 %)": lambda record: fmt.estimate(record.ratio),
-    "to": lambda record: record.baseline or fmt.NONE,
+    "baseline": lambda record: record.baseline or fmt.NONE,
     "noise": lambda record: fmt.percent(record.noise),
-    "MP/s in": lambda record: fmt.digits(record.megapixels),
+    "input MP/s": lambda record: fmt.digits(record.megapixels),
     "frames/s": lambda record: fmt.digits(getattr(record.rates, "frames", None)),
     "GFLOP/s": lambda record: fmt.gigaflops(getattr(record.rates, "flops", None)),
-    "matrix rate": lambda record: fmt.percent(getattr(record.rates, "matrix_share", None)),
+    "of matrix rate": lambda record: fmt.percent(getattr(record.rates, "matrix_share", None)),
     "J/MP": lambda record: fmt.digits(getattr(record.rates, "joules_per_megapixel", None)),
     "GPU MiB": lambda record: fmt.mebibytes(getattr(record.memory, "device", None)),
     "host MiB": lambda record: fmt.mebibytes(getattr(record.memory, "host", None)),
 }
-"""Of the tables of cases."""
+"""Columns of the tables of cases."""
 
 
 def write_report(records: Records, folder: Path) -> tuple[Path, ...]:
-    """Write ``report.html``, which needs no other file, and its plots as PNG beside it.
+    """Write a self-contained ``report.html`` to a folder, and its plots as PNG files next to it.
+
+    Existing files of the same names are replaced.
 
     Returns:
-        The files written, the page first. Files of the same names are replaced.
+        The written files, starting with the page.
 
     Raises:
         MissingExtraError: matplotlib or Jinja2 is not installed.
-        OutputError: the disk refused; no file is left in part.
+        OutputError: a file cannot be written; no partial file is left behind.
     """
     require("matplotlib", feature="Drawing the report", extra="bench")
     drawn, missing = _draw(records)
@@ -63,7 +65,7 @@ def write_report(records: Records, folder: Path) -> tuple[Path, ...]:
 
 
 def _draw(records: Records) -> tuple[list[Plot], list[str]]:
-    """All plots of a run, each with a file name of its own; and those without data, in words."""
+    """Draw all plots of a run under unique file names; also return the titles of missing ones."""
     found: list[Plot] = []
     missing: list[str] = []
     seen: dict[str, int] = {}

@@ -1,6 +1,7 @@
-"""Figures for paper: sizes, colors, markers, labels, PNG. Only this file imports matplotlib.
+"""Printable figures: sizes, colors, markers, labels and PNG output.
 
-The figures are made without pyplot, so a service that draws its own is not disturbed.
+Only this file imports matplotlib. It does not use pyplot, whose global state a service may be using
+for its own figures.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 7.5
-"""Inches: a little more than the text of an A4 page, so that it is printed at about 0.9."""
+"""Width in inches, slightly wider than the text of an A4 page, so it prints at about 0.9."""
 DPI = 150
 TITLE_LETTERS = 64
-"""Of a title's line, at the size used."""
+"""Characters per line of a title, at its font size."""
 MARKER = 8.0
-"""Points across a marker."""
+"""Diameter of a marker, in points."""
 AROUND = ((0, 1), (1, 0), (1, 1), (1, -1), (-1, 0), (-1, 1), (0, -1), (-1, -1))
-"""Directions from a point in which its label is tried."""
+"""Directions from a marker to try for its label, in order of preference."""
 DISTANCES = (6.5, 8.5)
-"""Points from a marker's center to its label."""
+"""Distances from a marker's center to its label to try, in points."""
 
 Point = tuple[float, float]
 
@@ -49,8 +50,8 @@ LOOKS = {
     "openvino": ("#6a3d9a", "<"),
     "ncnn": ("#666666", ">"),
 }
-"""Color and marker of each subject: Okabe and Ito's colors, darkened where white paper swallows
-them."""
+"""Color and marker of each subject: Okabe and Ito's colors, darkened where they are too light for
+white paper."""
 
 
 @dataclass(frozen=True)
@@ -61,20 +62,26 @@ class Plot:
     """Name of the PNG."""
     title: str
     alt: str
-    """What it shows, for readers who cannot see it."""
+    """Description of what the figure shows, for readers who cannot see it."""
     caption: str
-    """How it is read."""
+    """Explanation of how to read the figure."""
     png: bytes
 
     @property
     def base64(self) -> str:
-        """The PNG, for a page that holds it."""
+        """The PNG in base64, for embedding in a page."""
         return base64.b64encode(self.png).decode("ascii")
 
 
 def figure(height: float, title: str, x: str, y: str = "") -> tuple[Figure, Axes]:
-    """An empty figure of so many inches, with one pair of axes, their titles and a title in any
-    letters, which is wrapped."""
+    """Create an empty figure with one pair of axes.
+
+    Args:
+        height: height in inches.
+        title: title of the figure; wrapped, and may contain any characters.
+        x: label of the x axis.
+        y: label of the y axis.
+    """
     made = _library("figure").Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
     _library("backends.backend_agg").FigureCanvasAgg(made)
     lines = "\n".join(textwrap.wrap(_printable(title), TITLE_LETTERS))
@@ -89,28 +96,28 @@ def figure(height: float, title: str, x: str, y: str = "") -> tuple[Figure, Axes
 
 
 def _printable(text: str) -> str:
-    """Text on one line, with question marks for letters that the font lacks."""
+    """Return the text on one line, with question marks for characters missing from the font."""
     manager = _library("font_manager")
     font = manager.get_font(manager.findfont("DejaVu Sans"))
     return "".join(c if font.get_char_index(ord(c)) else "?" for c in " ".join(text.split()))
 
 
 def look(record: Record) -> dict[str, Any]:
-    """Color and marker of a record's subject; hollow for baselines."""
+    """Return the color and the marker of a record's subject; baselines have hollow markers."""
     color, marker = LOOKS[record.case.subject]
     face = "white" if record.case.is_baseline else color
     return {"color": color, "marker": marker, "markerfacecolor": face}
 
 
 def rows(axes: Axes, names: Sequence[str]) -> None:
-    """Make the y axis one of named bars, the first at the top."""
+    """Label the y axis with the names of bars, the first one at the top."""
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_yticks(range(len(names)), names)
     axes.grid(visible=False, axis="y")
 
 
 def legend(made: Figure, axes: Axes, columns: int = 3) -> None:
-    """A legend below the axes, where it covers nothing; none where there is nothing to say."""
+    """Add a legend below the axes, where it covers nothing, if there is anything to list."""
     labels = axes.get_legend_handles_labels()[1]
     if labels:
         widest = max(len(label) for label in labels)
@@ -119,8 +126,10 @@ def legend(made: Figure, axes: Axes, columns: int = 3) -> None:
 
 
 def scale(axes: Axes, name: str, values: Sequence[float], margin: float = 0.1) -> None:
-    """Limits of the axis ``x`` or ``y`` around values; logarithmic where they span a lot, with
-    ticks at 1, 2 and 5."""
+    """Fit the limits of axis ``x`` or ``y`` to values.
+
+    The axis is logarithmic, with ticks at 1, 2 and 5, if the values span more than a factor of 12.
+    """
     low, high = min(values), max(values)
     if low > 0 and high / low > 12:
         ticker, factor = _library("ticker"), (high / low) ** margin
@@ -135,7 +144,7 @@ def scale(axes: Axes, name: str, values: Sequence[float], margin: float = 0.1) -
 
 
 def log_ticks(axes: Axes, values: Sequence[int]) -> None:
-    """Make the x axis logarithmic, with ticks at rising values that are not too near."""
+    """Make the x axis logarithmic, with ticks at increasing values that are not too close."""
     span = values[-1] / values[0]
     kept = list(values[:1])
     for value in values[1:]:
@@ -149,14 +158,13 @@ def log_ticks(axes: Axes, values: Sequence[int]) -> None:
 def label_points(
     made: Figure, axes: Axes, points: Sequence[Point], texts: Sequence[str], steps: Sequence[Point]
 ) -> int:
-    """Write a text beside each point, the first points first, over no marker, no other text and
-    not on the line through ``steps``.
+    """Label points in their order, without covering markers, labels or the line through ``steps``.
 
     Returns:
-        How many found no room, and were left out.
+        The number of labels left out for lack of space.
     """
     made.draw_without_rendering()
-    made.set_layout_engine("none")  # the places below hold for the layout as it is now
+    made.set_layout_engine("none")  # freeze the layout: the positions below depend on it
     bbox, radius = _library("transforms").Bbox, 0.6 * MARKER * DPI / 72
     taken = [bbox([[x, y], [x, y]]).padded(radius) for x, y in axes.transData.transform(points)]
     for (x0, y0), (x1, y1) in itertools.pairwise(axes.transData.transform(steps)):
@@ -180,14 +188,14 @@ def label_points(
 
 
 def to_png(made: Figure) -> bytes:
-    """The figure as the bytes of a PNG."""
+    """Return the figure as a PNG."""
     stream = io.BytesIO()
     made.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
     return stream.getvalue()
 
 
 def stem(*parts: str) -> str:
-    """Parts as a file's name without suffix, in letters that every system takes."""
+    """Join parts into a file name without suffix that is valid on every system."""
     return re.sub(r"[^a-z0-9.]+", "-", "-".join(parts).lower()).strip("-.")[:80]
 
 

@@ -1,4 +1,4 @@
-"""Figures and cases as short text, the same in plots, in the page and in the Markdown."""
+"""Figures and cases as short text, shared by the plots, the HTML report and the Markdown pages."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ from resharp.bench.records import CaseParity, Estimate, Record, group_by
 from resharp.engines.reference import PERFECT_DB
 
 NONE = "-"
-"""Stands for what was not measured."""
+"""Placeholder for a missing measurement."""
 FIRST_KEYS = ("cpu", "threads", "gpu", "system", "resharp", "commit")
-"""Of an environment: what a reader looks for first; the rest follows by name."""
+"""Keys of an environment that are listed first; the rest follows by name."""
 BYTES = " (bytes)"
-"""Ends the names of sizes in an environment."""
+"""Suffix of the keys of an environment that are sizes."""
 
 READING = (
-    "A ratio is a speed: the baseline's time over the case's, taken pair by pair in the same run; "
-    "above 1 is faster than the baseline, and the interval in brackets is the 95 % one of the "
-    "median.\n"
-    "Noise is what the baseline differed by when it was measured twice, or what the case's own "
-    "pairs and processes differed by, if that is more: a change of a ratio within it says nothing."
-    "\nParity comes first: a case whose output is further from the reference than its floor is "
-    "dropped, and has no figures.\n"
-    "Compare ratios rather than milliseconds: the times of another machine, or of a busy one, do "
-    "not compare."
+    "A ratio is a relative speed: the baseline's time divided by the case's time, measured pair by "
+    "pair in the same run. Above 1 is faster than the baseline. The range in parentheses is the "
+    "95 % confidence interval of the median.\n"
+    "Noise is how much the ratio varies without a real change: the difference between two "
+    "measurements of the baseline, or the spread of the case's own pairs and processes if that is "
+    "larger. Changes within the noise are not significant.\n"
+    "Parity is checked first: a case whose PSNR to the reference is below its floor is dropped and "
+    "has no figures.\n"
+    "Compare ratios rather than milliseconds: times from different machines, or from a busy one, "
+    "are not comparable."
 ).splitlines()
-"""How figures are to be read, in sentences."""
+"""Explanation of how to read the figures, one paragraph per item."""
 
 
 def digits(value: float | None, count: int = 3) -> str:
-    """A number with ``count`` significant digits, without an exponent."""
+    """Format a number with ``count`` significant digits, without an exponent."""
     if value is None:
         return NONE
     if not math.isfinite(value) or value == 0:
@@ -43,12 +44,12 @@ def digits(value: float | None, count: int = 3) -> str:
 
 
 def gigaflops(value: float | None) -> str:
-    """Operations per second, as GFLOP/s."""
+    """Format operations per second as GFLOP/s."""
     return NONE if value is None else digits(value / 1e9)
 
 
 def estimate(value: Estimate | None, factor: float = 1.0) -> str:
-    """Median and interval: ``2.31 (2.20 to 2.41)``."""
+    """Format a median and its interval: ``2.31 (2.20 to 2.41)``."""
     if value is None:
         return NONE
     low, high = digits(value.low * factor), digits(value.high * factor)
@@ -56,31 +57,31 @@ def estimate(value: Estimate | None, factor: float = 1.0) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share as per cent."""
+    """Format a fraction as a percentage."""
     return NONE if share is None else f"{digits(100 * share)} %"
 
 
 def mebibytes(size: int | None) -> str:
-    """Bytes as whole MiB."""
+    """Format bytes as whole MiB."""
     return NONE if size is None else f"{size / 2**20:.0f}"
 
 
 def decibels(parity: CaseParity | None) -> str:
-    """PSNR, with its unit."""
+    """Format the PSNR with its unit: ``66.0 dB``."""
     if parity is None:
         return NONE
     return "identical" if parity.psnr >= PERFECT_DB else f"{parity.psnr:.1f} dB"
 
 
 def parity(value: CaseParity | None) -> str:
-    """PSNR and the largest difference: ``66.0 dB, 1 level``."""
+    """Format the PSNR and the largest difference: ``66.0 dB, 1 level``."""
     if value is None or value.psnr >= PERFECT_DB:
         return decibels(value)
     return f"{decibels(value)}, {value.levels} level{'' if value.levels == 1 else 's'}"
 
 
 def tile(record: Record) -> str:
-    """The tile that was used, in pixels, and ``auto`` where that was asked for."""
+    """Format the tile that was used, in pixels, with ``(auto)`` if it was chosen automatically."""
     if record.actual is None:
         return NONE if record.case.is_baseline else str(record.case.tile)
     used = "whole" if record.actual.tile is None else str(record.actual.tile)
@@ -92,33 +93,33 @@ def _is_auto(record: Record) -> bool:
 
 
 def batch(record: Record) -> str:
-    """Tiles of one run of the network, as used or else as asked for."""
+    """Format the batch that was used, or else the requested one."""
     used = record.actual.batch if record.actual else None
     found = record.case.batch if used is None else used
     return NONE if found is None else str(found)
 
 
 def _settings(record: Record, names: Mapping[str, str]) -> list[str]:
-    """Those of the case's settings that are not the default, each after its name."""
+    """Return the settings that differ from their defaults, each prefixed with its name."""
     defaults = {"precision": "auto", "threads": None, "batch": None, "lanes": 1}
     values = {name: getattr(record.case, name) for name in names}
     return [f"{names[name]}{value}" for name, value in values.items() if value != defaults[name]]
 
 
 def subject(record: Record) -> str:
-    """The subject, with its precision and threads where those were asked for."""
+    """Format the subject, with its precision and threads if they are not the defaults."""
     return ", ".join(
         [record.case.subject, *_settings(record, {"precision": "", "threads": "threads "})]
     )
 
 
 def series(record: Record) -> str:
-    """What the cases of one line have in common: all but the tile."""
+    """Format everything but the tile, which is what the cases of one line have in common."""
     return ", ".join([subject(record), *_settings(record, {"batch": "batch ", "lanes": "lanes "})])
 
 
 def point(record: Record) -> str:
-    """A label of few letters: ``512 b4 L2`` for tile, batch and lanes; ones are left out."""
+    """Format a short label of tile, batch and lanes, e.g. ``512 b4 L2``; ones are omitted."""
     used = record.actual.tile if record.actual else None
     parts = ["whole" if used is None else str(used)]
     if _is_auto(record):
@@ -129,17 +130,17 @@ def point(record: Record) -> str:
 
 
 def title(record: Record) -> str:
-    """Subject and the point's label; for a baseline of whole pictures the subject alone."""
+    """Format the subject and the short label; baselines that run whole images have no label."""
     label = point(record)
     whole = record.case.is_baseline and label == "whole"
     return record.case.subject if whole else f"{record.case.subject} {label}"
 
 
 def best(records: Iterable[Record]) -> dict[str, Record]:
-    """The fastest case of each subject, in the order of :data:`SUBJECTS`.
+    """Return the fastest case of each subject, in the order of :data:`SUBJECTS`.
 
-    By the ratio, which is taken pair by pair and so is steadier than the rate, where all cases of
-    the subject have one; otherwise by the rate. The first wins a draw.
+    Cases are compared by their ratios, which are more stable than rates because they are measured
+    in pairs, or by their rates if any case of the subject has no ratio. The first one wins a tie.
     """
     timed = (record for record in records if record.rates is not None)
     groups = group_by(timed, lambda record: record.case.subject)
@@ -153,7 +154,7 @@ def best(records: Iterable[Record]) -> dict[str, Record]:
 
 
 def ordered(records: Iterable[Record]) -> list[Record]:
-    """By subject, then what the label says, numbers as numbers."""
+    """Sort records by subject, then by the parts of their labels, numbers numerically."""
 
     def key(record: Record) -> tuple[Any, ...]:
         case, used = record.case, record.actual.tile if record.actual else None
@@ -164,13 +165,13 @@ def ordered(records: Iterable[Record]) -> list[Record]:
 
 
 def by_device(records: Iterable[Record]) -> list[tuple[bool, list[Record]]]:
-    """Those on the GPU and the others, in order; what has none is left out."""
+    """Group records, sorted, into those on the GPU and the others; empty groups are omitted."""
     groups = group_by(ordered(records), lambda record: record.on_gpu)
     return [(gpu, groups[gpu]) for gpu in (True, False) if gpu in groups]
 
 
 def environment_rows(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """An environment as rows of name and text, the machine first; bytes as GiB."""
+    """Format an environment as rows of name and text, the machine first, sizes in GiB."""
 
     def rank(key: str) -> tuple[int, str]:
         return FIRST_KEYS.index(key) if key in FIRST_KEYS else len(FIRST_KEYS), key

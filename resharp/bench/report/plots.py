@@ -12,22 +12,22 @@ from resharp.bench.report.figures import Plot
 
 THROUGHPUT = "throughput, input megapixels per second"
 MEMORY_READING = (
-    "Left and up is better. The stepped line is the Pareto front, the most speed found within each "
-    "amount of memory. Labels are tiles in pixels; b: batch, L: lanes, t: threads; hollow markers "
-    "are baselines."
+    "Up and to the left is better. The stepped line is the Pareto front: the highest speed "
+    "measured within each amount of memory. Labels are tile sizes in pixels (b: batch, L: lanes, "
+    "t: threads); hollow markers are baselines."
 )
 WHOLE_DEVICE = (
-    " The memory is what the whole GPU held beyond what it held before the case: its driver does "
-    "not tell processes apart."
+    " Memory is the increase of the whole GPU's memory since before the case, because the driver "
+    "does not report it per process."
 )
 TILES_READING = (
-    "Dashed lines across are baselines, which take the picture as they do by themselves. Whiskers "
-    "are the 95 % interval of the median."
+    "Horizontal dashed lines are baselines, which do not depend on the tile size. Whiskers are the "
+    "95 % confidence interval of the median."
 )
 MOST_LINES = 9
-"""In one plot of tiles; more are parted by lanes."""
+"""Maximum number of lines in a plot by tile; if there are more, each lane count gets a plot."""
 DASHES = ((0, ()), (0, (4, 3)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (10, 4)), (0, (1, 5)))
-"""Of a subject's lines, in turn: they differ by batch, lanes, threads or precision."""
+"""Dash patterns of a subject's lines, which differ by batch, lanes, threads or precision."""
 BASELINE_DASHES = ((0, (5, 4)), (0, (2, 3)), (0, (7, 3, 1, 3)), (0, (3, 2, 3, 5)))
 STAGES = {
     "read": ("#cfe3f3", "///"),
@@ -36,22 +36,22 @@ STAGES = {
     "download": ("#e8b26a", "xxx"),
     "write": ("#f6e3c5", "\\\\\\"),
 }
-"""Color and hatch of each stage: light and dark alternate, for print without color."""
+"""Color and hatch of each stage; light and dark alternate for black-and-white printing."""
 PER_PLOT = 24
-"""Bars in one figure of stages, so that it fits on a page."""
+"""Maximum number of bars in a figure of stages, so that it fits on a page."""
 STAGES_READING = (
-    "Each stage was measured alone, so a bar's sum, written at its end, is more than the time of a "
-    "picture where stages overlap. A stage without a bar was not measured."
+    "Each stage was measured separately. The number at the end of a bar is the sum, which exceeds "
+    "the time per image if stages overlap. A stage without a bar was not measured."
 )
 SPEEDS_READING = (
-    "The fastest case of each subject. Whiskers are the 95 % interval of the median ratio, taken "
-    "pair by pair; hatched bars are not resharp."
+    "The fastest case of each subject. Whiskers are the 95 % confidence interval of the median "
+    "ratio, measured pair by pair; hatched bars are baselines."
 )
 ONE = Estimate(median=1.0, low=1.0, high=1.0)
 
 
 def draw_memory(name: str, records: Sequence[Record]) -> list[Plot]:
-    """One plot for cases on the GPU and one for the others: their memories do not compare."""
+    """Draw one plot for cases on the GPU and one for the others: their memory is not comparable."""
     known = [r for r in records if r.peak_memory is not None and r.megapixels is not None]
     return [_memory_plot(name, group, gpu) for gpu, group in fmt.by_device(known)]
 
@@ -85,13 +85,13 @@ def _memory_plot(name: str, records: Sequence[Record], gpu: bool) -> Plot:
     if gpu and any(r.memory and "device" in r.memory.device_by for r in records):
         caption += WHOLE_DEVICE
     if left_out:
-        caption += f" {left_out} labels had no room; the table of cases has all."
+        caption += f" {left_out} labels did not fit; see the table of cases."
     stem = figures.stem("memory", "gpu" if gpu else "host", name)
     return Plot(f"{stem}.png", title, alt, caption, figures.to_png(made))
 
 
 def draw_tiles(name: str, records: Sequence[Record]) -> list[Plot]:
-    """Plots for what ran on the GPU and for the rest, of those that have two sizes of tile."""
+    """Draw plots for the GPU and for the CPU if at least two tile sizes were measured there."""
     plots = []
     for gpu, group in fmt.by_device(r for r in records if r.megapixels is not None):
         tiled = [r for r in group if not r.case.is_baseline]
@@ -102,23 +102,23 @@ def draw_tiles(name: str, records: Sequence[Record]) -> list[Plot]:
         parts = group_by(tiled, lambda r: r.case.lanes) if many else {0: tiled}
         for lanes, part in sorted(parts.items()):
             which = [f"lanes {lanes}"] if many else []
-            title = ", ".join([f"Throughput by size of tile on the {device}", *which])
+            title = ", ".join([f"Throughput by tile size on the {device}", *which])
             stem = figures.stem("tiles", device, *which, name)
             plots.append(_tiles_plot(f"{title}: {name}", stem, part, group))
     return plots
 
 
 def _tiles_plot(title: str, stem: str, tiled: Sequence[Record], group: Sequence[Record]) -> Plot:
-    """A plot with the axes that all of the group need, so that its plots compare."""
+    """Draw a plot whose axes cover the whole group, so that the plots of a group are comparable."""
     lines = group_by(tiled, fmt.series)
     baselines = [r for r in group if r.case.is_baseline]
     height = 4.4 + 0.11 * (len(lines) + len(baselines))
-    made, axes = figures.figure(height, title, "side of a tile, input pixels", THROUGHPUT)
+    made, axes = figures.figure(height, title, "tile size, input pixels", THROUGHPUT)
     figures.log_ticks(axes, sorted({_side(r) for r in group if not r.case.is_baseline}))
     rates = [_speed(r) for r in group]
     figures.scale(axes, "y", rates)
     if axes.get_yscale() == "linear":
-        axes.set_ylim(0.0, max(rates) * 1.12)  # heights compare only from zero
+        axes.set_ylim(0.0, max(rates) * 1.12)  # heights are comparable only from zero
     drawn, texts = list[str](), []
     for label, line in lines.items():
         line.sort(key=_side)
@@ -130,7 +130,7 @@ def _tiles_plot(title: str, stem: str, tiled: Sequence[Record], group: Sequence[
         top = max(line, key=_speed)
         texts.append(f"{label}: fastest at {_side(top)}, {fmt.digits(_speed(top))} MP/s")
         drawn.append(subject)
-    for index, record in enumerate(baselines):  # one speed whatever the tile
+    for index, record in enumerate(baselines):  # their speed does not depend on the tile
         dashes = BASELINE_DASHES[index % len(BASELINE_DASHES)]
         style = figures.look(record) | {"linestyle": dashes, "clip_on": False}
         label = f"{fmt.series(record)} (baseline)"
@@ -138,8 +138,8 @@ def _tiles_plot(title: str, stem: str, tiled: Sequence[Record], group: Sequence[
     figures.legend(made, axes)
     caption = TILES_READING
     if any(r.actual and r.actual.tile is None for r in tiled):
-        caption += " A picture that ran whole stands at its longer side."
-    alt = f"Throughput by tile. {'; '.join(texts)}."
+        caption += " Images that ran whole are placed at their longer side."
+    alt = f"Throughput by tile size. {'; '.join(texts)}."
     return Plot(f"{stem}.png", title, alt, caption, figures.to_png(made))
 
 
@@ -152,13 +152,13 @@ def _point(record: Record) -> tuple[float, float]:
 
 
 def _side(record: Record) -> int:
-    """Largest side of a tile; of a whole picture its own."""
+    """Return the largest side of a tile, or of the image if it ran whole."""
     used = record.actual.tile if record.actual else None
     return max(record.case.height, record.case.width) if used is None else used
 
 
 def _whiskers(record: Record) -> tuple[float, float]:
-    """Below and above the rate: the interval of the seconds, turned into rates."""
+    """Return the lengths below and above the rate, converted from the interval of the seconds."""
     rate, time = _speed(record), record.seconds
     if time is None:
         return 0.0, 0.0
@@ -166,7 +166,7 @@ def _whiskers(record: Record) -> tuple[float, float]:
 
 
 def draw_stages(name: str, records: Sequence[Record]) -> list[Plot]:
-    """The plots, of the GPU's cases and of the others, in parts of so many bars."""
+    """Draw plots for the GPU and for the CPU, with at most :data:`PER_PLOT` bars each."""
     plots = []
     for gpu, group in fmt.by_device(r for r in records if _stages(r)):
         count = -(-len(group) // PER_PLOT)
@@ -183,13 +183,13 @@ def draw_stages(name: str, records: Sequence[Record]) -> list[Plot]:
 
 
 def _stages(record: Record) -> dict[str, float]:
-    """Milliseconds by stage, of those measured."""
+    """Return the milliseconds of each measured stage."""
     values = {stage: getattr(record.stages, stage, None) for stage in STAGES}
     return {stage: 1000 * value for stage, value in values.items() if value is not None}
 
 
 def _stages_plot(title: str, file: str, records: Sequence[Record], longest: float) -> Plot:
-    made, axes = figures.figure(1.7 + 0.29 * len(records), title, "milliseconds per picture")
+    made, axes = figures.figure(1.7 + 0.29 * len(records), title, "milliseconds per image")
     bars, ends = [_stages(r) for r in records], [0.0] * len(records)
     for stage in (name for name in STAGES if any(name in bar for bar in bars)):
         widths, (color, hatch) = [bar.get(stage, 0.0) for bar in bars], STAGES[stage]
@@ -208,12 +208,12 @@ def _stages_plot(title: str, file: str, records: Sequence[Record], longest: floa
     alt, caption = f"Milliseconds by stage. {'; '.join(named)}.", STAGES_READING
     ways = sorted({r.stages.by for r in records if r.stages and r.stages.by})
     if ways:
-        caption += f" How they were told apart: {'; '.join(ways)}."
+        caption += f" Stages were separated by: {'; '.join(ways)}."
     return Plot(file, title, alt, caption, figures.to_png(made))
 
 
 def draw_speeds(name: str, records: Sequence[Record]) -> list[Plot]:
-    """The plot, where some case was paired with a baseline."""
+    """Draw a plot of the best speeds if any case was paired with a baseline."""
     best = fmt.best(records)
     paired = [r for r in best.values() if r.baseline and r.ratio and r.case.subject != r.baseline]
     if not paired:
@@ -223,7 +223,7 @@ def draw_speeds(name: str, records: Sequence[Record]) -> list[Plot]:
     ratios = [(r.ratio if r in paired else None) or ONE for r in shown]
     place = "" if any(r.on_gpu for r in records) else " on the CPU"
     title = f"Speed{place} against {' or '.join(bases)}: {name}"
-    unit = f"speed as a ratio to {' or '.join(bases)}: above 1 is faster"
+    unit = f"speed relative to {' or '.join(bases)}; above 1 is faster"
     made, axes = figures.figure(1.7 + 0.42 * len(shown), title, unit)
     top = max(1.0, *(ratio.high for ratio in ratios))
     names, texts = [], []
@@ -236,7 +236,7 @@ def draw_speeds(name: str, records: Sequence[Record]) -> list[Plot]:
             ends = [[abs(ratio.median - ratio.low)], [abs(ratio.high - ratio.median)]]
             axes.errorbar(ratio.median, index, xerr=ends, color="black", capsize=4, zorder=3)
         end = max(ratio.high, ratio.median) + 0.015 * top
-        if end < 1.0 < end + 0.1 * top:  # not through the line at 1
+        if end < 1.0 < end + 0.1 * top:  # keep the text clear of the line at 1
             end = 1.0 + 0.015 * top
         text = "1 (baseline)" if ratio is ONE else fmt.digits(ratio.median)
         axes.text(end, index, text, va="center", fontsize=9, zorder=4)
@@ -248,7 +248,7 @@ def draw_speeds(name: str, records: Sequence[Record]) -> list[Plot]:
     axes.set_xlim(0, top * 1.24)
     figures.rows(axes, names)
     left_out = [subject for subject, record in best.items() if record not in shown]
-    alt, caption = f"Speed as a ratio to the baseline. {'; '.join(texts)}.", SPEEDS_READING
+    alt, caption = f"Speed relative to the baseline. {'; '.join(texts)}.", SPEEDS_READING
     if left_out:
-        caption += f" Not paired, so not shown: {', '.join(left_out)}."
+        caption += f" Not shown because not measured in pairs: {', '.join(left_out)}."
     return [Plot(f"{figures.stem('speed', name)}.png", title, alt, caption, figures.to_png(made))]
