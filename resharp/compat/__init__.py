@@ -1,8 +1,10 @@
-"""The Python interfaces of Real-ESRGAN and GFPGAN on our backends: scripts change one import::
+"""The Python interfaces of Real-ESRGAN and GFPGAN on resharp's backends.
+
+Scripts change one import::
 
     from resharp.compat import RealESRGANer, RRDBNet  # was: realesrgan, basicsr
 
-docs/compat.md says what is the same and what differs. The networks need torch, the rest not.
+docs/compat.md lists what is the same and what differs. Only the networks require torch.
 """
 
 from __future__ import annotations

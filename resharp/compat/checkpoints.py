@@ -1,7 +1,7 @@
-"""What upstream calls ``model_path``, to a bundle; exported into the store where it is not there.
+"""Bundles for upstream's ``model_path``; a checkpoint is exported into the store on first use.
 
-Nothing of torch is imported for a checkpoint that has been exported, unless a network is given to
-compare with.
+torch is not imported for a checkpoint that has been exported, unless a network is passed for
+comparison.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ logger = logging.getLogger(__name__)
 ModelPath = str | os.PathLike[str] | Bundle | Sequence[str | os.PathLike[str]]
 
 TOLERANCE = 1e-6
-"""How far from 1 the shares' sum may be."""
+"""Maximum deviation of the sum of ``dni_weight`` from 1."""
 SHOWN = 3
-"""Differences of a network that a message names."""
+"""Number of mismatched tensors that an error message names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class _Part:
     sha256: str
     share: float
     official: ModelEntry | None
-    """The catalogue's entry of these bytes."""
+    """The catalog entry with this hash; None if there is none."""
 
 
 def bundle_for(
@@ -52,24 +52,25 @@ def bundle_for(
     dni_weight: Sequence[float] | None = None,
     model: nn.Module | None = None,
 ) -> Bundle:
-    """The bundle of a checkpoint, or of a mix of two; see ``RealESRGANer``.
+    """Return the bundle of a checkpoint or of a mix of two; see ``RealESRGANer``.
 
     Raises:
-        OptionError: shares that are missing or do not add up to 1, an address without a hash, or
-            ``model`` is another network than the weights'.
-        CheckpointError: a file that is not there, is no checkpoint, or two that cannot be mixed.
-        MissingExtraError: it has to be exported, and the extra ``export`` is not installed.
-        DownloadError, ChecksumError, UnknownModelError: as their names say.
+        OptionError: ``dni_weight`` is missing or does not sum to 1, an address has no hash, or
+            ``model`` does not match the weights.
+        CheckpointError: a file is missing or is not a checkpoint, or two cannot be mixed.
+        MissingExtraError: the model must be exported, and the extra ``export`` is not installed.
+        DownloadError, ChecksumError: the download failed, or the file has another hash.
+        UnknownModelError: there is no model of that name.
     """
     if isinstance(model_path, Bundle):
         bundle = model_path
     elif isinstance(model_path, str | os.PathLike):
         if dni_weight is not None:
-            raise OptionError("dni_weight mixes two checkpoints: give a list of two as model_path")
+            raise OptionError("`dni_weight` mixes two files: pass a list of two as `model_path`")
         text = os.fspath(model_path)
         bundle = named(text) if _is_name(text) else _of_files([(text, 1.0)], model)
     elif not isinstance(model_path, Sequence):
-        raise OptionError(f"model_path {model_path!r} is neither a file, a name nor a list of two")
+        raise OptionError(f"`model_path` must be a file, name or list of two, got {model_path!r}")
     else:
         bundle = _of_files(_shares(model_path, dni_weight), model)
     if model is not None:
@@ -78,7 +79,7 @@ def bundle_for(
 
 
 def named(name: str, denoise: float | None = None) -> Bundle:
-    """The bundle of a model that has a name here, exported if need be."""
+    """Return the bundle of a model of the catalog or the store, exporting it if necessary."""
     try:
         return resolve(name, denoise=denoise)
     except NotExportedError:
@@ -89,13 +90,13 @@ def named(name: str, denoise: float | None = None) -> Bundle:
         if denoise in (None, 1):
             return bundle
     try:
-        return resolve(name, denoise=denoise)  # from the weights of both, without another export
-    except NotExportedError:  # the twin could not be fetched with it
+        return resolve(name, denoise=denoise)  # blended from both, without another export
+    except NotExportedError:  # the second checkpoint could not be fetched
         return export(name, ExportOptions(denoise=denoise), log=logger.info)
 
 
 def _is_name(text: str) -> bool:
-    """Whether it is a model's name or a bundle's folder."""
+    """Return whether it is the name of a model or the folder of a bundle."""
     if os.path.exists(text):
         return os.path.isdir(text)
     return Path(text).name == text and not text.lower().endswith(WEIGHTS)
@@ -107,11 +108,11 @@ def _shares(
     shares = [] if dni_weight is None else [float(share) for share in dni_weight]
     if len(paths) != 2 or len(shares) != 2:
         raise OptionError(
-            f"a mix takes two checkpoints and two shares (dni_weight), not {len(paths)} and "
+            f"a mix requires two checkpoints and two values of `dni_weight`, got {len(paths)} and "
             f"{len(shares)}"
         )
     if not abs(sum(shares) - 1) <= TOLERANCE:
-        raise OptionError(f"the shares of a mix (dni_weight) add up to 1, not {sum(shares):g}")
+        raise OptionError(f"`dni_weight` must sum to 1, got {sum(shares):g}")
     return [(os.fspath(path), share) for path, share in zip(paths, shares, strict=True)]
 
 
@@ -130,15 +131,15 @@ def _part(text: str, share: float) -> _Part:
     path = _fetched(text) if text.startswith(("https://", "http://")) else Path(text).expanduser()
     if not path.is_file():
         entry = weights.lookup(path.name)
-        hint = f": give {entry.urls[0]} to have it fetched" if entry and entry.urls else ""
-        raise CheckpointError(f"there is no file {path}{hint}")
+        hint = f": pass {entry.urls[0]} to download it" if entry and entry.urls else ""
+        raise CheckpointError(f"no such file: {path}{hint}")
     sha256 = sha256_of(path)
     known = [entry for entry in weights.catalogue().values() if entry.sha256 == sha256]
     return _Part(path=path, sha256=sha256, share=share, official=known[0] if known else None)
 
 
 def _fetched(address: str) -> Path:
-    """Download: the catalogue's checkpoints, and others whose hash is in the address."""
+    """Download a checkpoint of the catalog, or one whose hash is in the address."""
     url, _, fragment = address.partition("#")
     sha256 = fragment.removeprefix("sha256=") or None
     for entry in weights.catalogue().values():
@@ -146,8 +147,8 @@ def _fetched(address: str) -> Path:
             return weights.fetch(entry, sha256=sha256, progress=True)
     if sha256 is None:
         raise OptionError(
-            f"the hash of {url} is not known here, so the download cannot be checked: write "
-            f"{url}#sha256=HASH, or download it yourself and give the file"
+            f"the hash of {url} is unknown, so the download cannot be verified: pass "
+            f"{url}#sha256=HASH, or download the file and pass its path"
         )
     file = url.rpartition("/")[2]
     try:
@@ -162,13 +163,13 @@ def _fetched(address: str) -> Path:
             urls=(url,),
         )
     except ValueError as error:
-        raise OptionError(f"{url} does not end with the name of a file: {error}") from error
+        raise OptionError(f"{url} does not end with a file name: {error}") from error
     folder = weights_folder() / "url" / sha256_of(url.encode())[:16]
     return weights.fetch(entry, folder, sha256=sha256, progress=True)
 
 
 def _name(parts: Sequence[_Part], hidden: dict[str, str]) -> str:
-    """Of the bundle: an official one's own, or one that carries a hash of all that made it."""
+    """Return the bundle's name: the official one, or one with a hash of its inputs."""
     first = parts[0].official
     if first is not None and not hidden:
         if len(parts) == 1:
@@ -224,7 +225,7 @@ def _require_export() -> None:
 
 
 def _hidden_parameters(model: nn.Module | None) -> dict[str, str]:
-    """What weights cannot tell of their network: an activation without any."""
+    """Return parameters that the weights do not reveal: an activation without weights."""
     if type(model).__name__ != "SRVGGNetCompact":
         return {}
     found = {type(module).__name__ for module in model.modules()}  # type: ignore[union-attr]
@@ -232,8 +233,8 @@ def _hidden_parameters(model: nn.Module | None) -> dict[str, str]:
 
 
 def _check_model(model: nn.Module, bundle: Bundle) -> None:
-    """Whether the weights fit ``model``, as ``load_state_dict(strict=True)`` would have it."""
-    models = require("resharp.models", feature="The argument model", extra="torch", package="torch")
+    """Raise if the weights do not fit ``model``, like ``load_state_dict(strict=True)``."""
+    models = require("resharp.models", feature="Checking `model`", extra="torch", package="torch")
     state: Any = models.read_checkpoint(bundle.path(bundle.manifest.weights)).state
     have = {name: tuple(tensor.shape) for name, tensor in state.items()}
     want = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -242,5 +243,5 @@ def _check_model(model: nn.Module, bundle: Bundle) -> None:
         listed = ", ".join(wrong[:SHOWN]) + (" and others" if len(wrong) > SHOWN else "")
         raise OptionError(
             f"the weights are of {bundle.manifest.architecture}({bundle.manifest.parameters}) and "
-            f"do not fit the {type(model).__name__} given as model (see {listed}): leave model out"
+            f"do not fit the {type(model).__name__} passed as `model` (see {listed}): omit `model`"
         )

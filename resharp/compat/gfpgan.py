@@ -1,7 +1,7 @@
 """``GFPGANer``: the class of ``gfpgan/utils.py`` in TencentARC/GFPGAN (Apache-2.0).
 
-Written anew from its documented behaviour; the work is done by ``resharp.faces``, with its
-own detector and its own way to paste.
+Reimplemented from its documented behavior on top of ``resharp.faces``, with its own face detector
+and its own pasting.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ from resharp.runtime.upscaler import LARGEST_SCALE
 from resharp.types import Image
 
 ARCHITECTURES = ("clean", "RestoreFormer")
-"""Values of ``arch`` whose networks are here."""
+"""Supported values of ``arch``."""
 
 
 class Upsampler(Protocol):
-    """What upscales the background: a ``RealESRGANer``, or what is called like one."""
+    """Upscaler of the background: a ``RealESRGANer`` or an object with the same ``enhance``."""
 
     def enhance(self, img: Image, outscale: float | None = None) -> tuple[Image, str]:
-        """Upscale one picture."""
+        """Upscale one image."""
 
 
 class GFPGANer:
-    """Restores faces as upstream's class of that name does.
+    """Restores faces, with the interface of upstream's class of the same name.
 
     Args:
-        model_path: a file, an https address, a model's name or a bundle; exported into the store at
-            its first use, as by ``RealESRGANer``.
-        upscale: size of the result over that of the picture.
-        arch: ``clean`` or ``RestoreFormer``; what the network is, the weights tell.
-        channel_multiplier: so do they this.
-        bg_upsampler: for the rest of the picture; None resizes it.
+        model_path: a file, an https address, a model's name or a bundle; a checkpoint is exported
+            into the store on first use, as for ``RealESRGANer``.
+        upscale: size of the result relative to the image.
+        arch: ``clean`` or ``RestoreFormer``; the network is detected from the weights.
+        channel_multiplier: not used; detected from the weights.
+        bg_upsampler: upscaler of the background; None resizes it.
         device: as for ``RealESRGANer``.
 
-    The face detector is fetched where it is not there.
+    The face detector is downloaded if it is missing.
 
     Raises:
-        OptionError: another ``arch``, an ``upscale`` that is no number above 0, or a network that
-            is not for faces.
+        OptionError: ``arch`` is unknown, ``upscale`` is out of range, or the network is not for
+            faces.
         CheckpointError, DownloadError, BackendError: as for ``RealESRGANer``.
     """
 
@@ -68,15 +68,15 @@ class GFPGANer:
         device: object = None,
     ) -> None:
         if arch not in ARCHITECTURES:
-            raise OptionError(f"arch {arch!r} is not one of {', '.join(ARCHITECTURES)}")
+            raise OptionError(f"`arch` must be one of {', '.join(ARCHITECTURES)}, got {arch!r}")
         if not _within(upscale, LARGEST_SCALE) or not upscale:
-            raise OptionError(f"upscale {upscale!r} is not in 0..{LARGEST_SCALE:g}")
+            raise OptionError(f"`upscale` must be in (0, {LARGEST_SCALE:g}], got {upscale!r}")
         self.upscale, self.bg_upsampler = upscale, bg_upsampler
         self.channel_multiplier = channel_multiplier
         self._restorer = _restorer(bundle_for(model_path), device_of(device, None))
 
     def close(self) -> None:
-        """Give the network back; without it, that happens when the object goes."""
+        """Free the network; otherwise it is freed when the object is garbage-collected."""
         self._restorer.close()
 
     def enhance(
@@ -87,27 +87,27 @@ class GFPGANer:
         paste_back: bool = True,
         weight: float = 0.5,
     ) -> tuple[list[Image], list[Image], Image | None]:
-        """Restore the faces of one picture.
+        """Restore the faces of one image.
 
         Args:
-            img: gray, BGR or BGRA, uint8 or uint16; with ``has_aligned`` an aligned face, brought
-                to 512x512.
-            has_aligned: whether it is one: nothing is detected and pasted then.
-            only_center_face: restore only the face that is nearest to the middle.
-            paste_back: whether the picture with the faces is wanted.
-            weight: 0..1; the networks of ``arch`` ignore it, here as upstream.
+            img: gray, BGR or BGRA, uint8 or uint16; with ``has_aligned`` an aligned face, which is
+                resized to 512x512.
+            has_aligned: whether ``img`` is an aligned face; nothing is detected or pasted then.
+            only_center_face: restore only the face nearest to the center.
+            paste_back: whether to return the image with the restored faces.
+            weight: 0..1; ignored by the networks of ``arch``, as in upstream.
 
         Returns:
-            The faces as cut out and as restored, each uint8 BGR ``[512, 512, 3]``; and the picture,
+            The faces as cropped and as restored, each uint8 BGR ``[512, 512, 3]``; and the image,
             or None if ``has_aligned`` or not ``paste_back``.
 
         Raises:
-            ImageError: ``img`` is no such array.
+            ImageError: ``img`` is not such an array.
             OptionError: ``weight`` is not in 0..1.
         """
         check_integers(img)
         if not _within(weight, 1.0):
-            raise OptionError(f"weight {weight!r} is not in 0..1")
+            raise OptionError(f"`weight` must be in 0..1, got {weight!r}")
         img = np.asarray(img)
         colors = _colors(img)
         if has_aligned:
@@ -121,7 +121,7 @@ class GFPGANer:
         return [crop.before for crop in crops], [crop.after for crop in crops], restored
 
     def _pasted(self, img: Image, colors: Image, crops: Sequence[Crop]) -> Image:
-        """The faces in the background, which is ``bg_upsampler``'s or resized."""
+        """Paste the faces into the background, which ``bg_upsampler`` upscales if there is one."""
         height, width = img.shape[:2]
         if self.bg_upsampler is None:
             size = int(width * self.upscale), int(height * self.upscale)
@@ -142,12 +142,12 @@ def _restorer(bundle: Bundle, device: str) -> FaceRestorer:
 
 
 def _within(value: object, most: float) -> bool:
-    """Whether a caller gave a number from 0 to ``most``."""
+    """Return whether a value is a number from 0 to ``most``."""
     return isinstance(value, Real) and 0 <= float(value) <= most
 
 
 def _colors(image: Image) -> Image:
-    """BGR, without alpha, as upstream reads every picture."""
+    """Return BGR without alpha, which is how upstream reads every image."""
     if image.ndim == 2 or image.shape[2] == 1:
         return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
     return np.ascontiguousarray(image[:, :, :3])

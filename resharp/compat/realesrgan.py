@@ -1,6 +1,6 @@
 """``RealESRGANer``: the class of ``realesrgan/utils.py`` in xinntao/Real-ESRGAN (BSD-3-Clause).
 
-Written anew from its documented behaviour; the work is done by :class:`resharp.Upscaler`.
+Reimplemented from its documented behavior on top of :class:`resharp.Upscaler`.
 """
 
 from __future__ import annotations
@@ -33,38 +33,38 @@ logger = logging.getLogger(__name__)
 
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-"""Upstream's names of what has so many channels; the arrays are gray, BGR and BGRA."""
+"""Upstream's name by number of channels; the arrays are gray, BGR and BGRA."""
 
 MOD_SCALE = {2: 2, 1: 4}
-"""Sides are padded to multiples of this, by the network's scale."""
+"""Sides are padded to a multiple of this value, which depends on the network's scale."""
 
 
 class RealESRGANer:
-    """Upscales pictures as upstream's class of that name does.
+    """Upscales images, with the interface of upstream's class of the same name.
 
     Args:
-        scale: of the network, usually 2 or 4.
-        model_path: a file, an https address, a model's name, a bundle; or two files or addresses,
-            to be mixed. A checkpoint is exported into the store at its first use, which needs the
-            extra ``export``; after that neither torch nor the file's network is needed.
-        dni_weight: the two shares, which add up to 1.
-        model: the network that the weights are meant for. Only its shape is used, and checked; None
-            takes what the weights tell.
-        tile: side of the tiles; 0 takes the whole picture, or as few tiles as half of the free
-            memory allows (ours, whose seams do not show).
+        scale: the network's scale, usually 2 or 4.
+        model_path: a file, an https address, a model's name or a bundle; or two files or addresses
+            to mix. A checkpoint is exported into the store on first use, which requires the extra
+            ``export``; after that neither torch nor the network is needed.
+        dni_weight: fractions of the two checkpoints in the mix, which sum to 1.
+        model: the network that the weights belong to. Only its structure is used, and checked; None
+            detects it from the weights.
+        tile: side of the tiles, in pixels; 0 takes the whole image, or as few tiles as half of the
+            free memory allows (resharp's own tiles, without visible seams).
         tile_pad: context around a tile, in pixels.
-        pre_pad: pixels by which the picture is continued, mirrored, at its right and lower edge.
-        half: FP16 on a GPU. A CPU computes in FP32 anyway.
-        device: ``cpu``, ``cuda``, ``cuda:N`` or a ``torch.device``; None takes a GPU where
-            there is one.
-        gpu_id: number of the GPU, where ``device`` is None and there is a GPU.
+        pre_pad: mirrored padding at the right and lower edge, in pixels.
+        half: use FP16 on a GPU. A CPU always computes in FP32.
+        device: ``cpu``, ``cuda``, ``cuda:N`` or a ``torch.device``; None uses a GPU if there is
+            one.
+        gpu_id: index of the GPU; used if ``device`` is None and there is a GPU.
 
     Unlike upstream's, one instance may be used from several threads.
 
     Raises:
-        OptionError: the network is of another scale or shape, or a number makes no sense.
-        CheckpointError: a file of weights that is not there or cannot be used.
-        BackendError: nothing can run it here.
+        OptionError: the network has another scale or structure, or a number is out of range.
+        CheckpointError: a checkpoint is missing or cannot be used.
+        BackendError: no backend can run the model on this machine.
     """
 
     def __init__(
@@ -85,50 +85,50 @@ class RealESRGANer:
         self.tile_pad, self.pre_pad = _count("tile_pad", tile_pad), _count("pre_pad", pre_pad)
         self.mod_scale = MOD_SCALE.get(scale)
         where = device_of(device, gpu_id)
-        if isinstance(model_path, str | os.PathLike):  # or a face network is exported in vain
+        if isinstance(model_path, str | os.PathLike):  # before a face model is exported in vain
             check_upscales(Path(model_path).name)
         bundle = bundle_for(model_path, dni_weight, model)
         if bundle.manifest.scale != scale:
             raise OptionError(
-                f"{bundle.manifest.name} is a network of scale {bundle.manifest.scale}, not "
-                f"{scale!r}: scale is the network's own, and outscale of enhance() the result's"
+                f"`scale` must be {bundle.manifest.scale} for {bundle.manifest.name}, got "
+                f"{scale!r}: use `outscale` of enhance() for the size of the result"
             )
         precision: Precision = "auto" if half else "fp32"
         self._upscaler = Upscaler(bundle, device=where, tile="whole", precision=precision)
 
     @property
     def device(self) -> str:
-        """The device in use, ``cuda:0`` say."""
+        """Device in use, e.g. ``cuda:0``."""
         return self._upscaler.device
 
     def explain(self) -> str:
-        """The chain of backends up to the one in use, a line each."""
+        """Return the backends that were tried, up to the one in use, one per line."""
         return self._upscaler.explain()
 
     def close(self) -> None:
-        """Give every resource back; without it, that happens when the object goes."""
+        """Release all resources; otherwise that happens when the object is garbage-collected."""
         self._upscaler.close()
 
     def enhance(
         self, img: Image, outscale: float | None = None, alpha_upsampler: str = "realesrgan"
     ) -> tuple[Image, str]:
-        """Upscale one picture.
+        """Upscale one image.
 
         Args:
-            img: gray ``[h, w]``, BGR ``[h, w, 3]`` or BGRA ``[h, w, 4]`` as cv2 has them; uint8 or
-                uint16.
-            outscale: size of the result over that of ``img``, reached by ``INTER_LANCZOS4`` at the
-                end; None is the network's own.
-            alpha_upsampler: ``realesrgan`` sends alpha through the network; with any other value it
-                is resized bilinearly.
+            img: gray ``[h, w]``, BGR ``[h, w, 3]`` or BGRA ``[h, w, 4]``, as cv2 returns them;
+                uint8 or uint16.
+            outscale: size of the result relative to ``img``, reached by resizing with
+                ``INTER_LANCZOS4`` at the end; None keeps the network's scale.
+            alpha_upsampler: ``realesrgan`` runs alpha through the network; any other value resizes
+                it bilinearly.
 
         Returns:
-            The result, of the dtype of ``img``, and ``L``, ``RGB`` or ``RGBA``.
+            The result, with the dtype of ``img``, and ``L``, ``RGB`` or ``RGBA``.
 
         Raises:
-            ImageError: ``img`` is no such array; None, say, for a file that cv2 could not read.
-            OptionError: an ``outscale`` that leaves nothing.
-            OutOfMemoryError: the memory does not suffice.
+            ImageError: ``img`` is not such an array, e.g. None for a file that cv2 could not read.
+            OptionError: ``outscale`` is not a number or is out of range.
+            OutOfMemoryError: there is not enough memory.
         """
         layout = check_integers(img)
         size = _out_size(layout.height, layout.width, self.scale, outscale)
@@ -151,11 +151,11 @@ class RealESRGANer:
         return _in_float(alpha, lambda x: cv2.resize(x, size, interpolation=cv2.INTER_LINEAR))
 
     def _plane(self, plane: Image) -> Image:
-        """Gray through the network; in float, since rounding three times would be one too many."""
+        """Run a gray plane through the network in float, which saves a rounding step."""
         return _in_float(plane, self._run)
 
     def _run(self, image: Image) -> Image:
-        """Through the network, with upstream's padding: ``[h, w]`` or ``[h, w, 3]``."""
+        """Run ``[h, w]`` or ``[h, w, 3]`` through the network, with upstream's padding."""
         height, width = image.shape[:2]
         padded = _mirrored(image, self.pre_pad, self.pre_pad)
         if self.mod_scale is not None:
@@ -165,7 +165,7 @@ class RealESRGANer:
         return large[: height * self.scale, : width * self.scale]
 
     def _tiled(self, image: Image) -> Image:
-        """Upstream's tiles: a grid from the corner, each with its padding cut at the border."""
+        """Run upstream's tiles: a grid from the corner, with padding that is cut at the border."""
         height, width = image.shape[:2]
         scale, tile, pad = self.scale, self.tile_size, self.tile_pad
         out = np.empty((height * scale, width * scale, *image.shape[2:]), image.dtype)
@@ -182,7 +182,7 @@ class RealESRGANer:
 
 
 def _in_float(plane: Image, work: Any) -> Image:
-    """What ``work`` makes of a plane in 0..1, rounded to the plane's dtype."""
+    """Apply ``work`` to a plane in 0..1 and round the result to the plane's dtype."""
     white = np.float32(np.iinfo(plane.dtype).max)
     result = np.clip(work(np.divide(plane, white, dtype=np.float32)), 0, 1)
     levels: Image = (result * white).round().astype(plane.dtype)
@@ -196,45 +196,45 @@ def _mirrored(image: Image, below: int, beside: int) -> Image:
 
 
 def _out_size(height: int, width: int, scale: int, outscale: Any) -> tuple[int, int] | None:
-    """(width, height) as cv2 takes it; None where the network's own size is asked for."""
+    """Return (width, height) for cv2; None for the network's own size."""
     if outscale is None:
         return None
     if not isinstance(outscale, Real) or not math.isfinite(outscale):
-        raise OptionError(f"outscale {outscale!r} is no number")
+        raise OptionError(f"`outscale` must be a finite number, got {outscale!r}")
     if outscale == scale:
         return None
     factor = float(outscale)
     size = int(width * factor), int(height * factor)
     if min(size) < 1:
-        raise OptionError(f"outscale {outscale:g} leaves nothing of {width}x{height} pixels")
+        raise OptionError(f"`outscale` {outscale:g} leaves no pixels of a {width}x{height} image")
     if factor > LARGEST_SCALE:
-        raise OptionError(f"outscale {outscale:g} is over {LARGEST_SCALE:g}")
+        raise OptionError(f"`outscale` must be at most {LARGEST_SCALE:g}, got {outscale:g}")
     return size
 
 
-def _count(name: str, value: object, what: str = "of pixels") -> int:
+def _count(name: str, value: object, what: str = "number of pixels") -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
-        raise OptionError(f"{name} is {value!r}; it must be a number {what}, from 0")
+        raise OptionError(f"`{name}` must be a non-negative {what}, got {value!r}")
     return int(value)
 
 
 def check_integers(img: Image) -> Layout:
-    """Raise ImageError for what is no picture of 8 or 16 bits."""
+    """Return the layout of an image; raise ImageError if it is not one of 8 or 16 bits."""
     if isinstance(img, np.ndarray) and img.dtype not in (np.uint8, np.uint16):
-        raise ImageError(f"pictures are uint8 or uint16 here, not {img.dtype}")
+        raise ImageError(f"the image must be uint8 or uint16, got {img.dtype}")
     return layout_of(img)
 
 
 def device_of(device: object, gpu_id: int | None) -> str:
-    """Upstream's two arguments as an ``Upscaler`` takes a device."""
+    """Convert upstream's two arguments to the device of an ``Upscaler``."""
     if device is not None:
         return str(device)
     if gpu_id is None:
         return "auto"
-    number = _count("gpu_id", gpu_id, "of a GPU")
+    number = _count("gpu_id", gpu_id, "GPU index")
     try:
         there = len(gpus())
     except BackendError as error:
         there = 0
-        logger.warning("gpu_id %d, but %s: using the CPU", number, error)
+        logger.warning("ignoring gpu_id %d and using the CPU: %s", number, error)
     return f"cuda:{number}" if there else "cpu"

@@ -1,4 +1,4 @@
-"""Which backend runs a model: the first that works, and every one before it says why not."""
+"""Choice of the backend: the first that works, with the reasons why earlier ones do not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from resharp.types import BackendName, Precision
 logger = logging.getLogger(__name__)
 
 BACKENDS = {"tensorrt": "TensorrtBackend", "torch": "TorchBackend", "onnx": "OnnxBackend"}
-"""The backends of this release: each is a class of the module of its name in ``backends``."""
+"""Class name of each backend, in the module of ``backends`` that has the backend's name."""
 CHAIN = (
     ("tensorrt", "cuda"),
     ("torch", "cuda"),
@@ -29,13 +29,13 @@ CHAIN = (
 
 @dataclass(frozen=True)
 class BackendAttempt:
-    """A backend on a device that was tried, and what came of it."""
+    """An attempt to use a backend on a device, and its outcome."""
 
     backend: str
     device: str
     works: bool
     reason: str
-    """Why it was skipped, or what to know about how it runs; may be empty."""
+    """Why it was skipped, or remarks on how it runs; may be empty."""
 
     def __str__(self) -> str:
         state = "works" if self.works else "skipped"
@@ -45,26 +45,26 @@ class BackendAttempt:
 
 
 def load_backend(name: str) -> type[Backend]:
-    """Import the module of one backend, not yet its library."""
+    """Import the module of a backend, but not its library yet."""
     module = importlib.import_module(f"resharp.runtime.backends.{name}")
     backend: type[Backend] = getattr(module, BACKENDS[name])
     return backend
 
 
 def candidates(backend: BackendName, device: str) -> tuple[tuple[str, str], ...]:
-    """The backends and devices that a choice allows, in order.
+    """Return the (backend, device) pairs that a choice allows, in order.
 
     Args:
         backend: ``auto`` or one of :data:`BACKENDS`.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        OptionError: there is no such backend or device.
+        OptionError: the backend or the device is unknown.
     """
     if backend != "auto" and backend not in BACKENDS:
-        raise OptionError(f"backend {backend!r} is not one of auto, {', '.join(BACKENDS)}")
+        raise OptionError(f"`backend` must be one of auto, {', '.join(BACKENDS)}, got {backend!r}")
     if device != "auto":
-        BackendOptions(device=device)  # refuses what is no device
+        BackendOptions(device=device)  # raises for an invalid device
     kind = str(device).partition(":")[0]
     return tuple(
         (name, device if kind == "cuda" else at)
@@ -74,7 +74,7 @@ def candidates(backend: BackendName, device: str) -> tuple[tuple[str, str], ...]
 
 
 def probe(tried: Sequence[tuple[str, str]], threads: int | None = None) -> list[BackendAttempt]:
-    """Whether each one's library and device are here, without opening a model."""
+    """Check whether each backend's library and device are available, without opening a model."""
     return [_probe(name, BackendOptions(device=at, threads=threads)) for name, at in tried]
 
 
@@ -93,13 +93,13 @@ def open_first(
         bundle: the model.
         backend: ``auto`` or a name.
         device: ``auto`` or a device.
-        threads: for the CPU.
-        after: an attempt that is not to be used, nor those before it.
+        threads: CPU threads per run; None uses the library's default.
+        after: the last attempt to skip, with all those before it.
         precision: ``auto`` or ``fp32``.
-        tuning: settings of the backend; ``auto``: the manifest's for each; None: none.
+        tuning: settings of the backend; ``auto`` takes the manifest's, None uses none.
 
     Raises:
-        BackendError: none does; the message holds every reason.
+        BackendError: no backend works; the message gives every reason.
     """
     attempts: list[BackendAttempt] = [] if after is None else [after]
     allowed = candidates(backend, device)
@@ -120,13 +120,13 @@ def open_first(
         logger.info("%s", attempt)
         attempts.append(attempt)
     raise BackendError(
-        f"no backend can run {bundle.manifest.name!r} here:\n"
+        f"no backend can run {bundle.manifest.name!r} on this machine:\n"
         + "\n".join(f"  {attempt}" for attempt in attempts)
     )
 
 
 def attempt_of(backend: Backend) -> BackendAttempt:
-    """The attempt of an open backend, with what is known of it by now: no graphs, say."""
+    """Return the attempt of an open backend with its current remarks, e.g. on missing graphs."""
     options = backend.options
     notes = filter(None, [backend.note, str(options.tuning or "")])
     return BackendAttempt(backend.name, options.device, True, "; ".join(notes))
@@ -145,7 +145,7 @@ def _tuning(
 def _probe(name: str, options: BackendOptions) -> BackendAttempt:
     try:
         if options.on_cuda:
-            gpus()  # cheap, and spares a machine without a GPU the import of torch
+            gpus()  # cheap, and avoids importing torch on a machine without a GPU
         reason = load_backend(name).probe(options)
     except (ResharpError, RuntimeError, OSError) as error:
         reason = str(error) or type(error).__name__

@@ -485,7 +485,7 @@ def test_a_lost_capture_is_a_fault_unless_somebody_waits(monkeypatch: pytest.Mon
     monkeypatch.setenv("STANDIN", "torch")
     fine = standin.Found(pictures=1, captured=1)
     lost = standin.Found(pictures=1, captured=1, lost=["end: 901"])
-    said = standin.Found(pictures=1, captured=1, said=["going on without CUDA graphs: 901"])
+    said = standin.Found(pictures=1, captured=1, said=["continuing without CUDA graphs: 901"])
     none = standin.Found(pictures=1)
     wrong = standin.Found(pictures=1, captured=1, wrong=[(1, 1)])
     for variant in ("threads", "long", "blocking"):

@@ -3,7 +3,7 @@
 The steps, after ``realesrgan/utils.py`` of xinntao/Real-ESRGAN (BSD-3-Clause): to 0..1 by 255 or,
 for 16 bits, 65535; gray to three channels; mirror-pad at the right and below, by ``pre_pad`` and
 then to a multiple of 2 for x2 (4 for x1); the network, whole or over a grid of tiles, each with
-``tile_pad`` pixels more where the picture has them; cut the padding off; clamp; back to gray or
+``tile_pad`` pixels more where the image has them; cut the padding off; clamp; back to gray or
 join alpha, which went the same way or was resized; times 255 or 65535, rounded; resized by Lanczos
 where another scale is wanted. Nothing of resharp's runtime is used here.
 """
@@ -107,7 +107,7 @@ def picture(kind: str, height: int = 53, width: int = 70, dtype: str = "uint8") 
 
 
 def farthest(one: Image, other: Image) -> int:
-    """The largest difference of two pictures of one shape and dtype, in levels."""
+    """The largest difference of two images of one shape and dtype, in levels."""
     assert one.shape == other.shape
     assert one.dtype == other.dtype
     return int(np.abs(one.astype(np.int64) - other.astype(np.int64)).max())

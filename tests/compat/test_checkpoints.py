@@ -88,11 +88,11 @@ def test_networks_of_different_kinds_are_not_mixed(files: list[Path], tmp_path: 
 @pytest.mark.parametrize(
     ("count", "shares", "says"),
     [
-        (2, None, "two shares"),
+        (2, None, "two values of `dni_weight`"),
         (1, [1], "two checkpoints"),
-        (2, [0.5], "two shares"),
-        (2, [0.5, 0.6], "add up to 1"),
-        (2, [float("nan"), 1], "add up to 1"),
+        (2, [0.5], "two values of `dni_weight`"),
+        (2, [0.5, 0.6], "must sum to 1"),
+        (2, [float("nan"), 1], "must sum to 1"),
     ],
 )
 def test_bad_mixes(count: int, shares: Any, says: str, files: list[Path]) -> None:
@@ -150,7 +150,7 @@ def test_addresses(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     assert entry.urls == ("https://models.example/My_Model.pth",)
     with pytest.raises(OptionError, match=r"My_Model\.pth#sha256=HASH"):
         bundle_for("https://models.example/My_Model.pth")
-    with pytest.raises(OptionError, match="name of a file"):
+    with pytest.raises(OptionError, match="end with a file name"):
         bundle_for(f"https://models.example/#sha256={HASH}")
     assert not asked
 
@@ -183,5 +183,5 @@ def test_files_that_are_no_checkpoints(content: bytes, tmp_path: Path) -> None:
 
 
 def test_a_model_path_that_is_none() -> None:
-    with pytest.raises(OptionError, match="neither a file, a name nor a list"):
+    with pytest.raises(OptionError, match="must be a file, name or list of two"):
         bundle_for(None)  # type: ignore[arg-type]

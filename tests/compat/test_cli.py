@@ -33,7 +33,7 @@ def asked(compact: Bundle, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, f
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> Path:
-    """A folder with a gray, a color and a transparent picture, a text and a folder."""
+    """A folder with a gray, a color and a transparent image, a text and a folder."""
     folder = tmp_path / "inputs"
     (folder / "below").mkdir(parents=True)
     for kind, name in {"gray": "a.png", "bgr": "b.jpg", "bgra": "c.webp"}.items():
@@ -150,7 +150,7 @@ def test_weights_of_ones_own(inputs: Path, tmp_path: Path) -> None:
         *arguments, "-n", "realesr-general-x4v3", "--model_path", str(tmp_path / general)
     )
     assert code == 1
-    assert f"no file {tmp_path / twin}" in text  # both are needed to mix
+    assert f"no such file: {tmp_path / twin}" in text  # both are needed to mix
 
 
 @pytest.mark.usefixtures("asked")
@@ -179,8 +179,8 @@ def test_an_input_is_not_overwritten(inputs: Path) -> None:
         (["-i", "nowhere.png"], "no file or folder nowhere.png"),
         (["--ext", "doc"], "must be one of auto, avif"),
         (["-dn", "2"], "0<=x<=1"),
-        (["-t", "-4"], "tile is -4"),
-        (["--model_path", "nowhere.pth"], "no file nowhere.pth"),
+        (["-t", "-4"], "must be a non-negative number of pixels, got -4"),
+        (["--model_path", "nowhere.pth"], "no such file: nowhere.pth"),
         (["--alpha_upsampler", "none"], "bicubic"),
     ],
 )

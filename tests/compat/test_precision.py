@@ -1,4 +1,4 @@
-"""FP32 where it was asked for: what ``half=False`` means for the backends."""
+"""FP32 if it was requested: what ``half=False`` means for the backends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from resharp.types import Precision
 
 def test_engines_are_skipped_with_a_reason() -> None:
     options = BackendOptions(device="cuda", precision="fp32")
-    assert "fp32 was asked for" in str(load_backend("tensorrt").probe(options))
+    assert "fp32 was requested" in str(load_backend("tensorrt").probe(options))
 
 
 @pytest.mark.parametrize(

@@ -245,7 +245,7 @@ def test_the_networks_come_along() -> None:
         (None, "cannot read"),
         (np.zeros((8, 8, 3), np.float32), "uint8 or uint16"),
         (np.zeros((8, 8, 3), np.int32), "int32"),
-        (np.zeros((8, 8, 2), np.uint8), "no picture"),
+        (np.zeros((8, 8, 2), np.uint8), "must be gray"),
         (np.zeros((0, 8, 3), np.uint8), "no pixels"),
     ],
 )
@@ -263,13 +263,13 @@ def test_outscales_that_make_no_sense(outscale: Any, enhancers: dict[str, RealES
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"scale": 4}, "scale 2, not 4"),
-        ({"tile": -1}, "tile is -1"),
+        ({"scale": 4}, "`scale` must be 2 for .*, got 4"),
+        ({"tile": -1}, "`tile` must be a non-negative number of pixels, got -1"),
         ({"tile_pad": 1.5}, "tile_pad"),
         ({"pre_pad": True}, "pre_pad"),
         ({"device": "mps"}, "mps"),
         ({"dni_weight": [0.5, 0.5]}, "list of two"),
-        ({"gpu_id": -1}, "gpu_id is -1; it must be a number of a GPU"),
+        ({"gpu_id": -1}, "`gpu_id` must be a non-negative GPU index, got -1"),
     ],
 )
 def test_bad_options(options: dict[str, Any], says: str, tmp_path: Path, compact: Bundle) -> None:
@@ -278,7 +278,9 @@ def test_bad_options(options: dict[str, Any], says: str, tmp_path: Path, compact
 
 
 def test_a_missing_file_says_where_it_is_from(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no file .*: give https://.*RealESRGAN_x4plus.pth"):
+    with pytest.raises(
+        CheckpointError, match=r"no such file: .*: pass https://.*RealESRGAN_x4plus.pth"
+    ):
         RealESRGANer(4, tmp_path / "RealESRGAN_x4plus.pth")
 
 
@@ -307,7 +309,7 @@ def test_gpu_id_where_there_is_a_gpu_and_where_not(
 
     monkeypatch.setattr(realesrgan, "gpus", none)
     assert device_of(None, 0) == "cpu"
-    assert "no NVIDIA driver: using the CPU" in caplog.text
+    assert "using the CPU: no NVIDIA driver" in caplog.text
 
 
 @pytest.mark.parametrize("model", ["codeformer", "weights/GFPGANv1.4.pth", "yunet"])

@@ -1,6 +1,6 @@
-"""A CUDA driver without a GPU for the tests, made here by the system's C compiler.
+"""A CUDA driver without a GPU for the tests, built by the system's C compiler.
 
-``python -m tests.fakes.fake_cuda FOLDER`` makes it for others: pycuda's build links against it.
+``python -m tests.fakes.fake_cuda FOLDER`` builds it for others: pycuda's build links against it.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ NOTHING_LIVE = dict.fromkeys(
 
 @dataclass(frozen=True)
 class Done:
-    """A script that ran with the fake driver."""
+    """Result of a script that ran with the fake driver."""
 
     returncode: int
     stdout: str
     stderr: str
     live: dict[str, int]
-    """What it left alive; empty where the process never ended by itself (or loaded no driver)."""
+    """Objects left alive; empty if the process was killed or loaded no driver."""
     launches: int
-    """Graphs launched."""
+    """Number of graphs launched."""
 
 
 def compiler() -> str | None:
-    """The C compiler; None where the fake driver cannot be made."""
+    """Return the C compiler; None if the fake driver cannot be built."""
     return (shutil.which("cc") or shutil.which("gcc")) if sys.platform == "linux" else None
 
 
 def build(folder: Path) -> Path:
-    """Make ``libcuda.so.1`` in ``folder``, and ``libcuda.so`` for linkers; returns ``folder``."""
+    """Build ``libcuda.so.1`` in ``folder``, and ``libcuda.so`` for linkers; return ``folder``."""
     found = compiler()
     assert found is not None, "no C compiler"
     folder.mkdir(parents=True, exist_ok=True)

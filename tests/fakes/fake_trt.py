@@ -52,7 +52,7 @@ def network(batch: Array, scale: int) -> Array:
     """What the network computes on ``[n, h, w, 3]``, in float32 or, through it, in uint8."""
     image = batch.astype(np.float32) / np.float32(1 if batch.dtype.kind == "f" else 255)
     tall, wide = ([min(1, size - 1), *range(size), max(size - 2, 0)] for size in image.shape[1:3])
-    near: Array = image[:, tall][:, :, wide]  # reflected, as the runtime fills up tiles
+    near: Array = image[:, tall][:, :, wide]  # reflected, as the runtime pads tiles
     mixed = image * 4 + near[:, :-2, 1:-1] + near[:, 2:, 1:-1]
     mixed += near[:, 1:-1, :-2] * 2 + near[:, 1:-1, 2:] * 4
     large = (mixed / np.float32(12)).repeat(scale, axis=1).repeat(scale, axis=2)
@@ -65,7 +65,7 @@ def network(batch: Array, scale: int) -> Array:
 
 @dataclass
 class Trt:
-    """How the fake behaves, and what was asked of it."""
+    """How the fake behaves, and what it was called with."""
 
     provider: HostProvider
     rtx: bool = False
@@ -76,21 +76,21 @@ class Trt:
     caches: list[bytes] = field(default_factory=list)
     contexts: int = 0
     says: str = ""
-    """What it logs as it refuses to run; empty: it runs."""
+    """Line that it logs when it refuses to run; empty if it runs."""
     greedy: bool = False
-    """Whether one picture takes more activation memory than several."""
+    """Whether one image takes more activation memory than several."""
     untold: bool = False
-    """Whether it says 0 where it is asked for the activation memory of a shape."""
+    """Whether it reports 0 as the activation memory of a shape."""
     captured: int = 0
-    """TensorRT-RTX: runs that it captured as a graph."""
+    """TensorRT-RTX: number of runs that it captured as a graph."""
     replayed: int = 0
-    """TensorRT-RTX: runs that were such a graph."""
+    """TensorRT-RTX: number of runs that replayed such a graph."""
     order: list[str] = field(default_factory=list)
-    """``config`` and ``cache`` as they were let go."""
+    """``config`` and ``cache``, in the order in which they were freed."""
     making: int = 0
-    """Execution contexts that are being made now."""
+    """Number of execution contexts that are being created now."""
     on_context: Callable[[], object] = lambda: None
-    """Called while an execution context is made."""
+    """Called while an execution context is created."""
 
     def module(self) -> Any:
         made: Any = ModuleType("fake_trt")
@@ -118,13 +118,13 @@ def engine_bytes(
     """A fake engine.
 
     Args:
-        dtype: in and out.
-        scale: of the model.
-        profile: smallest, tile, batch.
+        dtype: dtype of input and output.
+        scale: the model's scale.
+        profile: smallest side, tile and batch.
         spoil: ``nan``, ``black``, ``noise``, ``refuse``, ``tensors`` or ``shape``: what is wrong;
             ``large``: noise where a side is the profile's largest.
-        mark: makes it differ from others.
-        extra: further inputs, with which the result is multiplied.
+        mark: makes its bytes differ from those of others.
+        extra: extra inputs, which the result is multiplied by.
     """
     facts: dict[str, Any] = {"dtype": dtype, "scale": scale, "profile": profile}
     facts |= {"spoil": spoil, "mark": mark, "extra": extra}
@@ -307,7 +307,7 @@ class Context:
 
     def replay(self, shape: tuple[int, ...], ends: dict[str, int], memory: tuple[int, int]) -> None:
         """TensorRT-RTX's own graph: captured in the second run of a key that does not hold the
-        activation memory, replayed from the third on, forgotten at another key."""
+        activation memory, replayed from the third on, dropped at another key."""
         key = (shape, tuple(ends.items()))
         if key != self.key:
             self.key, self.seen = key, 0

@@ -34,13 +34,13 @@ class Mark:
 
 @dataclass
 class HostProvider(Provider):
-    """See the module.
+    """A provider on host memory.
 
     Args:
-        limit: bytes of the device.
+        limit: memory of the device, in bytes.
         captures: whether graphs can be captured.
-        accidents: captures from now on that somebody else spoils.
-        full: captures from now on for which there is no memory.
+        accidents: number of next captures that another thread breaks.
+        full: number of next captures for which there is no memory.
         pins: whether there is page-locked memory. Copies to and from other memory are done at once.
     """
 
@@ -58,7 +58,7 @@ class HostProvider(Provider):
     used: int = 0
     launches: int = 0
     unguarded: int = 0
-    """Captures during which somebody else may wait for the whole device."""
+    """Captures during which another thread may wait for the whole device."""
     opened: int = 1
     closed: int = 0
 

@@ -1,4 +1,4 @@
-"""TensorRT's module with stand-ins for what needs its libraries, that know the real names.
+"""TensorRT's module, with mocks that know the real names in place of what needs its libraries.
 
 ``spec_module(bindings)`` is the bindings' own module, enums and base classes included, but its
 ``Builder``, ``OnnxParser`` and ``Runtime`` make mocks. A mock has exactly the attributes of its
@@ -80,7 +80,7 @@ class _Answer:
 
 
 class _Instance(NonCallableMock):
-    """See :func:`instance`."""
+    """A mock of one of the bindings' classes; see :func:`instance`."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         bindings, cls = self.__dict__.get("of", (None, None))
@@ -120,7 +120,7 @@ def _returns(documentation: str | None) -> str:
 
 
 def _value(bindings: ModuleType, annotation: str) -> Any:
-    """What a method or property of that type gives while the test says nothing else."""
+    """The default value of a method or property of that type."""
     if annotation.startswith(("list", "tuple")):
         return []
     cls = _class(bindings, annotation)

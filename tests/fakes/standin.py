@@ -1,11 +1,11 @@
-"""The whole TensorRT path but TensorRT: ``python -m tests.fakes.standin VARIANT``.
+"""The whole TensorRT path except TensorRT: ``python -m tests.fakes.standin VARIANT``.
 
 The real backend, runner, lanes, jobs, contexts and graphs, over a real provider, with a network
-that PyTorch runs in the lane's stream. Every picture is compared byte for byte. Environment:
+that PyTorch runs in the lane's stream. Every image is compared byte for byte. Environment:
 ``STANDIN``, ``torch`` on a GPU or ``host`` over the fake driver of the tests, whose device memory
 is the host's; ``CYCLES`` that a run of the network takes at least; ``RESHARP_CUDA``, the provider.
 
-Exits with 1 where a picture is wrong, or where a capture was lost that nothing disturbed.
+Exits with 1 if an image is wrong, or if a capture failed that nothing disturbed.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ Array = NDArray[Any]
 
 SCALE = kit.SCALE
 VARIANTS = ("threads", "wait", "long", "blocking")
-"""As it is; beside a thread that waits for the device again and again; with long kernels; with
-kernels that the host waits for. The last two are made by the environment."""
+"""Unchanged; next to a thread that keeps waiting for the device; with long kernels; with kernels
+that the host waits for. The last two are set by the environment."""
 TILINGS = ((48, 4), (131, 1), (256, 4), (48, 3))
 """Tile and batch."""
 ODD = ((1, 1), (7, 300), (1500, 1900), (16, 2000))
@@ -53,34 +53,34 @@ THREADS = 4
 PROFILE = (16, 256, 4)
 SCRATCHED = 77
 KEPT = 5
-"""Texts and wrong pictures in the record."""
+"""Number of texts and wrong images in the record."""
 NEVER = 1 << 60
 
 
 def net(batch: Array) -> Array:
-    """What the network does: twice the size, inverted."""
+    """Run the network: twice the size, inverted."""
     big = batch.repeat(SCALE, 1).repeat(SCALE, 2)
     return np.asarray(1 - big if batch.dtype.kind == "f" else 255 - big, batch.dtype)
 
 
 @dataclass
 class Found:
-    """What a variant met."""
+    """Findings of a variant."""
 
     pictures: int = 0
     wrong: list[Any] = field(default_factory=list)
     captured: int = 0
     lost: list[str] = field(default_factory=list)
-    """Captures that the driver refused or spoilt."""
+    """Captures that the driver refused or invalidated."""
     said: list[str] = field(default_factory=list)
-    """What the contexts said."""
+    """Log lines of the contexts."""
     waits: int = 0
     refused: list[str] = field(default_factory=list)
     """Waits of the other thread that the driver refused."""
     graphs: list[int] = field(default_factory=list)
-    """Held at the end, by lane and dtype."""
+    """Graphs held at the end, by lane and dtype."""
     times: dict[str, float] = field(default_factory=dict)
-    """Milliseconds of a picture."""
+    """Milliseconds per image."""
 
 
 class Network(fake_trt.Context):
@@ -129,7 +129,7 @@ class Network(fake_trt.Context):
             target.view(count, height, SCALE, width, SCALE, channels).copy_(
                 tall.expand(count, height, SCALE, width, SCALE, channels)
             )
-            middle.fill_(SCRATCHED)  # activation memory is nobody's afterwards
+            middle.fill_(SCRATCHED)  # activation memory is undefined afterwards
             if dtype.kind == "f":
                 target.mul_(-1).add_(1)
             else:
@@ -154,7 +154,7 @@ def _host(address: int, shape: tuple[int, ...], dtype: Any) -> Array:
 
 
 class _Said(logging.Handler):
-    """Keeps what a logger says: the contexts speak of trouble alone."""
+    """Keeps the lines of a logger: the contexts only log trouble."""
 
     def __init__(self, found: Found) -> None:
         super().__init__(logging.DEBUG)
@@ -241,12 +241,12 @@ def opened(found: Found, folder: Path) -> Iterator[TensorrtBackend]:
 
 
 class Pictures:
-    """Runs pictures and compares them.
+    """Runs images and compares the results.
 
     Args:
-        backend: the opened one.
-        found: gets what is wrong.
-        count: pictures of one tiling and dtype.
+        backend: the open backend.
+        found: collects the faults.
+        count: number of images per tiling and dtype.
     """
 
     def __init__(self, backend: TensorrtBackend, found: Found, count: int) -> None:
@@ -294,7 +294,7 @@ class Pictures:
             got = self._backend.run(image, tiles, None, batch, out)
             if not np.array_equal(got, wanted):
                 fault = f"{float((got != wanted).mean()):.3g} of the values"
-        except Exception as error:  # nobody would hear of it in a thread
+        except Exception as error:  # it would be lost in a thread
             fault = f"{type(error).__name__}: {error}"
         with self._lock:
             self._found.pictures += 1
@@ -305,7 +305,7 @@ class Pictures:
 
 @contextmanager
 def waiting(found: Found, provider: Provider) -> Iterator[None]:
-    """A thread that waits for the whole device again and again."""
+    """Run a thread that keeps waiting for the whole device."""
     end, wait = threading.Event(), _device_wait(provider)
 
     def work() -> None:
@@ -357,7 +357,7 @@ def measure(found: Found, variant: str, count: int) -> None:
 
 
 def faults(found: Found, variant: str) -> list[str]:
-    """What is wrong with it."""
+    """Return the faults of a variant."""
     wrong = [f"{len(found.wrong)} of {found.pictures} pictures are wrong"] if found.wrong else []
     if variant == "wait":
         return wrong
@@ -369,7 +369,7 @@ def faults(found: Found, variant: str) -> list[str]:
 
 
 def main() -> None:
-    """Run one, and write its line."""
+    """Run a variant and write its line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("variant", choices=VARIANTS)
     parser.add_argument("--records", type=Path)

@@ -1,4 +1,4 @@
-"""A machine with a GPU that is not there: host provider, fake TensorRT, and engines for it."""
+"""A simulated machine with a GPU: host provider, fake TensorRT, and engines for it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def expected(image: Array) -> Array:
 
 @dataclass
 class Kit:
-    """See the module."""
+    """A bundle, a fake TensorRT and its environment on a simulated machine."""
 
     bundle: Bundle
     fake: Trt
@@ -111,7 +111,7 @@ def _file(name: str, data: bytes) -> File:
 
 
 def make_bundle(folder: Path) -> Bundle:
-    """A bundle whose graphs nobody can run."""
+    """Create a bundle whose graphs cannot be run."""
     files = {}
     for name in ("uint8.onnx", "float32.onnx", "weights.safetensors"):
         (folder / name).write_bytes(name.encode())
@@ -134,7 +134,7 @@ def make_bundle(folder: Path) -> Bundle:
 def machine(
     folder: Path, patch: pytest.MonkeyPatch, *, rtx: bool = False, **provider: Any
 ) -> Iterator[Kit]:
-    """Patch a GPU in; at the end, nothing of it may be left."""
+    """Patch in a GPU, and check at the end that nothing on it is left."""
     host = HostProvider(**provider, opened=0)
     fake = Trt(host, rtx=rtx)
     variant = "tensorrt_rtx" if rtx else "tensorrt"

@@ -82,7 +82,7 @@ def check_backends(bundle: Bundle, extra: dict[str, float] | None = None) -> Non
 def check_refusals(bundle: Bundle) -> None:
     """Other sizes and unknown inputs, by both backends."""
     for name in ("onnx", "torch"):
-        with pytest.raises(OptionError, match=f"takes pictures of {SIDE}x{SIDE}, not of 24x16"):
+        with pytest.raises(OptionError, match=f"images of {SIDE}x{SIDE} pixels, got 24x16"):
             as_run(bundle, name, np.zeros((1, 16, 24, 3), np.uint8))
         with pytest.raises(OptionError, match="has no input strength"):
             as_run(bundle, name, crops(1), {"strength": 0.5})

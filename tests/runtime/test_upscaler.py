@@ -215,7 +215,7 @@ def test_out_of_memory_makes_smaller_tiles_and_the_same_picture(
     calls: list[tuple[int, int]] = []
     out = cramped(picture, progress=lambda *at: calls.append(at))
     assert levels(out, upscalers["compact"](picture)) <= 1
-    assert "out of memory with tiles of 100 pixels: going on with 50" in caplog.text
+    assert "out of memory with tiles of 100 pixels: continuing with 50" in caplog.text
     assert all(done <= total for done, total in calls)
 
 
@@ -369,23 +369,23 @@ def test_a_closed_upscaler_says_so(compact: Bundle) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tile": 0}, "neither 'auto' nor"),
-        ({"tile": "big"}, "neither 'auto' nor"),
+        ({"tile": 0}, "must be 'auto', 'whole' or a number"),
+        ({"tile": "big"}, "must be 'auto', 'whole' or a number"),
         ({"scale": 0.0}, r"`scale` must be in \(0, 32\], got 0.0"),
         ({"scale": 1000.0}, "must be in"),
-        ({"backend": "ncnn"}, "not one of auto, tensorrt, torch, onnx"),
-        ({"device": "tpu"}, "not cpu, cuda or cuda:N"),
-        ({"device": "cpu:1"}, "not cpu, cuda or cuda:N"),
-        ({"device": "cuda:"}, "not cpu, cuda or cuda:N"),
-        ({"device": 0}, "not cpu, cuda or cuda:N"),
-        ({"device": None}, "not cpu, cuda or cuda:N"),
-        ({"threads": 1.5}, r"must be in 1\.\."),
-        ({"tile": 1.5}, "neither 'auto' nor"),
-        ({"tile": True}, "neither 'auto' nor"),
+        ({"backend": "ncnn"}, "one of auto, tensorrt, torch, onnx, got 'ncnn'"),
+        ({"device": "tpu"}, "must be cpu, cuda or cuda:N"),
+        ({"device": "cpu:1"}, "must be cpu, cuda or cuda:N"),
+        ({"device": "cuda:"}, "must be cpu, cuda or cuda:N"),
+        ({"device": 0}, "must be cpu, cuda or cuda:N"),
+        ({"device": None}, "must be cpu, cuda or cuda:N"),
+        ({"threads": 1.5}, r"must be an integer in 1\.\."),
+        ({"tile": 1.5}, "must be 'auto', 'whole' or a number"),
+        ({"tile": True}, "must be 'auto', 'whole' or a number"),
         ({"scale": "2"}, "must be in"),
         ({"scale": float("nan")}, "must be in"),
-        ({"threads": 0}, r"must be in 1\.\."),
-        ({"threads": 99_999}, r"must be in 1\.\."),
+        ({"threads": 0}, r"must be an integer in 1\.\."),
+        ({"threads": 99_999}, r"must be an integer in 1\.\."),
     ],
 )
 def test_options_that_make_no_sense(compact: Bundle, options: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""One file per backend, each imported only when it is tried."""
+"""The backends, one module or package each, imported only when tried."""
 
 from resharp.runtime.backends.base import Backend, BackendOptions
 

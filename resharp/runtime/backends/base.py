@@ -1,7 +1,7 @@
-"""What every backend does: open a bundle, run a plan, say what it costs, close.
+"""The interface of every backend: open a bundle, run a tile plan, report memory use, close.
 
-A backend owns its library's objects and nothing of an image, so one instance serves several
-threads. Arrays are BGR ``[h, w, 3]`` and C-contiguous, uint8, or float32 in 0..1.
+A backend owns the objects of its library but keeps no state per image, so one instance serves
+several threads. Arrays are C-contiguous BGR ``[h, w, 3]``, uint8 or float32 in 0..1.
 """
 
 from __future__ import annotations
@@ -32,40 +32,40 @@ PRECISIONS = ("auto", "fp32")
 
 @dataclass(frozen=True, kw_only=True)
 class BackendOptions:
-    """What a caller may ask of a backend."""
+    """Options of a backend."""
 
     device: str = "cpu"
-    """``cpu``, ``cuda`` or ``cuda:N``."""
+    """Device to run on: ``cpu``, ``cuda`` or ``cuda:N``."""
     threads: int | None = None
-    """CPU threads of one run; None leaves it to the library."""
+    """CPU threads per run; None uses the library's default."""
     precision: Precision = "auto"
-    """``auto``: FP16 on CUDA, where that keeps the picture; ``fp32``: never FP16."""
+    """``auto``: FP16 on CUDA if that preserves the image; ``fp32``: never FP16."""
     tuning: Tuning | None = None
-    """What was measured to be fastest here; what a caller says himself goes first."""
+    """Settings measured to be fastest on this device; explicit arguments take precedence."""
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise OptionError(f"precision {self.precision!r} is not {' or '.join(PRECISIONS)}")
+            raise OptionError(f"`precision` must be auto or fp32, got {self.precision!r}")
         if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
-            raise OptionError(f"device {self.device!r} is not cpu, cuda or cuda:N")
-        most = max(4 * (os.cpu_count() or 1), 64)  # far beyond use, and a machine still survives it
+            raise OptionError(f"`device` must be cpu, cuda or cuda:N, got {self.device!r}")
+        most = max(4 * (os.cpu_count() or 1), 64)  # far more than useful, yet harmless
         if self.threads is not None and not (
             isinstance(self.threads, int) and 1 <= self.threads <= most
         ):
-            raise OptionError(f"threads is {self.threads!r}; it must be in 1..{most} here")
+            raise OptionError(f"`threads` must be an integer in 1..{most}, got {self.threads!r}")
 
     @property
     def index(self) -> int:
-        """Number of the CUDA device."""
+        """Index of the CUDA device."""
         return int(self.device.partition(":")[2] or 0)
 
     @property
     def cpu_threads(self) -> int | None:
-        """Threads of one run on the CPU: those asked for, or tuned; None: the library's own."""
+        """CPU threads per run: requested, else tuned; None uses the library's default."""
         return self.threads or (self.tuning.threads if self.tuning else None)
 
     def lanes(self, usual: int) -> int:
-        """Pictures in work at once on a GPU."""
+        """Return how many images run at once on a GPU: the tuned number, else ``usual``."""
         return (self.tuning.lanes if self.tuning else None) or usual
 
     @property
@@ -75,10 +75,10 @@ class BackendOptions:
 
 
 class Backend(AbstractContextManager["Backend"], ABC):
-    """One model, ready to run on one device. A context manager."""
+    """A model opened on one device. A context manager."""
 
     name: str
-    """``onnx``, ``torch``, ..."""
+    """Name of the backend, e.g. ``onnx``."""
 
     def __init__(self, bundle: Bundle, options: BackendOptions) -> None:
         reason = self.probe(options)
@@ -87,95 +87,95 @@ class Backend(AbstractContextManager["Backend"], ABC):
         self._bundle, self.manifest = bundle, bundle.manifest
         self.options = options
         self.note = ""
-        """What the user should know of how it runs, if anything."""
+        """Remarks for the user on how it runs; empty if there are none."""
 
     @staticmethod
     def probe(options: BackendOptions) -> str | None:
-        """Why this backend cannot run on that device here; None if it can."""
+        """Return why this backend cannot run on the device; None if it can."""
         return None
 
     @abstractmethod
     def infer(self, batch: Image, extra: Mapping[str, float] | None = None) -> Image:
-        """Run the network on ``[n, h, w, 3]``, giving ``[n, h*s, w*s, 3]`` of the same dtype.
+        """Run the network on ``[n, h, w, 3]`` and return ``[n, h*s, w*s, 3]`` of the same dtype.
 
         Args:
-            batch: pictures; of ``manifest.fixed_size``, if the model has one.
-            extra: scalars for the model's further inputs (``manifest.extra``), by name; those not
-                given are the model's defaults.
+            batch: images; their sides must be ``manifest.fixed_size`` if the model has one.
+            extra: scalars for the model's extra inputs (``manifest.extra``), by name; missing ones
+                take the model's defaults.
 
         Raises:
-            OptionError: the model has no such input, or a number is out of its range.
-            OutOfMemoryError: the device has no room for this batch.
+            OptionError: an unknown input, a value out of range, or images of another size.
+            OutOfMemoryError: the batch does not fit into the device's memory.
         """
 
     def scalars(self, batch: Image, extra: Mapping[str, float] | None) -> tuple[float, ...]:
-        """The model's further inputs for a call of :meth:`infer`, which this checks.
+        """Check the arguments of :meth:`infer` and return the values of the extra inputs.
 
         Raises:
-            OptionError: see :meth:`infer`; or the pictures are not of the model's one size.
+            OptionError: an argument is invalid, as for :meth:`infer`.
         """
         side = self.manifest.fixed_size
         if side is not None and batch.shape[1:3] != (side, side):
             raise OptionError(
-                f"{self.manifest.name} takes pictures of {side}x{side}, not of "
+                f"{self.manifest.name} takes images of {side}x{side} pixels, got "
                 f"{batch.shape[2]}x{batch.shape[1]}"
             )
         return self.manifest.extra_values(extra)
 
     @abstractmethod
     def free_memory(self) -> int:
-        """Bytes that a run may use on the device now."""
+        """Return how many bytes a run may use on the device now."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give every resource back; closing twice does nothing."""
+        """Release all resources. Closing twice is harmless."""
 
     def memory(self, tile: int, batch: int = 1) -> int:
-        """Bytes of working memory that a batch of square tiles takes, as far as was measured."""
+        """Return the working memory of a batch of square tiles, in bytes: measured or estimated."""
         tuning = self.options.tuning
         if tuning is not None and tuning.bytes_per_pixel is not None:
             return int(tuning.bytes_per_pixel * tile * tile * batch)
         return self.estimate(tile, batch)
 
     def estimate(self, tile: int, batch: int) -> int:
-        """Such bytes where nothing was measured on this device: from the manifest."""
+        """Estimate the working memory of a batch from the manifest, in bytes."""
         per_pixel = self.manifest.activation_bytes or DEFAULT_ACTIVATION_BYTES
         return int(per_pixel * tile * tile * batch)
 
     def largest_tile(self) -> int:
-        """The largest tile worth using on this device, memory aside."""
+        """Return the largest tile worth using on this device, regardless of memory."""
         return 512
 
     def smallest_side(self) -> int:
-        """The smallest side of a window that it takes; smaller pictures are padded to it."""
+        """Return the smallest side of a window; smaller images are padded to it."""
         return 1
 
     def unsupported_reason(self, dtype: str) -> str | None:
-        """Why it cannot take pictures of that dtype, ``uint8`` or ``float32``; None if it can."""
+        """Return why it cannot process images of ``dtype``, uint8 or float32; None if it can."""
         return None
 
     def tile_limit(self) -> int | None:
-        """The largest side of a tile that it can take; None: any."""
+        """Return the largest possible side of a tile; None if there is no limit."""
         return None
 
     def batch_limit(self) -> int | None:
-        """The most tiles that one run can take; None: any number."""
+        """Return the largest number of tiles per run; None if there is no limit."""
         return None
 
     def batch_for(self, tile: int) -> int:
-        """Tiles of that size that one run should take to fill the device."""
+        """Return how many tiles of that size one run should take to fill the device."""
         return 1
 
     def workers(self) -> int:
-        """Pictures that it can have in work at once with profit."""
+        """Return how many images are worth processing at the same time."""
         return 1
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Image:
-        """An array for a result, uninitialised, in memory that results reach fastest."""
+        """Return an uninitialized result array in the memory that the device writes fastest."""
         return np.empty(shape, dtype)
 
     def allocate_rows(self, image: Image, tiles: Sequence[Tile]) -> Image:
-        """An array for the rows that the cores of some tiles of ``image`` cover."""
+        """Return an array for the result rows that the cores of ``tiles`` cover."""
         (start, end), scale = core_rows(tiles), self.manifest.scale
         return self.allocate(((end - start) * scale, image.shape[1] * scale, 3), image.dtype)
 
@@ -191,13 +191,13 @@ class Backend(AbstractContextManager["Backend"], ABC):
 
         Args:
             image: ``[h, w, 3]``, uint8 or float32.
-            tiles: of one size, whose cores together are whole rows of the image.
-            advance: called as tiles finish, from the caller's thread.
+            tiles: tiles of one size, whose cores together cover whole rows of the image.
+            advance: called from the caller's thread as tiles finish.
             batch: tiles per call of :meth:`infer`.
-            out: C-contiguous array of the result's shape and the image's dtype to write into.
+            out: C-contiguous array to write to, with the result's shape and the image's dtype.
 
         Returns:
-            The rows that the cores cover, at the model's scale: ``out``, if it was given.
+            The rows that the cores cover, at the model's scale; this is ``out`` if it is given.
         """
         scale, start = self.manifest.scale, core_rows(tiles)[0]
         if out is None:
@@ -215,17 +215,17 @@ class Backend(AbstractContextManager["Backend"], ABC):
 
 
 DEFAULT_ACTIVATION_BYTES = 16_384.0
-"""Per input pixel, for a bundle that was exported where it could not be measured."""
+"""Bytes per input pixel, for a bundle whose export could not measure them."""
 
 
 def core_rows(tiles: Sequence[Tile]) -> tuple[int, int]:
-    """First and end row that the cores of ``tiles`` cover."""
+    """Return the first and the end row that the cores of ``tiles`` cover."""
     cores = [tile.core for tile in tiles]
     return min(core[0] for core in cores), max(core[2] for core in cores)
 
 
 def cut(image: Image, tile: Tile) -> Image:
-    """The tile's window; what hangs over the image reflects it."""
+    """Return the tile's window, padded by reflection where it exceeds the image."""
     window = image[tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
     if window.shape[:2] == (tile.height, tile.width):
         return window
@@ -237,16 +237,17 @@ def cut(image: Image, tile: Tile) -> Image:
 
 
 def reflected(size: int, wanted: int) -> NDArray[np.intp]:
-    """Which of ``size`` rows each of ``wanted`` rows is: to the last, back to the first, on it.
+    """Return which of ``size`` rows fills each of ``wanted`` rows, extended by reflection.
 
-    As the networks themselves pad (``models/archs/layers.py``), so it does not matter who does.
+    Past the reflection, row 0 is repeated. The networks pad in the same way
+    (``models/archs/layers.py``), so it does not matter which of the two does.
     """
     index = np.arange(wanted)
     return np.maximum(np.minimum(index, 2 * (size - 1) - index), 0)
 
 
 def stack(windows: Sequence[Image]) -> Image:
-    """Windows of one shape as one C-contiguous batch, without a copy where one suffices."""
+    """Stack windows of one shape into a C-contiguous batch; copy a single one only if needed."""
     if len(windows) == 1:
         return np.ascontiguousarray(windows[0])[None]
     return np.stack(windows)
@@ -255,7 +256,7 @@ def stack(windows: Sequence[Image]) -> Image:
 def paste(out: Any, result: Any, tile: Tile, start: int, scale: int) -> None:
     """Write a tile's core into ``out``, whose first row is row ``start`` of the image.
 
-    Both are arrays, or both tensors.
+    ``out`` and ``result`` are both arrays or both tensors.
     """
     top, left, bottom, right = tile.core
     inner = result[
@@ -266,12 +267,12 @@ def paste(out: Any, result: Any, tile: Tile, start: int, scale: int) -> None:
 
 
 def batched(tiles: Sequence[Tile], size: int) -> Iterator[Sequence[Tile]]:
-    """Consecutive groups of at most ``size``."""
+    """Yield consecutive groups of at most ``size`` tiles."""
     for first in range(0, len(tiles), size):
         yield tiles[first : first + size]
 
 
 def ensure_open(opened: bool, name: str) -> None:
-    """Refuse to run a closed backend."""
+    """Raise BackendError if the backend is closed."""
     if not opened:
-        raise BackendError(f"this {name} backend is closed: make a new Upscaler")
+        raise BackendError(f"this {name} backend is closed: create a new Upscaler")

@@ -1,7 +1,7 @@
-"""How runs share a GPU: a few lanes for any number of threads.
+"""Pool of a few lanes through which any number of threads share a GPU.
 
-A lane is what one run needs of the device (streams, memory, recordings). A run takes one; while it
-waits for its copies, the run on another lane computes. Nothing here knows CUDA.
+A lane holds what one run needs on the device (streams, memory, CUDA graphs). While one run waits
+for its copies, the run on another lane computes. This module does not depend on CUDA.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from resharp.runtime.backends.base import ensure_open
 
 
 class SupportsClose(Protocol):
-    """What the pool asks of a lane."""
+    """Interface that the pool requires of a lane."""
 
     def close(self) -> None:
-        """Free everything."""
+        """Free all resources."""
 
 
 LaneT = TypeVar("LaneT", bound=SupportsClose)
 
 
 class LanePool(Generic[LaneT]):
-    """Hands out lanes; who finds none waits.
+    """Leases lanes; blocks while none is free.
 
     Args:
-        lanes: idle ones.
-        name: of the backend, for the error of a closed pool.
-        finish: called once, after the last lane was closed, by whichever thread closed it.
+        lanes: the lanes, all idle.
+        name: the backend's name, for the error that a closed pool raises.
+        finish: called once after the last lane was closed, in the thread that closed it.
     """
 
     def __init__(
@@ -40,27 +40,27 @@ class LanePool(Generic[LaneT]):
         self._all, self._free = tuple(lanes), list(lanes)
         self._name, self._finish = name, finish
         self._closed, self._left = False, len(lanes)
-        self._holders: list[tuple[int, LaneT | None]] = []  # a thread for each lane that is out
+        self._holders: list[tuple[int, LaneT | None]] = []  # thread and lane of each lease
         self._changed = threading.Condition()
 
     @property
     def lanes(self) -> tuple[LaneT, ...]:
-        """All of them, also those that are out: to look at."""
+        """All lanes, including leased ones; for inspection only."""
         return self._all
 
     @contextlib.contextmanager
     def take(self) -> Iterator[LaneT]:
-        """A lane for one run: the one given back last, whose memory and recordings fit best.
+        """Lease a lane for one run: the one returned last, whose memory and graphs fit best.
 
         Raises:
-            BackendError: the pool is closed, or was while this waited; or this thread is in the
-                midst of a run (a progress callback that restores) and would wait for itself.
+            BackendError: the pool is closed, or was closed while waiting; or no lane is free and
+                this thread holds one (a progress callback that restores), which would deadlock.
         """
         with self._changed:
             if self._mine() and not (self._free or self._closed):
                 raise BackendError(
-                    "a progress callback restores a picture while all lanes are in use: restore "
-                    "it after the call"
+                    "cannot restore an image in a progress callback while all lanes are in use: "
+                    "restore it after the call"
                 )
             self._changed.wait_for(lambda: self._free or self._closed)
             ensure_open(not self._closed, self._name)
@@ -72,7 +72,7 @@ class LanePool(Generic[LaneT]):
 
     @contextlib.contextmanager
     def pin(self) -> Iterator[None]:
-        """Keep the pool from finishing, without a lane.
+        """Keep the pool from finishing, without leasing a lane.
 
         Raises:
             BackendError: the pool is closed.
@@ -88,7 +88,7 @@ class LanePool(Generic[LaneT]):
 
     @contextlib.contextmanager
     def idle(self) -> Iterator[list[LaneT]]:
-        """All idle lanes; may be none."""
+        """Lease all idle lanes, if any."""
         with self._changed:
             lanes = [self._hold(lane) for lane in tuple(self._free)]
         try:
@@ -98,7 +98,7 @@ class LanePool(Generic[LaneT]):
                 self._give_back(lane)
 
     def all_lanes(self) -> Iterator[LaneT]:
-        """All lanes in turn, each as soon as no other thread has it, the caller's while he has it.
+        """Yield each lane once no other thread holds it; this thread's own lanes at once.
 
         Raises:
             BackendError: the pool was closed.
@@ -118,21 +118,21 @@ class LanePool(Generic[LaneT]):
                     self._give_back(lane)
 
     def close(self, timeout: float | None = None) -> None:
-        """Let no one in, wait for the lanes that are out, close them all.
+        """Stop leasing, wait for leased lanes and close them all.
 
-        A lane that this thread holds (a progress callback that closes) is closed when it comes
-        back; waiting for it would never end.
+        A lane that this thread holds (a progress callback that closes) is closed when it is
+        returned; waiting for it would deadlock.
 
         Args:
-            timeout: seconds to wait, for who cannot wait for ever; what is out then comes back to
-                a closed pool.
+            timeout: seconds to wait, None for no limit; lanes still leased then are closed when
+                they are returned.
         """
         me = threading.get_ident()
         with self._changed:
             self._closed = True
             lanes, self._free = self._free, []
             self._changed.notify_all()
-        with contextlib.ExitStack() as each:  # an error of one keeps no other from being closed
+        with contextlib.ExitStack() as each:  # an error in one does not keep the others open
             for lane in lanes:
                 each.callback(self._retire, lane)
         with self._changed:
@@ -162,7 +162,7 @@ class LanePool(Generic[LaneT]):
                 self._leave(lane)
 
     def _leave(self, lane: LaneT | None) -> None:
-        """One that the pool counts on is gone; the last one after the end finishes."""
+        """Count down for a closed lane or a released pin; the last one finishes the pool."""
         try:
             self._count_down()
         finally:

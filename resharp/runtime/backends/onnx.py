@@ -1,4 +1,4 @@
-"""The onnx backend: onnxruntime on the CPU, or on CUDA with onnxruntime-gpu."""
+"""The onnx backend: ONNX Runtime on the CPU, or on CUDA with onnxruntime-gpu."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from resharp.optional import require
 from resharp.runtime.backends.base import Backend, BackendOptions, ensure_open
 from resharp.types import Image
 
-# onnxruntime has no exception type of its own for this.
+# ONNX Runtime has no exception type for out of memory.
 _NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "out of memory", "CUDNN_STATUS_ALLOC")
 
 
 class OnnxBackend(Backend):
-    """onnxruntime sessions on the bundle's graphs; the float one is made when first needed.
+    """ONNX Runtime sessions of the bundle's graphs; the float32 one is created on first use.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
-        BackendError: it cannot run on that device, or cannot load the graph.
+        BackendError: ONNX Runtime cannot run on the device or cannot load the graph.
     """
 
     name = "onnx"
 
     @staticmethod
     def probe(options: BackendOptions) -> str | None:
-        """See :meth:`Backend.probe`."""
+        """Return why ONNX Runtime cannot run on the device; None if it can."""
         extra = "gpu" if options.on_cuda else "cpu"
         ort = require("onnxruntime", feature="The onnx backend", extra=extra)
         if options.on_cuda and "CUDAExecutionProvider" not in ort.get_available_providers():
             return (
                 f"onnxruntime {ort.__version__} has no CUDA provider: "
-                "pip uninstall onnxruntime; pip install 'resharp[gpu]'"
+                "run pip uninstall onnxruntime; pip install 'resharp[gpu]'"
             )
         return None
 
@@ -47,7 +47,7 @@ class OnnxBackend(Backend):
         self._sessions: dict[str, Any] = {"uint8": self._session("uint8")}
 
     def infer(self, batch: Image, extra: Mapping[str, float] | None = None) -> Image:
-        """See :meth:`Backend.infer`."""
+        """Run the network on a batch of images, as described in :meth:`Backend.infer`."""
         scalars = self.scalars(batch, extra)
         session = self._for(batch.dtype.name)
         feeds = {session.get_inputs()[0].name: batch}
@@ -62,7 +62,7 @@ class OnnxBackend(Backend):
         return out
 
     def free_memory(self) -> int:
-        """See :meth:`Backend.free_memory`."""
+        """Return the free memory of the machine or the GPU, in bytes."""
         if not self.options.on_cuda:
             return available_memory()
         from resharp.gpu.devices import cuda_free_memory
@@ -70,7 +70,7 @@ class OnnxBackend(Backend):
         return cuda_free_memory(self.options.index)
 
     def close(self) -> None:
-        """See :meth:`Backend.close`."""
+        """Release the sessions. Closing twice is harmless."""
         with self._lock:
             self._sessions = {}
 
@@ -88,7 +88,7 @@ class OnnxBackend(Backend):
         if dtype not in self.manifest.graphs:
             raise BackendError(f"the bundle {self.manifest.name!r} has no {dtype} graph")
         settings = ort.SessionOptions()
-        settings.log_severity_level = 3  # errors only: its warnings are about its own choices
+        settings.log_severity_level = 3  # errors only: warnings concern its internal choices
         if self.options.cpu_threads is not None:
             settings.intra_op_num_threads = self.options.cpu_threads
         path = self._bundle.path(self.manifest.graphs[dtype])
@@ -99,9 +99,9 @@ class OnnxBackend(Backend):
             session = ort.InferenceSession(str(path), settings, providers=[(wanted, place)])
         except Exception as error:
             raise BackendError(f"onnxruntime cannot load {path}: {error}") from error
-        if session.get_providers()[0] != wanted:  # it falls back to the CPU without a word
+        if session.get_providers()[0] != wanted:  # it falls back to the CPU silently
             raise BackendError(
                 f"onnxruntime {ort.__version__} could not start {wanted}: its CUDA and cuDNN "
-                "libraries are missing or do not match; see resharp doctor"
+                "libraries are missing or do not match: run 'resharp doctor'"
             )
         return session

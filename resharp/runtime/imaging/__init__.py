@@ -1,1 +1,1 @@
-"""Layouts of arrays, alpha and resizing."""
+"""Array layouts, alpha and resizing."""

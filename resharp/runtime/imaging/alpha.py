@@ -1,8 +1,8 @@
-"""Fill the colors under transparent pixels from their opaque neighbours.
+"""Fill the colors under transparent pixels from their opaque neighbors.
 
-A network sees color and not alpha, so whatever an editor left under the transparent parts (black,
-white, noise) becomes an edge that is sharpened and shows as a fringe. Method: the pull-push pyramid
-of Gortler et al., "The Lumigraph" (1996), section 3.4, with alpha as the weight.
+A network sees color but not alpha, so the colors that an editor left under transparent parts
+(black, white, noise) form an edge that is sharpened and shows as a fringe. Method: the pull-push
+pyramid of Gortler et al., "The Lumigraph" (1996), section 3.4, with alpha as the weight.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from resharp.types import Array
 _TOP = {"uint8": 255.0, "uint16": 65_535.0, "float32": 1.0}
 
 _VISIBLE = 4
-"""Of 255. Colors at a lower alpha are what rounding left of them: replaced, not trusted."""
+"""Lowest alpha, of 255, whose color is kept: below it, colors are mostly rounding error."""
 
 _ROWS = 256  # even: a band starts on a cell of the first level
 
 
 def bleed(image: Array) -> Array:
-    """Return a copy of a BGRA picture whose invisible pixels have colors of their surroundings.
+    """Return a copy of a BGRA image whose invisible pixels take the colors around them.
 
     image: [h,w,4] uint8, uint16 or float32 (0..1), straight alpha. Pixels with an alpha of at least
-    4/255 and the alpha plane itself are returned bit for bit; a picture without any such pixel is
-    returned as it is. Raises ImageError for other arrays.
+    4/255 and the alpha plane itself are returned bit for bit; an image without any such pixel is
+    returned unchanged. Raises ImageError for other arrays.
     """
     if image.ndim != 3 or image.shape[2] != 4 or image.dtype.name not in _TOP:
-        raise ImageError(f"Alpha needs a BGRA picture, not {image.dtype} of shape {image.shape}.")
+        raise ImageError(f"alpha requires a BGRA image, got {image.dtype} of shape {image.shape}")
     out = image.copy()
     hidden = image[..., 3] < image.dtype.type(_VISIBLE * _TOP[image.dtype.name] / 255)
     if not hidden.any() or hidden.all():
@@ -39,7 +39,7 @@ def bleed(image: Array) -> Array:
 
 
 def _pull(image: Array, hidden: Array) -> Array:
-    """Half-size float32 [h/2,w/2,4]: color times weight, and weight, averaged over 2 x 2 cells."""
+    """Average weighted colors and weights over 2 x 2 cells: float32 [h/2,w/2,4]."""
     height, width = hidden.shape
     half = np.empty(((height + 1) // 2, (width + 1) // 2, 4), np.float32)
     for at in range(0, height, _ROWS):
@@ -54,7 +54,7 @@ def _pull(image: Array, hidden: Array) -> Array:
 
 
 def _halved(level: Array) -> Array:
-    """The mean of each 2 x 2 cell; an odd last row or column counts twice."""
+    """Average each 2 x 2 cell; an odd last row or column counts twice."""
     height, width = level.shape[:2]
     if height % 2 or width % 2:
         border = cv2.BORDER_REPLICATE
@@ -64,19 +64,19 @@ def _halved(level: Array) -> Array:
 
 
 def _doubled(level: Array, height: int, width: int) -> Array:
-    """Bilinear, aligned with the cells of `_halved`, cut to height x width."""
+    """Upsample bilinearly, aligned with the cells of `_halved`, cropped to height x width."""
     size = (level.shape[1] * 2, level.shape[0] * 2)
     return cv2.resize(level, size, interpolation=cv2.INTER_LINEAR)[:height, :width]
 
 
 def _fill(level: Array) -> Array:
-    """Colors [h,w,3] everywhere, from weighted colors [h,w,4]: down to one pixel, and back up."""
+    """Return colors [h,w,3] everywhere from weighted ones [h,w,4]: down to one pixel, back up."""
     height, width = level.shape[:2]
     color = level[..., :3] / np.maximum(level[..., 3:], np.float32(1e-8))
     if height == width == 1:
         return color
     coarse = _doubled(_fill(_halved(level)), height, width)
-    # One full child of four is enough to trust a cell; below that the next level helps out.
+    # One full child of four is enough to trust a cell; below that the next level contributes.
     trust = np.minimum(level[..., 3:] * 4, 1)
     color -= coarse
     color *= trust

@@ -1,4 +1,4 @@
-"""Arrays as users have them, and the BGR rows that a backend takes."""
+"""Layouts of the arrays that users pass, and conversion to the BGR rows that a backend takes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from resharp.types import Image
 
 DTYPES = ("uint8", "uint16", "float32")
 SLACK = 1 / 255
-"""How far a float image may leave 0..1 before it is refused: resizing overshoots a little."""
+"""How far a float image may exceed 0..1 before it is rejected: resizing overshoots a little."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What kind of picture an array is."""
+    """Size, channels and dtype of an image array."""
 
     height: int
     width: int
@@ -27,42 +27,43 @@ class Layout:
     dtype: str
     """One of :data:`DTYPES`."""
     flat: bool
-    """Whether a gray picture came as ``[h, w]`` instead of ``[h, w, 1]``."""
+    """Whether a gray image is ``[h, w]`` instead of ``[h, w, 1]``."""
 
     @property
     def network_dtype(self) -> str:
-        """Dtype of the graph that takes it: nothing is cut to 8 bits."""
+        """Dtype of the graph that takes it, so that nothing is reduced to 8 bits."""
         return "uint8" if self.dtype == "uint8" else "float32"
 
     def shape(self, height: int, width: int) -> tuple[int, ...]:
-        """Shape of such a picture in another size."""
+        """Return the shape of an image of this kind at another size."""
         return (height, width) if self.flat else (height, width, self.channels)
 
 
 def layout_of(image: Any) -> Layout:
-    """Describe a picture.
+    """Return the layout of an image.
 
     Args:
         image: ``[h, w]``, ``[h, w, 1]``, BGR ``[h, w, 3]`` or BGRA ``[h, w, 4]``; uint8, uint16, or
             float32 in 0..1.
 
     Raises:
-        ImageError: it is none of these; the message says what to do.
+        ImageError: the array is none of these; the message says what to do.
     """
     if image is None:
         raise ImageError("the image is None: cv2.imread returns that for a file it cannot read")
     if not isinstance(image, np.ndarray):
-        raise ImageError(f"the image is a {type(image).__name__}, not a numpy array")
+        raise ImageError(f"the image must be a numpy array, got {type(image).__name__}")
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
         raise ImageError(
-            f"an array of shape {image.shape} is no picture: give gray [h, w], BGR [h, w, 3] or "
-            "BGRA [h, w, 4]"
+            "an image must be gray [h, w], BGR [h, w, 3] or BGRA [h, w, 4], got shape "
+            f"{image.shape}"
         )
     if 0 in image.shape:
-        raise ImageError(f"an array of shape {image.shape} has no pixels")
+        raise ImageError(f"the image has no pixels: its shape is {image.shape}")
     if image.dtype.name not in DTYPES:
         raise ImageError(
-            f"dtype {image.dtype} is not one of {', '.join(DTYPES)}: convert it, floats to 0..1"
+            f"the dtype must be one of {', '.join(DTYPES)}, got {image.dtype}: convert the image, "
+            "with floats in 0..1"
         )
     if image.dtype.name == "float32":
         _check_floats(image)
@@ -71,35 +72,35 @@ def layout_of(image: Any) -> Layout:
 
 
 def check_gray(image: Image, layout: Layout, model: str) -> None:
-    """Let only gray pictures into a model of one channel, which would lose the colors unsaid.
+    """Reject color images for a model of one channel, which would silently lose the colors.
 
-    Blue, green and red that are all equal are gray too: ``cv2.imread`` gives gray files so.
+    An image with equal blue, green and red counts as gray: ``cv2.imread`` reads gray files so.
 
     Raises:
-        ImageError: the picture has colors.
+        ImageError: the image has colors.
     """
     blue = image[..., :1]
     if layout.channels > 1 and not np.array_equal(image[..., 1:3], np.repeat(blue, 2, axis=2)):
         raise ImageError(
-            f"{model} has gray weights, and this picture has colors: take a color model "
-            "(resharp weights list), or make the picture gray first with "
+            f"{model} is a model for gray images, but this image has colors: use a color model "
+            "(see 'resharp models list'), or convert the image with "
             "cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)"
         )
 
 
 def _check_floats(image: Image) -> None:
-    low, high = float(image.min()), float(image.max())  # NaN comes through min and max
+    low, high = float(image.min()), float(image.max())  # min and max propagate NaN
     if not np.isfinite(low) or not np.isfinite(high):
-        raise ImageError("the image holds NaN or infinity: replace them first (np.nan_to_num)")
+        raise ImageError("the image contains NaN or infinity: use np.nan_to_num to replace them")
     if low < -SLACK or high > 1 + SLACK:
         raise ImageError(
-            f"a float image must be in 0..1; this one is in {low:.4g}..{high:.4g}: "
-            "divide it by its white (255 or 65535)"
+            f"a float image must be in 0..1, got {low:.4g}..{high:.4g}: "
+            "divide it by its white level (255 or 65535)"
         )
 
 
 def to_network(rows: Image) -> Image:
-    """Gray or BGR rows of any of :data:`DTYPES` as contiguous BGR uint8 or float32."""
+    """Convert gray or BGR rows of any of :data:`DTYPES` to contiguous BGR uint8 or float32."""
     if rows.ndim == 2 or rows.shape[2] == 1:
         rows = np.repeat(rows.reshape(*rows.shape[:2], 1), 3, axis=2)
     if rows.dtype.name == "uint16":
@@ -112,7 +113,7 @@ def to_network(rows: Image) -> Image:
 
 
 def from_network(rows: Image, out: Image) -> None:
-    """Write BGR rows, uint8 or float32, into ``out``: gray ``[h, w]`` or BGR, any of the dtypes."""
+    """Write uint8 or float32 BGR rows into ``out``: gray ``[h, w]`` or BGR, of any dtype."""
     if out.ndim == 2:
         rows = cv2.cvtColor(rows, cv2.COLOR_BGR2GRAY)
     if out.dtype.name == "uint16":

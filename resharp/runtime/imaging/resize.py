@@ -1,9 +1,9 @@
-"""Lanczos-3 resizing, whole or band by band, with antialiasing when a picture shrinks.
+"""Lanczos-3 resizing, whole or band by band, with antialiasing when an image shrinks.
 
-The kernel widens with the shrink factor, weights are normalised, and a window that hangs over the
-edge is cut there and normalised again: the filter of Pillow's ``LANCZOS`` (Duchon 1979 for the
-kernel). OpenCV's ``INTER_LANCZOS4`` always reads 8 pixels and aliases. Channels are filtered alone:
-give the colors of a transparent picture after `alpha.bleed`.
+The kernel widens with the shrink factor, weights are normalized, and a window that exceeds the
+edge is cut off there and normalized again: the filter of Pillow's ``LANCZOS`` (Duchon 1979 for the
+kernel). OpenCV's ``INTER_LANCZOS4`` always reads 8 pixels and aliases. Channels are filtered
+independently: pass the colors of a transparent image through `alpha.bleed` first.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from resharp.types import Array
 
 _RADIUS = 3
 _BLOCK = 32
-"""Outputs per matrix product: fewer waste BLAS, more multiply zeros."""
+"""Outputs per matrix product: fewer underuse BLAS, more multiply zeros."""
 
 _BAND_BYTES = 8 << 20
 _TOP = {"uint8": 255, "uint16": 65_535, "float32": 1}
 
 
 def resize(image: Array, height: int, width: int) -> Array:
-    """Resize [h,w] or [h,w,c] of uint8, uint16 or float32 to height x width; the dtype stays.
+    """Resize [h,w] or [h,w,c] of uint8, uint16 or float32 to height x width; the dtype is kept.
 
-    float32 is clipped to 0..1 and NaN becomes 0, except that an image of the asked size is returned
-    as an equal copy. Raises OptionError for a size below 1, ImageError for what is no picture.
+    float32 is clipped to 0..1 and NaN becomes 0, except that an image that already has the size is
+    returned as an equal copy. Raises OptionError for a side below 1, ImageError for other arrays.
     """
     if image.ndim not in (2, 3) or not image.size:
-        raise ImageError(f"An array of shape {image.shape} is no picture. Give [h,w] or [h,w,c].")
+        raise ImageError(f"an image must be [h, w] or [h, w, c], got shape {image.shape}")
     resizer = RowResizer(image.shape[0], image.shape[1], height, width)
     out = np.empty((height, width, *image.shape[2:]), image.dtype)
     step = resizer.band_rows(image)
@@ -43,17 +43,17 @@ def resize(image: Array, height: int, width: int) -> Array:
 
 
 class RowResizer:
-    """Resizes a picture that arrives in bands of rows, and holds no more than its kernel needs.
+    """Resizes an image that arrives in bands of rows, holding no more rows than the kernel needs.
 
-    For one picture and one thread. The result does not depend on how the rows are split, up to the
+    For one image and one thread. The result does not depend on how the rows are split, up to the
     rounding of float32 sums.
     """
 
     def __init__(self, in_height: int, in_width: int, out_height: int, out_width: int) -> None:
         if min(in_height, in_width, out_height, out_width) < 1:
             raise OptionError(
-                f"Cannot resize {in_width} x {in_height} to {out_width} x {out_height}: "
-                "every side needs at least one pixel."
+                f"cannot resize {in_width}x{in_height} to {out_width}x{out_height}: "
+                "every side must be at least one pixel"
             )
         self._columns = _Axis(in_width, out_width)
         self._rows = _Axis(in_height, out_height)
@@ -65,10 +65,10 @@ class RowResizer:
         self._like: tuple[np.dtype[Any], tuple[int, ...]] | None = None
 
     def push(self, rows: Array) -> Array:
-        """Take the next rows [n,w] or [n,w,c] of the source; return the rows that are complete.
+        """Take the next rows [n,w] or [n,w,c] of the source and return the rows that are complete.
 
-        The result is [m,out_width(,c)] of the same dtype, with m from 0 up; the push of the last
-        source rows returns all the rest. Raises ImageError for rows that do not belong here.
+        The result is [m,out_width(,c)] of the same dtype, with m >= 0; the push of the last source
+        rows returns all that remain. Raises ImageError for rows that do not continue the image.
         """
         self._admit(rows)
         if self._columns.same and self._rows.same:
@@ -84,7 +84,7 @@ class RowResizer:
         return np.concatenate(done) if len(done) != 2 else done[1]
 
     def band_rows(self, rows: Array) -> int:
-        """How many rows like these to push at a time, so that float copies stay small."""
+        """Return how many rows like these to push at a time, so that float copies stay small."""
         channels = rows.shape[2] if rows.ndim == 3 else 1
         bytes_per_row = 4 * channels * max(self._columns.inputs, self._columns.outputs)
         return max(_BAND_BYTES // bytes_per_row, 8)
@@ -92,24 +92,24 @@ class RowResizer:
     def _admit(self, rows: Array) -> None:
         like = (rows.dtype, rows.shape[1:])
         if rows.ndim not in (2, 3) or rows.dtype.name not in _TOP:
-            raise ImageError(f"Rows of {rows.dtype} and shape {rows.shape} are no picture.")
+            raise ImageError(f"rows of {rows.dtype} and shape {rows.shape} are not an image")
         if rows.shape[1] != self._columns.inputs or (self._like or like) != like:
             raise ImageError(
-                f"Rows of {rows.dtype} and shape {rows.shape} do not continue a picture that is "
-                f"{self._columns.inputs} pixels wide."
+                f"rows of {rows.dtype} and shape {rows.shape} do not continue an image that is "
+                f"{self._columns.inputs} pixels wide"
             )
         if self._seen + len(rows) > self._rows.inputs:
-            raise ImageError(f"More rows than the {self._rows.inputs} that were announced.")
+            raise ImageError(f"more rows than the image's height of {self._rows.inputs}")
         self._like = like
         if not self._seen and len(rows):
-            # Sums are taken of differences to the first pixel, so that a flat picture stays exactly
-            # flat in float32, whose weights do not sum to 1 in the last bit.
+            # Sum differences to the first pixel, so that a flat image stays exactly flat although
+            # the float32 weights do not sum to exactly 1.
             self._pivot = _finite(np.array(rows[0, 0], np.float32).reshape(-1))
 
     def _across(self, band: Array) -> Array:
-        """Resize along the rows: [n,w(,c)] -> float32 [n, c, out_width], less the pivot.
+        """Resize horizontally: [n,w(,c)] -> float32 [n, c, out_width], minus the pivot.
 
-        One plane at a time, for BLAS reads slices of a plane in place and interleaved pixels not.
+        One plane at a time: BLAS reads slices of a plane in place, but not interleaved pixels.
         """
         planes = band[..., None] if band.ndim == 2 else band
         out = np.empty((len(band), planes.shape[2], self._columns.outputs), np.float32)
@@ -126,7 +126,7 @@ class RowResizer:
         return out
 
     def _keep(self, band: Array) -> None:
-        """Add resized rows to the window and drop those that no further output reads."""
+        """Append resized rows to the window and drop those that no further output reads."""
         if self._window is None:
             self._window = band
             return
@@ -135,7 +135,7 @@ class RowResizer:
         self._window_at += unused
 
     def _down(self) -> list[Array]:
-        """Resize along the columns: all outputs whose window has been seen."""
+        """Resize vertically: return all outputs whose window has been seen."""
         assert self._window is not None
         finished = []
         ready = self._rows.complete(self._seen)
@@ -150,7 +150,7 @@ class RowResizer:
         return finished
 
     def _rounded(self, values: Array) -> Array:
-        """From float32 [n, c, out_width] less the pivot to rows like those of the source."""
+        """Convert float32 [n, c, out_width] minus the pivot to rows like those of the source."""
         assert self._like is not None
         dtype, shape = self._like
         values = values + self._pivot[:, None]
@@ -162,7 +162,7 @@ class RowResizer:
 
 
 def _finite(values: Array) -> Array:
-    """In place: a NaN becomes 0, for times a weight of 0 it would still spoil a whole block."""
+    """Replace NaN by 0 in place: even with a weight of 0 it would spoil a whole block."""
     return np.nan_to_num(values, copy=False, nan=0, posinf=1, neginf=0)
 
 
@@ -180,20 +180,20 @@ class _Axis:
         return (output + 0.5) * self._step
 
     def begin(self, output: int) -> int:
-        """First input that an output reads."""
+        """Return the first input that an output reads."""
         if self.same:
             return output
         return max(int(np.floor(self._centre(output) - _RADIUS * self._stretch)), 0)
 
     def end(self, output: int) -> int:
-        """One past the last input that an output reads."""
+        """Return one past the last input that an output reads."""
         if self.same:
             return output + 1
         reach = int(np.ceil(self._centre(output) + _RADIUS * self._stretch))
         return min(reach, self.inputs)
 
     def complete(self, seen: int) -> int:
-        """How many outputs, from the first, read nothing beyond the first `seen` inputs."""
+        """Return how many outputs, from the first, read only the first `seen` inputs."""
         guess = int((seen - _RADIUS * self._stretch) / self._step - 0.5) - 2
         count = min(max(guess, 0), self.outputs)
         while count < self.outputs and self.end(count) <= seen:
@@ -201,7 +201,7 @@ class _Axis:
         return count
 
     def block(self, first: int, stop: int) -> tuple[int, int, Array]:
-        """Inputs [begin, end) and float32 weights [outputs, inputs] for outputs [first, stop)."""
+        """Return inputs [begin, end) and float32 weights [outputs, inputs] for [first, stop)."""
         stop = min(stop, self.outputs)
         begin, end = self.begin(first), self.end(stop - 1)
         if self.same:

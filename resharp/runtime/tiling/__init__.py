@@ -1,1 +1,1 @@
-"""Which tiles an image is cut into, and how bands of them are run."""
+"""The tile plan of an image, and running it in bands."""

@@ -1,4 +1,4 @@
-"""One pass over an image: plan, bands, tiles, and smaller tiles where memory ran out."""
+"""One tiled pass over an image: plan, bands, tiles, and smaller tiles if memory runs out."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from resharp.types import Image
 logger = logging.getLogger(__name__)
 
 Rows = Callable[[int, int], Image]
-"""Rows first..stop of the input, as the network takes them."""
+"""Returns rows first..stop of the input in the layout that the network takes."""
 
 BAND_BYTES = 64 << 20
-"""Output of a band, at most, unless one row of tiles is more."""
+"""Maximum output of a band in bytes, unless a single row of tiles is larger."""
 DIRECT = 4
-"""So many times larger are bands that are written where they belong, and cost no memory."""
+"""Factor on the size of bands that are written in place and thus cost no memory."""
 STEP = 32
-"""Tile sizes tried by ``auto`` differ by this many pixels."""
+"""Difference in pixels between the tile sizes that ``auto`` tries."""
 WHOLE = 0
-"""The tile that ``whole`` stands for."""
+"""Number that stands for the tile ``whole``."""
 LARGEST = 16_384
-"""Tile with which ``whole`` begins to look for one that the memory holds."""
+"""Largest tile that ``whole`` tries, in pixels, unless the backend has a limit of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tiling:
-    """How images are cut for one backend."""
+    """How images are cut into tiles for one backend."""
 
     size: int
     """Largest side of a tile, in pixels."""
@@ -40,35 +40,34 @@ class Tiling:
 
 
 def smallest_for(backend: Backend) -> int:
-    """The smallest tile that the model's overlap allows."""
+    """Return the smallest tile that the model's overlap and the backend allow."""
     least = smallest_tile(backend.manifest.overlap, backend.manifest.size_multiple)
     return max(least, backend.smallest_side())
 
 
 def check_tile(tile: object) -> int | None:
-    """The tile in pixels, None for ``auto``, or :data:`WHOLE`.
+    """Return the tile in pixels, None for ``auto``, or :data:`WHOLE` for ``whole``.
 
     Raises:
-        OptionError: it is neither.
+        OptionError: ``tile`` is none of these.
     """
     if tile is None or tile == "auto":
         return None
     if tile == "whole":
         return WHOLE
     if isinstance(tile, bool) or not isinstance(tile, Integral) or tile < 1:
-        raise OptionError(f"tile {tile!r} is neither 'auto' nor 'whole' nor a number of pixels")
+        raise OptionError(f"`tile` must be 'auto', 'whole' or a number of pixels, got {tile!r}")
     return int(tile)
 
 
 def choose_tiling(backend: Backend, tile: int | None, share: float = 0.5) -> Tiling:
-    """The tile to use now.
+    """Choose the tile to use now.
 
     Args:
         backend: an open backend.
-        tile: pixels, brought into what the overlap and the backend allow; None takes the largest
-            worth using that the share of the free memory holds, :data:`WHOLE` the largest that it
-            holds.
-        share: of the free memory, above 0 and up to 1.
+        tile: pixels, clamped to what the overlap and the backend allow; None takes the largest
+            tile worth using that fits into the memory, :data:`WHOLE` the largest that fits.
+        share: fraction of the free memory to use, in (0, 1].
     """
     least = smallest_for(backend)
     if tile:
@@ -82,7 +81,7 @@ def choose_tiling(backend: Backend, tile: int | None, share: float = 0.5) -> Til
 
 
 def _goal(backend: Backend) -> int:
-    """The tile to use where memory allows: the one that was tuned, or the largest worth using."""
+    """Return the tile to use if memory allows: the tuned one, or the largest worth using."""
     tuning = backend.options.tuning
     if tuning is None or tuning.tile is None:
         return backend.largest_tile()
@@ -90,7 +89,7 @@ def _goal(backend: Backend) -> int:
 
 
 def _batch(backend: Backend, size: int) -> int:
-    """Tiles of one run: what was tuned holds for the tile that it was tuned with, and below."""
+    """Return the tiles per run; a tuned batch is valid up to the tile that it was tuned with."""
     tuning = backend.options.tuning
     if tuning is None or tuning.batch is None or size > (tuning.tile or size):
         return backend.batch_for(size)
@@ -98,21 +97,21 @@ def _batch(backend: Backend, size: int) -> int:
 
 
 def plan_for(backend: Backend, height: int, width: int, size: int) -> tuple[Tile, ...]:
-    """The plan of an image for one backend's model."""
+    """Return the tile plan of an image for one backend."""
     manifest = backend.manifest
     least = backend.smallest_side()
     return plan(height, width, size, manifest.overlap, manifest.size_multiple, least)
 
 
 class TiledPass:
-    """One run of the network over one image. Made for one image and thrown away.
+    """One tiled run of the network over one image; create a new one for each image.
 
     Args:
         backend: an open backend.
-        height: of the image.
-        width: of the image.
-        tiling: how to cut it.
-        item_bytes: bytes of one output value.
+        height: height of the image, in pixels.
+        width: width of the image, in pixels.
+        tiling: how to cut the image.
+        item_bytes: bytes per output value.
     """
 
     def __init__(
@@ -125,25 +124,25 @@ class TiledPass:
 
     @property
     def total(self) -> int:
-        """Tiles of the plan."""
+        """Number of tiles in the plan."""
         return len(self._tiles)
 
     def bands(
         self, rows: Rows, advance: Callable[[int], None], out: Image | None = None
     ) -> Iterator[Image]:
-        """Consecutive output rows ``[r, width * scale, 3]``, from the first to the last.
+        """Yield consecutive output rows ``[r, width * scale, 3]``, from the first to the last.
 
-        Where a band finds no memory, the work goes on after the last finished band, one tile at a
-        time and then with ever smaller tiles.
+        If a band runs out of memory, the pass resumes after the last finished band, first one tile
+        at a time, then with smaller and smaller tiles.
 
         Args:
-            rows: gives the input.
-            advance: told the tiles done.
-            out: the whole result, ``[height * scale, width * scale, 3]`` and C-contiguous, for the
-                backend to write into; the bands are then views of it.
+            rows: returns input rows.
+            advance: called with the number of tiles just finished.
+            out: C-contiguous array ``[height * scale, width * scale, 3]`` for the whole result,
+                which the backend writes to; the bands are then views of it.
 
         Raises:
-            OutOfMemoryError: not even the smallest tile found memory.
+            OutOfMemoryError: even the smallest tile does not fit into memory.
         """
         done, scale = 0, self._backend.manifest.scale
         tiles, tiling = self._tiles, self._tiling
@@ -168,13 +167,13 @@ class TiledPass:
         least = smallest_for(self._backend)
         size = min(tiling.size, max(self.height, self.width))
         if tiling.batch > 1 and tiles > 1:
-            logger.warning("out of memory with %d tiles at a time: going on with one", tiling.batch)
+            logger.warning("out of memory with %d tiles per run: continuing with 1", tiling.batch)
             return Tiling(size=max(size, least))
         if size <= least:
             raise OutOfMemoryError(
                 f"no memory for a tile of {size} pixels on {self._backend.options.device}, and "
-                f"{least} is the smallest: close other programs or use --backend onnx. {error}"
+                f"{least} is the smallest: close other programs or use `backend`='onnx' ({error})"
             ) from error
         smaller = max(size // 2, least)
-        logger.warning("out of memory with tiles of %d pixels: going on with %d", size, smaller)
+        logger.warning("out of memory with tiles of %d pixels: continuing with %d", size, smaller)
         return Tiling(size=smaller)

@@ -1,10 +1,10 @@
 """The tile plan of an image: pure data, computed before any pixel is touched.
 
-All windows of one image have one size, balanced so that a row slightly longer than a tile becomes
-two windows of about half. Windows slide inside the image instead of hanging over its edge, so image
-borders are computed exactly as they would be untiled. A window is larger than the image only where
-the image is smaller than the smallest tile, or no multiple of ``multiple``; the part that hangs
-over (bottom and right) belongs to the margin.
+All windows of an image have the same size, balanced so that a row slightly longer than a tile
+becomes two windows of about half. Windows are shifted inwards instead of exceeding the image, so
+image borders are computed exactly as without tiling. A window exceeds the image only if the image
+is smaller than the smallest tile or not a multiple of ``multiple``; the excess (bottom and right)
+belongs to the margin.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from resharp.errors import OptionError
 
 @dataclass(frozen=True)
 class Tile:
-    """A window of the input, and the margins of it that are thrown away. All in input pixels."""
+    """A window of the input and its margins, which are discarded. All in input pixels."""
 
     y: int
     x: int
@@ -42,26 +42,26 @@ class Tile:
 
 @dataclass(frozen=True)
 class Band:
-    """Whole rows of tiles, with their place in the image. All in input pixels."""
+    """Whole rows of tiles and their place in the image. All in input pixels."""
 
     first: int
-    """First row of the image that the tiles read."""
+    """First image row that the tiles read."""
     stop: int
-    """End of the rows that they read."""
+    """End of the image rows that the tiles read."""
     start: int
-    """First row that they write."""
+    """First image row that the tiles write."""
     end: int
-    """End of the rows that they write."""
+    """End of the image rows that the tiles write."""
     tiles: tuple[Tile, ...]
-    """The tiles, as in the image."""
+    """The tiles, in image coordinates."""
 
     def local(self) -> tuple[Tile, ...]:
-        """The tiles, as in the rows ``first`` to ``stop`` cut out of the image."""
+        """Return the tiles in the coordinates of rows ``first`` to ``stop`` of the image."""
         return tuple(replace(tile, y=tile.y - self.first) for tile in self.tiles)
 
 
 def smallest_tile(overlap: int, multiple: int = 1) -> int:
-    """The smallest tile that leaves something between its margins: 16 pixels or one multiple."""
+    """Return the smallest tile that keeps 16 pixels or one multiple between its margins."""
     return 2 * _up(overlap, multiple) + _up(16, multiple)
 
 
@@ -71,25 +71,25 @@ def plan(
     """Cover an image with windows of one size, in reading order.
 
     Every pixel lies in exactly one core, and every core keeps ``overlap`` pixels of context on each
-    side that is not the image's own border. The windows' area is at most
-    ``prod(side * t / (t - 2 * o) + n * multiple)`` over both sides, with t and o the tile and the
-    overlap rounded to the multiple and n the windows along that side.
+    side that is not the border of the image. The windows' area is at most
+    ``prod(side * t / (t - 2 * o) + n * multiple)`` over both sides, where t and o are the tile and
+    the overlap rounded to the multiple, and n is the number of windows along that side.
 
     Args:
-        height: of the image, in pixels, at least 1.
-        width: of the image.
-        tile: largest side of a window.
-        overlap: pixels of context.
-        multiple: windows start at, and measure, multiples of this.
-        smallest: smallest side of a window.
+        height: height of the image in pixels, at least 1.
+        width: width of the image in pixels, at least 1.
+        tile: largest side of a window, in pixels.
+        overlap: context on each side, in pixels.
+        multiple: positions and sides of windows are multiples of this.
+        smallest: smallest side of a window, in pixels.
 
     Raises:
         OptionError: the image is empty, or the tile is too small for the overlap.
     """
     if height < 1 or width < 1:
-        raise OptionError(f"an image of {width}x{height} pixels has nothing to tile")
+        raise OptionError(f"cannot tile an empty image ({width}x{height} pixels)")
     if multiple < 1 or overlap < 0:
-        raise OptionError(f"multiple {multiple} and overlap {overlap} must be at least 1 and 0")
+        raise OptionError(f"`multiple` must be >= 1 and `overlap` >= 0, got {multiple}, {overlap}")
     rows = _axis(height, tile, overlap, multiple, smallest)
     columns = _axis(width, tile, overlap, multiple, smallest)
     return tuple(
@@ -100,9 +100,9 @@ def plan(
 
 
 def bands(tiles: Sequence[Tile], pixels: int) -> Iterator[Band]:
-    """Group a plan into bands of whole tile rows, each of about ``pixels`` kept pixels at most.
+    """Group a plan into bands of whole tile rows, each keeping at most about ``pixels`` pixels.
 
-    A band has at least one row of tiles, however large.
+    A band has at least one row of tiles, regardless of its size.
     """
     group: list[Tile] = []
     for _, row in itertools.groupby(tiles, key=lambda tile: tile.y):
@@ -120,7 +120,7 @@ def bands(tiles: Sequence[Tile], pixels: int) -> Iterator[Band]:
 def _axis(
     length: int, tile: int, overlap: int, multiple: int, smallest: int
 ) -> list[tuple[int, int, int, int]]:
-    """(start, size, lead, trail) of each window along one side."""
+    """Return (start, size, lead, trail) of each window along one side."""
     padded = max(_up(length, multiple), _up(smallest, multiple))
     limit = tile - tile % multiple
     if padded <= limit:
@@ -128,7 +128,7 @@ def _axis(
     context = _up(overlap, multiple)
     if limit - 2 * context < multiple:
         raise OptionError(
-            f"a tile of {tile} is too small for an overlap of {overlap}: "
+            f"a tile of {tile} pixels is too small for an overlap of {overlap}: "
             f"use at least {smallest_tile(overlap, multiple)}"
         )
     count = -(-(padded - 2 * context) // (limit - 2 * context))

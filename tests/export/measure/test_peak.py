@@ -154,7 +154,7 @@ def test_torch_follows_the_manifest(compact: Bundle, wild: Bundle) -> None:
     with backend:
         whole = backend.memory(64)
         mixed = backend._halved(network, backend._precision())
-        assert "mixed, since the manifest" in backend.note
+        assert "mixed precision, since activations are large" in backend.note
         with torch.inference_mode():
             found, exact = (
                 models.for_pictures(n, facts, "float32")(pixels) for n in (mixed, network)
@@ -166,7 +166,7 @@ def test_torch_follows_the_manifest(compact: Bundle, wild: Bundle) -> None:
     with backend:
         assert backend.memory(64) == whole // 2
         assert backend._halved(network, backend._precision()) is network
-        assert "fp32, since fp16 was" in backend.note
+        assert "fp32, since fp16 reaches only" in backend.note
     backend = torch_on_cuda(compact, compact.manifest)
     with backend:
         assert backend._precision() == "fp16"

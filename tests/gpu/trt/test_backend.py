@@ -188,8 +188,8 @@ def tensorrt_rtx_captures_by_itself(at: Stand) -> None:
 @on(*VARIANTS)
 def what_a_context_refuses(at: Stand) -> None:
     messages = {
-        "set_input_shape": r"refused a batch of \(2, 20, 30\): its reason$",
-        "set_tensor_address": "refused the address of image: its reason$",
+        "set_input_shape": r"rejected a batch of \(2, 20, 30\): its reason$",
+        "set_tensor_address": "rejected the address of image: its reason$",
         "execute_async_v3": "could not run it: its reason$",
     }
     with begin(at) as made:
@@ -214,7 +214,7 @@ def a_shape_that_is_not_the_scale(at: Stand) -> None:
 
     with begin(at) as made:
         made.bridge.on_context = spoil
-        message = r"it gives \(2, 20, 30, 3\), not \(2, 40, 60, 3\)"
+        message = r"output shape is \(2, 20, 30, 3\), expected \(2, 40, 60, 3\)"
         with made.contexts() as run, pytest.raises(BackendError, match=message):
             run()
 
@@ -233,7 +233,7 @@ def no_context(at: Stand) -> None:
         made.bridge.on_engine = spoil
         model = made.model(made.kit.add())
         for said, error in (("its reason", BackendError), ("out of memory", OutOfMemoryError)):
-            with pytest.raises(error, match=f"made no execution context: {said}$"):
+            with pytest.raises(error, match=f"could not create an execution context: {said}$"):
                 model.create_context()
 
 
@@ -242,9 +242,9 @@ def an_engine_that_is_refused(at: Stand) -> None:
     with begin(at) as made, made.device():
         with pytest.raises(BackendError, match="cannot load it: Serialization assertion magicTag"):
             made.model(made.kit.add(spoil="refuse"))
-        with pytest.raises(BackendError, match="all that its sidecar says"):
+        with pytest.raises(BackendError, match="less than its sidecar promises"):
             made.model(made.kit.add(precision="fp32", spoil="shape"))
-        with pytest.raises(BackendError, match=r"its tensor image is DataType\.HALF \(-1, -1"):
+        with pytest.raises(BackendError, match=r"tensor image is DataType\.HALF \(-1, -1"):
             made.model(made.kit.add(precision="mixed", spoil="tensors"))
 
 
@@ -252,7 +252,7 @@ def an_engine_that_is_refused(at: Stand) -> None:
 def tensors_of_another_network(at: Stand) -> None:
     with begin(at) as made:
         made.bridge.on_engine = lambda engine: steer(engine, num_io_tensors=1)
-        made.refuses("it has the tensors image, not one in and one out")
+        made.refuses("its tensors are image, expected one input and one output")
 
 
 @on(*VARIANTS)
@@ -280,7 +280,7 @@ def validity_is_asked_for(at: Stand) -> None:
     with begin(at) as made:
         made.kit.fake.validity = fake_trt.EngineValidity["INVALID"]
         made.kit.fake.diagnostics = 1 | 32
-        made.refuses(r"not valid here \(VERSION_MISMATCH, MALFORMED_ENGINE\)")
+        made.refuses(r"not valid on this machine \(VERSION_MISMATCH, MALFORMED_ENGINE\)")
         made.kit.fake.validity = fake_trt.EngineValidity["SUBOPTIMAL"]
         with made.device():
             assert "suboptimal" in made.model(made.kit.add()).note

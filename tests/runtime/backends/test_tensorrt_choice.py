@@ -1,4 +1,4 @@
-"""Which engine the tensorrt backend takes, and what it says of the others."""
+"""Which engine the tensorrt backend takes, and how it reports the others."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_recorded_parity_spares_the_run(kit: Kit) -> None:
     kit.bundle.engine_store.record(
         engine, kit.here, ParityResult(psnr=12.5, levels=90, passed=False)
     )
-    with pytest.raises(BackendError, match=r"is 12\.5 dB from fp32 on this GPU"):
+    with pytest.raises(BackendError, match=r"does not match fp32 on this GPU: 12\.5 dB"):
         kit.open()
 
 
@@ -83,7 +83,7 @@ def test_an_engine_that_spoils_the_picture_is_passed_over(kit: Kit, spoil: str) 
     kit.add("fp32")
     with kit.open() as backend:
         assert "(fp32); rejected: " in backend.note
-        assert backend.note.count(" dB from fp32 on this GPU") == 2
+        assert backend.note.count("does not match fp32 on this GPU") == 2
         image = picture(30, 30)
         np.testing.assert_array_equal(backend.infer(image[None])[0], expected(image))
     assert marks(kit) == ["fp16", "mixed", "fp32"]
@@ -132,7 +132,7 @@ def test_when_all_spoil_it_the_chain_goes_on(kit: Kit, compact: Bundle, tmp_path
         assert (upscaler.backend, upscaler.device) == ("onnx", "cpu")
         first = upscaler.attempts[0]
     assert (first.backend, first.works) == ("tensorrt", False)
-    assert first.reason.count(" dB from fp32") == 3
+    assert first.reason.count("does not match fp32") == 3
     assert first.reason.startswith("no engine for NVIDIA L4, TensorRT 11.4.0: run 'export-engines")
 
 
@@ -265,8 +265,8 @@ def test_sidecars_that_are_gone_changed_or_of_another_engine(kit: Kit) -> None:
     ("spoil", "reason"),
     [
         ("refuse", "TensorRT cannot load it: Serialization assertion magicTag failed"),
-        ("tensors", "its tensor image is .*HALF.*, not uint8"),
-        ("shape", "not all that its sidecar says"),
+        ("tensors", "tensor image is .*HALF.*, expected uint8"),
+        ("shape", "less than its sidecar promises"),
     ],
 )
 def test_what_tensorrt_says_of_a_refused_engine(kit: Kit, spoil: str, reason: str) -> None:
@@ -280,7 +280,8 @@ def test_rtx_validity_comes_before_loading(rtx: Kit) -> None:
     rtx.add(targets=("portable",), gpu="", capability="", driver="")
     rtx.fake.validity, rtx.fake.diagnostics = EngineValidity["INVALID"], 1 | 2
     with pytest.raises(
-        BackendError, match=r"TensorRT-RTX 11.*not valid here .VERSION_MISMATCH, UNSUPPORTED_CC"
+        BackendError,
+        match=r"TensorRT-RTX 11.*not valid on this machine .VERSION_MISMATCH, UNSUPPORTED_CC",
     ):
         rtx.open()
     assert rtx.fake.loads == []
@@ -310,7 +311,7 @@ def test_without_room_for_a_whole_tile_the_reference_alone_is_the_proof_for_now(
     with caplog.at_level("INFO"), kit.open() as backend:
         image = picture(48, 48)
         np.testing.assert_array_equal(backend.infer(image[None])[0], expected(image))
-    assert "proven on its reference alone for now" in caplog.text
+    assert "verified on its reference only, for now" in caplog.text
     assert kit.bundle.engine_store.parity(engine, kit.here) is None
     kit.provider.limit = limit
     with kit.open():
@@ -319,7 +320,7 @@ def test_without_room_for_a_whole_tile_the_reference_alone_is_the_proof_for_now(
 
 
 def test_a_network_that_looks_at_the_whole_picture_is_proven_on_the_reference(kit: Kit) -> None:
-    """Its whole tile is no longer the reference's picture to it."""
+    """Its full-size tile no longer equals the reference."""
     kit.add(spoil="large", profile=(16, 96, 4))
     curve = ((4, 9.0), (64, 3.0))
     kit.bundle = replace(kit.bundle, manifest=replace(kit.bundle.manifest, overlap_curve=curve))
@@ -410,7 +411,7 @@ def test_rtx_keeps_its_compiled_kernels(rtx: Kit) -> None:
         cache._size = 0  # as if kernels had been added
         for _ in range(4):
             backend.infer(image[None, :48, :48])
-        assert caches[0].exists()  # after the 8th run, whoever closes it or not
+        assert caches[0].exists()  # after the 8th run, closed or not
     assert rtx.fake.caches == [b"compiled kernels"]
     caches[0].write_bytes(b"of another GPU")
     with rtx.open() as another:
@@ -439,8 +440,8 @@ def test_a_store_that_cannot_be_written(rtx: Kit, monkeypatch: pytest.MonkeyPatc
 
 def test_probe(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     assert TensorrtBackend.probe(OPTIONS) is None
-    assert TensorrtBackend.probe(BackendOptions()) == "TensorRT runs on CUDA only"
-    assert "shows 1 GPUs" in str(TensorrtBackend.probe(BackendOptions(device="cuda:3")))
+    assert TensorrtBackend.probe(BackendOptions()) == "TensorRT requires a CUDA device"
+    assert "reports 1 GPUs" in str(TensorrtBackend.probe(BackendOptions(device="cuda:3")))
 
     def broken(variant: str) -> None:
         raise MissingExtraError("libnvinfer.so.11: cannot open shared object file")
@@ -529,7 +530,7 @@ def test_an_engine_is_checked_after_its_build(kit: Kit) -> None:
     assert record is not None
     assert record.psnr < 20
     other = kit.add("fp32", variant="tensorrt_rtx")
-    with pytest.raises(BackendError, match="tensorrt_rtx, which made the engine"):
+    with pytest.raises(BackendError, match="tensorrt_rtx, which built the engine"):
         check_engine(kit.bundle, other, 0)
 
 

@@ -121,7 +121,7 @@ def test_without_a_driver(store: Path) -> None:
         ({"FAKE_CUDA_INIT": "100"}, "CUDA_ERROR_NO_DEVICE (the driver shows no GPU"),
         ({"FAKE_CUDA_INIT": "803"}, "call cuInit failed"),
         ({"FAKE_CUDA_INIT": "999"}, "CUDA_ERROR_UNKNOWN"),
-        ({"FAKE_CUDA_DEVICES": "0"}, "shows 0 GPUs"),
+        ({"FAKE_CUDA_DEVICES": "0"}, "reports 0 GPUs"),
         ({"FAKE_CUDA_CC": "6.1"}, "(compute capability 6.1): use torch"),
         ({"FAKE_CUDA_CC": "9.0"}, "(compute capability 9.0): use TensorRT"),
     ],

@@ -152,13 +152,13 @@ def check_numbers(backend: Backend, batch: Array) -> None:
             np.testing.assert_array_equal(backend.infer(batch, extra), wanted)
     with pytest.raises(OptionError, match=r"`fidelity` must be between 0 and 1, got 1.5"):
         backend.infer(batch, {"fidelity": 1.5})
-    with pytest.raises(OptionError, match="takes pictures of 48x48, not of 40x48"):
+    with pytest.raises(OptionError, match="takes images of 48x48 pixels, got 40x48"):
         backend.infer(batch[:, :, :40])
 
 
 def test_an_engine_without_the_models_further_input_is_refused(kit: Kit) -> None:
     kit.bundle = replace(kit.bundle, manifest=replace(kit.bundle.manifest, extra=FIDELITY))
-    text = "it has the tensors image, restored, not one in and fidelity and one out"
+    text = "its tensors are image, restored, expected one input and fidelity and one output"
     with pytest.raises(BackendError, match=text):
         kit.open()
 
@@ -289,7 +289,7 @@ def test_memory_that_moves_between_runs_and_in_the_midst_of_one(
     kit.fake.greedy = True
     image = picture(48, 150)
     with kit.open() as backend:
-        for batch in (2, 3):  # of ten tiles: the last group is whole, or one tile that wants more
+        for batch in (2, 3):  # of ten tiles: the last group is whole, or one tile that needs more
             for dtype in ("uint8", "float32", "uint8"):
                 one = image if dtype == "uint8" else image.astype(np.float32) / np.float32(255)
                 found = backend.run(one, tiles_of(one, 40), batch=batch)
@@ -335,7 +335,7 @@ def test_without_capture_it_goes_on_without(kit: Kit, caplog: pytest.LogCaptureF
         for _ in range(3):
             np.testing.assert_array_equal(backend.run(image, tiles_of(image)), expected(image))
         assert kit.provider.live["graph"] == 0
-    assert "going on without CUDA graphs" in caplog.text
+    assert "continuing without CUDA graphs" in caplog.text
 
 
 def test_one_spoilt_capture_is_not_the_end_of_graphs(kit: Kit) -> None:
@@ -350,7 +350,7 @@ def test_one_spoilt_capture_is_not_the_end_of_graphs(kit: Kit) -> None:
             return kit.provider.launches
 
         kit.provider.accidents = 1
-        assert run(3) == 0  # a device-wide wait in another thread, say
+        assert run(3) == 0  # e.g. a device-wide wait in another thread
         assert run(3) == 2
         release_memory_of(backend)
         kit.provider.accidents = contexts.ACCIDENTS
@@ -373,7 +373,7 @@ def test_accidents_far_apart_do_not_add_up(rtx: Kit, monkeypatch: pytest.MonkeyP
     rtx_engine(rtx)
 
     def refuse(model: LoadedEngine) -> Any:
-        raise BackendError("TensorRT made no execution context")
+        raise BackendError("TensorRT could not create an execution context")
 
     with rtx.open() as backend:
         for side in (48, 40, 32):
@@ -492,7 +492,7 @@ def test_rtx_replays_no_graph_on_memory_that_moved(
     rtx: Kit, monkeypatch: pytest.MonkeyPatch, roaming: bool
 ) -> None:
     rtx_engine(rtx)
-    rtx.fake.greedy = True  # one picture takes more than two of half its size
+    rtx.fake.greedy = True  # one image takes more than two of half its size
     batch = np.stack([picture(48, 24), picture(48, 24, seed=1)])
     backend = rtx.open()
     with backend:
@@ -514,7 +514,7 @@ def test_rtx_replays_no_graph_on_memory_that_moved(
 
 
 def refuse_for_memory(model: LoadedEngine) -> Any:
-    raise OutOfMemoryError("TensorRT made no execution context: out of memory")
+    raise OutOfMemoryError("TensorRT could not create an execution context: out of memory")
 
 
 def test_tuned_settings_are_used_as_far_as_the_engine_takes_them(kit: Kit) -> None:
@@ -538,7 +538,7 @@ def test_tiles_outside_the_profile(kit: Kit) -> None:
     image = picture(100, 100)
     with kit.open() as backend:
         assert (backend.largest_tile(), backend.smallest_side(), backend.workers()) == (48, 16, 2)
-        with pytest.raises(OptionError, match=r"16 to 48.*export-engines tiny --tile 54"):
+        with pytest.raises(OptionError, match=r"16 to 48.*'export-engines tiny' with `tile`=54"):
             backend.run(image, plan(100, 100, 60, 4))
         for bad in (
             np.empty((200, 400, 3), np.uint8)[:, ::2],
@@ -578,7 +578,7 @@ def test_out_of_memory_gives_up_the_batch_before_the_tile(
         monkeypatch.setattr(buffers, "STEP", 256)
         kit.provider.limit = 300_000
         np.testing.assert_array_equal(upscaler(image), expected(image))
-    assert "out of memory with 4 tiles at a time: going on with one" in caplog.text
+    assert "out of memory with 4 tiles per run: continuing with 1" in caplog.text
     assert "with tiles of" not in caplog.text
 
 
@@ -761,7 +761,7 @@ def test_closing_waits_for_runs_and_refuses_new_ones(kit: Kit) -> None:
 
     def slow(count: int) -> None:
         began.set()
-        until(lambda: backend._executor._closed)  # whoever closes now waits for this run
+        until(lambda: backend._executor._closed)  # closing now waits for this run
 
     def work() -> None:
         results.append(backend.run(image, tiles_of(image), slow))

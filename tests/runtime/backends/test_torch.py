@@ -299,7 +299,7 @@ def test_the_least_recently_used_goes_after_a_wait() -> None:
     recorder.use("d")
     assert [key for key in "abcd" if recorder.kept.get(key)] == ["a", "c", "d"]
     assert recorder.settled == 1
-    recorder.use("b")  # starts from nothing: five shapes in turn would else record for ever
+    recorder.use("b")  # starts from nothing: otherwise five shapes in turn would record endlessly
     assert recorder.kept.get("b") is None
 
 
@@ -336,7 +336,7 @@ def test_where_memory_ran_out_recording_is_tried_again_ever_more_seldom() -> Non
     recorder.error = MemoryError("out of memory")
     recorder.use(*["a"] * 1000)
     assert recorder.tries <= 10
-    assert recorder.told == ["MemoryError: out of memory; tried again later"]
+    assert recorder.told == ["MemoryError: out of memory; will retry later"]
     recorder.error = None
     recorder.use(*["a"] * 2000)
     assert recorder.kept.get("a") is not None
@@ -413,8 +413,8 @@ def test_a_lane_without_graphs_is_noted(backend: TorchBackend) -> None:
     backend._no_graphs(0, "RuntimeError: no")
     backend._no_graphs(1, "RuntimeError: no")
     assert backend.note == "fp32; without CUDA graphs (RuntimeError: no)"
-    backend._no_graphs(1, "OutOfMemoryError: full; tried again later")
-    assert backend.note.endswith("(RuntimeError: no and OutOfMemoryError: full; tried again later)")
+    backend._no_graphs(1, "OutOfMemoryError: full; will retry later")
+    assert backend.note.endswith("(RuntimeError: no and OutOfMemoryError: full; will retry later)")
     backend._no_graphs(1, "")
     assert backend.note == "fp32; without CUDA graphs (RuntimeError: no)"
     backend._no_graphs(0, "")
@@ -444,7 +444,7 @@ class FakeGraph:
 
 @pytest.fixture
 def cuda_lane(backend: TorchBackend, monkeypatch: pytest.MonkeyPatch) -> TorchCudaLane:
-    """The real lane over a CUDA of the CPU: shows slips of the pen, not races."""
+    """The real lane over a CUDA on the CPU: shows mistakes, but no races."""
 
     @contextlib.contextmanager
     def anything(*args: object, **kw: object) -> Iterator[None]:

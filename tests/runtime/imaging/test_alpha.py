@@ -35,7 +35,7 @@ def on_gray_after_x4(image: Array) -> Array:
 
 
 def fringe(image: Array) -> float:
-    """How far, in levels, the picture on gray is from a mix of pure red and gray of its alpha."""
+    """How far, in levels, the image on gray is from a mix of pure red and gray by its alpha."""
     size = (image.shape[1] * 4, image.shape[0] * 4)
     grown = cv2.resize(image[..., 3].astype(np.float32), size, interpolation=cv2.INTER_CUBIC)
     alpha = np.clip(grown[..., None] / 255, 0, 1)

@@ -117,10 +117,10 @@ def test_odd_sides_hang_over_by_less_than_the_multiple() -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ((0, 5, 64, 16), "nothing to tile"),
+        ((0, 5, 64, 16), "empty image"),
         ((100, 100, 32, 16), "use at least 48"),
-        ((100, 100, 32, -1), "overlap -1"),
-        ((100, 100, 32, 1, 0), "multiple 0"),
+        ((100, 100, 32, -1), "`overlap` >= 0, got 1, -1"),
+        ((100, 100, 32, 1, 0), "`multiple` must be >= 1 .* got 0, 1"),
     ],
 )
 def test_layouts_that_cannot_be(args: tuple[int, ...], message: str) -> None:

@@ -1,6 +1,6 @@
-"""The tensorrt backend: engines, lanes, and one run over them.
+"""The tensorrt backend: engines, lanes and tiled runs.
 
-Nothing here imports TensorRT or CUDA before it is used.
+TensorRT and CUDA are imported only when they are used.
 """
 
 from resharp.runtime.backends.tensorrt.backend import TensorrtBackend

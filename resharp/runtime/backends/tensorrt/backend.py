@@ -1,6 +1,6 @@
 """The tensorrt backend: a bundle's engines on an NVIDIA GPU, over CUDA streams.
 
-It chooses the engine and proves it on this GPU; ``executor.py`` runs it.
+This module chooses the engine and verifies it on this GPU; ``executor.py`` runs it.
 """
 
 from __future__ import annotations
@@ -36,35 +36,35 @@ from resharp.runtime.tiling.plan import Tile, smallest_tile
 from resharp.types import Image
 
 SHUTDOWN_TIMEOUT = 5.0
-"""Seconds that the end of the process waits for runs of threads that nobody ended."""
+"""Shutdown timeout, in seconds, for inference threads that are still running."""
 FILLING = 512 * 512
-"""Pixels of one run that keep a large GPU busy."""
+"""Pixels per run that keep a large GPU busy."""
 
 
 class TensorrtBackend(Backend):
-    """The best engine that fits and keeps the picture; the float one is opened when needed.
+    """The best engine that fits and preserves the image; the float32 one is opened on first use.
 
     Raises:
-        MissingExtraError: no TensorRT is installed, or neither pycuda nor cuda-python.
-        BackendError: no driver, no such GPU, or no engine that can be used; every reason is given.
+        MissingExtraError: TensorRT is not installed, or neither pycuda nor cuda-python is.
+        BackendError: no driver, no such GPU, or no usable engine; the message gives every reason.
     """
 
     name = "tensorrt"
 
     @staticmethod
     def probe(options: BackendOptions) -> str | None:
-        """Why this backend cannot run on that device here; None if it can.
+        """Return why TensorRT cannot run on the device; None if it can.
 
-        The driver is asked first: without one, TensorRT's lean runtime crashes the process.
+        The driver is checked first: without one, TensorRT's lean runtime crashes the process.
         """
         if not options.on_cuda:
-            return "TensorRT runs on CUDA only"
+            return "TensorRT requires a CUDA device"
         if options.precision == "fp32":
-            return "fp32 was asked for, and engines are FP16 where that keeps the picture"
+            return "fp32 was requested, but engines use FP16 if that preserves the image"
         try:
             found = gpus()
             if options.index >= len(found):
-                return f"the NVIDIA driver shows {len(found)} GPUs, so there is no {options.device}"
+                return f"{options.device} does not exist: the driver reports {len(found)} GPUs"
             current_environments(found[options.index], driver_version())
         except (ResharpError, OSError) as error:
             return str(error)
@@ -76,13 +76,13 @@ class TensorrtBackend(Backend):
         self._engines: dict[str, LoadedEngine] = {}
         self._environments = current_environments(gpus()[options.index], driver_version())
         fitting, reasons = self._fitting("uint8")
-        if not fitting:  # said before a device is opened for nothing
+        if not fitting:  # fail before opening the device
             raise no_engine_error(bundle, self._environments, "uint8", reasons)
         self._executor = Executor(
             open_provider(options.index), self.manifest.scale, options.lanes(LANES)
         )
         self._opened = True
-        # Also where nobody closes it: before the provider goes, and the interpreter.
+        # Frees an unclosed backend before the provider or the interpreter is gone.
         self._finalizer = weakref.finalize(
             self, self._executor.close, self._engines, SHUTDOWN_TIMEOUT
         )
@@ -94,7 +94,7 @@ class TensorrtBackend(Backend):
             raise
 
     def infer(self, batch: Image, extra: Mapping[str, float] | None = None) -> Image:
-        """See :meth:`Backend.infer`; pictures smaller than the engine takes are padded."""
+        """Run the network on a batch; images below the engine's smallest side are padded."""
         scalars = self.scalars(batch, extra)
         count, height, width, _ = batch.shape
         least = self.smallest_side()
@@ -103,7 +103,7 @@ class TensorrtBackend(Backend):
             rows, columns = reflected(height, height + below), reflected(width, width + beside)
             batch = batch[:, rows][:, :, columns]
         tall, wide, scale = height + below, width + beside, self.manifest.scale
-        # Pictures one below the other are one picture whose tiles they are.
+        # Images stacked vertically form one image whose tiles they are.
         tiles = [Tile(i * tall, 0, tall, wide, 0, 0, 0, 0) for i in range(count)]
         out = self._run(batch.reshape(count * tall, wide, 3), tiles, scalars, batch=count)
         out = out.reshape(count, tall * scale, wide * scale, 3)
@@ -117,7 +117,7 @@ class TensorrtBackend(Backend):
         batch: int = 1,
         out: Image | None = None,
     ) -> Image:
-        """See :meth:`Backend.run`; the picture stays on the device."""
+        """Run the tiles of ``image``, which stays on the device; see :meth:`Backend.run`."""
         return self._run(image, tiles, self.manifest.extra_values(), advance, batch, out)
 
     def _run(
@@ -136,11 +136,11 @@ class TensorrtBackend(Backend):
         return out
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Image:
-        """See :meth:`Backend.allocate`; page-locked, as far as there is."""
+        """Return an uninitialized result array, in page-locked memory if it is available."""
         return self._executor.results.allocate(shape, dtype)
 
     def estimate(self, tile: int, batch: int) -> int:
-        """See :meth:`Backend.estimate`; of all lanes, from what TensorRT says of the engine."""
+        """Estimate the memory of a batch over all lanes, in bytes, from TensorRT's own figures."""
         loaded = self._loaded("uint8")
         profile, pixels = loaded.profile, tile * tile * batch
         most = loaded.activation_bytes()
@@ -152,20 +152,20 @@ class TensorrtBackend(Backend):
         return self.options.lanes(LANES) * (activations + ends)
 
     def free_memory(self) -> int:
-        """See :meth:`Backend.free_memory`."""
+        """Return how many bytes of device memory a run may use now."""
         ensure_open(self._opened, self.name)
         return self._executor.free_memory()
 
     def largest_tile(self) -> int:
-        """See :meth:`Backend.largest_tile`: that of the engine's profile."""
+        """Return the largest tile of the engine's profile."""
         return self._loaded("uint8").profile.tile
 
     def smallest_side(self) -> int:
-        """See :meth:`Backend.smallest_side`: that of the engine's profile."""
+        """Return the smallest side of the engine's profile."""
         return self._loaded("uint8").profile.smallest
 
     def unsupported_reason(self, dtype: str) -> str | None:
-        """See :meth:`Backend.unsupported_reason`: whether there is an engine that can be used."""
+        """Return why no engine can be used for ``dtype``; None if one can."""
         try:
             self._loaded(dtype)
         except (BackendError, OutOfMemoryError) as error:
@@ -173,23 +173,23 @@ class TensorrtBackend(Backend):
         return None
 
     def tile_limit(self) -> int | None:
-        """See :meth:`Backend.tile_limit`: that of the engine's profile."""
+        """Return the largest tile of the engine's profile, which is a hard limit."""
         return self.largest_tile()
 
     def batch_limit(self) -> int | None:
-        """See :meth:`Backend.batch_limit`: that of the engine's profile."""
+        """Return the largest batch of the engine's profile."""
         return self._loaded("uint8").profile.batch
 
     def batch_for(self, tile: int) -> int:
-        """See :meth:`Backend.batch_for`."""
+        """Return how many tiles fill a large GPU, within the engine's profile."""
         return min(max(FILLING // tile**2, 1), self._loaded("uint8").profile.batch)
 
     def workers(self) -> int:
-        """See :meth:`Backend.workers`."""
+        """Return the number of lanes."""
         return self.options.lanes(LANES)
 
     def close(self) -> None:
-        """See :meth:`Backend.close`; waits for the runs under way."""
+        """Wait for active runs and free everything. Closing twice is harmless."""
         self._opened = False
         if self._finalizer.detach() is not None:
             self._executor.close(self._engines)
@@ -199,7 +199,7 @@ class TensorrtBackend(Backend):
         loaded = self._engines.get(dtype)
         if loaded is not None:
             return loaded
-        # A lock that close() does not need: what opens here may wait for a run that closes.
+        # close() does not take this lock: opening may wait for a run that closes the backend.
         with self._lock, self._executor.opening():
             if dtype not in self._engines:
                 self._engines[dtype] = self._further(dtype)
@@ -212,7 +212,7 @@ class TensorrtBackend(Backend):
         return fitting_engines(self._bundle, self._environments, dtype, least=least, prefer=prefer)
 
     def _further(self, dtype: str) -> LoadedEngine:
-        """An engine of another dtype than the first one's, like it in precision if there is one."""
+        """Return an engine for another dtype, with the precision of the first one if possible."""
         first = self._engines["uint8"].engine.spec
         fitting, reasons = self._fitting(dtype, first.precision)
         profile = first.profile
@@ -228,7 +228,7 @@ class TensorrtBackend(Backend):
     def _first_good(
         self, fitting: Sequence[EngineCandidate], dtype: str, reasons: list[str]
     ) -> tuple[LoadedEngine, str]:
-        """The first engine that loads and keeps the picture, and what to know of it."""
+        """Return the first engine that loads and preserves the image, and remarks on it."""
         rejected: list[str] = []
         for candidate in fitting:
             try:
@@ -241,11 +241,11 @@ class TensorrtBackend(Backend):
         raise no_engine_error(self._bundle, self._environments, dtype, [*rejected, *reasons])
 
     def _proven(self, candidate: EngineCandidate) -> LoadedEngine:
-        """Load an engine and see that it gives on this GPU what the FP32 graph gives.
+        """Load an engine and check that its output on this GPU matches the FP32 graph.
 
         Raises:
-            BundleError: it is damaged.
-            BackendError: TensorRT refuses it, or it spoils the picture.
+            BundleError: the engine is damaged.
+            BackendError: TensorRT rejects the engine, or its output differs too much.
         """
         engine_store, engine = self._bundle.engine_store, candidate.engine
         known = engine_store.parity(engine, candidate.here)
@@ -270,6 +270,6 @@ class TensorrtBackend(Backend):
 
 def _unlike(candidate: EngineCandidate, found: ParityResult) -> BackendError:
     return BackendError(
-        f"{candidate} is {found.psnr:.1f} dB from fp32 on this GPU, up to {found.levels} levels of "
-        "255 off"
+        f"{candidate} does not match fp32 on this GPU: {found.psnr:.1f} dB PSNR, off by up to "
+        f"{found.levels} levels of 255"
     )

@@ -1,4 +1,4 @@
-"""Memory that grows on demand and is kept for the next picture."""
+"""Buffers that grow on demand and are kept for the next image."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from resharp.gpu.cuda import Buffer, Pinned, Provider
 logger = logging.getLogger(__name__)
 
 STEP = 1 << 16
-"""Sizes are rounded up to this, so that pictures of nearly one size share a buffer."""
+"""Sizes in bytes are rounded up to this, so that images of similar size share a buffer."""
 
 
 class DeviceBuffer:
-    """A buffer of the device. Not thread safe; its lane has one user at a time."""
+    """Device memory. Not thread-safe; its lane has one user at a time."""
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
@@ -25,20 +25,20 @@ class DeviceBuffer:
 
     @property
     def address(self) -> int:
-        """0 while there is none."""
+        """Device address; 0 while nothing is allocated."""
         return 0 if self._buffer is None else self._buffer.address
 
     @property
     def size(self) -> int:
-        """Bytes."""
-        buffer = self._buffer  # others ask, and it may go meanwhile
+        """Size in bytes."""
+        buffer = self._buffer  # other threads ask, and it may be freed meanwhile
         return 0 if buffer is None else buffer.size
 
     def grow(self, size: int) -> None:
-        """Hold at least ``size`` bytes; the content is lost. Nothing may be using it.
+        """Hold at least ``size`` bytes; the contents are lost. The memory must not be in use.
 
         Raises:
-            OutOfMemoryError: the device has no room; it holds nothing then.
+            OutOfMemoryError: the device is out of memory; the buffer is empty then.
         """
         if self.size >= size and self._buffer is not None:
             return
@@ -46,17 +46,17 @@ class DeviceBuffer:
         self._buffer = self._provider.allocate(-(-max(size, 1) // STEP) * STEP)
 
     def free(self) -> None:
-        """Give it back."""
+        """Free the memory."""
         if self._buffer is not None:
             buffer, self._buffer = self._buffer, None
             buffer.free()
 
 
 class PinnedBuffer:
-    """Memory of the host for copies to or from the device. Used as :class:`DeviceBuffer` is.
+    """Host memory for copies to and from the device, used like :class:`DeviceBuffer`.
 
-    Page-locked, as far as the system allows: with ordinary memory the same copies are right too,
-    only slower, since CUDA then goes through memory of its own.
+    Page-locked if the system allows it. Copies of ordinary memory are equally correct, but slower,
+    since CUDA stages them in memory of its own.
     """
 
     def __init__(self, provider: Provider) -> None:
@@ -65,7 +65,7 @@ class PinnedBuffer:
         self._array: NDArray[np.uint8] = np.empty(0, np.uint8)
 
     def grow(self, size: int) -> NDArray[np.uint8]:
-        """``size`` bytes; the content is lost."""
+        """Return ``size`` bytes; the contents are lost."""
         if len(self._array) < size:
             self.free()
             self._array = self._allocate(-(-max(size, 1) // STEP) * STEP)
@@ -75,12 +75,12 @@ class PinnedBuffer:
         try:
             self._pinned = self._provider.pin(size)
         except ResharpError as error:
-            logger.warning("copies will be slower, without page-locked memory: %s", str(error))
+            logger.warning("copies will be slower without page-locked memory: %s", str(error))
             return np.empty(size, np.uint8)
         return self._pinned.array
 
     def free(self) -> None:
-        """Give it back."""
+        """Free the memory."""
         self._array = np.empty(0, np.uint8)
         if self._pinned is not None:
             pinned, self._pinned = self._pinned, None

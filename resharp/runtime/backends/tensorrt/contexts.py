@@ -1,11 +1,11 @@
 """Execution contexts of one engine on one lane, and their CUDA graphs.
 
-A context is not thread safe and works on one shape at a time. One of them roams over all shapes. A
-shape that comes again and again gets a context of its own, since a graph is valid only as long as
-nothing is changed in the context that it was captured from. TensorRT's work is captured here;
-TensorRT-RTX captures by itself, one graph for each context, and forgets it at another shape. All
-share the lane's activation memory: their work is queued in one stream. A context with a graph goes
-when that memory moves.
+A context is not thread-safe and works on one shape at a time. One context serves all shapes. A
+shape that recurs gets a context of its own, since a graph is valid only while the context that it
+was captured from is unchanged. TensorRT's work is captured here; TensorRT-RTX captures by itself,
+one graph per context, and drops it when the shape changes. All contexts share the lane's
+activation memory, since their work is queued on one stream. A context with a graph is dropped when
+that memory moves.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from resharp.runtime.backends.tensorrt.loaded_engine import LoadedEngine
 logger = logging.getLogger(__name__)
 
 Shape = tuple[int, int, int]
-"""(n, h, w) of a batch."""
+"""Shape (n, h, w) of a batch."""
 
 Places = tuple[int, int, int, int, int]
 
 APART = 256
-"""Bytes between two scalars: TensorRT wants its tensors' addresses aligned so."""
+"""Bytes between two scalars, the alignment that TensorRT requires of tensor addresses."""
 GRAPHS = 4
-"""Shapes that keep a context of their own, on each lane."""
+"""Number of shapes with a context of their own, per lane."""
 WORTH = 3
-"""Runs of one shape after which a context of its own is worth making."""
+"""Runs of one shape after which it gets a context of its own."""
 ACCIDENTS = 2
-"""Captures that fail in a row before a lane goes on without graphs."""
+"""Consecutive failed captures after which a lane stops using graphs."""
 COUNTED = 256
-"""Shapes whose runs are counted."""
+"""Number of shapes whose runs are counted."""
 
 
 class Contexts:
-    """See the module.
+    """Execution contexts of one engine on one lane.
 
     Args:
         loaded: the engine.
         provider: an open device.
-        stream: of the lane; all work goes there.
-        activations: of the lane; grown as shapes need it.
-        scale: of the model, to check what TensorRT makes of a shape.
-        scalars: of the lane; where the model's further inputs lie, :data:`APART` bytes apart.
+        stream: the lane's stream, on which all work is queued.
+        activations: the lane's activation memory, grown as shapes need it.
+        scale: the model's scale, to check the output shape that TensorRT reports.
+        scalars: the lane's buffer for the model's extra inputs, :data:`APART` bytes apart.
     """
 
     def __init__(
@@ -68,10 +68,10 @@ class Contexts:
         self._ends = (0, 0)
 
     def prepare(self, shape: Shape, source: int, target: int) -> None:
-        """Make ready for batches of ``shape`` that lie at ``source`` and go to ``target``.
+        """Prepare for batches of ``shape`` at address ``source``, with results at ``target``.
 
         Raises:
-            OutOfMemoryError: no room for the activations.
+            OutOfMemoryError: there is no memory for the activations.
         """
         self._ends = (source, target)
         if shape not in self._fixed:
@@ -81,9 +81,9 @@ class Contexts:
         """Queue the network on one batch.
 
         Raises:
-            BackendError: TensorRT refused.
+            BackendError: TensorRT failed.
         """
-        # Graphs hold addresses, TensorRT-RTX's too: they go with them.
+        # Graphs contain addresses, TensorRT-RTX's own too: drop those whose addresses changed.
         for stale in [s for s, one in self._fixed.items() if one.places != self.places]:
             self._drop(stale)
         fixed = self._fixed.get(shape)
@@ -95,7 +95,7 @@ class Contexts:
             self._roaming.execute()
 
     def free(self) -> None:
-        """Let go of all; the stream must be idle."""
+        """Free all contexts; the stream must be idle."""
         for fixed in self._fixed.values():
             fixed.free()
         self._fixed.clear()
@@ -110,17 +110,17 @@ class Contexts:
         return self._runs[shape] >= WORTH
 
     def _fix(self, shape: Shape) -> bool:
-        """Run the batch in a context of its own, and keep that for the next ones."""
+        """Run the batch in a context of its own, and keep the context for the next batches."""
         context = None
         try:
             context = _Context(self)
             context.fit(shape)
-            context.execute()  # TensorRT sets itself up for a shape in its first run
+            context.execute()  # TensorRT initializes itself for a shape in the first run
             graph = None if self._loaded.own_graphs else self._record(context)
         except ResharpError as error:
             self._fail(shape, error)
             if context is not None:
-                self._stream.synchronize()  # it goes, and its work may be queued
+                self._stream.synchronize()  # it is freed here, and its work may be queued
             return context is not None and context.ran
         self._accidents = 0
         self._fixed[shape] = _Fixed(context, graph, self.places)
@@ -135,7 +135,7 @@ class Contexts:
                 self._provider.begin_capture(self._stream)
                 try:
                     context.execute()
-                finally:  # the stream must leave its capture whatever happened
+                finally:  # the stream must leave the capture in any case
                     graph = self._provider.end_capture(self._stream)
         except ResharpError:
             if graph is not None:
@@ -144,20 +144,20 @@ class Contexts:
         return graph
 
     def _fail(self, shape: Shape, error: ResharpError) -> None:
-        """One accident, another's wait for the whole device say, does not end graphs for good, and
-        there may be memory again another time."""
+        """Give up on graphs only after repeated failures; lack of memory is always temporary."""
+        # A single failure may come from another thread that waits for the whole device.
         if isinstance(error, OutOfMemoryError):
             self._runs[shape] = 0
-            then = "tried again later"
+            then = "will retry later"
         else:
             self._accidents += 1
             self._graphs = self._accidents < ACCIDENTS
-            then = "trying again" if self._graphs else "going on without CUDA graphs"
-        logger.info("a CUDA graph could not be made (%s): %s", then, str(error))  # not its frames
+            then = "retrying" if self._graphs else "continuing without CUDA graphs"
+        logger.info("cannot make a CUDA graph (%s): %s", then, str(error))  # without its frames
 
     @property
     def places(self) -> Places:
-        """Addresses of input, output, activations, the size of these, and of the scalars."""
+        """Addresses of input, output and activations, activation size, address of the scalars."""
         buffer = self._activations
         return (*self._ends, buffer.address, buffer.size, self._scalars.address)
 
@@ -167,27 +167,27 @@ class Contexts:
 
 
 class _Fixed:
-    """The context of one shape, and its graph, which needs it alive; None: TensorRT-RTX has one."""
+    """A shape's context and the graph that depends on it; None if TensorRT-RTX has its own."""
 
     def __init__(self, context: _Context, graph: CudaGraph | None, places: Places) -> None:
         self.context, self.graph, self.places = context, graph, places
 
     def run(self, stream: Stream) -> None:
-        """Queue it."""
+        """Queue the network."""
         if self.graph is None:
             self.context.execute()
         else:
             self.graph.launch(stream)
 
     def free(self) -> None:
-        """Let go of both; nothing of them may be queued."""
+        """Free both; none of their work may be queued."""
         if self.graph is not None:
             self.graph.free()
         self.context.raw = None
 
 
 class _Context:
-    """One execution context and what it was last told."""
+    """An execution context with the shape and the addresses that were last set."""
 
     def __init__(self, owner: Contexts) -> None:
         self._owner = owner
@@ -196,10 +196,10 @@ class _Context:
         self._places: Places | None = None
         self._memory: tuple[int, int] | None = None
         self.ran = False
-        """Whether a run of it was ever queued."""
+        """Whether a run was ever queued."""
 
     def fit(self, shape: Shape) -> None:
-        """Tell it shape and addresses, where they changed."""
+        """Set the shape and the addresses that changed."""
         owner = self._owner
         if shape != self._shape:
             self._reshape(shape)
@@ -215,19 +215,19 @@ class _Context:
         ends |= {name: scalars + i * APART for i, name in enumerate(owner._loaded.extra)}
         for name, address in ends.items():
             if not self.raw.set_tensor_address(name, address):
-                raise owner._loaded.error(f"TensorRT refused the address of {name}")
+                raise owner._loaded.error(f"TensorRT rejected the address of {name}")
         self._places = places
 
     def execute(self) -> None:
-        """Queue it."""
+        """Queue the network."""
         owner = self._owner
         if not self.raw.execute_async_v3(owner._stream.handle):
             raise owner._loaded.error("TensorRT could not run it")
         self.ran = True
 
     def _renew(self, shape: Shape) -> None:
-        """Begin anew: TensorRT-RTX's graph knows inputs and outputs by their address, but would be
-        replayed on activation memory that is gone."""
+        """Create the context again, since its activation memory moved."""
+        # TensorRT-RTX tracks only input and output, and would replay its graph on freed memory.
         owner = self._owner
         owner._stream.synchronize()  # its work may still be queued
         self.raw = owner._loaded.create_context()
@@ -237,15 +237,15 @@ class _Context:
         owner, loaded = self._owner, self._owner._loaded
         self._shape = self._places = None
         if not self.raw.set_input_shape(loaded.source, (*shape, 3)):
-            raise loaded.error(f"TensorRT refused a batch of {shape}")
+            raise loaded.error(f"TensorRT rejected a batch of {shape}")
         count, height, width = shape
         wanted = (count, height * owner._scale, width * owner._scale, 3)
         found = tuple(self.raw.get_tensor_shape(loaded.target))
         if found != wanted:
-            raise loaded.error(f"it gives {found}, not {wanted}")
-        # 0 stands for an error, and for a shape that needs none: enough for any shape is right.
+            raise loaded.error(f"its output shape is {found}, expected {wanted}")
+        # 0 means an error or a shape that needs none: the maximum over all shapes is safe.
         size = int(self.raw.update_device_memory_size_for_shapes()) or loaded.activation_bytes()
         if size > owner._activations.size or not owner._activations.address:
-            owner._stream.synchronize()  # what is queued still uses it
+            owner._stream.synchronize()  # queued work still uses it
             owner._activations.grow(size)
         self._shape = shape

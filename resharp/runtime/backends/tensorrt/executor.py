@@ -1,4 +1,4 @@
-"""Runs of engines on one device: owns the provider, the lanes and the results' memory."""
+"""Executor of engines on one device; owns the provider, the lanes and the result memory."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from resharp.runtime.tiling.plan import Tile
 from resharp.types import Image
 
 LANES = 2
-"""Runs at a time: while one waits for its copies, the other computes."""
+"""Concurrent runs: while one waits for its copies, the other computes."""
 
 
 class Executor:
-    """Safe to use from several threads.
+    """Runs engines on one device. Safe to use from several threads.
 
     Args:
-        provider: an open device; closed by :meth:`close`, or when it fails here.
-        scale: of the model.
-        lanes: runs at a time.
+        provider: an open device; closed by :meth:`close`, or if this constructor fails.
+        scale: the model's scale.
+        lanes: number of concurrent runs.
     """
 
     def __init__(self, provider: Provider, scale: int, lanes: int = LANES) -> None:
@@ -46,7 +46,7 @@ class Executor:
             raise
 
     def scope(self) -> contextlib.AbstractContextManager[None]:
-        """See :meth:`Provider.scope`."""
+        """Return a context manager that makes the device current in this thread."""
         return self._provider.scope()
 
     def run(
@@ -59,14 +59,14 @@ class Executor:
         advance: Advance | None = None,
         scalars: Sequence[float] = (),
     ) -> None:
-        """Run the tiles of ``image`` into ``out``; see :meth:`Backend.run`.
+        """Run the tiles of ``image`` into ``out``, as described in :meth:`Backend.run`.
 
-        ``scalars`` are the model's further inputs.
+        ``scalars`` are the values of the model's extra inputs.
 
         Raises:
-            OptionError: the tiles are not in the engine's profile, or ``out`` is not contiguous.
-            OutOfMemoryError: the device has no room for them; the lanes' memory was given back.
-            BackendError: this was closed, or TensorRT refused.
+            OptionError: a tile is outside the engine's profile, or ``out`` is not as described.
+            OutOfMemoryError: the device is out of memory; the memory of the lanes was released.
+            BackendError: the executor is closed, or TensorRT failed.
         """
         _check(loaded, image, tiles, out, self._scale)
         batch = max(min(batch, loaded.profile.batch), 1)
@@ -81,39 +81,39 @@ class Executor:
                 loaded.cache.note_run()
 
     def forget(self, loaded: LoadedEngine) -> None:
-        """Free an engine that no run uses any more; inside :meth:`opening`."""
+        """Free an engine that no run uses any more. Call it inside :meth:`opening`."""
         try:
             for lane in self._pool.all_lanes():
                 with self._provider.scope():
                     lane.forget(loaded)
-        except BackendError:  # closed meanwhile: its contexts may be anywhere, so it goes last
+        except BackendError:  # closed meanwhile: contexts may remain, so it is freed last
             self._rejected.append(loaded)
             return
         with self._provider.scope():
             loaded.free()
 
     def opening(self) -> contextlib.AbstractContextManager[None]:
-        """While engines are being opened, nothing is freed under them.
+        """Return a context manager that defers freeing while engines are being opened.
 
         Raises:
-            BackendError: this was closed.
+            BackendError: the executor is closed.
         """
         return self._pool.pin()
 
     def free_memory(self) -> int:
-        """Bytes that a run can use: free ones, and those that lanes hold for it."""
+        """Return how many bytes a run can use: free memory and what the lanes hold for it."""
         with self._provider.scope():
             return self._provider.memory()[0] + sum(lane.held for lane in self._lanes)
 
     def close(self, engines: Mapping[str, LoadedEngine], timeout: float | None = None) -> None:
-        """Wait for the runs under way and free everything, the models last.
+        """Wait for active runs and free everything, the engines last.
 
-        Called from within a run, by a progress callback, it is the end of that run that frees.
+        If called within a run, by a progress callback, resources are freed when that run ends.
 
         Args:
-            engines: read at the end: one that is being opened now may still come.
-            timeout: seconds to wait for runs; what has not ended by then is left to the end of the
-                process.
+            engines: the engines to free; read last, since one may still be opening.
+            timeout: seconds to wait for runs, None for no limit; runs that take longer are left to
+                the end of the process.
         """
         with self._lock:
             if self._closed:
@@ -123,7 +123,7 @@ class Executor:
         self._pool.close(timeout)
 
     def _finish(self) -> None:
-        """After the last lane: what the lanes needed."""
+        """Free what the lanes needed, after the last lane was closed."""
         with contextlib.ExitStack() as last:
             last.callback(self.results.close)
             last.enter_context(self._provider.scope())
@@ -134,7 +134,7 @@ class Executor:
 
     @contextlib.contextmanager
     def _clean(self, lane: TensorrtLane) -> Iterator[None]:
-        """The device is current, and the lane is idle at the end, however that came."""
+        """Make the device current, and leave the lane idle even after an error."""
         with self._provider.scope():
             try:
                 yield
@@ -157,11 +157,11 @@ def _check(
     sides = {tiles[0].height, tiles[0].width}
     if max(sides) > profile.tile or min(sides) < profile.smallest:
         raise OptionError(
-            f"a tile of {tiles[0].width}x{tiles[0].height} is not in the engine's profile, "
-            f"{profile.smallest} to {profile.tile}: use tile='auto', or build a larger one with "
-            f"export-engines {name} --tile {max(sides)}"
+            f"a tile of {tiles[0].width}x{tiles[0].height} is outside the engine's profile, "
+            f"{profile.smallest} to {profile.tile}: use `tile`='auto', or run 'export-engines "
+            f"{name}' with `tile`={max(sides)} to build a larger engine"
         )
     start, end = core_rows(tiles)
     shape = ((end - start) * scale, image.shape[1] * scale, 3)
     if (out.shape, out.dtype) != (shape, image.dtype) or not out.flags.c_contiguous:
-        raise OptionError(f"out must be a C-contiguous array of {image.dtype} {shape}")
+        raise OptionError(f"`out` must be a C-contiguous array of {image.dtype} {shape}")

@@ -1,4 +1,4 @@
-"""A lane: two streams, device memory and execution contexts, for one run at a time."""
+"""A lane: two streams, device memory and execution contexts for one run at a time."""
 
 from __future__ import annotations
 
@@ -16,59 +16,59 @@ from resharp.runtime.backends.tensorrt.loaded_engine import LoadedEngine
 logger = logging.getLogger(__name__)
 
 AHEAD = 2
-"""Chunks whose computation is queued before the host waits for one."""
+"""Chunks whose computation is queued before the host waits for the oldest."""
 SLOTS = 3
-"""Downloads under way at once, where the result is not page-locked."""
+"""Concurrent downloads if the result is not page-locked."""
 
 
 class Slot:
-    """Page-locked memory for one download, and the mark of its end."""
+    """Page-locked memory for one download, and the event that marks its end."""
 
     def __init__(self, provider: Provider) -> None:
         self.buffer, self.event = PinnedBuffer(provider), provider.event()
 
     def free(self) -> None:
-        """Give both back."""
+        """Free both."""
         self.buffer.free()
         self.event.free()
 
 
 class TensorrtLane:
-    """Everything that one run needs on the device; kept and grown from run to run.
+    """Everything that one run needs on the device; kept and grown between runs.
 
     Args:
-        provider: an open device, in whose scope this is called.
-        scale: of the model.
+        provider: an open device; its scope must be active.
+        scale: the model's scale.
     """
 
     def __init__(self, provider: Provider, scale: int) -> None:
         self._provider, self._scale = provider, scale
         self._contexts: dict[str, Contexts] = {}
         self.source, self.rows = DeviceBuffer(provider), DeviceBuffer(provider)
-        """The picture; the rows of the result."""
+        """The image, and the rows of the result."""
         self.tiles, self.results = DeviceBuffer(provider), DeviceBuffer(provider)
-        """A batch in and out of the network."""
+        """A batch, and the network's output for it."""
         self.activations, self.scalars = DeviceBuffer(provider), DeviceBuffer(provider)
-        """TensorRT's; the model's further inputs."""
+        """TensorRT's activation memory, and the model's extra inputs."""
         self.staging, self.scalar_staging = PinnedBuffer(provider), PinnedBuffer(provider)
-        """For the upload."""
+        """Page-locked memory for uploads of the image and of the extra inputs."""
         self.compute = provider.stream()
         self.copy = provider.stream()
         self.uploaded = provider.event()
         self.computed: tuple[Event, ...] = tuple(provider.event() for _ in range(AHEAD + 1))
-        """Marks of the chunks whose computation is queued, in turn."""
+        """Events that mark the end of queued chunks, used in turn."""
         self.slots = tuple(Slot(provider) for _ in range(SLOTS))
 
     @property
     def held(self) -> int:
-        """Bytes on the device that the next run can use."""
+        """Bytes of device memory that the next run can use."""
         return sum(buffer.size for buffer in self._buffers())
 
     def prepare(self, loaded: LoadedEngine, shape: Shape) -> None:
-        """Make room for batches of ``shape``.
+        """Allocate memory for batches of ``shape``.
 
         Raises:
-            OutOfMemoryError: there is none.
+            OutOfMemoryError: the device is out of memory.
         """
         count, height, width = shape
         item = 4 if loaded.engine.spec.dtype == "float32" else 1
@@ -80,7 +80,7 @@ class TensorrtLane:
         self.contexts(loaded).prepare(shape, self.tiles.address, self.results.address)
 
     def contexts(self, loaded: LoadedEngine) -> Contexts:
-        """Those of an engine, made at the first need."""
+        """Return the contexts of an engine, created on first use."""
         contexts = self._contexts.get(loaded.key)
         if contexts is None:
             buffers = self.activations, self._scale, self.scalars
@@ -89,14 +89,14 @@ class TensorrtLane:
         return contexts
 
     def forget(self, loaded: LoadedEngine) -> None:
-        """Free the contexts of an engine that will not be used."""
+        """Free the contexts of an engine that is no longer used."""
         contexts = self._contexts.pop(loaded.key, None)
         if contexts is not None:
             self.synchronize()
             contexts.free()
 
     def set_scalars(self, scalars: Sequence[float]) -> None:
-        """Begin to copy the model's further inputs; what computes waits for :attr:`uploaded`."""
+        """Start copying the model's extra inputs; computation waits for :attr:`uploaded`."""
         if not scalars:
             return
         staged = self.scalar_staging.grow(APART * len(scalars))
@@ -104,15 +104,15 @@ class TensorrtLane:
         self._provider.upload(self.scalars.address, staged, self.copy)
 
     def synchronize(self) -> None:
-        """Wait until nothing is queued; an error of the work was told to who waited for it."""
+        """Wait until nothing is queued. Errors are only logged: the run itself has raised them."""
         for stream in (self.copy, self.compute):
             try:
                 stream.synchronize()
             except ResharpError as error:
-                logger.debug("while a lane was being emptied: %s", str(error))
+                logger.debug("error while a lane was being emptied: %s", str(error))
 
     def release_memory(self) -> None:
-        """Give the device all memory back."""
+        """Free all device memory."""
         self.synchronize()
         while self._contexts:
             self._contexts.popitem()[1].free()
@@ -120,7 +120,7 @@ class TensorrtLane:
             buffer.free()
 
     def close(self) -> None:
-        """Give everything back; makes the device current by itself."""
+        """Free everything; the device need not be current."""
         with self._provider.scope():
             self.release_memory()
             self.staging.free()

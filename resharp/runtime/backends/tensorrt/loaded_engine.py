@@ -1,6 +1,6 @@
-"""From an engine's bytes to something that can run, checked at every step.
+"""Loading an engine from its bytes, checked at every step.
 
-TensorRT raises almost nothing: it returns None or False and writes its reason to a log.
+TensorRT raises almost nothing: it returns None or False and logs the reason.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ _BROKEN = (
     *("illegal memory access", "illegaladdress", "launch failure", "launchfailure"),
     *("misaligned address", "misalignedaddress", "device-side assert", "illegal instruction"),
 )
-"""How TensorRT's log names errors after which CUDA refuses everything."""
+"""Parts of TensorRT log lines for errors after which CUDA rejects all further calls."""
 
 
 class LoadedEngine:
-    """A deserialised engine, shared by the lanes. Made and freed inside the provider's scope.
+    """A deserialized engine, shared by the lanes. Created and freed in the provider's scope.
 
     Args:
-        engine_store: where its bytes are.
-        candidate: the engine, and what it is for.
-        extra: names of its inputs beside the pictures, a float32 number each.
+        engine_store: the store that holds its bytes.
+        candidate: the engine and its environment.
+        extra: names of its inputs other than the images, one float32 number each.
 
     Raises:
         BundleError: its bytes are not those that were built.
-        BackendError: TensorRT refuses it, or it is not what its sidecar says.
+        BackendError: TensorRT rejects it, or it does not match its sidecar.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class LoadedEngine:
         trt = variants.load(candidate.here.variant)
         self.engine: Engine = candidate.engine
         self.note = ""
-        """What TensorRT said of it without refusing it."""
+        """Remark on an engine that TensorRT accepts with reservations; empty otherwise."""
         self.extra = tuple(extra)
         self._name, self._log = str(candidate), variants.trt_logger(trt)
         self._making = threading.Lock()
@@ -57,8 +57,8 @@ class LoadedEngine:
         try:
             try:
                 self._runtime = trt.Runtime(self._log)
-            except TypeError as error:  # what the bindings make of a null pointer
-                text = "TensorRT could not start its runtime; see resharp doctor"
+            except TypeError as error:  # how the bindings report a null pointer
+                text = "TensorRT could not start its runtime; run 'resharp doctor'"
                 raise self.error(text) from error
             self._check_validity(trt, data)
             self._handle = self._runtime.deserialize_cuda_engine(data)
@@ -69,38 +69,38 @@ class LoadedEngine:
             self._activations = max(int(size), 0)
             self._config = self._configure(trt, engine_store, candidate)
         except BaseException:
-            self.free()  # here, where the device is current, and not whenever the frames go
+            self.free()  # here, where the device is current, not when the frames are freed
             raise
 
     @property
     def profile(self) -> Profile:
-        """Inputs that it takes."""
+        """Input sizes that the engine accepts."""
         return self.engine.spec.profile
 
     @property
     def key(self) -> str:
-        """Of the engine."""
+        """Key of the engine in its store."""
         return self.engine.key
 
     def create_context(self) -> Any:
-        """A new execution context, without memory for activations.
+        """Create an execution context without memory for activations.
 
         Raises:
-            OutOfMemoryError: the device has no room for it.
-            BackendError: TensorRT refused.
+            OutOfMemoryError: the device is out of memory.
+            BackendError: TensorRT failed.
         """
-        with self._making:  # TensorRT promises that they run at once, not that they are made so
+        with self._making:  # TensorRT guarantees concurrent runs, not concurrent creation
             context = self._handle.create_execution_context(self._config)
             if context is None:
-                raise self.error("TensorRT made no execution context")
+                raise self.error("TensorRT could not create an execution context")
         return context
 
     def activation_bytes(self) -> int:
-        """Activation memory of the largest batch that it takes; 0 where TensorRT does not say."""
+        """Return the activation memory of the largest batch, in bytes; 0 if it is unknown."""
         return self._activations
 
     def error(self, what: str) -> BackendError | OutOfMemoryError:
-        """An exception with the lines that TensorRT logged in this thread."""
+        """Return an exception with the lines that TensorRT logged in this thread."""
         reason = self._log.errors()
         full = any(mark in reason.lower() for mark in _NO_MEMORY)
         broken = any(mark in reason.lower() for mark in _BROKEN)
@@ -108,8 +108,8 @@ class LoadedEngine:
         return (OutOfMemoryError if full else BackendError)(f"{self._name}: {what}: {reason}{hint}")
 
     def free(self) -> None:
-        """Let go of TensorRT's objects, what was made last first. Its contexts must be gone."""
-        self._config = None  # holds a reference to the cache, in C++
+        """Free TensorRT's objects in reverse order of creation. The contexts must be gone."""
+        self._config = None  # refers to the cache in C++
         self.cache = None
         self._handle = None
         self._runtime = None
@@ -121,29 +121,29 @@ class LoadedEngine:
         if validity == trt.EngineValidity.INVALID:
             members = trt.EngineInvalidityDiagnostics.__members__
             names = [name for name, member in members.items() if int(member) & int(flags)]
-            raise self.error(f"not valid here ({', '.join(names) or 'no diagnosis'})")
+            raise self.error(f"not valid on this machine ({', '.join(names) or 'no diagnosis'})")
         if validity == trt.EngineValidity.SUBOPTIMAL:
-            self.note = "suboptimal on this GPU: build it for it with export-engines"
+            self.note = "suboptimal on this GPU: build one for this GPU with 'export-engines'"
 
     def _check_tensors(self, trt: Any) -> tuple[str, str]:
-        """Names of its input and output."""
+        """Check the tensors and return the names of the input and the output."""
         handle, dtype = self._handle, self.engine.spec.dtype
         names = [handle.get_tensor_name(i) for i in range(handle.num_io_tensors)]
         inputs = [n for n in names if handle.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
         targets = [n for n in names if n not in inputs]
         sources = [n for n in inputs if n not in self.extra]
         if len(sources) != 1 or len(targets) != 1 or len(inputs) != 1 + len(self.extra):
-            ends = " and ".join(("one in", *self.extra, "one out"))
-            raise self.error(f"it has the tensors {', '.join(names)}, not {ends}")
+            ends = " and ".join(("one input", *self.extra, "one output"))
+            raise self.error(f"its tensors are {', '.join(names)}, expected {ends}")
         for name in self.extra:
             shape, found = tuple(handle.get_tensor_shape(name)), handle.get_tensor_dtype(name)
             if found != trt.DataType.FLOAT or shape != (1,):
-                raise self.error(f"its tensor {name} is {found} {shape}, not float32 [1]")
+                raise self.error(f"tensor {name} is {found} {shape}, expected float32 [1]")
         wanted = {"uint8": trt.DataType.UINT8, "float32": trt.DataType.FLOAT}[dtype]
         for name in (*sources, *targets):
             shape, found = tuple(handle.get_tensor_shape(name)), handle.get_tensor_dtype(name)
             if found != wanted or len(shape) != 4 or shape[3] != 3:
-                raise self.error(f"its tensor {name} is {found} {shape}, not {dtype} [n, h, w, 3]")
+                raise self.error(f"tensor {name} is {found} {shape}, expected {dtype} [n, h, w, 3]")
         self._check_profile(sources[0])
         return sources[0], targets[0]
 
@@ -155,7 +155,7 @@ class LoadedEngine:
             a >= b for a, b in zip(most[:3], high, strict=True)
         )
         if not wide:
-            raise self.error(f"it takes {least} to {most}, not all that its sidecar says")
+            raise self.error(f"it accepts {least} to {most}, less than its sidecar promises")
 
     def _configure(self, trt: Any, engine_store: EngineStore, candidate: EngineCandidate) -> Any:
         config = self._handle.create_runtime_config()
@@ -164,8 +164,8 @@ class LoadedEngine:
         )
         if self.own_graphs:
             config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-            # Left to itself, it runs other kernels at first and swaps them while pictures go by:
-            # what was proven would not be what is used, and a picture not the same twice.
+            # By default it swaps kernels while images are processed: the kernels in use would not
+            # be those that were verified, and results would not be reproducible.
             config.dynamic_shapes_kernel_specialization_strategy = (
                 trt.DynamicShapesKernelSpecializationStrategy.EAGER
             )

@@ -1,10 +1,10 @@
-"""Result arrays in page-locked memory, so that the device writes them without a detour.
+"""Result arrays in page-locked memory, which the device writes directly.
 
-An array's memory must live as long as the array or any view of it, also after the backend was
-closed. Its base is an object of ours, whose finaliser may run in any thread, in the middle of
-anything: it only puts the memory on a list, which the next :meth:`PinnedPool.allocate` reads. Once
-the pool is closed nobody would read it, so the finaliser frees the memory itself, and the last one
-lets go of the device.
+An array's memory must live as long as the array or any view of it, even after the backend is
+closed. Its base is an object of ours, whose finalizer may run in any thread at any point: it only
+puts the memory on a list, which the next :meth:`PinnedPool.allocate` reads. Once the pool is
+closed, nothing reads the list, so the finalizer frees the memory itself, and the last one closes
+the device.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ logger = logging.getLogger(__name__)
 
 
 MOST_OUT = 1 << 30
-"""Bytes that results may hold; further ones are ordinary memory."""
+"""Limit of page-locked memory held by results, in bytes; beyond it, memory is ordinary."""
 MOST_IDLE = 256 << 20
 """Bytes kept for the next results."""
 STEP = 1 << 20
 
 
 class PinnedPool:
-    """A pool of page-locked memory for results, which owns the provider from its own closing on.
+    """Pool of page-locked memory for results; owns the provider once the pool is closed.
 
     Args:
         provider: an open device; closed when the pool is closed and the last array is gone.
-        most_out: see :data:`MOST_OUT`.
-        most_idle: see :data:`MOST_IDLE`.
+        most_out: limit of memory held by results, in bytes.
+        most_idle: limit of memory kept for the next results, in bytes.
     """
 
     def __init__(
@@ -46,33 +46,33 @@ class PinnedPool:
         self._provider, self._most_out, self._most_idle = provider, most_out, most_idle
         self._lock = threading.Lock()
         self._out: dict[int, Pinned] = {}  # by address
-        self._back: deque[tuple[int, Pinned]] = deque()  # left by finalisers, which take no lock
+        self._back: deque[tuple[int, Pinned]] = deque()  # left by finalizers, which take no lock
         self._idle: list[Pinned] = []
         self._closed = False
-        # Finalisers take this one, once it is closed: a thread may meet itself in it.
+        # Taken by finalizers once the pool is closed; reentrant, as one may interrupt another.
         self._settling = threading.RLock()
         self._busy = self._let_go = False
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Image:
-        """An uninitialised array, page-locked where that is possible."""
+        """Return an uninitialized array, page-locked if possible."""
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         try:
             pinned = self._take(size)
         except (ResharpError, MemoryError) as error:
-            logger.debug("results in ordinary memory: %s", str(error))
+            logger.debug("using ordinary memory for results: %s", str(error))
             pinned = None
         return np.empty(shape, dtype) if pinned is None else self._wrap(pinned, shape, dtype)
 
     def owns(self, array: Image) -> bool:
-        """Whether all of a C-contiguous array lies in memory of this pool."""
+        """Return whether a C-contiguous array lies entirely in memory of this pool."""
         start = _address(array)
         return any(
             place <= start and start + array.nbytes <= place + len(pinned.array)
-            for place, pinned in list(self._out.items())  # others change it meanwhile
+            for place, pinned in list(self._out.items())  # other threads may change it
         )
 
     def close(self) -> None:
-        """Free what nobody holds; arrays that are held stay valid. Outside any scope."""
+        """Free unused memory; arrays in use stay valid. Call it outside any scope."""
         with self._lock:
             self._closed = True
         self._settle()
@@ -100,7 +100,7 @@ class PinnedPool:
         return pinned
 
     def _sweep(self) -> None:
-        """Take back what finalisers left; forget the oldest of too much."""
+        """Take back what finalizers left; free the oldest memory beyond the limit."""
         while self._back:
             address, pinned = self._back.popleft()
             del self._out[address]
@@ -111,7 +111,7 @@ class PinnedPool:
     def _wrap(self, pinned: Pinned, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Image:
         base = _PinnedOwner(_address(pinned.array), shape, dtype)
         finalizer = weakref.finalize(base, self._give_back, _address(pinned.array), pinned)
-        finalizer.atexit = False  # the process's end frees it, and no array is cut off before
+        finalizer.atexit = False  # the process exit frees it; until then arrays stay valid
         return np.asarray(base)
 
     def _give_back(self, address: int, pinned: Pinned) -> None:
@@ -120,12 +120,12 @@ class PinnedPool:
             try:
                 self._settle()
             except ResharpError as error:
-                logger.debug("page-locked memory was not freed: %s", str(error))
+                logger.debug("cannot free page-locked memory: %s", str(error))
 
     def _settle(self) -> None:
-        """After closing: free what came back, and the device after the last."""
+        """After closing, free what was returned; close the device after the last array."""
         with self._settling:
-            if self._busy or self._let_go:  # a finaliser in the midst of this: the loop sees it
+            if self._busy or self._let_go:  # a finalizer inside this call: the loop sees it
                 return
             self._busy = True
             try:
@@ -138,7 +138,7 @@ class PinnedPool:
                         del self._out[address]
             finally:
                 self._busy = False
-            if self._back:  # put there between the loop's end and here
+            if self._back:  # returned since the loop ended
                 self._settle()
             elif not self._out:
                 self._let_go = True
@@ -146,7 +146,7 @@ class PinnedPool:
 
 
 class _PinnedOwner:
-    """What arrays and their views hold on to: numpy looks through arrays, not through this."""
+    """Base of arrays and their views: numpy skips bases that are arrays, but keeps this one."""
 
     def __init__(self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.__array_interface__ = {

@@ -1,8 +1,8 @@
-"""One run on one lane: rows up, tiles through the network, rows back as they finish.
+"""One run on one lane: upload rows, run tiles through the network, download finished rows.
 
-Rows of the picture are sent when the first tile that needs them is queued, so that the host fills
-the staging memory while the device computes. Only chunks of finished rows are waited for, never
-single tiles.
+Rows of the image are uploaded when the first tile that needs them is queued, so that the host
+fills the staging memory while the device computes. The host waits only for chunks of finished
+rows, never for single tiles.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from resharp.runtime.tiling.plan import Tile
 from resharp.types import Image
 
 PIECE = 8 << 20
-"""Bytes of one download into staging memory."""
+"""Bytes per download into staging memory."""
 
 
 @dataclass(frozen=True)
@@ -36,22 +36,22 @@ class _Chunk:
     end: int
     tiles: int
     mark: Event
-    """Stands behind it."""
+    """Event recorded after the computation."""
 
 
 class TileRun:
-    """Made for one run and thrown away.
+    """One tiled run of an engine; create a new one for each run.
 
     Args:
-        provider: an open device, in whose scope all is called.
+        provider: an open device; its scope must be active during all calls.
         loaded: the engine.
         image: ``[h, w, 3]``.
-        tiles: in reading order.
-        batch: tiles of one run of the network.
-        out: the rows that the tiles' cores cover, C-contiguous.
-        scale: of the model.
+        tiles: tiles in reading order.
+        batch: tiles per run of the network.
+        out: C-contiguous array for the rows that the tiles' cores cover.
+        scale: the model's scale.
         direct: whether ``out`` is page-locked.
-        scalars: for the model's further inputs.
+        scalars: values of the model's extra inputs.
     """
 
     def __init__(
@@ -78,14 +78,14 @@ class TileRun:
         self._sent = 0
 
     def prepare(self, lane: TensorrtLane, release_others: Callable[[], None]) -> None:
-        """Make room on the lane.
+        """Allocate memory on the lane.
 
         Args:
-            lane: for this run alone.
-            release_others: frees what lanes outside this run hold.
+            lane: a lane leased to this run.
+            release_others: frees the memory of lanes that are not in use.
 
         Raises:
-            OutOfMemoryError: there is none.
+            OutOfMemoryError: the device is out of memory.
         """
         try:
             self._make_room(lane)
@@ -94,7 +94,7 @@ class TileRun:
             self._make_room(lane)
 
     def run(self, lane: TensorrtLane, advance: Advance | None) -> None:
-        """Do it on a lane that was prepared; returns when every row is in ``out``."""
+        """Run on a lane that was prepared; return when every row is in ``out``."""
         lane.set_scalars(self._scalars)
         chunks = self._compute_all(lane)
         queued: deque[_Chunk] = deque()
@@ -119,7 +119,7 @@ class TileRun:
         return min(count, len(self._tiles)), self._tiles[0].height, self._tiles[0].width
 
     def _send(self, lane: TensorrtLane, upto: int) -> None:
-        """Rows of the picture to the device; what hangs over reflects it."""
+        """Upload rows of the image, padded by reflection where they exceed it."""
         first, height, width = self._sent, *self._image.shape[:2]
         if upto <= first:
             return
@@ -137,7 +137,7 @@ class TileRun:
         self._sent = upto
 
     def _compute_all(self, lane: TensorrtLane) -> Iterator[_Chunk]:
-        """Queue group after group; what is yielded is queued as a whole."""
+        """Queue group after group, and yield each chunk once all of it is queued."""
         ends = [
             (index + 1, (tile.core[2] - self._start) * self._scale * self._pitch_out)
             for index, tile in enumerate(self._tiles)
@@ -177,7 +177,7 @@ class TileRun:
             self._paste(lane, lane.results.address + index * window * self._scale**2, tile)
 
     def _paste(self, lane: TensorrtLane, result: int, tile: Tile) -> None:
-        """The tile's core into the rows of the result."""
+        """Copy the tile's core into the rows of the result."""
         top, left, bottom, right = tile.core
         scale, pixel = self._scale, self._pixel
         pitch = tile.width * scale * pixel
@@ -194,7 +194,7 @@ class TileRun:
         )
 
     def _fetch(self, lane: TensorrtLane, chunk: _Chunk) -> None:
-        """Bring a chunk into ``out``."""
+        """Download a chunk into ``out``."""
         lane.copy.wait(chunk.mark)
         step = chunk.end - chunk.start if self._direct else PIECE
         under_way: deque[tuple[Slot, NDArray[np.uint8], NDArray[np.uint8]]] = deque()

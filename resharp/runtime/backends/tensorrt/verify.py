@@ -1,4 +1,4 @@
-"""An engine on its GPU against the FP32 graph, before it is used."""
+"""Verification of an engine on its GPU against the FP32 graph, before it is used."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from resharp.types import Array
 logger = logging.getLogger(__name__)
 
 SEAM = 1.0
-"""Levels of 255 that tiles may differ from the untiled picture by, where they do not show."""
+"""Largest difference of tiles from the untiled image, in levels of 255, that is invisible."""
 
 
 def verify_engine(
     executor: Executor, loaded: LoadedEngine, bundle: Bundle
 ) -> tuple[ParityResult, bool]:
-    """Run an engine on its reference picture, as any picture is run, and on one whole tile.
+    """Run an engine on its reference image, like any other image, and on one full-size tile.
 
-    TensorRT takes other kernels for other sizes, so that the small reference alone proves little.
-    The tile is the reference with its mirror images beside and below: where these are out of the
-    overlap's reach, the network gives what it gives for the reference.
+    TensorRT uses different kernels for different sizes, so the small reference alone proves little.
+    The tile is the reference extended to the right and below by its mirror images: farther from
+    these than the overlap, the network computes the same as for the reference.
 
     Returns:
-        The worse of the two, and whether that is the proof for good: False where the device had no
-        room for the whole tile this time.
+        The worse result of the two, and whether it is final: False if the device had no memory for
+        the full-size tile this time.
 
     Raises:
-        BundleError: the reference is no such picture.
-        BackendError: TensorRT could not run it.
-        OutOfMemoryError: the device has no room for the reference.
+        BundleError: the reference is damaged or of another scale.
+        BackendError: TensorRT could not run the engine.
+        OutOfMemoryError: the device has no memory for the reference.
     """
     spec, manifest = loaded.engine.spec, bundle.manifest
     path = bundle.engine_store.path(loaded.engine.reference)
@@ -48,7 +48,7 @@ def verify_engine(
     height, width, _ = picture.shape
     scale, profile = manifest.scale, spec.profile
     if restored.shape != (height * scale, width * scale, 3):
-        raise BundleError(f"{path} is of another scale: export-engines {manifest.name} --force")
+        raise BundleError(f"{path}: wrong scale, run 'export-engines {manifest.name}' with `force`")
 
     def run(given: Array) -> Array:
         tall, wide, _ = given.shape
@@ -62,40 +62,40 @@ def verify_engine(
     small = compare_images(run(picture), restored)
     side = profile.tile - profile.tile % manifest.size_multiple
     rows, columns = height - manifest.overlap, width - manifest.overlap
-    if side <= max(height, width):  # that was whole tiles already
+    if side <= max(height, width):  # the reference already filled whole tiles
         return small, True
-    # Networks that look at the whole picture never quite give the same, whatever the overlap.
+    # Networks with a global receptive field never match exactly, however large the overlap.
     suffices = not manifest.overlap_curve or manifest.overlap_curve[-1][1] <= SEAM
     if min(rows, columns) <= 0 or not suffices:
-        logger.info("%s is proven on its reference alone: it looks far around", manifest.name)
+        logger.info("%s: verified on its reference only (wide receptive field)", manifest.name)
         return small, True
     whole = np.pad(picture, ((0, side - height), (0, side - width), (0, 0)), "symmetric")
     core = np.s_[: rows * scale, : columns * scale]
     try:
         large = compare_images(run(whole)[core], restored[core])
-    except OutOfMemoryError as error:  # pictures will take smaller tiles too
-        logger.info("%s is proven on its reference alone for now: %s", manifest.name, str(error))
+    except OutOfMemoryError as error:  # images will use smaller tiles too
+        logger.info("%s: verified on its reference only, for now: %s", manifest.name, str(error))
         return small, False
     return min(small, large, key=lambda one: (one.passed, one.psnr)), True
 
 
 def check_engine(bundle: Bundle, engine: Engine, index: int = 0) -> ParityResult:
-    """Run an engine on a GPU of this machine, and record how far it is from fp32.
+    """Run an engine on a GPU of this machine and record how far its output is from fp32.
 
     Args:
         bundle: the model.
-        engine: one of its store's.
-        index: number of the CUDA device.
+        engine: an engine of the bundle's store.
+        index: index of the CUDA device.
 
     Raises:
         BundleError: the engine is damaged.
-        BackendError: TensorRT or CUDA refused.
-        OutOfMemoryError: the device has no room for its smallest run.
+        BackendError: TensorRT or CUDA failed, or the variant of the engine is not installed.
+        OutOfMemoryError: the device has no memory for the smallest run.
     """
     found = {here.variant: here for here in current_environments(gpus()[index], driver_version())}
     here = found.get(engine.spec.variant)
     if here is None:
-        raise BackendError(f"{engine.spec.variant}, which made the engine, is not installed")
+        raise BackendError(f"{engine.spec.variant}, which built the engine, is not installed")
     executor = Executor(open_provider(index), bundle.manifest.scale)
     engines: dict[str, LoadedEngine] = {}
     try:

@@ -1,4 +1,4 @@
-"""PyTorch: the fallback on a GPU, and on the CPU where it is asked for."""
+"""The torch backend: the first fallback on a GPU, the last one on the CPU."""
 
 from resharp.runtime.backends.torch.backend import TorchBackend
 

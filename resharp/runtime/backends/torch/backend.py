@@ -1,8 +1,8 @@
 """The torch backend: PyTorch on CUDA in fp16, or on the CPU.
 
-On CUDA a run takes one of :data:`LANES` lanes (``lane.py``, ``cuda_lane.py``): the image
-goes to the device once, tiles are cut and pasted there, and finished rows come back while later
-ones are computed. On the CPU it is the numpy loop of the base.
+On CUDA a run leases one of :data:`LANES` lanes (``lane.py``, ``cuda_lane.py``): the image is
+uploaded once, tiles are cut and pasted on the device, and finished rows are downloaded while later
+ones are computed. On the CPU the numpy loop of the base class runs the tiles.
 """
 
 from __future__ import annotations
@@ -40,42 +40,42 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LANES = 2
-"""Runs at a time on one GPU: one computes while the other one's copies are on their way."""
+"""Concurrent runs on one GPU: one computes while the other waits for its copies."""
 PINNED_BYTES = 1 << 30
-"""Page-locked memory that results may hold."""
+"""Limit of page-locked memory held by results, in bytes."""
 HALF_FLOOR_DB = 40.0
-"""PSNR of fp16 against fp32 under which fp16 is not used."""
+"""PSNR of fp16 against fp32, in dB, below which fp16 is not used."""
 _TF32 = (
-    "fp32 with TF32 convolutions, as PyTorch is set (torch.backends.cudnn.allow_tf32 = False, "
-    "before this is opened, ends that)"
+    "fp32 with TF32 convolutions, PyTorch's setting (to disable it, set "
+    "torch.backends.cudnn.allow_tf32 = False before opening the model)"
 )
 _STRANGE = (
-    "without CUDA graphs, which a network of this architecture may not support (a tuning with "
-    "graphs=True tries)"
+    "without CUDA graphs, which this architecture may not support (a tuning with graphs=True "
+    "enables them)"
 )
-_MIXED = "mixed, since the manifest says that activations are large for fp16"
+_MIXED = "mixed precision, since activations are large for fp16 according to the manifest"
 
 
 class TorchBackend(Backend):
-    """The bundle's weights in the network that their names tell of.
+    """The bundle's weights in the network that is detected from them.
 
     Raises:
         MissingExtraError: torch or safetensors is not installed.
-        BackendError: torch cannot use that device.
+        BackendError: torch cannot use the device.
     """
 
     name = "torch"
 
     @staticmethod
     def probe(options: BackendOptions) -> str | None:
-        """Why this backend cannot run on that device here; None if it can."""
+        """Return why torch cannot run on the device; None if it can."""
         torch = require("torch", feature="The torch backend", extra="torch")
         if options.on_cuda and not torch.cuda.is_available():
             return (
                 f"torch {torch.__version__} finds no usable GPU (a CPU build, or no NVIDIA driver)"
             )
         if options.on_cuda and options.index >= torch.cuda.device_count():
-            return f"torch sees {torch.cuda.device_count()} GPUs, so there is no {options.device}"
+            return f"{options.device} does not exist: torch sees {torch.cuda.device_count()} GPUs"
         return None
 
     def __init__(self, bundle: Bundle, options: BackendOptions) -> None:
@@ -86,18 +86,18 @@ class TorchBackend(Backend):
         from resharp.models.spandrel_models import is_foreign
 
         if options.threads is not None:
-            self.note = "threads has no effect: torch.set_num_threads sets them for the process"
+            self.note = "`threads` has no effect: use torch.set_num_threads, which is process-wide"
         checkpoint = models.read_checkpoint(bundle.path(bundle.manifest.weights))
         self._device = torch.device("cuda", options.index) if options.on_cuda else "cpu"
         facts = self._facts = checkpoint.facts
         self._foreign = is_foreign(checkpoint.architecture)
         network = models.build(checkpoint).to(self._device)
         for one in network.parameters():
-            if one.ndim == 4:  # .to() insists on it for weights of five axes too
+            if one.ndim == 4:  # .to(memory_format=...) would fail on 5D weights
                 one.data = one.data.contiguous(memory_format=torch.channels_last)
         self._gpu: torch.device | None = None
         self._without: dict[int, str] = {}
-        """Why lanes record no graphs, by their number."""
+        """Why a lane records no graphs, by lane number."""
         self._noting = threading.Lock()
         self._in_pools = (-1, 0)
         self._modules: dict[torch.dtype, torch.nn.Module] = {}
@@ -114,7 +114,7 @@ class TorchBackend(Backend):
         self._results = PinnedResults(min(PINNED_BYTES, available_memory() // 8), _pinned)
 
     def infer(self, batch: Image, extra: Mapping[str, float] | None = None) -> Image:
-        """See :meth:`Backend.infer`."""
+        """Run the network on a batch of images, as described in :meth:`Backend.infer`."""
         scalars = self.scalars(batch, extra)
         if self._lanes is None:
             return self._infer_here(batch, scalars)
@@ -133,7 +133,7 @@ class TorchBackend(Backend):
         batch: int = 1,
         out: Image | None = None,
     ) -> Image:
-        """See :meth:`Backend.run`; on CUDA image and tiles stay on the device."""
+        """Run the tiles of ``image``; on CUDA image and tiles stay on the device."""
         if self._lanes is None:
             return super().run(image, tiles, advance, batch, out)
         if out is None:
@@ -144,25 +144,25 @@ class TorchBackend(Backend):
         return out
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Image:
-        """See :meth:`Backend.allocate`; page-locked on CUDA, as far as :data:`PINNED_BYTES` go."""
+        """Return an uninitialized result array; page-locked on CUDA, up to :data:`PINNED_BYTES`."""
         if self._lanes is None:
             return super().allocate(shape, dtype)
         return self._results.allocate(shape, dtype)
 
     def workers(self) -> int:
-        """See :meth:`Backend.workers`."""
+        """Return the number of lanes on CUDA, and 1 on the CPU."""
         return self.options.lanes(LANES) if self.options.on_cuda else 1
 
     def estimate(self, tile: int, batch: int) -> int:
-        """See :meth:`Backend.estimate`; fp16 halves it."""
+        """Estimate the working memory of a batch, in bytes; fp16 halves it."""
         return super().estimate(tile, batch) // (2 if self._precision() == "fp16" else 1)
 
     def largest_tile(self) -> int:
-        """See :meth:`Backend.largest_tile`."""
+        """Return the largest tile worth using: 1024 pixels on CUDA, 512 on the CPU."""
         return 1024 if self.options.on_cuda else 512
 
     def free_memory(self) -> int:
-        """See :meth:`Backend.free_memory`."""
+        """Return how many bytes a run may use now, including what PyTorch's allocator can reuse."""
         if not self.options.on_cuda:
             return available_memory()
         import torch
@@ -173,8 +173,8 @@ class TorchBackend(Backend):
         return int(free + max(cached - self._held_by_graphs(), 0))
 
     def _held_by_graphs(self) -> int:
-        """Bytes that PyTorch's allocator counts as unused and that are to be had for nothing else:
-        in the pools of the lanes' graphs. Asked for anew when these changed, since it is slow."""
+        """Return the unused bytes in the lanes' graph pools, which nothing else can use."""
+        # The query is slow, so it is repeated only after the graphs have changed.
         lanes = () if self._lanes is None else self._lanes.lanes
         changes = sum(lane.graphs.changes for lane in lanes)
         if self._in_pools[0] != changes:
@@ -182,27 +182,27 @@ class TorchBackend(Backend):
         return self._in_pools[1]
 
     def close(self) -> None:
-        """See :meth:`Backend.close`; waits for the runs under way."""
+        """Wait for active runs and free everything."""
         if self._lanes is not None:
             self._lanes.close()
-        self._modules.clear()  # the lanes have the same dict, and outlive this
+        self._modules.clear()  # the lanes share the dict and outlive the backend
         if self.options.on_cuda:
             release_cache()
 
     def _precision(self) -> str:
-        """``fp32`` on the CPU and where it was asked for; else as the manifest advises."""
+        """Return ``fp32`` on the CPU or if requested, else what the manifest recommends."""
         if not (self.options.on_cuda and self.options.precision == "auto"):
             return "fp32"
         return "mixed" if self.manifest.engine_precision == "mixed" else "fp16"
 
     def _infer_here(self, batch: Image, scalars: Sequence[float]) -> Image:
-        """On the CPU."""
+        """Run the network on the CPU."""
         import torch
 
         own = np.ascontiguousarray(batch)
         with torch.inference_mode(), _memory_errors():
             tensor = torch.from_numpy(own if own.flags.writeable else own.copy())
-            module = self._modules.get(tensor.dtype)  # close() may empty it meanwhile
+            module = self._modules.get(tensor.dtype)  # close() may clear it meanwhile
             ensure_open(module is not None, self.name)
             assert module is not None
             extra = (torch.tensor([number]) for number in scalars)
@@ -217,15 +217,14 @@ class TorchBackend(Backend):
             TorchCudaLane(device, self._modules, partial(self._no_graphs, number), count, graphs)
             for number in range(self.options.lanes(LANES))
         ]
-        # The weights came on another stream than the lanes'. Not a wait for the whole device, which
-        # CUDA refuses, and spoils with, while any thread captures.
+        # The weights were uploaded on another stream than the lanes'. Waiting for the whole device
+        # would fail, and break the capture, while any thread captures.
         torch.cuda.current_stream(device).synchronize()
         return LanePool(lanes, self.name)
 
     def _graphs(self) -> bool:
-        """Whether lanes record CUDA graphs: unless the tuning says not to, and of networks that are
-        not ours only where it says to, since these may wait for the GPU in their forward, which no
-        capture survives."""
+        """Return whether lanes record CUDA graphs: as tuned, else only for our own networks."""
+        # Other networks may wait for the GPU in their forward pass, which no capture survives.
         tuning = self.options.tuning
         asked = None if tuning is None else tuning.graphs
         if asked is None and self._foreign:
@@ -233,9 +232,9 @@ class TorchBackend(Backend):
         return not self._foreign if asked is None else asked
 
     def _no_graphs(self, lane: int, reason: str) -> None:
-        """A lane could not record, and works without, a little slower; empty: it can again."""
+        """Note why a lane runs without graphs; an empty ``reason`` means that it records again."""
         if reason and lane not in self._without:
-            logger.warning("no CUDA graphs with %s: %s", self.manifest.name, reason)
+            logger.warning("running %s without CUDA graphs: %s", self.manifest.name, reason)
         with self._noting:
             said = self._said_of_graphs()
             self._without.pop(lane, None)
@@ -253,8 +252,7 @@ class TorchBackend(Backend):
         self.note += f"{'; ' if self.note else ''}{text}"
 
     def _halved(self, network: torch.nn.Module, precision: str = "fp16") -> torch.nn.Module:
-        """The network in fp16 or mixed, or in fp32 if that spoils a picture with this network and
-        GPU."""
+        """Return the network in fp16 or mixed precision, or in fp32 if the loss is too large."""
         import torch
 
         from resharp import models
@@ -272,7 +270,7 @@ class TorchBackend(Backend):
             except RuntimeError as failure:
                 if is_memory_error(failure):
                     raise
-                # spandrel's networks may mix the two
+                # spandrel's networks may mix fp16 and fp32
                 self.note = f"fp32, since fp16 fails: {failure}".splitlines()[0]
                 return network
             error = (found - exact).double().square().mean()
@@ -281,12 +279,12 @@ class TorchBackend(Backend):
             if precision == "mixed":
                 self.note = _MIXED
             return half
-        self.note = f"fp32, since {precision} was {psnr:.1f} dB from it on this GPU"
+        self.note = f"fp32, since {precision} reaches only {psnr:.1f} dB PSNR on this GPU"
         return network
 
 
 def _test_picture(side: int) -> Image:
-    """Ramps with noise, ``[1, side, side, 3]`` in 0..1: enough to show overflow and rounding."""
+    """Return noisy ramps, ``[1, side, side, 3]`` in 0..1, that expose overflow and rounding."""
     ramp = np.linspace(0, 1, side, dtype=np.float32)
     noise = np.random.default_rng(0).normal(0, 0.05, (side, side, 3))
     planes = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None], ramp[::-1, None]), axis=-1)
@@ -294,12 +292,12 @@ def _test_picture(side: int) -> Image:
 
 
 def _unused_in_pools(index: int) -> int:
-    """Bytes of a GPU that are unused in pools of CUDA graphs."""
+    """Return the unused bytes in the CUDA graph pools of a GPU."""
     import torch
 
     try:
         segments = torch.cuda.memory_snapshot()  # type: ignore[no-untyped-call]
-    except RuntimeError:  # another allocator, which tells less
+    except RuntimeError:  # other allocators do not report them
         return 0
     return sum(
         segment["total_size"] - segment["allocated_size"]
@@ -309,7 +307,7 @@ def _unused_in_pools(index: int) -> int:
 
 
 def _tf32(index: int) -> bool:
-    """Whether cuDNN may round what goes into a float32 convolution to 10 bits of mantissa."""
+    """Return whether cuDNN may round inputs of float32 convolutions to 10 bits of mantissa."""
     import torch
 
     if torch.version.hip or torch.cuda.get_device_capability(index) < (8, 0):
@@ -327,7 +325,7 @@ def _pinned(size: int) -> Image | None:
 def _memory_errors(
     release_memory: Callable[[], None] | None = None, device: torch.device | None = None
 ) -> Iterator[None]:
-    """Turn torch's out-of-memory errors into ours, giving back what the failed run held."""
+    """Convert torch's out-of-memory errors to ours, and free what the failed run held."""
     try:
         yield
     except RuntimeError as error:

@@ -1,7 +1,7 @@
-"""What the torch backend keeps from run to run: recorded shapes and page-locked results.
+"""Recorded shapes and page-locked results, which the torch backend keeps between runs.
 
-Nothing here imports torch: recording and page-locking come as functions, so the rules are tested
-without a GPU.
+This module does not import torch: recording and page-locking are passed as functions, so the rules
+are tested without a GPU.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ import numpy as np
 from resharp.types import Image, Log
 
 REMEMBERED = 64
-"""Shapes whose first use is remembered."""
+"""Number of shapes whose first use is remembered."""
 ACCIDENTS = 2
-"""Recordings that fail in a row, but for want of memory, before there are no more."""
+"""Consecutive failures, other than out of memory, after which recording stops."""
 PAUSE = 8
-"""Uses that pass before recording is tried again where memory ran out; doubled each time."""
+"""Uses to wait before recording again after memory ran out; doubled each time."""
 
 Key = TypeVar("Key", bound=Hashable)
 Recorded = TypeVar("Recorded")
 
 
 class CudaGraphCache(Generic[Key, Recorded]):
-    """What was recorded for a key from its second use on, the least recently used going first.
+    """LRU cache of recordings, each made at the second use of its key.
 
-    All of one generation share a memory pool. Its pieces are freed only together, and keys of ever
-    new sizes would leave ever more of them, so after ``limit ** 2`` recordings all are dropped.
+    All recordings of one generation share a memory pool. Its parts are only freed together, and new
+    sizes would add more and more of them, so after ``limit ** 2`` recordings all are dropped.
 
     Args:
         record: records for a key, in a pool.
-        make_pool: gives a new pool.
-        synchronize: called before a recording is let go, which may still be running.
-        log: called with why there are no recordings; empty: there are again.
-        passing: whether an error is one of memory, which another time may be enough.
-        limit: recordings at a time.
+        make_pool: returns a new pool.
+        synchronize: called before a recording is dropped, since it may still be running.
+        log: called with why recording failed; with an empty string once it works again.
+        passing: returns whether an error is out of memory, which may be temporary.
+        limit: maximum number of recordings.
     """
 
     def __init__(
@@ -60,16 +60,16 @@ class CudaGraphCache(Generic[Key, Recorded]):
         self._seen: OrderedDict[Key, None] = OrderedDict()
         self._pool: Any = None
         self.changes = 0
-        """Raised whenever something was recorded, or let go."""
+        """Incremented whenever a recording is made or dropped."""
         self._made, self._accidents = 0, 0
         self._pauses, self._pause = 0, 0
 
     def get(self, key: Key) -> Recorded | None:
-        """The recording; None where there is none, so that it has to be done anew."""
+        """Return the recording of a key, or None."""
         return self._kept.get(key)
 
     def prepare(self, key: Key) -> None:
-        """Count a use, and record if it is the second. Never raises what recording raises."""
+        """Count a use, and record at the second one. Recording errors are not raised."""
         if key in self._kept:
             self._kept.move_to_end(key)
         elif self._accidents >= ACCIDENTS:
@@ -83,7 +83,7 @@ class CudaGraphCache(Generic[Key, Recorded]):
         else:
             try:
                 self._add(key)
-            except Exception as error:  # out of memory, or an operation that no graph can hold
+            except Exception as error:  # out of memory, or an operation that no graph supports
                 self._seen.pop(key, None)
                 self._pool = None  # the failed one may be unusable
                 self._note_failure(error)
@@ -98,14 +98,14 @@ class CudaGraphCache(Generic[Key, Recorded]):
             self._pause = PAUSE << min(self._pauses, 10)
             self._pauses += 1
             if self._pauses == 1:
-                self._log(f"{said}; tried again later")
+                self._log(f"{said}; will retry later")
             return
         self._accidents += 1
         if self._accidents == ACCIDENTS:
             self._log(said)
 
     def drop(self) -> None:
-        """Forget everything."""
+        """Drop all recordings."""
         self.changes += 1
         if self._kept:
             self._synchronize()
@@ -130,12 +130,12 @@ class CudaGraphCache(Generic[Key, Recorded]):
 class PinnedResults:
     """Result arrays in page-locked memory, which the GPU writes without a copy by the host.
 
-    Page-locked memory cannot be swapped and stays with the caller as long as the array, so there is
-    an allowance; beyond it arrays are ordinary.
+    Page-locked memory cannot be swapped and stays in use as long as the caller keeps the array, so
+    it is limited; beyond the allowance arrays use ordinary memory.
 
     Args:
-        allowance: bytes in all.
-        make: a page-locked uint8 array of so many bytes, or None if there is none to be had.
+        allowance: total number of bytes.
+        make: returns a page-locked uint8 array of a given size, or None if it is not available.
     """
 
     def __init__(self, allowance: int, make: Callable[[int], Image | None]) -> None:
@@ -143,15 +143,15 @@ class PinnedResults:
         self._numbers, self._live = itertools.count(), dict[int, int]()
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Image:
-        """See :meth:`Backend.allocate`."""
+        """Return an uninitialized array, page-locked within the allowance."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
-        taken = 1 << (size - 1).bit_length()  # torch rounds so
+        taken = 1 << (size - 1).bit_length()  # torch rounds up like this
         if sum(list(self._live.values())) + taken <= self._allowance:
             whole = self._make(size)
             if whole is not None:
                 number = next(self._numbers)
                 self._live[number] = taken
-                # Views keep `whole`. No lock: this may run within any allocation of any thread.
+                # Views keep `whole`. No lock: this may run during any allocation, in any thread.
                 weakref.finalize(whole, self._live.pop, number, None).atexit = False
                 return whole.view(dtype).reshape(shape)
         return np.empty(shape, dtype)

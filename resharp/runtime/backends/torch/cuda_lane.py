@@ -1,8 +1,8 @@
 """A lane of the torch backend on an NVIDIA GPU: streams, CUDA graphs, page-locked memory.
 
-Tensors of a lane are made and freed on its compute stream, so the allocator may hand their memory
-on in that stream's order. The copy stream is the only other reader; whoever waits for a download
-holds its tensor until the copy's event has passed, so nothing is freed under it.
+Tensors of a lane are created and freed on its compute stream, so the allocator may reuse their
+memory in that stream's order. The copy stream is the only other reader; a download keeps its
+tensor until the copy's event has passed, so the memory is not freed during the copy.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ if TYPE_CHECKING:
     import torch
 
 Shape = tuple[int, int, int, Any]
-"""Pictures, rows, columns, dtype."""
+"""Images, rows, columns, dtype."""
 
 logger = logging.getLogger(__name__)
 
 _MEMORY = (
     "DefaultCPUAllocator",
     "CUDA error: out of memory",
-    "STATUS_ALLOC_FAILED",  # of cuDNN and cuBLAS
+    "STATUS_ALLOC_FAILED",  # cuDNN and cuBLAS
     "DEVICE_ALLOCATION_FAILED",
 )
-"""In errors of PyTorch that mean out of memory and are no OutOfMemoryError."""
+"""Parts of PyTorch errors that mean out of memory but are not an OutOfMemoryError."""
 _NO_PLAN = "unable to find an engine to execute this computation"
-"""What PyTorch says where cuDNN had no room for any plan's workspace, or has no plan at all."""
+"""PyTorch's error if cuDNN has no memory for the workspace of any plan, or no plan at all."""
 _SPOILT: list[object] = []
-"""Graphs whose capture CUDA refused to end: PyTorch 2.11 still points to them."""
+"""Graphs whose capture CUDA refused to end; kept because PyTorch 2.11 still points to them."""
 
 
 @dataclass(frozen=True)
 class TorchGraph:
-    """The network on one shape, recorded: one launch instead of hundreds."""
+    """The network recorded for one shape: one launch instead of hundreds."""
 
     graph: torch.cuda.CUDAGraph
     given: torch.Tensor
-    """Its input, at a fixed address."""
+    """Input of the network, at a fixed address."""
     result: torch.Tensor
-    """Its output, which the next replay of any graph of the lane may overwrite."""
+    """Output of the network; the next replay of any graph of the lane may overwrite it."""
 
     def __call__(self, windows: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Run it on the current stream."""
+        """Run the network on the current stream."""
         for slot, window in zip(self.given, windows, strict=True):
             slot.copy_(window)
         self.graph.replay()
@@ -63,29 +63,29 @@ class TorchGraph:
 
 @dataclass(frozen=True)
 class Download:
-    """A copy to the host on its way; calling it waits."""
+    """A copy to the host that is in progress; calling it waits."""
 
     done: torch.cuda.Event
     rows: torch.Tensor
-    """Held, so that its memory goes to no one else before the copy has read it."""
+    """Source of the copy, kept so that its memory is not reused before it has been read."""
     staged: torch.Tensor | None
     target: Image
 
     def __call__(self) -> None:
-        """Wait, and bring the result to where it belongs."""
+        """Wait, and move the result to its target."""
         self.done.synchronize()
         if self.staged is not None:
             np.copyto(self.target, self.staged.numpy())
 
 
 class TorchCudaLane:
-    """See :class:`~resharp.runtime.backends.torch.lane.TorchLane`.
+    """A :class:`~resharp.runtime.backends.torch.lane.TorchLane` on an NVIDIA GPU.
 
     Args:
         device: the GPU.
-        modules: the network for pictures, by the pictures' dtype.
-        log: called with why the lane records no graphs, if that failed.
-        extra: scalars that the network takes beside the pictures.
+        modules: the network for images, by their dtype.
+        log: called with why recording graphs failed; with an empty string once it works again.
+        extra: number of scalars that the network takes in addition to the images.
         graphs: whether to record CUDA graphs.
     """
 
@@ -111,12 +111,12 @@ class TorchCudaLane:
         )
         self._staging: dict[int, torch.Tensor] = {}
         self._turn = 0
-        # Made once: graphs hold the addresses.
+        # Created once, since graphs contain their addresses.
         self._extra = [torch.zeros(1, device=device) for _ in range(extra)]
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """See :meth:`TorchLane.active`."""
+        """Make the lane's device and compute stream current."""
         import torch
 
         with (
@@ -127,7 +127,7 @@ class TorchCudaLane:
             yield
 
     def upload(self, image: Image) -> torch.Tensor:
-        """See :meth:`TorchLane.upload`; the staging is free, since every run ends with a wait."""
+        """Start copying an image; the staging memory is free, since every run ends with a wait."""
         import torch
 
         dtype = torch.uint8 if image.dtype == np.uint8 else torch.float32
@@ -136,22 +136,22 @@ class TorchCudaLane:
         return host.to(self._device, non_blocking=True)
 
     def prepare(self, count: int, height: int, width: int, dtype: torch.dtype) -> None:
-        """See :meth:`TorchLane.prepare`."""
+        """Announce the shape of the next batches, so that a graph may be recorded for it."""
         if self._record_graphs:
             self.graphs.prepare((count, height, width, dtype))
 
     def empty(self, height: int, width: int, dtype: torch.dtype) -> torch.Tensor:
-        """See :meth:`TorchLane.empty`."""
+        """Return an uninitialized image on the device."""
         import torch
 
         return torch.empty((height, width, 3), dtype=dtype, device=self._device)
 
     def cut(self, source: torch.Tensor, tile: Tile) -> torch.Tensor:
-        """See :meth:`TorchLane.cut`."""
+        """Return a tile's window, padded by reflection where it exceeds the image."""
         return cut(source, tile)
 
     def forward(self, windows: Sequence[torch.Tensor]) -> torch.Tensor:
-        """See :meth:`TorchLane.forward`."""
+        """Queue the network on windows of one shape, as a graph if one is recorded."""
         import torch
 
         first = windows[0]
@@ -163,12 +163,12 @@ class TorchCudaLane:
         return result
 
     def download(self, rows: torch.Tensor, target: Image) -> Download:
-        """See :meth:`TorchLane.download`; straight into ``target`` where that is page-locked."""
+        """Start copying rows to the host, directly to ``target`` if that is page-locked."""
         import torch
 
         host, staged = torch.from_numpy(target), None
         if not host.is_pinned():
-            self._turn = (self._turn + 1) % (IN_FLIGHT + 1)  # that one was handed over by now
+            self._turn = (self._turn + 1) % (IN_FLIGHT + 1)  # its last download is complete by now
             host = staged = self._staged(self._turn, target.shape, rows.dtype)
         self._copy.wait_event(self._compute.record_event())
         with torch.cuda.stream(self._copy):
@@ -176,23 +176,23 @@ class TorchCudaLane:
         return Download(self._copy.record_event(), rows, staged, target)
 
     def set_scalars(self, scalars: Sequence[float]) -> None:
-        """See :meth:`TorchLane.set_scalars`; a launch each, no copy."""
+        """Queue new values of the network's extra inputs, one launch each and no copy."""
         for slot, number in zip(self._extra, scalars, strict=True):
             slot.fill_(number)
 
     def synchronize(self) -> None:
-        """See :meth:`TorchLane.synchronize`."""
+        """Wait until nothing of the lane is running."""
         self._compute.synchronize()
         self._copy.synchronize()
 
     def release_memory(self) -> None:
-        """Give back what can be given back, since memory ran out."""
+        """Free as much memory as possible after running out of it."""
         self.synchronize()
         self.graphs.drop()
         release_cache()
 
     def close(self) -> None:
-        """See :meth:`TorchLane.close`."""
+        """Wait until the lane is idle, and free its graphs and staging memory."""
         self.synchronize()
         self.graphs.drop()
         self._staging.clear()
@@ -204,7 +204,7 @@ class TorchCudaLane:
         module = self._modules[dtype]
         with CAPTURING, self.active():
             given = torch.zeros((count, height, width, 3), dtype=dtype, device=self._device)
-            # cuDNN's handles belong to a thread, and none may be made within a capture.
+            # Creates the thread's cuDNN handle, which is not allowed within a capture.
             module(given, *self._extra)
             graph, result = self._capture(lambda: module(given, *self._extra), pool)
         return TorchGraph(graph, given, result)
@@ -212,11 +212,11 @@ class TorchCudaLane:
     def _capture(
         self, work: Callable[[], torch.Tensor], pool: Any, recover: bool = True
     ) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-        """What ``work`` queues as a graph, and what it gives. Under :data:`CAPTURING`."""
+        """Capture what ``work`` queues; return graph and result. Requires :data:`CAPTURING`."""
         import torch
 
         graph = torch.cuda.CUDAGraph()
-        # Not "global": other lanes go on copying and allocating meanwhile.
+        # Not "global": other lanes continue to copy and allocate meanwhile.
         capture = torch.cuda.graph(
             graph, pool=pool, stream=self._compute, capture_error_mode="thread_local"
         )
@@ -232,18 +232,18 @@ class TorchCudaLane:
         return graph, result
 
     def _recover(self) -> None:
-        """After a capture that could not be ended, PyTorch's generator of random numbers believes
-        in it, and refuses to work outside of one; the end of another capture puts that right."""
+        """Complete another capture after one that could not be ended."""
+        # Until then PyTorch's random number generator refuses to work outside of a capture.
         import torch
 
         anything = torch.zeros(1, device=self._device)
         try:
             self._capture(anything.zero_, torch.cuda.graph_pool_handle(), recover=False)
         except RuntimeError as error:
-            logger.warning("PyTorch did not recover from a spoilt CUDA graph: %s", str(error))
+            logger.warning("PyTorch did not recover from a failed graph capture: %s", str(error))
 
     def _staged(self, slot: int, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """Page-locked memory of this lane, kept from run to run."""
+        """Return page-locked memory of this lane, kept between runs."""
         size = math.prod(shape) * dtype.itemsize
         if slot not in self._staging or self._staging[slot].numel() < size:
             self._staging.pop(slot, None)
@@ -252,17 +252,17 @@ class TorchCudaLane:
 
 
 def page_locked(size: int) -> torch.Tensor:
-    """So many bytes, page-locked unless the system grants no more of that."""
+    """Return ``size`` bytes, page-locked unless the system grants no more such memory."""
     import torch
 
     try:
         return torch.empty(size, dtype=torch.uint8, pin_memory=True)
-    except RuntimeError:  # slower copies, and correct ones
+    except RuntimeError:  # copies are slower, but correct
         return torch.empty(size, dtype=torch.uint8)
 
 
 def release_cache() -> None:
-    """Give the allocator's unused memory back to the GPU."""
+    """Return the allocator's unused memory to the GPU."""
     import torch
 
     with CAPTURING:
@@ -271,16 +271,16 @@ def release_cache() -> None:
         except RuntimeError as error:
             if "captures_underway" not in str(error):
                 raise
-            # Somebody else's capture, that PyTorch before 2.12 could not end: it keeps the memory.
+            # A capture of other code that PyTorch before 2.12 could not end: memory stays cached.
             logger.warning("PyTorch keeps its unused memory: %s", str(error).splitlines()[0])
 
 
 def end_allocation(device: torch.device, pool: Any) -> bool:
-    """End what a spoilt capture leaves under way in PyTorch's allocator; whether it left it.
+    """End what a failed capture left open in PyTorch's allocator; return whether it was open.
 
-    Up to 2.11, PyTorch does not where CUDA refuses to end the capture (pytorch#180395): from then
-    on ``empty_cache`` fails in the process, and with it every later capture. The pool must not be
-    used again, since the allocator of page-locked memory goes on believing in it.
+    PyTorch up to 2.11 leaves it open if CUDA refuses to end the capture (pytorch#180395): from then
+    on ``empty_cache`` fails in the process, and so does every later capture. The pool must not be
+    used again, since the allocator of page-locked memory still considers it in use.
     """
     import torch
 
@@ -290,19 +290,19 @@ def end_allocation(device: torch.device, pool: Any) -> bool:
         return False
     try:
         end(device.index, pool)
-    except RuntimeError:  # it has ended, as it should
+    except RuntimeError:  # it has ended already, as it should
         return False
     release(device.index, pool)
     return True
 
 
 def is_memory_error(error: BaseException, device: torch.device | None = None) -> bool:
-    """Whether an error of PyTorch, or of a library under it, means that memory ran out.
+    """Return whether an error of PyTorch, or of a library below it, means out of memory.
 
     Args:
-        error: what was raised.
-        device: the GPU it is of: where most of its memory is taken, that cuDNN finds no way to
-            compute means the same. None: it is not taken for that.
+        error: the exception that was raised.
+        device: the GPU in use: if most of its memory is taken, cuDNN's failure to find a plan also
+            counts as out of memory. None: it does not.
     """
     import torch
 
@@ -317,13 +317,13 @@ def is_memory_error(error: BaseException, device: torch.device | None = None) ->
 
 
 def cut(source: torch.Tensor, tile: Tile) -> torch.Tensor:
-    """A tile's window of a tensor ``[h, w, 3]``, as base's ``cut`` makes it of an array."""
+    """Return a tile's window of a tensor ``[h, w, 3]``; see ``cut`` of the base for arrays."""
     import torch
 
     window = source[tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
     for axis, wanted in enumerate((tile.height, tile.width)):
         size = window.shape[axis]
-        if size != wanted:  # made on the device: a copy from the host would be waited for
+        if size != wanted:  # created on the device: a copy from the host would block
             index = torch.arange(wanted, device=source.device)
             index = torch.minimum(index, 2 * (size - 1) - index).clamp(min=0)
             window = window.index_select(axis, index)

@@ -1,7 +1,7 @@
-"""One run of the torch backend on one lane: tile rows in flight.
+"""One run of the torch backend on one lane, with several tile rows in flight.
 
-Only the order of things is here; CUDA is behind :class:`TorchLane` (``cuda_lane.py``). So all of it
-is tested without a GPU, and nothing here imports torch.
+This module only defines the order of operations; CUDA is behind :class:`TorchLane`
+(``cuda_lane.py``). It does not import torch, and all of it is tested without a GPU.
 """
 
 from __future__ import annotations
@@ -17,44 +17,44 @@ from resharp.runtime.tiling.plan import Tile
 from resharp.types import Image
 
 IN_FLIGHT = 2
-"""Chunks of tile rows that are queued or on their way while the host waits for an older one."""
+"""Chunks of tile rows that are queued or being copied while the host waits for an older one."""
 
 Wait = Callable[[], object]
-"""Returns when a download is done; holds the tensor that it reads until then."""
+"""Returns when a download is done; keeps the tensor that it reads until then."""
 
 
 class TorchLane(Protocol):
-    """What one run needs of a GPU. Used by one thread at a time."""
+    """GPU operations of one run. Used by one thread at a time."""
 
     def active(self) -> AbstractContextManager[object]:
-        """Make the lane's stream the current one."""
+        """Make the lane's stream current."""
 
     def upload(self, image: Image) -> Any:
-        """Begin to copy an array to the device."""
+        """Start copying an image to the device."""
 
     def prepare(self, count: int, height: int, width: int, dtype: Any) -> None:
-        """Say which batch comes next, before anything of the run is queued."""
+        """Announce the shape of the next batches, before anything of the run is queued."""
 
     def empty(self, height: int, width: int, dtype: Any) -> Any:
-        """A picture on the device, uninitialised."""
+        """Return an uninitialized image on the device."""
 
     def cut(self, source: Any, tile: Tile) -> Any:
-        """A tile's window; what hangs over repeats the last row and column."""
+        """Return a tile's window, padded by reflection where it exceeds the image."""
 
     def forward(self, windows: Sequence[Any]) -> Any:
         """Queue the network on windows of one shape. The next call may overwrite the result."""
 
     def download(self, rows: Any, target: Image) -> Wait:
-        """Begin to copy to the host what is queued for ``rows``, while later work goes on."""
+        """Start copying ``rows`` to the host once they are computed, while later work continues."""
 
     def set_scalars(self, scalars: Sequence[float]) -> None:
-        """Queue what the network's further inputs are from here on."""
+        """Queue new values of the network's extra inputs."""
 
     def synchronize(self) -> None:
         """Wait until nothing of the lane is running."""
 
     def close(self) -> None:
-        """Settle, and free everything."""
+        """Wait until the lane is idle, and free everything."""
 
 
 def run_tiles(
@@ -67,18 +67,18 @@ def run_tiles(
     batch: int,
     scalars: Sequence[float] = (),
 ) -> None:
-    """Run the tiles of ``image`` into ``out``; see :meth:`Backend.run`.
+    """Run the tiles of ``image`` into ``out``, as described in :meth:`Backend.run`.
 
-    The host queues, and waits only for the chunk that it hands over, with :data:`IN_FLIGHT` newer
-    ones queued behind it. Whatever is raised, by ``advance`` say, leaves the lane idle: until then
-    the frames keep every tensor that a stream still reads.
+    The host queues work and waits only for the chunk that it hands over, with :data:`IN_FLIGHT`
+    newer ones queued behind it. After any error, e.g. from ``advance``, the lane is idle: until
+    then the frames keep every tensor that a stream still reads.
     """
     start, waiting = core_rows(tiles)[0], deque[tuple[Wait, int]]()
 
     def hand_over() -> None:
         wait, count = waiting.popleft()
         wait()
-        if advance is not None:  # outside active(): a caller's own torch code keeps its stream
+        if advance is not None:  # outside active(): the caller's torch code keeps its stream
             advance(count)
 
     try:
@@ -107,7 +107,7 @@ def run_tiles(
 
 
 def run_batch(lane: TorchLane, batch: Image, out: Image, scalars: Sequence[float] = ()) -> None:
-    """Run the network on ``[n, h, w, 3]`` into ``out``; see :meth:`Backend.infer`."""
+    """Run the network on ``[n, h, w, 3]`` into ``out``, as described in :meth:`Backend.infer`."""
     try:
         with lane.active():
             lane.set_scalars(scalars)
@@ -122,7 +122,7 @@ def run_batch(lane: TorchLane, batch: Image, out: Image, scalars: Sequence[float
 
 
 def chunks(tiles: Sequence[Tile], batch: int) -> Iterator[list[Tile]]:
-    """Whole rows of tiles, as many as fill a batch: what is copied back in one go."""
+    """Yield chunks of whole tile rows that fill a batch; each is copied back at once."""
     chunk: list[Tile] = []
     for _, row in itertools.groupby(tiles, key=lambda tile: tile.y):
         chunk.extend(row)
