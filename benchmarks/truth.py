@@ -215,7 +215,7 @@ def _share(differ: list[NDArray[Any]]) -> str:
 def main(
     photos: Path,
     names: tuple[str, ...],
-    weights: Path | None,
+    weights_dir: Path | None,
     more: tuple[Path, ...],
     count: int,
     json_file: Path | None,
@@ -228,9 +228,9 @@ def main(
     rows = _earlier(json_file)
     for name in names or NAMES:
         with tempfile.TemporaryDirectory() as folder:
-            checkpoint, kind = checkpoint_of(name, weights, Path(folder))
+            checkpoint, kind = checkpoint_of(name, weights_dir, Path(folder))
             if checkpoint.facts.fixed_size is not None:
-                people = people or faces(found, weights)
+                people = people or faces(found, weights_dir)
                 shown = people
             else:
                 shown = crops

@@ -555,9 +555,7 @@ def test_a_tile_that_the_engine_does_not_take_is_brought_down(
     image = picture(100, 100)
     with Upscaler(kit.bundle, backend="tensorrt", tile=60) as upscaler:
         np.testing.assert_array_equal(upscaler(image), expected(image))
-    assert (
-        "of up to 48, not 60: run 'export-engines tiny' with `tile`=60" in caplog.text
-    )
+    assert "of up to 48, not 60: run 'export-engines tiny' with `tile`=60" in caplog.text
 
 
 def test_small_tiles_go_together(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
