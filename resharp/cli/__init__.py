@@ -89,7 +89,7 @@ class _Flags(logging.Formatter):
 @click.version_option(__version__, prog_name="resharp")
 @click.option("-v", "--verbose", count=True, help="Show progress messages; -vv for debugging.")
 def main(verbose: int) -> None:
-    """Restore and upscale images and video with the Real-ESRGAN family.
+    r"""Restore and upscale images and video with the Real-ESRGAN family.
 
     \b
     resharp upscale photo.jpg -o out/

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resharp.cli.common import INTERRUPTED, json_option, say, store_option
+from resharp.cli.common import INTERRUPTED, OrderedGroup, json_option, say, store_option
 from resharp.errors import OptionError, ResharpError
 
 if TYPE_CHECKING:
@@ -25,16 +25,16 @@ FOLDER = Path("resharp-bench")
 _file = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.group()
+@click.group(cls=OrderedGroup)
 def bench() -> None:
-    """Measure how fast each backend is here, and how much memory it takes.
+    r"""Measure how fast each backend is here, and how much memory it takes.
 
     \b
     resharp bench run --quick && resharp bench report
     """
 
 
-@bench.command()
+@bench.command(short_help="Measure the backends.")
 @click.option(
     "--quick", is_flag=True, help="Run the suite 'quick': under two minutes on two cores."
 )
@@ -66,7 +66,7 @@ def run(
         raise ResharpError("nothing could be measured; the reasons are above")
 
 
-@bench.command()
+@bench.command(short_help="Compare two runs.")
 @click.argument("old", type=_file)
 @click.argument("new", type=_file)
 @click.option(
@@ -93,7 +93,7 @@ def compare(old: Path, new: Path, threshold: float | None, as_json: bool) -> Non
         raise ResharpError(f"worse than {old}: {names}")
 
 
-@bench.command()
+@bench.command(short_help="Write an HTML report of a run.")
 @click.argument("records", type=_file, required=False)
 @click.option(
     "--output",
@@ -111,9 +111,9 @@ def report(records: Path | None, output: Path | None) -> None:
         click.echo(written)
 
 
-@bench.command()
+@bench.command(short_help="Estimate speed for an amount of memory.")
 @click.option("--model", "-m", default="resharp-x4", show_default=True, help="Model name.")
-@click.option("--memory", required=True, help="Memory of the GPU or the host: 8GB, 7.5GiB, ....")
+@click.option("--memory", required=True, help="Memory of the GPU or the host, e.g. 8GB or 7.5GiB.")
 @click.option("--size", default="1920x1080", show_default=True, help="Image size to estimate for.")
 @click.option(
     "--records", type=_file, help="Records file (default: the latest run with the model)."

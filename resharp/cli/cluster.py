@@ -58,7 +58,7 @@ def _cluster_of(options: dict[str, Any]) -> Any:
     return ClusterOptions(gpus=options.pop("gpus_each"), **same)
 
 
-@cluster.command()
+@cluster.command(short_help="Restore files and folders.")
 @common.input_options
 @click.option("--overwrite", is_flag=True, help="Restore finished images again.")
 @cluster_options
@@ -78,7 +78,7 @@ def folder(as_json: bool, **options: Any) -> None:
     common.run_once(options, as_json, open_stages=quiet)
 
 
-@cluster.command()
+@cluster.command(short_help="Restore a video.")
 @click.argument("source", metavar="IN")
 @click.option(
     "-o",

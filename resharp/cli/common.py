@@ -28,10 +28,16 @@ _FLAGS = {"dst": "-o"}
 """Arguments whose option is not their name."""
 folder_type = click.Path(file_okay=False, path_type=Path)
 store_option = click.option(
-    "--store", type=folder_type, metavar="DIR", help="Folder of exported models and engines."
+    "--store",
+    type=folder_type,
+    metavar="DIR",
+    help="Folder of exported models and engines (default: in RESHARP_HOME).",
 )
 weights_dir_option = click.option(
-    "--weights-dir", type=folder_type, metavar="DIR", help="Folder of checkpoints."
+    "--weights-dir",
+    type=folder_type,
+    metavar="DIR",
+    help="Folder of checkpoints (default: in RESHARP_HOME).",
 )
 denoise_option = click.option(
     "--denoise", type=float, help="Denoise strength 0..1, for realesr-general-x4v3."
@@ -85,7 +91,7 @@ _CONFIG = (
         "--device",
         default="auto",
         show_default=True,
-        help="auto, cpu, cuda, cuda:1, or cuda:0,1 to share the work among GPUs.",
+        help="Device: auto, cpu, cuda, cuda:1, or cuda:0,1 to share the work among GPUs.",
     ),
     click.option(
         "--precision",
@@ -126,6 +132,14 @@ _INPUTS = (
     ),
     click.option("--quality", type=click.IntRange(1, 100), help="JPEG, WebP and AVIF quality."),
 )
+
+
+class OrderedGroup(click.Group):
+    """A group that lists its commands in the order of their definition."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands."""
+        return list(self.commands)
 
 
 def add_options(*options: Callable[[F], F]) -> Callable[[F], F]:

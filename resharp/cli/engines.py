@@ -16,7 +16,7 @@ from resharp.paths import store_folder
 from resharp.runtime.bundle_lookup import builtin_store, resolve
 
 
-@click.group()
+@click.group(cls=common.OrderedGroup)
 def engines() -> None:
     """Build, list, verify and prune TensorRT engines."""
 
@@ -24,7 +24,7 @@ def engines() -> None:
 engines.add_command(build_command, "build")
 
 
-@engines.command("list")
+@engines.command("list", short_help="List the engines of each model.")
 @common.store_option
 @common.json_option
 def list_command(store: Path | None, as_json: bool) -> None:
@@ -53,7 +53,7 @@ def list_command(store: Path | None, as_json: bool) -> None:
         common.say(f"damaged: {line}")
 
 
-@engines.command("verify")
+@engines.command("verify", short_help="Hash every engine.")
 @common.store_option
 def verify_command(store: Path | None) -> None:
     """Hash the files of every engine, and of the bundles they belong to."""
@@ -76,7 +76,7 @@ def verify_command(store: Path | None) -> None:
         raise BundleError("\n".join(bad))
 
 
-@engines.command("prune")
+@engines.command("prune", short_help="Remove unusable engines.")
 @click.argument("names", nargs=-1, metavar="[MODEL]...")
 @click.option("--all", "everything", is_flag=True, help="Remove every engine of the MODELs.")
 @common.store_option

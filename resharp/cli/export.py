@@ -27,7 +27,7 @@ image_option = click.option(
 )
 
 
-@click.command()
+@click.command(short_help="Export a model or a checkpoint to ONNX.")
 @click.argument("source", metavar="NAME|FILE")
 @common.denoise_option
 @click.option("--name", help="Name of the bundle (default: the model's, or the file's).")

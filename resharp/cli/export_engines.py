@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from resharp.export.engine import Built
 
 
-@click.command()
+@click.command(short_help="Build engines, once per GPU.")
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--all", "everything", is_flag=True, help="Every model that is fetched or exported.")
 @click.option(

@@ -21,7 +21,7 @@ from resharp.runtime.bundle_lookup import builtin_store
 from resharp.weights import ModelEntry
 
 
-@click.group()
+@click.group(cls=common.OrderedGroup)
 def models() -> None:
     """List, fetch, import, export, verify and remove models.
 
@@ -29,10 +29,7 @@ def models() -> None:
     """
 
 
-models.add_command(export_command, "export")
-
-
-@models.command("list")
+@models.command("list", short_help="List all models.")
 @common.store_option
 @common.weights_dir_option
 @common.json_option
@@ -97,7 +94,7 @@ def _cells(row: dict[str, Any], marks: dict[str, int]) -> tuple[str, ...]:
     return row["name"], row["task"], scale, size, row["license"] + mark, state or "-"
 
 
-@models.command("fetch")
+@models.command("fetch", short_help="Download and verify checkpoints.")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @common.weights_dir_option
 @click.option("--mirror", metavar="URL", help="Try URL/<file> first.  [env: RESHARP_MIRROR]")
@@ -123,7 +120,7 @@ def fetch_command(
         click.echo(f"{entry.name}: {path}")
 
 
-@models.command("import")
+@models.command("import", short_help="Import a checkpoint of your own.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--name", metavar="NAME", help="Name of the model (default: from the file name).")
 @click.option("--force", is_flag=True, help="Replace another file of that name.")
@@ -155,7 +152,10 @@ def import_command(
     click.echo(f"{entry.name}: {entry.architecture}, x{entry.scale}, {path}")
 
 
-@models.command("verify")
+models.add_command(export_command, "export")
+
+
+@models.command("verify", short_help="Hash checkpoints and bundles.")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @common.store_option
 @common.weights_dir_option
@@ -198,7 +198,7 @@ def _bundles(store: Path | None) -> list[Bundle]:
     return [*builtin_store().bundles()[0], *Store(store_folder(store)).bundles()[0]]
 
 
-@models.command("remove")
+@models.command("remove", short_help="Remove exported models.")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("--checkpoint", is_flag=True, help="Also delete the fetched or imported file.")
 @common.store_option

@@ -91,7 +91,10 @@ GENERAL, TWIN = "realesr-general-x4v3", "realesr-general-wdn-x4v3"
     help="Restore the alpha channel with the network, or resize it.",
 )
 @click.option(
-    "--ext", default="auto", show_default=True, help="Output format: auto, jpg, png, ...."
+    "--ext",
+    default="auto",
+    show_default=True,
+    help="Output format, e.g. jpg or png; auto keeps the input's.",
 )
 @click.option("-g", "--gpu-id", type=int, help="Number of the GPU to use.")
 def command(

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 
 def builds(tune: bool, gpu: str | None, variant: str | None) -> bool:
-    """Whether to build engines: always without ``--tune``; with it, if this machine can use them or
-    the user names what to build for."""
+    """Return whether to build engines.
+
+    Without ``--tune`` always; with it, if this machine can use them or the user names what to build
+    for.
+    """
     if not tune or gpu is not None or variant is not None:
         return True
     return has_gpu() and bool(variants.installed())

@@ -6,7 +6,7 @@
 """
 
 from resharp.models.architecture import Architecture, NetworkFacts, Parameters, State
-from resharp.models.archs import ARCHITECTURES, find
+from resharp.models.archs import ARCHITECTURES, find, register
 from resharp.models.archs.codeformer import CodeFormer
 from resharp.models.archs.gfpgan import GFPGANv1Clean
 from resharp.models.archs.restoreformer import RestoreFormer
@@ -49,5 +49,6 @@ __all__ = [
     "load_network",
     "planes",
     "read_checkpoint",
+    "register",
     "save_safetensors",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from resharp.errors import OptionError, UnknownArchitectureError
 from resharp.models.architecture import Architecture, NetworkFacts, Parameters, State
-from resharp.models.archs import ARCHITECTURES, find, names
+from resharp.models.archs import find, known, names
 
 _SHOWN = 3
 
@@ -21,7 +21,7 @@ class Match:
     """A state dict that fits a network."""
 
     architecture: str
-    """Name of an entry of ``ARCHITECTURES``, or of one of spandrel's, e.g. ``spandrel:DAT``."""
+    """Name of an entry of :func:`known`, or of one of spandrel's, e.g. ``spandrel:DAT``."""
     parameters: Parameters
     """Keyword arguments that build the network; for spandrel's, the sizes that it supports."""
     facts: NetworkFacts
@@ -74,11 +74,11 @@ def identify(
 
 
 def _matching(state: State) -> Architecture:
-    for architecture in ARCHITECTURES:
+    for architecture in known():
         if architecture.matches(state):
             return architecture
     likeness, nearest = max(
-        ((_likeness(one, state), one) for one in ARCHITECTURES), key=lambda pair: pair[0]
+        ((_likeness(one, state), one) for one in known()), key=lambda pair: pair[0]
     )
     message = f"these weights belong to no known network ({names()}): found {_listed(list(state))}"
     if likeness:

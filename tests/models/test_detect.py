@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from resharp.errors import OptionError, UnknownArchitectureError
-from resharp.models import ARCHITECTURES, RRDBNet, SRVGGNetCompact, detect
+from resharp.models import (
+    ARCHITECTURES,
+    Architecture,
+    NetworkFacts,
+    RRDBNet,
+    SRVGGNetCompact,
+    detect,
+    find,
+    register,
+)
+from resharp.models.archs import known
 from resharp.models.detect import identify
 from tests.models.nets import community_names, release_names, rrdbnet, run, srvgg
 
@@ -226,3 +237,26 @@ def test_wrong_options_are_told(options: dict[str, Any], told: str) -> None:
 def test_a_wrong_architecture_by_hand_is_refused() -> None:
     with pytest.raises(UnknownArchitectureError, match="SRVGGNetCompact"):
         identify(rrdbnet().state_dict(), architecture="SRVGGNetCompact")
+
+
+def test_architectures_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(torch.nn.Linear):
+        pass
+
+    monkeypatch.setattr("resharp.models.archs._REGISTERED", [])
+    facts = NetworkFacts(scale=1, in_channels=1, out_channels=1)
+    state = dict(Own(2, 3, bias=False).state_dict())
+    one = Architecture(
+        build=Own,
+        matches=lambda state: set(state) == {"weight"},
+        infer=lambda state: {"in_features": 2, "out_features": 3, "bias": 0},
+        facts=lambda parameters: facts,
+    )
+    with pytest.raises(UnknownArchitectureError, match="belong to no known network"):
+        detect(state)
+    register(one)
+    register(one)  # again, which replaces it
+    assert detect(state)[0] == "Own"
+    assert [item.name for item in known()].count("Own") == 1
+    with pytest.raises(OptionError, match="resharp has an architecture 'RRDBNet'"):
+        register(replace(find("RRDBNet"), matches=lambda state: False))
