@@ -1,7 +1,7 @@
-"""Folders and video over many machines, on Ray: actors hold a restorer for each device.
+"""Restoration of folders and video on many machines with Ray; each actor holds one restorer.
 
-Ray (Apache-2.0) schedules, restarts what died and tries again; here is only what the units of work
-are: a segment of a video, and a picture of a folder.
+Ray (Apache-2.0) schedules the work, restarts dead workers and retries. This package only defines
+the units of work: an image of a folder, and a segment of a video.
 """
 
 from resharp.cluster.folder import cluster_stages

@@ -1,4 +1,4 @@
-"""Folders on a cluster: pictures are restored anywhere, and written and noted down here."""
+"""Folders on a cluster: workers restore the images, and this machine writes and records them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from resharp.pipeline.staged_pipeline import Stage
 
 
 def cluster_stages(cluster: ClusterOptions) -> OpenStages:
-    """What a :class:`~resharp.folders.FolderRun` restores with on a Ray cluster.
+    """Return the ``open_stages`` of a :class:`~resharp.folders.FolderRun` on a Ray cluster.
 
     Every machine reads the inputs under the same paths; results come back as the bytes of their
     files, and only this machine writes them.
 
     Args:
-        cluster: which, and how much of it.
+        cluster: which cluster, and how much of it to use.
     """
 
     @contextmanager
@@ -43,7 +43,7 @@ def cluster_stages(cluster: ClusterOptions) -> OpenStages:
 def _restore(
     workers: ClusterSession, which: int, quality: int | None, advance: Advance, task: ClaimedImage
 ) -> EncodedImage | FailedImage:
-    """Have a picture read, restored and encoded by one of the workers."""
+    """Have one of the workers read, restore and encode an image."""
     waits = partial(advance, task, 0.0)
     waits()
     source = Path(os.path.abspath(task.job.source))  # noqa: PTH100 - links stay as they are
@@ -52,7 +52,7 @@ def _restore(
         unit = (source, task.job.target.suffix, quality)
         sha256, made = workers.call(which, "picture", unit, waits)
         return EncodedImage(task, InputFile(stat, sha256), made)
-    except BackendError:  # no worker is left: not this picture's fault
+    except BackendError:  # no worker is left; the image is not at fault
         raise
     except (ResharpError, MemoryError) as error:
         return FailedImage.of(task, error)

@@ -1,4 +1,4 @@
-"""A Ray cluster, and the actors that restore on it."""
+"""Connection to a Ray cluster, and the actors that restore on it."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from resharp.optional import require
 from resharp.pipeline.restorer import RestoreConfig, RestorerInfo
 
 CONNECT_TIMEOUT = 10.0
-"""Seconds for a cluster to answer."""
+"""Seconds to wait for a cluster to accept the connection."""
 AHEAD = 2
-"""Units that each worker is given at once, so that none waits for the next."""
+"""Units of work given to each worker at once, so that it does not wait for the next one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterOptions:
-    """Which cluster, and how much of it.
+    """Which cluster to use, and how much of it.
 
     Raises:
-        OptionError: a number makes no sense.
+        OptionError: a number is out of range.
     """
 
     address: str | None = None
-    """Of the cluster's head, ``host:6379`` say, or ``auto`` on one of its machines; None: that of
-    ``RAY_ADDRESS``, or one of this machine alone, started for the run."""
+    """Address of the cluster's head, e.g. ``host:6379``, or ``auto`` on one of its machines; None:
+    ``RAY_ADDRESS`` if it is set, else a cluster of this machine alone, started for the run."""
     workers: int | None = None
-    """Restorers at once; None: one for each GPU, or where there is none, for every four cores."""
+    """Number of restorers; None: one per GPU, or one per four cores if there is no GPU."""
     cpus: float | None = None
-    """Cores for each; None: its share of all."""
+    """Cores per restorer; None: an equal share of all cores."""
     gpus: float | None = None
-    """GPUs for each, 0.5 for two on one; None: 1 where there are any."""
+    """GPUs per restorer, e.g. 0.5 for two restorers on one GPU; None: 1 if there are any."""
     retries: int = 3
-    """How often Ray starts a worker again that died, and tries its unit again."""
+    """How many times Ray restarts a worker that died and retries its unit of work."""
 
     def __post_init__(self) -> None:
         for name in ("workers", "cpus", "gpus"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise OptionError(f"{name} is {value!r}; it must be above 0")
+                raise OptionError(f"`{name}` must be above 0, got {value!r}")
         if self.retries < 0:
-            raise OptionError(f"retries is {self.retries!r}; it must be at least 0")
+            raise OptionError(f"`retries` must be at least 0, got {self.retries!r}")
 
 
 class ClusterSession:
-    """Workers on a cluster. Made by :func:`session`."""
+    """The workers of one run on a cluster, created by :func:`session`."""
 
     def __init__(self, ray: Any, config: RestoreConfig, options: ClusterOptions) -> None:
         self._ray, self._options = ray, options
@@ -60,12 +60,12 @@ class ClusterSession:
         self._needs = {"num_cpus": cpus, "num_gpus": gpus}
         probe = self._ray.remote(probe_worker).options(**self._needs)
         self.info: RestorerInfo = self._answer(probe.remote(config))
-        """What the workers are."""
+        """Models, backend and device of a worker."""
         self._config = config if self.info.tile is None else config.on(tile=self.info.tile)
         self._actors: list[Any] = []
 
     def start(self) -> None:
-        """Start the workers."""
+        """Start the workers, without waiting for them."""
         retries = self._options.retries
         actor = self._ray.remote(RestoreWorker).options(
             max_restarts=retries, max_task_retries=retries, **self._needs
@@ -75,17 +75,17 @@ class ClusterSession:
     def map(
         self, units: Iterable[tuple[Any, ...]], method: str
     ) -> Iterator[tuple[tuple[Any, ...], Any]]:
-        """Give units to workers as they become free.
+        """Distribute units of work to workers as they become free.
 
         Args:
-            units: arguments of the workers' method; read only as fast as they are done.
-            method: its name.
+            units: arguments of each call of the method; read only as fast as they are processed.
+            method: name of the workers' method.
 
         Yields:
-            Each unit with its result, as they come.
+            Each unit with its result, in the order of completion.
 
         Raises:
-            ResharpError: a unit cannot be done, or its worker died again and again.
+            ResharpError: a unit failed, or a worker died more than ``retries`` times.
         """
         running: dict[Any, tuple[int, tuple[Any, ...]]] = {}
         busy = [0] * self.count
@@ -108,16 +108,16 @@ class ClusterSession:
     def call(
         self, which: int, method: str, unit: tuple[Any, ...], check: Callable[[], object]
     ) -> Any:
-        """Give a unit to a worker and wait for it; for a thread of one's own.
+        """Run one unit of work on a worker and wait for it; blocks the calling thread.
 
         Args:
-            which: number of the worker.
-            method: its name.
-            unit: its arguments.
-            check: called now and then; raising in it gives up.
+            which: index of the worker.
+            method: name of the worker's method.
+            unit: arguments of the method.
+            check: called every 0.25 seconds; raising in it stops waiting.
 
         Raises:
-            ResharpError: see :meth:`map`.
+            ResharpError: the unit failed, or the worker died more than ``retries`` times.
         """
         reference = getattr(self._actors[which], method).remote(*unit)
         while not self._ray.wait([reference], timeout=0.25)[0]:
@@ -125,7 +125,7 @@ class ClusterSession:
         return self._answer(reference)
 
     def _answer(self, reference: Any) -> Any:
-        """A result; what the worker raised is raised here."""
+        """Return a result, or raise the worker's own exception."""
         errors = self._ray.exceptions
         try:
             return self._ray.get(reference)
@@ -134,29 +134,30 @@ class ClusterSession:
             raise cause from None
         except errors.RayActorError as error:
             raise BackendError(
-                f"a worker died, and so did those that Ray started in its place "
-                f"({self._options.retries} times): look at its log, give each more memory "
-                f"(--cpus-per-worker), or raise --retries. {error}"
+                f"a worker died after {self._options.retries} restarts. Look at its log, increase "
+                "`cpus` so that fewer workers share the memory of a machine, or increase "
+                f"`retries`. {error}"
             ) from error
 
     def stop(self) -> None:
-        """End the workers."""
+        """Kill the workers."""
         for actor in self._actors:
-            with suppress(Exception):  # one that is dead is what we want
+            with suppress(Exception):  # it may be dead already
                 self._ray.kill(actor)
 
 
 @contextmanager
 def session(config: RestoreConfig, options: ClusterOptions) -> Iterator[ClusterSession]:
-    """Workers for a config, ready; they end with it, and so does a cluster that was started for it.
+    """Start workers for a config; they, and a cluster started for them, end with the context.
 
     Raises:
         MissingExtraError: Ray is not installed.
         BackendError: the cluster cannot be reached.
-        ResharpError: see :meth:`RestoreConfig.open`.
+        OptionError: the cluster has fewer resources than requested.
+        ResharpError: as for :meth:`RestoreConfig.open`.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray warns that it will one day leave CUDA_VISIBLE_DEVICES alone for workers without a GPU.
+    # Silences a warning about future handling of CUDA_VISIBLE_DEVICES for workers without a GPU.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray = require("ray", feature="A cluster", extra="ray")
     with ExitStack() as stack:
@@ -174,22 +175,22 @@ def _connect(ray: Any, address: str | None) -> None:
     extra = {} if where else {"include_dashboard": False}
     host, _, port = (where or "").removeprefix("ray://").rpartition(":")
     try:
-        if host and port.isdecimal():  # does anybody listen there? Ray itself asks for minutes
+        if host and port.isdecimal():  # fail early: Ray itself retries for minutes
             socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **extra)
     except (ConnectionError, ImportError, RuntimeError, ValueError, OSError) as error:
         raise BackendError(
-            f"the Ray cluster {where or 'of this machine'} cannot be reached: "
-            f"{str(error).rstrip('.')}. On its own machines --address auto finds it; from others "
-            "its token may be needed (RAY_AUTH_MODE). One is started with: ray start --head"
+            f"cannot connect to the Ray cluster {where or 'on this machine'}: "
+            f"{str(error).rstrip('.')}. Use `address`=auto on a machine of the cluster; other "
+            "machines may need its token (RAY_AUTH_MODE). The command 'ray start' starts a cluster."
         ) from error
 
 
 def _shares(have: dict[str, float], options: ClusterOptions) -> tuple[int, tuple[float, float]]:
-    """Number of workers, and the cores and GPUs of each.
+    """Return the number of workers, and the cores and GPUs of each.
 
     Raises:
-        OptionError: the cluster has less than that.
+        OptionError: the cluster has fewer resources.
     """
     cpus, gpus = have.get("CPU", 1.0), have.get("GPU", 0.0)
     each = options.gpus if options.gpus is not None else float(gpus > 0)
@@ -197,7 +198,7 @@ def _shares(have: dict[str, float], options: ClusterOptions) -> tuple[int, tuple
     share = options.cpus or max(cpus // count, 1.0)
     if count * each > gpus or count * share > cpus:
         raise OptionError(
-            f"{count} workers with {share:g} cores and {each:g} GPUs each are more than the "
-            f"cluster has ({cpus:g} cores, {gpus:g} GPUs): give fewer --workers"
+            f"{count} workers with {share:g} cores and {each:g} GPUs each need more than the "
+            f"cluster has ({cpus:g} cores, {gpus:g} GPUs): use fewer `workers`"
         )
     return count, (share, each)

@@ -1,4 +1,4 @@
-"""A video on a cluster: its segments are made anywhere, and joined here."""
+"""Video on a cluster: workers restore the segments, and this machine joins them."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def restore_video(
     """Restore a video on a Ray cluster; the result is the one of a single machine.
 
     Every machine reads the input under the same path; segments come back as bytes, and only this
-    machine writes. An interrupted run goes on, here or with :func:`resharp.restore_video`.
+    machine writes. An interrupted run resumes, here or with :func:`resharp.restore_video`.
 
     Args:
         src: a video file, a folder of images or a pattern of them.
-        dst: as for :func:`resharp.restore_video`.
+        dst: same as in :func:`resharp.restore_video`.
         config: how to restore each frame; None is the built-in model.
         options: options of the video.
         cluster: which cluster, and how much of it to use.
@@ -49,7 +49,7 @@ def restore_video(
     Raises:
         MissingExtraError: Ray or PyAV is not installed.
         BackendError: the cluster cannot be reached, or its workers die.
-        ResharpError: see :func:`resharp.restore_video`.
+        ResharpError: as for :func:`resharp.restore_video`.
     """
     config, task = task_of(Path(src).resolve(), dst, config, options, log)
     if is_done(task) and not overwrite:
@@ -74,7 +74,10 @@ class _Run:
         for (_, place, _), (segments, contents) in self._workers.map(self._units(what), "segment"):
             for segment, data in zip(segments, contents, strict=True):
                 if segment.first != place.number:
-                    raise VideoError(f"a worker reads {job.task.clip.path} otherwise than this one")
+                    raise VideoError(
+                        f"a worker read other frames from {job.task.clip.path} than this machine: "
+                        "make sure that all machines have the same file and packages"
+                    )
                 if segment.file is not None:
                     write_whole(work.folder / segment.file, data)
                 work.add(segment)
@@ -85,7 +88,7 @@ class _Run:
         return job.conclude(what, self._workers.info, self._restored, before, self._began)
 
     def _units(self, what: Rendering) -> Iterator[tuple[Rendering, Position, int]]:
-        """The segments that are not finished: the input is read through once to find them."""
+        """Yield the unfinished segments, which are found by reading the input once."""
         work, length = self._job.work, what.options.segment
         done = {segment.index for segment in work.segments}
         place = work.place

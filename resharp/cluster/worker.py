@@ -1,4 +1,4 @@
-"""What runs on the machines of a cluster: a restorer, and the units of work that it is given."""
+"""Code that runs on the machines of a cluster: a restorer and its units of work."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from resharp.video.timeline import Position
 
 
 def probe_worker(config: RestoreConfig) -> RestorerInfo:
-    """Open a config, look at it, and close it.
+    """Open a config, collect its facts, and close it.
 
     Raises:
-        ResharpError: see :class:`Restorer`.
+        ResharpError: as for :class:`Restorer`.
     """
     with config.open() as restorer:
         return restorer.info
@@ -36,44 +36,44 @@ class RestoreWorker:
         self._restorer = config.open()
 
     def pid(self) -> int:
-        """Its process."""
+        """Return the id of its process."""
         return os.getpid()
 
     def picture(self, source: Path, suffix: str, quality: int | None) -> tuple[str, EncodedFile]:
-        """Make a picture.
+        """Restore an image.
 
         Args:
             source: file to read.
-            suffix: of the file that it becomes.
-            quality: of its encoder.
+            suffix: file extension of the result, with the dot.
+            quality: quality of the encoder; None is the format's default.
 
         Returns:
-            SHA-256 of the input's bytes, and the result.
+            SHA-256 of the input's bytes, and the encoded result.
 
         Raises:
-            ResharpError: it cannot be made.
+            ResharpError: the image cannot be read, restored or encoded.
         """
         data = load(source)
         picture = decode(data, str(source))
-        pixels, faces = self._restorer(picture.pixels)
+        pixels, faces = self._restorer.with_count(picture.pixels)
         made = encode_file(pixels, picture.metadata, faces, suffix, quality)
         return sha256_of(data), made
 
     def segment(
         self, what: Rendering, place: Position, stop: int
     ) -> tuple[list[Segment], list[bytes]]:
-        """Make a segment of a video.
+        """Restore a segment of a video.
 
         Args:
-            what: is made; its folder is not used, for segments go back as bytes.
+            what: the rendering; its folder is not used, since segments are returned as bytes.
             place: where the segment begins.
-            stop: number of the frame that it ends before.
+            stop: number of the first frame after the segment.
 
         Returns:
-            The segment and the bytes of its file; nothing where the video ends before it.
+            The segment and the bytes of its file; both empty if the video ends before it.
 
         Raises:
-            ResharpError: it cannot be made.
+            ResharpError: the segment cannot be read, restored or encoded.
         """
         made: list[Segment] = []
         restorer, clip = self._restorer, what.clip

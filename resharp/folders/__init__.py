@@ -1,6 +1,6 @@
-"""Folders of pictures: kept trees, a journal of what is done, and several runs at once.
+"""Restoration of folders, with a journal of finished images and concurrent runs on one folder.
 
-docs/folders.md has the rules.
+The rules are in docs/folders.md.
 """
 
 from __future__ import annotations

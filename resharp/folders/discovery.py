@@ -1,4 +1,4 @@
-"""From names of files, folders and globs to a list of (input file, output file)."""
+"""Expansion of files, folders and globs into a list of jobs: (input file, output file)."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from resharp.errors import OptionError
 from resharp.images import suffixes, writable
 
 _SAME = {"jpeg": "jpg", "tif": "tiff"}
-_RESULT = re.compile(r"_(restored|x\d+(\.\d+)?)$")  # the suffixes that a run without -o gives
+_RESULT = re.compile(r"_(restored|x\d+(\.\d+)?)$")  # default suffixes without `dst`
 
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """Where results go, and how they are called."""
+    """Where results are written, and how they are named."""
 
     path: Path | None = None
-    """A file, a folder, or None: beside each input."""
+    """A file or a folder; None writes each result next to its input."""
     suffix: str = ""
-    """Added to each name before its ending."""
+    """Added to each file name before its extension."""
     format: str | None = None
-    """Ending of the results without the dot; None keeps the input's where it can be written."""
+    """File extension of the results, without the dot; None keeps the input's if it is writable."""
 
     def __post_init__(self) -> None:
         if self.format is not None and f".{self.format}" not in writable():
-            raise _cannot_be_written(f"format {self.format!r}")
+            raise OptionError(f"`format` must be one of {_writable()}, got {self.format!r}")
         if os.sep in self.suffix or "/" in self.suffix:
-            raise OptionError(f"suffix {self.suffix!r} must not hold a path separator")
+            raise OptionError(f"`suffix` must not contain a path separator, got {self.suffix!r}")
 
     @classmethod
     def from_args(
         cls, path: Path | None, suffix: str | None, format_: str | None, scale: float | None
     ) -> Output:
-        """From what a user says.
+        """Create an output from the arguments of a command or of :func:`restore_folder`.
 
         Args:
-            path: as :attr:`path`.
-            suffix: None is nothing, or ``_restored`` or ``_x2`` where results lie beside inputs.
-            format_: an ending, with its dot or without, in any case.
-            scale: that was asked for; None is the model's.
+            path: same as :attr:`path`.
+            suffix: None is empty with a ``path``, else ``_restored``, or e.g. ``_x2`` with a scale.
+            format_: a file extension, with or without the dot, in any case.
+            scale: the requested scale; None is the model's.
 
         Raises:
-            OptionError: it makes no sense.
+            OptionError: the format cannot be written, or the suffix has a path separator.
         """
         if suffix is None and path is None:
             suffix = "_restored" if scale is None else f"_x{scale:g}"
@@ -57,24 +57,26 @@ class Output:
 
     @property
     def is_file(self) -> bool:
-        """Whether the output names one file.
+        """Whether the output is a single file.
 
         Raises:
-            OptionError: of a format that cannot be written.
+            OptionError: the file's format cannot be written.
         """
         if self.path is None or os.path.isdir(self.path):
             return False
         ending = self.path.suffix.lower()
         if ending in suffixes() and ending not in writable():
-            raise _cannot_be_written(ending[1:])
+            raise OptionError(
+                f"the extension of `dst` must be one of {_writable()}, got {self.path.name!r}"
+            )
         return ending in writable()
 
     def of(self, source: Path, root: Path) -> Path:
-        """The result's path of one of several inputs.
+        """Return the path of an input's result; not for an output that is a single file.
 
         Args:
             source: the input.
-            root: the folder that its place in the output is relative to.
+            root: folder whose structure is kept in the output.
         """
         ending = f".{self.format}" if self.format else source.suffix
         if ending.lower() not in writable():
@@ -85,44 +87,43 @@ class Output:
         return self.path / source.relative_to(root).parent / name
 
 
-def _cannot_be_written(what: str) -> OptionError:
-    able = ", ".join(sorted(item[1:] for item in writable()))
-    return OptionError(f"{what} cannot be written here; these can: {able}")
+def _writable() -> str:
+    return ", ".join(sorted(item[1:] for item in writable()))
 
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to restore."""
+    """One image to restore."""
 
     source: Path
     target: Path
     error: str = ""
-    """Why it cannot be done, found before any work; empty if it can."""
+    """Why it cannot be restored, if that is known before any work starts; else empty."""
     root: Path | None = None
-    """Folder of results whose journal it is in; None: in none, as a file that was named itself."""
+    """Folder of results, which has the journal; None for single files outside such a folder."""
     explicit: bool = False
-    """Whether the user named this very file."""
+    """Whether the user passed this file itself, not a folder or glob that contains it."""
     number: int = 0
-    """Its place in the order of results, once a scheduler has seen it."""
+    """Position in the order of results, set by the scheduler."""
 
     @property
     def name(self) -> str:
-        """Of the result in the journal: its path below :attr:`root`, with slashes."""
+        """The result's name in the journal: its path relative to :attr:`root`, with slashes."""
         return self.target.relative_to(self.root or "").as_posix()
 
 
 def discover(inputs: Sequence[str], output: Output, *, watching: bool = False) -> list[Job]:
-    """All pictures that the user named, each once, in order.
+    """Return a job for every input image, without duplicates, in order.
 
-    Pictures of a folder or glob that are results of others there are left out.
+    Images in a folder or glob that are results of other images there are left out.
 
     Args:
         inputs: files, folders and globs.
-        output: where results go.
-        watching: only folders and globs count, and they may be empty, or gone for a while.
+        output: where results are written.
+        watching: ignore single files, and accept empty or temporarily missing folders.
 
     Raises:
-        OptionError: a folder or glob holds no picture, or one output file is asked for several.
+        OptionError: a folder or glob contains no image, or several would go to one output file.
     """
     found: dict[str, tuple[Path, Path | None]] = {}
     for text in inputs:
@@ -130,58 +131,56 @@ def discover(inputs: Sequence[str], output: Output, *, watching: bool = False) -
             found.setdefault(realpath(path), (path, root))
     file = output.path if output.is_file else None
     if file is not None and len(found) > 1:
-        raise OptionError(
-            f"{len(found)} pictures cannot go into the one file {file}: give a folder"
-        )
+        raise OptionError(f"{len(found)} images need a folder as `dst`, got the file {file}")
     made = [_job(path, root, output, file) for path, root in found.values()]
     return list(_without_collisions(_without_results(made, output)))
 
 
 def is_collection(text: str) -> bool:
-    """Whether it names a folder that is there, or a glob: what can be watched."""
+    """Whether an input is an existing folder or a glob, which can be watched."""
     path = Path(text).expanduser()
     return os.path.isdir(path) or (not os.path.exists(path) and glob.has_magic(text))
 
 
 def _job(path: Path, root: Path | None, output: Output, file: Path | None) -> Job:
-    """The job of a picture in the folder ``root``, or of one that was named itself."""
+    """Return the job of an image in the folder ``root``, or of a single file if that is None."""
     if file is None:
         target = output.of(path, root or path.parent)
         return Job(path, target, root=output.path or root, explicit=root is None)
     named, asked = file.suffix.lower()[1:], output.format
     if asked is not None and _SAME.get(named, named) != _SAME.get(asked, asked):
-        raise OptionError(f"--format {asked} contradicts the name {file.name}")
+        raise OptionError(f"`format` must match the extension of {file.name}, got {asked!r}")
     return Job(path, file, explicit=root is None)
 
 
 def _expand(text: str, output: Path | None, watching: bool) -> Iterator[tuple[Path, Path | None]]:
-    """The pictures that a folder or a glob stands for, with that folder; or the file of a name."""
+    """Yield the images of a folder or glob with their root folder, or a single file with None."""
     path = Path(text).expanduser()
     if not is_collection(text):
-        if not watching:  # one that is not there is reported with the others
+        if not watching:  # a missing file becomes a failed result later
             yield path, None
         return
     if os.path.isdir(path):
-        root, what, paths = path, f"the folder {path}", _pictures(path)
+        root, where, paths = path, f"in the folder {path}", _pictures(path)
     else:
-        root, what = _plain_part(path), f"what matches {text}"
+        root, where = _plain_part(path), f"among the files that match {text}"
         matches = sorted(map(Path, glob.glob(os.fspath(path), recursive=True)))  # noqa: PTH207
         if not matches and not watching:
             raise OptionError(f"no file matches {text}")
         paths = [item for item in matches if item.suffix.lower() in suffixes() and item.is_file()]
     inside = [item for item in paths if not _within(item, output, root)]
     if not inside and not watching:
-        raise OptionError(f"{what} holds no picture ({', '.join(suffixes())})")
+        raise OptionError(f"no images {where}; supported are {', '.join(suffixes())}")
     yield from ((item, root) for item in inside)
 
 
 def _plain_part(pattern: Path) -> Path:
-    """The folder in front of a glob's first wildcard."""
+    """Return the folder before the first wildcard of a glob."""
     return Path(*takewhile(lambda part: not glob.has_magic(part), pattern.parts[:-1]))
 
 
 def _pictures(folder: Path) -> list[Path]:
-    """Pictures below a folder by their endings; hidden files and folders are left out."""
+    """List the images in a folder and its subfolders by extension, except hidden ones."""
     known = set(suffixes())
     return sorted(
         path
@@ -193,19 +192,19 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _within(path: Path, output: Path | None, root: Path) -> bool:
-    """Whether a picture lies in the output folder inside the input: it is a result."""
+    """Whether an image is a result: it is in an output folder that is inside the input folder."""
     if output is None or output.resolve() == root.resolve():
         return False
     return output.resolve() in path.resolve().parents
 
 
 def _without_results(made: Sequence[Job], output: Output) -> Iterator[Job]:
-    """Leave out what an earlier run wrote among its inputs, unless the user named it."""
+    """Leave out results of earlier runs among the inputs, unless the user passed them."""
     targets = {realpath(job.target) for job in made if realpath(job.target) != realpath(job.source)}
     names = {realpath(job.source.with_suffix("")) for job in made}
     for job in made:
         result = realpath(job.source) in targets
-        if output.path is None:  # perhaps of a run with another scale
+        if output.path is None:  # it may be from a run with another scale
             plain = _RESULT.sub("", job.source.stem)
             result |= plain != job.source.stem and realpath(job.source.with_name(plain)) in names
         if job.explicit or not result:
@@ -218,12 +217,13 @@ def _without_collisions(made: Iterable[Job]) -> Iterator[Job]:
         key = realpath(job.target)
         first = taken.setdefault(key, job.source)
         if key == realpath(job.source):
-            yield replace(job, error="its result would overwrite it: use -o or --suffix")
+            error = "the result would overwrite the input: use another `dst` or `suffix`"
+            yield replace(job, error=error)
         elif first != job.source:
             yield replace(
                 job,
-                error=f"its result would have the name of that of {first}: rename one, or "
-                "restore them into different folders",
+                error=f"the result would have the same name as that of {first}: rename one of the "
+                "inputs, or use a different `dst` for each",
             )
         else:
             yield job

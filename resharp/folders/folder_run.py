@@ -1,4 +1,4 @@
-"""A run over files, folders and globs, once or for ever."""
+"""A run over files, folders and globs, once or until it is stopped."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 RECHECK = 0.1
-"""Seconds between two looks at what another run has claimed."""
+"""Seconds between two attempts to claim images that another run has claimed."""
 TICK = 0.1
-"""Seconds between two reports of the progress."""
+"""Seconds between two progress reports."""
 
 
 class FolderRun:
-    """One run over pictures.
+    """One run over the images of files, folders and globs.
 
     Args:
         inputs: files, folders and globs.
-        output: where results go.
-        config: what is to become of them.
-        options: how.
-        open_stages: what restores: this machine, or
+        output: where results are written.
+        config: how to restore each image.
+        options: options of the run.
+        open_stages: opens the stages that restore: :func:`local_stages`, or those of
             :func:`resharp.cluster.cluster_stages`.
         progress: called with (images done, images in all), where fractions of an image count, from
-            the thread that runs; raising cancels.
+            the thread that calls :meth:`run`; raising cancels.
         on_result: called with each :class:`Result`, from any thread but one at a time; raising ends
             the run.
-        on_ready: called once, when the model is open.
-        stop: when it is set, nothing new is begun, what is in work is finished, and the run ends.
+        on_ready: called once, when the models are open.
+        stop: when it is set, no image is begun, those in flight are finished, and the run ends.
 
     Raises:
-        OptionError: a request that makes no sense.
+        OptionError: an input cannot be watched, or ``output`` is not a folder while watching.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class FolderRun:
 
     @property
     def begun(self) -> bool:
-        """Whether the model was opened and pictures were taken into work."""
+        """Whether the models were opened and processing has started."""
         return self._pipeline is not None
 
     @property
@@ -94,13 +94,12 @@ class FolderRun:
         return self._scheduler.active
 
     def run(self) -> FolderReport:
-        """Do it all, once. A picture that cannot be restored is a failed result.
+        """Run to the end; call it once. An image that cannot be restored is a failed result.
 
         Raises:
-            ResharpError: a request that makes no sense, a model that cannot be opened, or a disk
-                that is full.
-            BaseException: KeyboardInterrupt, say, or a bug of ours. No thread, claim or half
-                file is left, and :meth:`report` tells what was done.
+            ResharpError: an input is invalid, a model cannot be opened, or the disk is full.
+            BaseException: any other error, e.g. KeyboardInterrupt. No thread, claim or partial
+                file is left behind, and :meth:`report` returns what was done.
         """
         todo: list[Job] = []
         if self._watcher is None:
@@ -111,7 +110,7 @@ class FolderRun:
         return self.report()
 
     def report(self) -> FolderReport:
-        """What was done so far."""
+        """Return a report on the run so far."""
         return FolderReport(
             results=self._scheduler.results,
             upscaler=self._used[0],
@@ -140,7 +139,7 @@ class FolderRun:
             self._progress(*self._scheduler.progress)
 
     def _claimed(self, waiting: list[Job], pipeline: Pipeline) -> Iterator[ClaimedImage]:
-        """Pictures that are claimed and to be done; those that others have claimed come last."""
+        """Claim and yield the images to restore, those that another run has claimed last."""
         scheduler, watcher = self._scheduler, self._watcher
         polled, interval = 0.0, self._options.watch or RECHECK
         while True:
@@ -167,10 +166,11 @@ class FolderRun:
         self._scheduler.advance(task, share)
 
     def _write(self, item: Restored) -> None:
-        """The last stage. What cannot be written is a failed result, and a full disk is the end."""
+        """Write a result, or record a failed one if that fails; a full disk ends the run."""
         task, values, full = item.task, dict[str, Any](), None
+        failed: FailedImage | None = None
         if isinstance(item, FailedImage):
-            values["error"] = item.error
+            failed = item
         else:
             try:
                 made = encode_image(item, self._options.quality)
@@ -179,12 +179,12 @@ class FolderRun:
                 values |= {"width": file.width, "height": file.height}
             except (ResharpError, MemoryError) as error:
                 full = error if is_full(error) else None
-                values["error"] = FailedImage.of(task, error).error
+                failed = FailedImage.of(task, error)
         gone = self._watcher is not None and not os.path.lexists(task.job.source)
-        if "error" in values and gone:
+        if failed is not None and gone:
             self._scheduler.drop(task)
         else:
-            self._scheduler.finish(task, **values)
+            self._scheduler.finish(task, failed, **values)
         if full is not None:
             raise full
 

@@ -1,12 +1,12 @@
-"""State of one folder of results: the journal of what was made, and who is at work on what.
+"""State of one folder of results: the journal of finished images, and the claims of each run.
 
 The journal is a file of JSON lines that several processes append to. A line is written at once and
-read only when its end is there; the last line of a target counts. What is no line of ours, a half
-one after a power cut say, is passed over.
+read only when it is complete; the last line of a target counts. Invalid lines are ignored, e.g. a
+partial one after a power cut.
 
-Each claim is a lock on a file, which the system gives back when its holder dies. Files of locks are
-removed only by a process that is alone in the folder: removed earlier, one of two waiting processes
-could hold the lock of a file that is gone. That is what the lock of each run says.
+Each claim is a file lock, which the system releases when its holder dies. Lock files are removed
+only by a process that is alone in the folder: otherwise, one of two waiting processes could hold
+the lock of a file that was removed. Each run holds a lock of its own to show that it is alive.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from resharp.optional import require
 logger = logging.getLogger(__name__)
 
 FOLDER = ".resharp"
-"""In the folder of results; hidden, so that nothing in it is taken for a picture."""
+"""Name of our folder in the folder of results; hidden folders are not searched for images."""
 SCHEMA = 1
-"""Version of a line of the journal; lines of others are passed over."""
+"""Version of the journal's lines; lines of other versions are ignored."""
 SPARE = 200
-"""Lines that a journal may hold beyond two for each target, before it is written anew."""
+"""Number of lines, beyond two per target, above which a journal is compacted."""
 MUTEX, RUN = "gate", "run-"
 LOCK_TIMEOUT = 60.0
 """Seconds to wait for the mutex, which is never held for more than a moment."""
@@ -42,44 +42,50 @@ LOCK_TIMEOUT = 60.0
 
 @dataclass(frozen=True)
 class FileStat:
-    """A file's size and time, by which a change is seen without reading it."""
+    """A file's size and time, to detect a change without reading the file."""
 
     size: int
+    """Size in bytes."""
     mtime_ns: int
+    """Time of the last change, in nanoseconds."""
 
     @classmethod
     def of(cls, path: Path) -> FileStat:
-        """Raises OSError where there is no such file."""
+        """Read them from the file system.
+
+        Raises:
+            OSError: the file does not exist or is not accessible.
+        """
         found = path.stat()
         return cls(found.st_size, found.st_mtime_ns)
 
 
 @dataclass(frozen=True, kw_only=True)
 class JournalEntry:
-    """One result."""
+    """One finished image."""
 
     target: str
-    """Its path below the folder of results, with slashes."""
+    """Path of the result, relative to the folder of results, with slashes."""
     source: str
-    """Path of its input, relative to the folder of results where there is such a path."""
+    """Path of the input, relative to the folder of results if they are on one drive."""
     key: str
-    """See :meth:`SkipPolicy.key`."""
+    """Hash of everything that the result depends on, from :meth:`SkipPolicy.key`."""
     input_sha256: str
-    """Of the bytes that were restored."""
+    """Hash of the input file."""
     input_size: int
     input_mtime_ns: int
     output_sha256: str
-    """Of the bytes that were written."""
+    """Hash of the file that was written."""
     output_size: int
     output_mtime_ns: int
 
     def line(self) -> bytes:
-        """As it is stored."""
+        """Return the entry as a line of the journal."""
         return json.dumps({"v": SCHEMA, **asdict(self)}).encode("ascii") + b"\n"
 
     @classmethod
     def parse(cls, line: bytes) -> JournalEntry | None:
-        """Read a line; None if it is none of this schema."""
+        """Parse a line; return None if it is not a valid line of this version."""
         try:
             values = json.loads(line)
         except ValueError:
@@ -92,10 +98,10 @@ class JournalEntry:
 
 
 class Journal:
-    """The entries of one file. Safe to use from several threads.
+    """The entries of one journal file. Safe to use from several threads.
 
     Args:
-        path: of the file; it need not exist.
+        path: path of the file, which may not exist yet.
     """
 
     def __init__(self, path: Path) -> None:
@@ -110,7 +116,7 @@ class Journal:
         self._file: tuple[int, int] | None = None
 
     def refresh(self) -> None:
-        """Read what was appended since the last time, by whomever."""
+        """Read the lines that any process has appended since the last call."""
         with self._lock:
             try:
                 with self._path.open("rb") as file:
@@ -119,7 +125,7 @@ class Journal:
                 self._forget()
             except OSError as error:
                 logger.warning(
-                    "%s cannot be read, so results are known by name: %s", self._path, error
+                    "cannot read %s, so results are recognized by name only: %s", self._path, error
                 )
 
     def _read(self, file: Any) -> None:
@@ -137,27 +143,28 @@ class Journal:
                 self._entries[entry.target] = (self.lines, entry)
         if found.st_size and not self._entries and not self._warned:
             self._warned = True
-            logger.warning("%s holds nothing that is known: results are known by name", self._path)
+            text = "%s has no valid entries, so results are recognized by name only"
+            logger.warning(text, self._path)
 
     def get(self, target: str, since: int = -1) -> JournalEntry | None:
-        """The newest entry of a target, if it was read after so many :attr:`lines`."""
+        """Return the newest entry of a target if its line number is above ``since``, else None."""
         line, entry = self._entries.get(target, (-1, None))
         return entry if line > since else None
 
     def append(self, entry: JournalEntry) -> None:
-        """Add a line; the caller holds the lock that keeps other processes from it.
+        """Append a line; the caller holds the lock that excludes other processes.
 
         Raises:
-            OSError: the disk refused.
+            OSError: the file cannot be written.
         """
         with self._path.open("a+b") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(size - 1, 0))
-            torn = size and file.read(1) != b"\n"  # somebody was killed in the middle of a line
+            torn = size and file.read(1) != b"\n"  # a process was killed while writing a line
             file.write((b"\n" if torn else b"") + entry.line())
 
     def compact(self) -> None:
-        """Write it anew if most of it is history; the caller is alone with it."""
+        """Drop outdated lines if they are the majority; no other process may use the file."""
         self.refresh()
         if self.lines > 2 * len(self._entries) + SPARE:
             lines = [entry.line() for _, entry in self._entries.values()]
@@ -167,18 +174,18 @@ class Journal:
 
 @dataclass(frozen=True)
 class Lease:
-    """That a result is this run's to make."""
+    """The exclusive right of this run to write one result."""
 
     state: OutputState
     lock: Any | None
-    """None where nothing can be locked."""
+    """None if locks do not work in the folder."""
 
 
 class OutputState:
     """Journal and locks of one folder of results, as seen by one run.
 
     Args:
-        root: the folder; nothing is made before :meth:`open`.
+        root: the folder; no file is created before :meth:`open`.
     """
 
     def __init__(self, root: Path) -> None:
@@ -186,7 +193,7 @@ class OutputState:
         self.journal = Journal(root / FOLDER / "journal.jsonl")
         self.journal.refresh()
         self.snapshot = self.journal.lines
-        """Lines that were there at the first look; what comes later is another run's beside it."""
+        """Number of lines at the start; later ones come from this run or concurrent ones."""
         self._filelock = require("filelock", feature="Restoring folders", extra="")
         self._threads = threading.Lock()
         self._mutex, self._run = (
@@ -197,9 +204,9 @@ class OutputState:
         self._tried = False
 
     def open(self) -> None:
-        """Begin to claim and to write; doing so twice does nothing.
+        """Prepare to claim and to record results; a second call does nothing.
 
-        Where that cannot be, a warning says so, and results are known by their names alone.
+        If locks do not work, log a warning; results are then recognized by name only.
         """
         if self._tried:
             return
@@ -208,14 +215,14 @@ class OutputState:
             with self._exclusive():
                 self._run.acquire(timeout=0)
         except OSError as error:
-            text = f"nothing can be locked in {self._folder}: {error}"
-            logger.warning("%s: no journal is kept there, and two runs may collide", text)
+            text = "cannot lock files in %s, so no journal is kept and runs may collide: %s"
+            logger.warning(text, self._folder, error)
 
     def claim(self, job: Job) -> Lease | None:
-        """Claim a result; None if another run has it. What a killed one left of it is removed.
+        """Claim a result, and remove what a killed run left of it; None if another run has it.
 
         Raises:
-            OutputError: nothing can be locked.
+            OutputError: the lock file cannot be created or locked.
         """
         if not self._run.is_locked:
             return Lease(self, None)
@@ -227,7 +234,7 @@ class OutputState:
         except self._filelock.Timeout:
             return None
         except OSError as error:
-            raise OutputError(f"nothing can be locked in {self._folder}: {error}") from error
+            raise OutputError(f"cannot lock files in {self._folder}: {error}") from error
         with self._threads:
             self._held.add(lock)
         if before:
@@ -235,14 +242,14 @@ class OutputState:
         return Lease(self, lock)
 
     def release(self, lease: Lease) -> None:
-        """Give a claim back."""
+        """Release a claim."""
         if lease.lock is not None:
             with self._threads:
                 self._held.discard(lease.lock)
             lease.lock.release()
 
     def record(self, entry: JournalEntry) -> None:
-        """Write that a result was made.
+        """Add an entry to the journal.
 
         Raises:
             OutputError: the journal cannot be written.
@@ -253,10 +260,10 @@ class OutputState:
             with self._exclusive():
                 self.journal.append(entry)
         except OSError as error:
-            raise OutputError(f"the journal in {self.root} cannot be written: {error}") from error
+            raise OutputError(f"cannot write the journal in {self.root}: {error}") from error
 
     def close(self) -> None:
-        """Give all claims back; whoever is the last one in the folder tidies up."""
+        """Release all claims; the last run in the folder compacts the journal and removes locks."""
         if not self._run.is_locked:
             return
         for lock in tuple(self._held):
@@ -270,33 +277,33 @@ class OutputState:
                         if path.name != f"{MUTEX}.lock":
                             path.unlink(missing_ok=True)
         except OSError:
-            self._run.release()  # the folder is gone or read-only: nothing to tidy up
+            self._run.release()  # the folder was removed or is read-only: no cleanup
 
     def source_of(self, job: Job) -> str:
-        """A job's input as the journal names it."""
+        """Return a job's input as it is named in the journal."""
         path = os.path.realpath(job.source)
-        with contextlib.suppress(ValueError):  # another drive of Windows
+        with contextlib.suppress(ValueError):  # on another Windows drive
             path = os.path.relpath(path, os.path.realpath(self.root))
         return path.replace(os.sep, "/")
 
     def _lock(self, name: str) -> Any:
-        # Claimed by one thread and given back by another, so not of a thread.
+        # One thread claims and another one releases, so the lock must not belong to a thread.
         return self._filelock.FileLock(self._folder / f"{name}.lock", thread_local=False)
 
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """Be the only one, of all processes, who writes to the journal or removes locks.
+        """Exclude all other processes from writing the journal and removing locks.
 
         Raises:
-            OSError: no lock can be had.
+            OSError: the lock cannot be acquired.
         """
         with self._threads:
-            self._folder.mkdir(parents=True, exist_ok=True)  # somebody may have tidied up
+            self._folder.mkdir(parents=True, exist_ok=True)  # it may have been removed
             with self._mutex.acquire(timeout=LOCK_TIMEOUT, poll_interval=0.005):
                 yield
 
     def _others(self) -> bool:
-        """Whether another run is alive in the folder; what the dead left is removed."""
+        """Whether another run is alive in the folder; remove the locks of dead ones."""
         alive = False
         for path in self._folder.glob(f"{RUN}*.lock"):
             try:

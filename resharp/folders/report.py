@@ -1,4 +1,4 @@
-"""What became of pictures, and how fast."""
+"""Results and speed of a run over folders."""
 
 from __future__ import annotations
 
@@ -12,34 +12,40 @@ from resharp.pipeline.staged_pipeline import StageReport
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What became of one picture."""
+    """The outcome for one image."""
 
     input: str
+    """Path of the input."""
     output: str
+    """Path of the result, whether it was written or not."""
     status: str
     """``restored``, ``skipped`` or ``failed``."""
     seconds: float = 0.0
-    """From the first byte read to the last one written, waiting included."""
+    """Seconds from the start of reading to the end of writing, including waits."""
     width: int = 0
-    """Of the result, in pixels."""
+    """Width of the result in pixels; 0 if it was not restored."""
     height: int = 0
+    """Height of the result in pixels; 0 if it was not restored."""
     faces: int | None = None
-    """How many were restored; None where no faces are."""
+    """Number of restored faces; None without face restoration."""
     redone: bool = False
-    """It was there, made of other contents, with another model or other options."""
+    """Whether it replaced a result made from a different input, model or options."""
     elsewhere: bool = False
-    """Skipped because another run on the same folder did it meanwhile."""
+    """Whether it was skipped because another run restored it in the meantime."""
     notes: tuple[str, ...] = ()
-    """What the format of the result could not carry, and why a result was left alone."""
+    """What the format of the result could not hold, and why an existing result was kept."""
     error: str = ""
+    """Message of the error; empty if there was none."""
+    code: str = ""
+    """Stable code of the error, e.g. ``invalid-image``; empty if there was none."""
 
 
 Used = tuple[ModelUse | None, ModelUse | None]
-"""The upscaler and the face network that were at work."""
+"""The upscaler and the face network in use, each None if unused."""
 
 
 def used_by(restorers: Sequence[Restorer]) -> Used:
-    """What restorers of one config restore with, on which devices."""
+    """Return the models of restorers that share one config, with all their devices."""
     infos = [one.info for one in restorers]
     return _joined([one.upscaler for one in infos]), _joined([one.face for one in infos])
 
@@ -53,40 +59,41 @@ def _joined(alike: Sequence[ModelUse | None]) -> ModelUse | None:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderReport:
-    """What a run did."""
+    """Results, models and speed of a run."""
 
     results: tuple[Result, ...]
-    """In the order of the inputs; while watching, in that of time."""
+    """One per image, in the order of the inputs; while watching, in the order of arrival."""
     upscaler: ModelUse | None
-    """None if nothing was to be done, or pictures are aligned faces."""
+    """None if nothing had to be restored, or the images are aligned faces."""
     face: ModelUse | None
+    """None if nothing had to be restored, or without face restoration."""
     seconds: float
-    """From the first picture to the last, without opening the model."""
+    """Seconds from the first image to the last, without opening the models."""
     stages: tuple[StageReport, ...]
-    """Of the pipeline, the source first; empty if nothing was to be done."""
+    """Reports of the stages, the source first; empty if nothing had to be restored."""
 
     def count(self, status: str) -> int:
-        """Results of that status."""
+        """Return the number of results with that status."""
         return sum(result.status == status for result in self.results)
 
     @property
     def failed(self) -> bool:
-        """Whether any picture failed."""
+        """Whether any image failed."""
         return self.count("failed") > 0
 
     @property
     def pictures_per_second(self) -> float:
-        """Restored ones."""
+        """Restored images per second."""
         return self.count("restored") / self.seconds if self.seconds else 0.0
 
     @property
     def megapixels_per_second(self) -> float:
-        """Of results."""
+        """Megapixels of restored results per second."""
         pixels = sum(one.width * one.height for one in self.results if one.status == "restored")
         return pixels / 1e6 / self.seconds if self.seconds else 0.0
 
     def waiting(self) -> dict[str, float]:
-        """For each stage, the source aside, the share of its threads' time that it waited."""
+        """Return the fraction of each stage's thread time spent waiting, without the source."""
         return {
             stage.name: min((stage.starved + stage.blocked) / (stage.threads * self.seconds), 1.0)
             for stage in self.stages[1:]
@@ -94,7 +101,7 @@ class FolderReport:
         }
 
     def summary(self) -> str:
-        """One line for people."""
+        """Return the report as one line of text."""
         text = ", ".join(filter(None, map(self._counted, ("restored", "skipped", "failed"))))
         text = text or "nothing to restore"
         if self.upscaler is not None:
@@ -115,19 +122,19 @@ class FolderReport:
             text += f" ({redone} redone: input, model or options changed)"
         if status == "skipped" and count:
             elsewhere = sum(result.elsewhere for result in self.results)
-            beside = f", {elsewhere} of them by another run just now" if elsewhere else ""
-            text += f" (done before{beside}; --overwrite redoes them)"
+            others = f", {elsewhere} of them just now by another run" if elsewhere else ""
+            text += f" (already done{others}; use `overwrite` to redo them)"
         return text
 
     def _speed(self) -> str:
         waiting = ", ".join(f"{name} {share:.0%}" for name, share in self.waiting().items())
         return (
-            f"; {self.pictures_per_second:.3g} pictures/s, {self.megapixels_per_second:.3g} MP/s "
+            f"; {self.pictures_per_second:.3g} images/s, {self.megapixels_per_second:.3g} MP/s "
             f"out, waiting: {waiting.replace('%', ' %')}"
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """What ``--json`` prints."""
+        """Return the report as a dictionary that JSON can hold."""
         return {
             "model": self.upscaler and self.upscaler.model,
             "backend": self.upscaler and self.upscaler.backend,

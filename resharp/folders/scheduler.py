@@ -1,4 +1,4 @@
-"""What is to be done, by which run, and what became of it."""
+"""Decides which images to restore, claims them, and collects the results."""
 
 from __future__ import annotations
 
@@ -11,39 +11,40 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from resharp.errors import OptionError
 from resharp.folders.discovery import Job
 from resharp.folders.output_state import FileStat, JournalEntry, OutputState
 from resharp.folders.report import Result
-from resharp.folders.task import ClaimedImage
+from resharp.folders.task import ClaimedImage, FailedImage
 from resharp.fsutil import sha256_of
 from resharp.images.formats import choose
 
 OnResult = Callable[[Result], object]
-"""Called with each result at once, from any thread but never from two together."""
+"""Called with each result immediately, from any thread but one at a time."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What is to be done about a picture."""
+    """Whether to restore an image."""
 
     restore: bool
     redone: bool = False
-    """It was done before, of other contents, with another model or other options."""
+    """Whether it replaces a result made from a different input, model or options."""
     note: str = ""
-    """Why not, where that is no matter of course."""
+    """Why it is not restored, if the user should know."""
 
 
 DO, SKIP = Decision(True), Decision(False)
-CHANGED = Decision(False, note="changed since it was written: left as it is; --overwrite redoes it")
+CHANGED = Decision(False, note="changed since it was written, so it is kept; `overwrite` redoes it")
 
 
 class SkipPolicy:
-    """Decides about pictures, by the names that are there and by the journal.
+    """Decides whether to restore an image, from the existing files and the journal.
 
     Args:
-        config_key: gives the key of what makes the results; called only where it matters.
-        quality: of the encoder, as it was given.
-        overwrite: redo what is done.
+        config_key: returns the key of the config; called only when it is needed.
+        quality: quality of the encoder; None is the format's default.
+        overwrite: restore finished images again.
     """
 
     def __init__(self, config_key: Callable[[], str], quality: int | None, overwrite: bool) -> None:
@@ -52,7 +53,7 @@ class SkipPolicy:
         self._hashes: dict[tuple[Path, FileStat], str] = {}
 
     def decide(self, job: Job, state: OutputState | None) -> Decision:
-        """What is to be done about a picture, as things are.
+        """Decide about one image, from the files and the journal as of now.
 
         Raises:
             ResharpError: the model cannot be found.
@@ -61,7 +62,7 @@ class SkipPolicy:
             return DO
         if state is None:
             return DO if self._overwrite else SKIP
-        if self._overwrite:  # unless a run beside this one has just done it
+        if self._overwrite:  # except what a concurrent run has restored since this one started
             entry = state.journal.get(job.name, since=state.snapshot)
             return SKIP if entry is not None and self._judge(job, state, entry) == SKIP else DO
         entry = state.journal.get(job.name)
@@ -72,21 +73,21 @@ class SkipPolicy:
         read = FileStat(entry.input_size, entry.input_mtime_ns)
         try:
             same_size = FileStat.of(job.target).size == written.size
-            own = entry.output_sha256  # also if it was copied since
+            own = entry.output_sha256  # compared by hash, so that a copy of the result counts too
             if not same_size or self._sha256(job.target, written, own) != own:
                 return CHANGED
             key = self.key(job, self._sha256(job.source, read, entry.input_sha256))
-        except OSError:  # gone, or not to be read: who restores it says so
+        except OSError:  # a file is missing or unreadable, so nothing can be compared
             return SKIP
         if key == entry.key:
             return SKIP
         if state.source_of(job) != entry.source:
-            text = f"it is the result of {entry.source}: choose another -o, or --overwrite"
+            text = f"already the result of {entry.source}: choose another `dst`, or use `overwrite`"
             return Decision(False, note=text)
         return Decision(True, redone=True)
 
     def key(self, job: Job, input_sha256: str) -> str:
-        """Hash of all that a result depends on: config, format, and the input's bytes."""
+        """Hash everything that a result depends on: config, format, and the input's bytes."""
         if self._key is None:
             self._key = self._config_key()
         form = choose(job.target.suffix)
@@ -95,7 +96,7 @@ class SkipPolicy:
         return hashlib.sha256(f"{options} {input_sha256}".encode()).hexdigest()
 
     def _sha256(self, path: Path, known: FileStat, sha256: str) -> str:
-        """Of a file, which is not read if it is as it was with the hash that is known."""
+        """Hash a file; if its size and time are the known ones, return the known hash instead."""
         found = FileStat.of(path)
         if found == known:
             return sha256
@@ -105,12 +106,12 @@ class SkipPolicy:
 
 
 class Scheduler:
-    """Decides what is to be done, claims it, and collects results.
+    """Decides which images to restore, claims them, and collects the results.
 
     Safe to use from several threads.
 
     Args:
-        policy: decides.
+        policy: decides whether to restore an image.
         on_result: called with each result.
     """
 
@@ -118,13 +119,13 @@ class Scheduler:
         self._policy, self._on_result = policy, on_result
         self._states: dict[Path, OutputState] = {}
         self._results: dict[int, Result] = {}
-        self._in_flight: dict[int, tuple[str, float]] = {}  # name, and the fraction that is done
-        self._lock = threading.RLock()  # who is told may ask for the results
+        self._in_flight: dict[int, tuple[str, float]] = {}  # name and fraction done
+        self._lock = threading.RLock()  # on_result may read the results
         self._seen = self._expected = self._ended = 0
 
     @property
     def results(self) -> tuple[Result, ...]:
-        """So far, in the order of the jobs."""
+        """Results so far, in the order of the jobs."""
         with self._lock:
             return tuple(self._results[number] for number in sorted(self._results))
 
@@ -141,17 +142,17 @@ class Scheduler:
             return tuple(name for name, _ in self._in_flight.values())
 
     def plan(self, found: Iterable[Job], *, beside: bool) -> Iterator[Job]:
-        """What is to be done, before anything is opened or claimed.
+        """Yield the jobs that need work, before anything is opened or claimed.
 
         Args:
             found: all jobs.
-            beside: results lie beside their inputs, so that inputs may be results.
+            beside: results are written next to the inputs, so an input may be a result.
         """
         for one in found:
             state = self._state(one)
             if beside and state is not None and not one.explicit:
                 name = one.source.relative_to(state.root).as_posix()
-                if state.journal.get(name) is not None:  # a result itself
+                if state.journal.get(name) is not None:  # it is a result itself
                     continue
             job = self.add(one)
             if self._refused(job):
@@ -163,23 +164,26 @@ class Scheduler:
                 self._skip(job, decision)
 
     def add(self, job: Job) -> Job:
-        """A job that is to be done, with its number."""
+        """Count a job and return it with its number."""
         with self._lock:
             self._seen += 1
             self._expected += 1
             return replace(job, number=self._seen)
 
     def claim(self, job: Job, *, watching: bool) -> ClaimedImage | Job | None:
-        """Claim a picture and look again, for another run may have done it.
+        """Claim an image and decide again, since another run may have restored it.
 
         Args:
-            job: one that was planned, or added.
-            watching: it may have been done before; else, if it is done by now, that was another
-                run.
+            job: a job from :meth:`plan` or :meth:`add`.
+            watching: the job comes from a watcher; otherwise, an image that is finished by now was
+                restored by another run.
 
         Returns:
-            The claimed picture; the job itself if another run is at it, so that it has to be
-            claimed again; None if it is not to be done.
+            The claimed image; the job itself if another run has claimed it, to try again later;
+            None if it needs no work.
+
+        Raises:
+            ResharpError: the model cannot be found, or the folder cannot be locked.
         """
         state, lease = self._state(job), None
         if self._refused(job):
@@ -199,43 +203,44 @@ class Scheduler:
         return None
 
     def advance(self, task: ClaimedImage, share: float) -> None:
-        """A picture is done so far, from 0 to 1."""
+        """Record the fraction of an image that is done, from 0 to 1."""
         with self._lock:
             self._in_flight[task.job.number] = task.job.source.name, share
 
-    def finish(self, task: ClaimedImage, error: str = "", **values: Any) -> None:
-        """Take in what became of a picture, and give back its claim."""
+    def finish(self, task: ClaimedImage, failed: FailedImage | None, **values: Any) -> None:
+        """Record the result of an image and release its claim."""
         result = Result(
             input=str(task.job.source),
             output=str(task.job.target),
-            status="failed" if error else "restored",
+            status="failed" if failed else "restored",
             seconds=round(time.monotonic() - task.began, 3),
-            error=error,
-            redone=task.redone and not error,
+            error=failed.error if failed else "",
+            code=failed.code if failed else "",
+            redone=task.redone and not failed,
             **values,
         )
         self._add(task.job.number, result)
         self.drop(task)
 
     def drop(self, task: ClaimedImage) -> None:
-        """Give back the claim of a picture, of which nothing became."""
+        """Release the claim of an image without a result."""
         self._release(task)
         with self._lock:
             self._in_flight.pop(task.job.number, None)
             self._ended += 1
 
     def _release(self, task: ClaimedImage) -> None:
-        """Give back the claim of a picture."""
+        """Release the claim of an image."""
         if task.lease is not None:
             task.lease.state.release(task.lease)
 
     def close(self) -> None:
-        """Give back all claims."""
+        """Release all claims."""
         for state in self._states.values():
             state.close()
 
     def _state(self, job: Job) -> OutputState | None:
-        """Of the folder whose journal a job is in, if any."""
+        """Return the state of the job's folder of results, if it has one."""
         if job.root is None:
             return None
         if job.root not in self._states:
@@ -244,7 +249,7 @@ class Scheduler:
 
     def _refused(self, job: Job) -> bool:
         if job.error:
-            self._forgo(job, "failed", error=job.error)
+            self._forgo(job, "failed", error=job.error, code=OptionError.code)
         return bool(job.error)
 
     def _skip(self, job: Job, decision: Decision, elsewhere: bool = False) -> None:
@@ -252,7 +257,7 @@ class Scheduler:
         self._forgo(job, "skipped", notes=notes, elsewhere=elsewhere)
 
     def _forgo(self, job: Job, status: str, **values: Any) -> None:
-        """Take in that a job is not done."""
+        """Record the result of a job that is not claimed."""
         result = Result(input=str(job.source), output=str(job.target), status=status, **values)
         with self._lock:
             self._expected -= 1

@@ -1,4 +1,4 @@
-"""The stages that images go through: read, restore, write; each a function of one step."""
+"""The stages of a run: functions that read, restore, encode and write images."""
 
 from __future__ import annotations
 
@@ -35,33 +35,33 @@ from resharp.pipeline.staged_pipeline import Stage
 READERS, WRITERS = 2, 2
 LARGEST_BATCH = 16
 MEMORY_SHARE = 4
-"""One in so many bytes of the free memory is for pictures in work."""
+"""Images in flight may use the free memory divided by this number."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
-"""Of a disk that takes no other picture either."""
+"""Error numbers of a full disk, on which every other image would fail too."""
 
 Advance = Callable[[ClaimedImage, float], object]
-"""Told the done share of a picture, now and then; raises if the run has ended meanwhile."""
+"""Called with an image and the fraction of it that is done; raises if the run has ended."""
 Restored = RestoredImage | EncodedImage | FailedImage
-"""What is given to the last stage, which writes."""
+"""Input of the last stage, which writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderOptions:
-    """How folders are restored; what is to become of the pictures is a config's matter.
+    """Options of a run over folders; a :class:`RestoreConfig` describes the restoration itself.
 
     Raises:
-        OptionError: a number makes no sense.
+        OptionError: a number is out of range.
     """
 
     quality: int | None = None
-    """Of JPEG, WebP and AVIF, 1 to 100."""
+    """JPEG, WebP and AVIF quality, 1 to 100; None is the format's default."""
     overwrite: bool = False
-    """Redo what is done."""
+    """Restore finished images again."""
     workers: int | None = None
-    """Pictures in work at once on each device; None: one on the CPU, with all cores, and on a GPU
-    what keeps its backend busy."""
+    """Images in flight at once on each device; None: one on the CPU, which uses all cores, and on a
+    GPU as many as keep it busy."""
     watch: float | None = None
-    """Seconds between two looks at the inputs, for ever; None: one look, and an end."""
+    """Seconds between two looks for new files, until the run is stopped; None: one look."""
 
     def __post_init__(self) -> None:
         if self.quality is not None and not 1 <= self.quality <= 100:
@@ -71,20 +71,21 @@ class FolderOptions:
 
 
 RestoreStages = tuple[Sequence[Stage], Used]
-"""What turns a :class:`ClaimedImage` into what can be written, and the models at work there."""
+"""Stages that turn a :class:`ClaimedImage` into a :data:`Restored`, and the models they use."""
 OpenStages = Callable[
     [RestoreConfig, FolderOptions, Advance], AbstractContextManager[RestoreStages]
 ]
+"""Opens the stages that restore; they are closed with the context manager."""
 
 
 @contextmanager
 def local_stages(
     config: RestoreConfig, options: FolderOptions, advance: Advance
 ) -> Iterator[RestoreStages]:
-    """Read and restore on this machine.
+    """Open the stages that read and restore on this machine.
 
     Raises:
-        ResharpError: see :class:`RestorerPool`.
+        ResharpError: as for :class:`RestorerPool`.
     """
     with RestorerPool(config, workers=options.workers, on_cpu=1) as pool:
         batch = min(pool.first.batch_for(1, 1), LARGEST_BATCH)
@@ -110,24 +111,26 @@ def local_stages(
 
 
 def begin(task: ClaimedImage) -> tuple[ClaimedImage, FileStat]:
-    """Take the time, see how the input is, and make the folder of the result.
+    """Start the clock, note the input's size and time, and create the folder of the result.
 
-    The folder comes first, so that one that cannot be made does not cost the work.
+    The folder is created first, so that an error comes before the restoration and not after it.
 
     Raises:
-        OutputError: the folder cannot be made, or not be written to.
+        OutputError: the folder cannot be created or is not writable.
     """
     task, stat = replace(task, began=time.monotonic()), FileStat(0, 0)
-    with suppress(OSError):  # who reads it says what is wrong
+    with suppress(OSError):  # reading the file will raise the proper error
         stat = FileStat.of(task.job.source)
     folder = task.job.target.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot make the folder {folder}: {error}: choose another -o") from error
+        text = f"cannot create the folder {folder}: {error}. Choose another `dst`."
+        raise OutputError(text) from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(
-            f"{folder} may not be written to: choose another -o, or change its rights"
+            f"permission denied: cannot write to {folder}. Choose another `dst`, or change the "
+            "folder's permissions."
         )
     return task, stat
 
@@ -145,7 +148,7 @@ def read(advance: Advance, task: ClaimedImage) -> DecodedImage | FailedImage:
 
 
 def memory_cost(scale: float, item: DecodedImage | FailedImage) -> int:
-    """Bytes of the input and of what it becomes."""
+    """Return the bytes of an input and its result."""
     if isinstance(item, FailedImage):
         return 0
     return int(item.picture.pixels.nbytes * (1 + scale**2))
@@ -154,7 +157,7 @@ def memory_cost(scale: float, item: DecodedImage | FailedImage) -> int:
 def restore(
     restorer: Restorer, advance: Advance, item: DecodedImage | FailedImage
 ) -> RestoredImage | FailedImage:
-    """Restore one picture."""
+    """Restore one image."""
     if isinstance(item, FailedImage):
         return item
     task = item.task
@@ -171,9 +174,9 @@ def restore(
 def restore_batch(
     restorer: Restorer, advance: Advance, items: Sequence[DecodedImage | FailedImage]
 ) -> list[RestoredImage | FailedImage]:
-    """Restore pictures of one size, together where that fills the device.
+    """Restore images of one size, several together if that is needed to fill the device.
 
-    What fails together is tried one by one, to see which one it was.
+    If a batch fails, its images are restored one by one to find the ones at fault.
     """
     sound = [item for item in items if isinstance(item, DecodedImage)]
     many = max(restorer.batch_for(*sound[0].picture.pixels.shape[:2]), 1) if len(sound) > 1 else 1
@@ -199,10 +202,10 @@ def restore_batch(
 def encode_file(
     pixels: NDArray[Any], metadata: Metadata, faces: int | None, suffix: str, quality: int | None
 ) -> EncodedFile:
-    """A result, with the metadata of its input, as the bytes of a file of that suffix.
+    """Encode a result, with the metadata of its input, in the format of a file suffix.
 
     Raises:
-        OutputError: the format cannot hold it.
+        OutputError: the format cannot hold the image.
     """
     data, notes = encode(pixels, metadata, format=suffix, quality=quality)
     height, width = pixels.shape[:2]
@@ -210,7 +213,7 @@ def encode_file(
 
 
 def encode_image(item: RestoredImage | EncodedImage, quality: int | None) -> EncodedImage:
-    """See :func:`encode_file`; a cluster has done it already."""
+    """Encode a restored image; an encoded one, from a cluster, is returned as it is."""
     if isinstance(item, EncodedImage):
         return item
     suffix = item.task.job.target.suffix
@@ -219,14 +222,14 @@ def encode_image(item: RestoredImage | EncodedImage, quality: int | None) -> Enc
 
 
 def write(item: EncodedImage, policy: SkipPolicy) -> tuple[str, ...]:
-    """Write a result and its line in the journal; a note if the line cannot be.
+    """Write a result and its journal entry; return a note if the entry could not be written.
 
-    The line of a new result is first, with the time that the file is then given: who is killed
-    in between leaves a line without a file, which is done again. A result that is redone has
-    a line already, which stays true until the file is another.
+    The entry of a new result comes first, with the time that the file is given afterwards: a run
+    killed in between leaves an entry without a file, which is restored again. A result that is
+    redone already has an entry, which stays true until the file is replaced.
 
     Raises:
-        OutputError: the result cannot be written.
+        OutputError: the result cannot be written, or the disk is full.
     """
     target, data = item.task.job.target, item.file.data
     if os.path.lexists(target):
@@ -235,7 +238,7 @@ def write(item: EncodedImage, policy: SkipPolicy) -> tuple[str, ...]:
     stat = FileStat(len(data), time.time_ns())
     notes = _record(item, stat, policy)
     write_whole(target, data)
-    with suppress(OSError):  # its hash tells as well
+    with suppress(OSError):  # without its time, the file is recognized by its hash
         os.utime(target, ns=(stat.mtime_ns, stat.mtime_ns))
     return notes
 
@@ -260,11 +263,11 @@ def _record(item: EncodedImage, written: FileStat, policy: SkipPolicy) -> tuple[
     except OSError as error:
         if is_full(error):
             raise
-        return (f"not in the journal: {error}",)
+        return (f"not recorded in the journal: {error}",)
     return ()
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether the disk is full, so that no other picture can be written either."""
+    """Whether an error means that the disk is full, so that no other image can be written."""
     causes = (error, error.__cause__)
     return any(isinstance(one, OSError) and one.errno in FULL for one in causes)

@@ -1,6 +1,6 @@
-"""One image on its way through a run: claimed, decoded, restored, encoded, or failed.
+"""The states of an image in a run: claimed, decoded, restored, encoded, or failed.
 
-Each step is a value of its own that the stage before it makes, and nothing is filled in later.
+Each state is a class of its own, created by one stage and never changed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from resharp.errors import ResharpError
+from resharp.errors import OutOfMemoryError, ResharpError
 from resharp.folders.discovery import Job
 from resharp.folders.output_state import FileStat, Lease
 from resharp.images import Metadata, Picture
@@ -19,28 +19,30 @@ from resharp.images import Metadata, Picture
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimedImage:
-    """An image that this run, and no other, is to restore."""
+    """An image that this run, and no other, restores."""
 
     job: Job
     lease: Lease | None
-    """None where no journal is kept."""
+    """None if there is no journal."""
     redone: bool
-    """There is a result, made of other contents, with another model or other options."""
+    """Whether a result exists, made from a different input, model or options."""
     began: float = field(default_factory=time.monotonic)
+    """Start of the work, as a ``time.monotonic`` value."""
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """What was read: how the file was before, and what its bytes were."""
+    """Size, time and hash of the file that was read."""
 
     stat: FileStat
+    """Its size and time before it was read."""
     sha256: str
-    """Empty where no journal is kept."""
+    """Hash of its bytes; empty if there is no journal."""
 
 
 @dataclass(frozen=True, eq=False)
 class DecodedImage:
-    """An image that was read."""
+    """An image that has been read."""
 
     task: ClaimedImage
     input: InputFile
@@ -49,34 +51,35 @@ class DecodedImage:
 
 @dataclass(frozen=True, eq=False)
 class RestoredImage:
-    """An image that went through the network."""
+    """An image that has been restored."""
 
     task: ClaimedImage
     input: InputFile
     pixels: NDArray[Any]
     metadata: Metadata
-    """Of the input."""
+    """Metadata of the input."""
     faces: int | None
-    """How many were restored; None where none were looked for."""
+    """Number of restored faces; None without face restoration."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedFile:
-    """A result as the bytes of its file."""
+    """A result, encoded as a file."""
 
     data: bytes
     notes: tuple[str, ...]
-    """What the format could not carry."""
+    """Sentences about what the format could not hold, e.g. metadata."""
     height: int
-    """In pixels."""
+    """Height in pixels."""
     width: int
+    """Width in pixels."""
     faces: int | None
-    """As of :class:`RestoredImage`."""
+    """Same as :attr:`RestoredImage.faces`."""
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedImage:
-    """An image that has only to be written."""
+    """An image that is ready to be written."""
 
     task: ClaimedImage
     input: InputFile
@@ -85,14 +88,17 @@ class EncodedImage:
 
 @dataclass(frozen=True)
 class FailedImage:
-    """An image that was given up, for a reason that people can do something about."""
+    """An image that could not be restored, because of an error that the user can fix."""
 
     task: ClaimedImage
     error: str
+    """Message of the error."""
+    code: str
+    """Stable code of the error, e.g. ``invalid-image``."""
 
     @classmethod
-    def of(cls, task: ClaimedImage, error: BaseException) -> FailedImage:
-        """Because of one of our errors, or a lack of memory."""
+    def of(cls, task: ClaimedImage, error: ResharpError | MemoryError) -> FailedImage:
+        """Create it from an error of resharp or from a lack of memory."""
         if isinstance(error, ResharpError):
-            return cls(task, str(error))
-        return cls(task, f"out of memory: {error}: use a smaller --scale")
+            return cls(task, str(error), error.code)
+        return cls(task, f"out of memory ({error}): use a smaller `scale`", OutOfMemoryError.code)

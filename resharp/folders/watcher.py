@@ -1,4 +1,4 @@
-"""Pictures that come into folders, or change there, while a run goes on."""
+"""Detection of images that arrive or change in folders during a run."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from resharp.folders.discovery import Job, Output, discover, is_collection
 from resharp.folders.output_state import FileStat
 
 Look = tuple[FileStat, str]
-"""What is compared between two polls: the file's size and time, and what is wrong with the job."""
+"""What two polls compare: the file's size and time, and the error of the job."""
 
 
 class FolderWatcher:
-    """Pictures that appear or change in folders.
+    """Finds images that arrive or change in folders.
 
-    Folders are asked again and again, which works on every disk and network mount.
+    It polls the folders, which works on every disk and network mount.
 
     Args:
         inputs: folders and globs.
-        output: where results go.
+        output: where results are written.
 
     Raises:
-        OptionError: an input is neither a folder nor a glob, or the output is one file.
+        OptionError: an input is neither a folder nor a glob, or the output is a file.
     """
 
     def __init__(self, inputs: Sequence[str], output: Output) -> None:
         for text in inputs:
             if not is_collection(text):
-                raise OptionError(f"only folders and globs can be watched, and {text} is neither")
+                raise OptionError(f"`watch` requires existing folders or globs, got {text}")
         if output.is_file:
-            raise OptionError(f"a watched folder needs a folder of results, not {output.path}")
+            raise OptionError(f"`watch` requires a folder as `dst`, got the file {output.path}")
         self._inputs, self._output = inputs, output
         self._last: dict[Path, Look] = {}
         self._taken: dict[Path, Look] = {}
 
     def poll(self) -> Iterator[Job]:
-        """Pictures whose size and time are those of the last poll, and not those of their last.
+        """Yield images that are unchanged since the last poll and were not yielded in this state.
 
-        An empty file is one whose bytes are still to come.
+        An empty file is ignored, since its contents have not been written yet.
         """
         now: dict[Job, Look] = {}
         for job in discover(self._inputs, self._output, watching=True):
-            with suppress(OSError):  # it has vanished
+            with suppress(OSError):  # it has been removed
                 stat = FileStat.of(job.source)
                 if stat.size:
                     now[job] = (stat, job.error)

@@ -1,6 +1,6 @@
-"""Averages several restorations of one image: of other models, and of its flips and rotations.
+"""The average of several restorations of an image: by several models, and of flips and rotations.
 
-The self-ensemble of eight flips and rotations is that of "Seven ways to improve example-based
+The self-ensemble of eight flips and rotations comes from "Seven ways to improve example-based
 single image super resolution" (Timofte et al., CVPR 2016).
 """
 
@@ -20,7 +20,7 @@ from resharp.runtime.streaming import check_count, each, stream
 from resharp.types import Image, Progress, Tta
 
 TURNS = (1, 2, 4, 8)
-"""Numbers of views: the image; with its mirror image; in both directions; turned by 90 degrees."""
+"""Numbers of views: 1 is the image, 2 adds its mirror image, 4 vertical flips, 8 transposes."""
 
 
 class EnsembleMember(Protocol):

@@ -173,7 +173,7 @@ class Loader(AbstractContextManager["Loader"]):
             self._done(entry)
 
     def _wanted(self, key: Any) -> tuple[_Entry, list[_Entry]]:
-        """The entry, counted as busy, and those that have to be closed in its favour."""
+        """Return the entry, counted as busy, and those to close in order to make room for it."""
         with self._lock:
             if self._closed:
                 raise OptionError("this loader is closed: create another one")

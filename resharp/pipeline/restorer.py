@@ -242,7 +242,7 @@ class Restorer(AbstractContextManager["Restorer"]):
 
     @property
     def _plain(self) -> bool:
-        """Whether it is an upscaler and nothing else."""
+        """Whether it is only an upscaler, without faces and test-time augmentation."""
         return self._faces is None and self._background is self.upscaler
 
     @property
@@ -252,7 +252,7 @@ class Restorer(AbstractContextManager["Restorer"]):
 
     @property
     def info(self) -> RestorerInfo:
-        """Facts about it as of now."""
+        """Current facts about the restorer."""
         used = (self.upscaler, self.network)
         return RestorerInfo(
             scale=1.0 if self.upscaler is None else self.upscaler.scale,
@@ -263,7 +263,7 @@ class Restorer(AbstractContextManager["Restorer"]):
         )
 
     def pin_tile(self, tile: int | None) -> None:
-        """Use tiles of that size from now on; see :meth:`Upscaler.pin_tile`."""
+        """Use tiles of that size from now on, as :meth:`Upscaler.pin_tile` does."""
         if self.upscaler is not None and tile is not None:
             self.upscaler.pin_tile(tile)
 
@@ -285,7 +285,7 @@ class RestorerPool(AbstractContextManager["RestorerPool"]):
     """Restorers of one config on one device or several. A context manager.
 
     Args:
-        config: what they do. ``device`` may name several GPUs: ``cuda:0,1`` or ``cuda:all``.
+        config: how to restore; ``device`` may name several GPUs: ``cuda:0,1`` or ``cuda:all``.
         workers: images in flight at once on each device; None: on a GPU as many as keep it busy,
             on the CPU one per core, up to 4.
         on_cpu: the default of ``workers`` on the CPU.

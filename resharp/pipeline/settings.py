@@ -52,7 +52,7 @@ class Settings:
         return Upscaler(**{one.name: getattr(self, one.name) for one in fields(Settings)})
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write them as JSON or TOML, by the file's extension, whole or not at all.
+        """Save the options as JSON or TOML, by the file's extension, atomically.
 
         Raises:
             OptionError: the extension is neither .json nor .toml.
@@ -62,7 +62,7 @@ class Settings:
         values = {name: _plain(value) for name, value in asdict(self).items() if value is not None}
         if _kind(target) == ".json":
             text = json.dumps(values, indent=2) + "\n"
-        else:  # flat, and JSON's strings, numbers and booleans are TOML's too
+        else:  # flat, and JSON strings, numbers and booleans are valid TOML
             text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
         try:
             with replacing(target) as part:

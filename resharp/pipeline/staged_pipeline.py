@@ -1,7 +1,7 @@
-"""A staged pipeline: a source and functions in threads of their own, with bounded hand-over.
+"""A staged pipeline: a source and functions that run in their own threads, with bounded queues.
 
-Folders and video run through it: reading and writing overlap with inference, each stage takes its
-items in order, and at most ``depth`` of them lie between two stages.
+Folders and video use it: reading and writing overlap with inference, each stage takes its items in
+order, and at most ``depth`` of them wait between two stages.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from functools import partial
 from typing import Any
 
 START_TIMEOUT = 10.0
-"""Seconds to wait for a thread whose start was interrupted: it begins in milliseconds, or never."""
+"""Seconds to wait for a thread whose start was interrupted; it starts in milliseconds or never."""
 Call = Callable[[Any], Any]
-"""Takes an item and returns what the next stage takes; with a batch, both are lists."""
+"""Takes an item and returns the item for the next stage; lists of them in a batched stage."""
 
 
 class Stopped(BaseException):
-    """Ends the work of a stage because another one failed. Not an error: nobody needs to see it."""
+    """Raised in a stage to end its work because another one failed; not an error itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,37 +29,37 @@ class Stage:
     """One step of a pipeline."""
 
     name: str
-    """For reports: ``restore``, say."""
+    """Name for reports, e.g. ``restore``."""
     calls: Sequence[Call]
-    """One function for each thread; items are spread over the threads in order."""
+    """One function per thread; the threads take the items in order."""
     batch: int = 1
-    """Items that a call takes at once, at most; if above 1, calls take and return lists."""
+    """Maximum number of items per call; above 1, calls take and return lists."""
     can_batch: Callable[[Any, Any], bool] | None = None
     """Whether two items may share a batch; None: all may."""
     cost: Callable[[Any], int] | None = None
-    """Bytes that an item holds from here until it is through; at most one stage asks."""
+    """Bytes that an item holds from here to the end of the pipeline; for one stage at most."""
     budget: int | None = None
-    """Of such bytes in work at once; an item waits for its part, but one alone may exceed it."""
+    """Maximum of these bytes for all items in flight; a single item may exceed it alone."""
 
 
 @dataclass(frozen=True)
 class StageReport:
-    """What a stage has done so far; the seconds of its threads are added up."""
+    """Work of a stage so far, with times summed over its threads."""
 
     name: str
     threads: int = 1
     items: int = 0
-    """Finished."""
+    """Number of finished items."""
     busy: float = 0.0
-    """Seconds of work."""
+    """Seconds spent working."""
     starved: float = 0.0
-    """Seconds of waiting for the stage before it."""
+    """Seconds spent waiting for the previous stage."""
     blocked: float = 0.0
-    """Seconds of waiting for the stage after it, or for memory."""
+    """Seconds spent waiting for the next stage or for memory."""
 
 
 class _Channel:
-    """Items on their way between two stages, by number. All access is under the board's lock."""
+    """The queue between two stages, by item number; guarded by the pipeline's lock."""
 
     def __init__(self, depth: int) -> None:
         self.depth = depth
@@ -69,16 +69,16 @@ class _Channel:
 
     @property
     def ready(self) -> bool:
-        """Whether the next item is there."""
+        """Whether the next item is available."""
         return self.first in self.items
 
     @property
     def ended(self) -> bool:
-        """Whether there is no next item, ever."""
+        """Whether all items have been taken and none will follow."""
         return self.count is not None and self.first >= self.count
 
     def has_room(self, number: int) -> bool:
-        """Whether the item of that number may be put."""
+        """Whether there is room for the item with that number."""
         return number < self.first + self.depth
 
 
@@ -86,8 +86,8 @@ class Pipeline:
     """Runs items through stages, once.
 
     Args:
-        stages: the steps after the source; what the last one returns is dropped.
-        depth: items that may wait between two stages; at least a stage's batch is allowed.
+        stages: the steps after the source; return values of the last one are discarded.
+        depth: number of items that may wait between two stages; at least a stage's batch size.
         source: name of the source, for reports.
     """
 
@@ -117,16 +117,16 @@ class Pipeline:
         """Run all items of ``source``; no thread is left when this returns or raises.
 
         Args:
-            source: read from a thread of its own, and closed there if it is a generator.
-            progress: called from this thread now and then; raising in it stops the pipeline.
+            source: read in its own thread, and closed there if it is a generator.
+            progress: called regularly from this thread; raising in it stops the pipeline.
             interval: seconds between two calls of ``progress``.
 
         Returns:
-            What each stage did, the source first.
+            A report per stage, the source first.
 
         Raises:
-            BaseException: the first error of the source, a stage or ``progress``; or the interrupt
-                that came to this thread. The items in work are given up.
+            BaseException: the first error of the source, a stage or ``progress``, or an interrupt
+                of this thread. Items in flight are abandoned.
         """
         threads = [self._thread(0, 0, self._read, source)]
         for index, stage in enumerate(self._stages, start=1):
@@ -143,12 +143,12 @@ class Pipeline:
                 if progress is not None:
                     progress(self.report())
         except BaseException as error:
-            with suppress(RuntimeError):  # an interrupt may have come just as the lock was taken
+            with suppress(RuntimeError):  # an interrupt may have left the lock held
                 while True:
                     self._changed.release()
             self._fail(error)
-            # One in the midst of a thread's start leaves open whether it runs, and only what has
-            # begun can be joined; a thread that was never made is given up after a while.
+            # If an interrupt came while a thread was being started, it is unknown whether it runs.
+            # Only a running thread can be joined; one that was never created times out.
             with suppress(KeyboardInterrupt), self._changed:
                 self._changed.wait_for(lambda: self._begun >= tried, START_TIMEOUT)
         _join(threads)
@@ -157,26 +157,26 @@ class Pipeline:
         return self.report()
 
     def check(self) -> None:
-        """For calls that take long: raises if the pipeline has stopped meanwhile.
+        """Raise if the pipeline has stopped; long calls check it regularly.
 
         Raises:
-            Stopped: give up.
+            Stopped: the pipeline has stopped.
         """
         if self._error is not None:
             raise Stopped
 
     def pause(self, seconds: float) -> None:
-        """For a source that waits for something: sleep, but no longer than the pipeline runs.
+        """Sleep in a source that has to wait, but no longer than the pipeline runs.
 
         Raises:
-            Stopped: give up.
+            Stopped: the pipeline has stopped.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._error is not None, seconds)
         self.check()
 
     def report(self) -> tuple[StageReport, ...]:
-        """What each stage has done so far, the source first."""
+        """Return a report per stage on the work so far, the source first."""
         with self._changed:
             return tuple(self._reports)
 
@@ -186,7 +186,7 @@ class Pipeline:
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        """What every thread does its work in: an error of one stops all."""
+        """Run the work of a thread: an error in one stops all."""
         with self._changed:
             self._begun += 1
             self._changed.notify_all()
@@ -202,7 +202,7 @@ class Pipeline:
                 self._changed.notify_all()
 
     def _wait(self, seconds: float) -> bool:
-        """Whether there is still work, after a while or when it has ended."""
+        """Wait up to that time for the end, and return whether the pipeline is still running."""
         with self._changed:
             self._changed.wait_for(lambda: not self._alive or self._error is not None, seconds)
             return self._alive > 0 and self._error is None
@@ -253,11 +253,11 @@ class Pipeline:
                 waited = taken - began - blocked
                 blocked += time.perf_counter() - done
                 self._count(index, len(items), done - taken, waited, blocked)
-            if not last:  # number is that of the item that would have been next
+            if not last:  # number is that of the next item, so the count of all
                 self._end(index, number)
 
     def _put(self, channel: int, number: int, items: Sequence[Any]) -> None:
-        """Hand items on, each when there is room for it."""
+        """Pass items to the next stage, each as soon as there is room for it."""
         target = self._channels[channel]
         with self._changed:
             for place, item in enumerate(items, start=number):
@@ -266,12 +266,12 @@ class Pipeline:
                 self._changed.notify_all()
 
     def _take(self, channel: int) -> tuple[int, list[Any], float]:
-        """The next items in order, none at the end, and how long they waited for memory."""
+        """Return the first number, the next items (none at the end), and the wait for memory."""
         source, stage = self._channels[channel], self._stages[channel]
         with self._changed:
             self._until(lambda: source.ended or source.ready)
             began = time.perf_counter()
-            if stage.cost is not None:  # only once it fits, so that nothing later gets its memory
+            if stage.cost is not None:  # wait, or a later item could take its memory
                 self._until(lambda: source.ended or (source.ready and self._fits(source, stage)))
             blocked = time.perf_counter() - began
             number, items = source.first, list[Any]()
@@ -287,7 +287,7 @@ class Pipeline:
             return number, items, blocked
 
     def _fits(self, source: _Channel, stage: Stage, batch: Sequence[Any] = ()) -> bool:
-        """Whether the next item may be taken now, into that batch; one alone always fits."""
+        """Whether the next item fits into the batch and the budget, which one alone may exceed."""
         item = source.items[source.first]
         if batch and stage.can_batch is not None and not stage.can_batch(batch[0], item):
             return False
@@ -302,10 +302,10 @@ class Pipeline:
             self._changed.notify_all()
 
     def _until(self, ready: Callable[[], bool]) -> None:
-        """Wait, holding the lock.
+        """Wait for a condition, called with the lock held.
 
         Raises:
-            Stopped: the pipeline has failed meanwhile.
+            Stopped: the pipeline has stopped.
         """
         self._changed.wait_for(lambda: self._error is not None or ready())
         if self._error is not None:
@@ -329,7 +329,7 @@ class Pipeline:
 
 
 def _join(threads: Sequence[threading.Thread]) -> None:
-    """Wait for all, also when the user is impatient: each ends at its next hand-over."""
+    """Wait for all threads, despite further interrupts: each ends at its next hand-over."""
     waiting = [thread for thread in threads if thread.is_alive()]
     while waiting:
         with suppress(KeyboardInterrupt):

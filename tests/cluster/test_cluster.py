@@ -39,7 +39,7 @@ _get_node = ray._private.services.get_node
 
 
 def _patient(*where: Any) -> Any:
-    """Wait for Ray's own processes, to which Ray gives 30 seconds."""
+    """Wait longer for Ray's own processes than Ray's 30 seconds."""
     found: list[Any] = []
 
     def there() -> bool:
@@ -64,10 +64,10 @@ def _cluster() -> Iterator[None]:
             log_to_driver=False,
             logging_level="ERROR",
             _system_config={
-                "worker_register_timeout_seconds": int(LIMIT),  # a busy machine is no fault
+                "worker_register_timeout_seconds": int(LIMIT),  # the machine may be busy
                 "health_check_failure_threshold": 100,
-                "worker_niceness": 0,  # by itself Ray lets all others go first
-                "memory_monitor_refresh_ms": 0,  # others that fill the memory are no fault either
+                "worker_niceness": 0,  # by default Ray gives way to all other processes
+                "memory_monitor_refresh_ms": 0,  # ignore other processes' memory
             },
         )
     yield
@@ -122,7 +122,7 @@ def test_an_interrupted_video_goes_on_here_or_there(tmp_path: Path, config: Rest
         pass
 
     def stop(done: float, total: float) -> None:
-        # One machine goes on after the segments that have none missing before them.
+        # A single machine resumes after the last segment without a gap before it.
         if done >= 24 and (tmp_path / "out.mp4.resharp" / "000000.mp4").exists():
             raise StopError
 
@@ -186,6 +186,7 @@ def test_a_folder_is_the_one_of_a_single_machine_though_a_worker_dies(
     assert sum(one.status == "restored" for one in report.results) == 24
     (failed,) = [one for one in report.results if one.status == "failed"]
     assert "bad.png" in failed.error
+    assert failed.code == "invalid-image"
     assert _files(tmp_path / "out") == _files(tmp_path / "alone")
     again = run().run()
     assert sum(one.status == "skipped" for one in again.results) == 24
@@ -194,7 +195,9 @@ def test_a_folder_is_the_one_of_a_single_machine_though_a_worker_dies(
 def test_a_worker_that_dies_again_and_again_is_an_error(
     tmp_path: Path, config: RestoreConfig, workers: list[int]
 ) -> None:
-    inputs = _pictures(tmp_path / "in", 24)  # more than can be in work before the first is done
+    inputs = _pictures(
+        tmp_path / "in", 24
+    )  # more than can be in flight before the first one is done
     once = ClusterOptions(workers=1, cpus=1, retries=0)
 
     def kill(result: Any) -> None:
@@ -220,22 +223,25 @@ def test_the_command(tmp_path: Path, compact: Bundle, monkeypatch: pytest.Monkey
     code, said = call("cluster", "video", str(clip), "-o", "out.mp4", *cluster, *args)
     assert code == 0, said
     assert json.loads(said.splitlines()[-1])["frames"] == 16
-    code, said = call("cluster", "folder", "in", "-o", "out", *cluster, "--gpus", "0")
+    code, said = call("cluster", "folder", "in", "-o", "out", *cluster, "--device", "cuda:0,1")
     assert code == 1
-    assert "--gpus is about one machine" in said
+    assert "--device cuda:0,1 is for one machine" in said
+    code, said = call("cluster", "folder", "in", "-o", "out", "--cpus-per-worker", "0")
+    assert code == 1
+    assert "--cpus-per-worker must be above 0" in said
 
 
 def test_what_cannot_be_is_said(tmp_path: Path, config: RestoreConfig) -> None:
     clip = make(tmp_path / "in.mp4", Spec(frames=3))
-    with pytest.raises(OptionError, match="more than the cluster has"):
+    with pytest.raises(OptionError, match="need more than the cluster has"):
         restore_video(clip, tmp_path / "out.mp4", config, cluster=ClusterOptions(workers=9))
     with pytest.raises(UnknownModelError, match="nobody"):
         restore_video(clip, tmp_path / "out.mp4", config.on(model="nobody"), cluster=TWO)
     with pytest.raises(ResharpError, match="there is no file"):
         restore_video(tmp_path / "none.mp4", tmp_path / "out.mp4", config, cluster=TWO)
-    with pytest.raises(OptionError, match="leave --aligned out"):
+    with pytest.raises(OptionError, match="leave out `aligned`"):
         restore_video(clip, tmp_path / "out.mp4", RestoreConfig(face="codeformer", aligned=True))
-    with pytest.raises(OptionError, match="workers is 0"):
+    with pytest.raises(OptionError, match="`workers` must be above 0, got 0"):
         ClusterOptions(workers=0)
     assert not list(tmp_path.glob("out*"))
 
@@ -274,6 +280,6 @@ def test_a_cluster_that_is_not_there_is_said_at_once(
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     for address in ("127.0.0.1:9", "ray://127.0.0.1:9"):
         nobody = ClusterOptions(address=address)
-        with pytest.raises(BackendError, match=r"cannot be reached: .*refused"):
+        with pytest.raises(BackendError, match=r"cannot connect to the Ray cluster .*refused"):
             restore_video(clip, tmp_path / "out.mp4", config, cluster=nobody)
     assert not list(tmp_path.glob("out*"))

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.processes
 
 JOURNAL = ".resharp/journal.jsonl"
 LEFT = {"journal.jsonl", "gate.lock"}
-"""All that a run leaves in its own folder."""
+"""All files that a run leaves in its .resharp folder."""
 
 
 @pytest.fixture(autouse=True)
@@ -81,17 +81,17 @@ def pixels(path: str) -> Any:
 def test_a_tree_is_restored_once_and_reported(config: RestoreConfig) -> None:
     save("in/a.png")
     save("in/sub/b.jpg", 10, 20)
-    told: list[Result] = []
+    seen: list[Result] = []
     shares: list[tuple[float, float]] = []
     report = restore_folder(
         "in",
         "out",
         config=config,
-        on_result=told.append,
+        on_result=seen.append,
         progress=lambda d, t: shares.append((d, t)),
     )
     assert counts(report) == (2, 0, 0)
-    assert sorted(r.output for r in told) == [
+    assert sorted(r.output for r in seen) == [
         str(Path("out/a.png")),
         str(Path("out/sub/b.jpg")),
     ]
@@ -198,7 +198,7 @@ def test_another_inputs_result_is_not_replaced(config: RestoreConfig) -> None:
     before = pixels("out/a.png")
     report = restore_folder("two", "out", config=config)
     assert counts(report) == (0, 1, 0)
-    assert "it is the result of ../one/a.png" in report.results[0].notes[0]
+    assert "already the result of ../one/a.png" in report.results[0].notes[0]
     assert np.array_equal(pixels("out/a.png"), before)
 
 
@@ -258,7 +258,7 @@ def test_names_of_all_kinds(config: RestoreConfig) -> None:
 
 
 class Fakes:
-    """Counts what restorers are given, once as many images wait as may, and can fail."""
+    """Restorers that record their batches, wait until the queue is full, and can fail."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, fills: int, total: int) -> None:
         self.batches: list[int] = []
@@ -297,7 +297,7 @@ def test_pictures_of_a_size_share_a_run(
     fakes = Fakes(monkeypatch, fills=4, total=27)
     several(24)
     for n in range(3):
-        save(f"in/y{n}.png", 9, 99)  # which nothing is gained by
+        save(f"in/y{n}.png", 9, 99)  # batches do not help at this size
     assert counts(restore_folder("in", "out", config=config)) == (27, 0, 0)
     assert max(fakes.batches) == 4
     for n in range(24):
@@ -306,7 +306,7 @@ def test_pictures_of_a_size_share_a_run(
         if np.array_equal(found, wanted):
             break
     else:
-        pytest.fail("no picture went through the batch")
+        pytest.fail("no image was restored in a batch")
 
 
 def test_one_bad_picture_of_a_batch_is_one_failure(
@@ -327,7 +327,8 @@ def test_one_bad_picture_of_a_batch_is_one_failure(
     monkeypatch.setattr(Restorer, "with_count", call)
     report = restore_folder("in", "out", config=config)
     assert counts(report) == (6, 0, 2)
-    assert report.results[2].error == "out of memory: so large: use a smaller --scale"
+    assert report.results[2].error == "out of memory (so large): use a smaller `scale`"
+    assert [one.code for one in report.results if one.error] == ["out-of-memory"] * 2
 
 
 def test_large_pictures_wait_for_memory(
@@ -418,12 +419,46 @@ def test_raising_in_progress_cancels(config: RestoreConfig) -> None:
     assert left() <= LEFT
 
 
+def test_a_failed_result_has_the_code_of_its_error(
+    config: RestoreConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save("in/a.png")
+    Path("in/b.png").write_bytes(b"")
+    save("in/c.jpg", seed=1)
+    save("in/c.png", seed=2)
+
+    def refuse(path: Path, data: bytes) -> None:
+        if path.name == "a.png":
+            raise OutputError("refused")
+        write_whole(path, data)
+
+    monkeypatch.setattr("resharp.folders.stages.write_whole", refuse)
+    report = restore_folder(
+        ["in/a.png", "in/b.png", "in/c.jpg", "in/c.png", "gone.png"],
+        "out",
+        config=config,
+        format="png",
+    )
+    codes = {Path(one.input).name: one.code for one in report.results}
+    assert codes == {
+        "a.png": "output",  # written
+        "b.png": "invalid-image",  # read
+        "c.jpg": "",
+        "c.png": "invalid-option",  # discovered: its result would have the same name
+        "gone.png": "invalid-image",
+    }
+    assert [bool(one.error) for one in report.results] == [bool(code) for code in codes.values()]
+    found = {Path(one["input"]).name: one["code"] for one in report.as_dict()["results"]}
+    assert found == codes
+
+
 def test_an_unwritable_place_is_a_failure_of_each(config: RestoreConfig, caplog: Any) -> None:
     several(2)
     Path("out").write_text("in the way")
     report = restore_folder("in", "out/deeper", config=config)
     assert counts(report) == (0, 0, 2)
-    assert "cannot make the folder" in report.results[0].error
+    assert "cannot create the folder" in report.results[0].error
+    assert [one.code for one in report.results] == ["output"] * 2
     assert "no journal is kept" in caplog.text
 
 
@@ -496,8 +531,8 @@ def test_a_file_that_grows_is_taken_when_it_has_ended() -> None:
     data = save("whole.png").read_bytes()
     growing = Path("in/a.png")
     growing.touch()
-    assert [arrived(), arrived()] == [[], []]  # its bytes are still to come
-    for size in range(100, len(data), len(data) // 8):  # at each look it is another
+    assert [arrived(), arrived()] == [[], []]  # not written yet
+    for size in range(100, len(data), len(data) // 8):  # different at each poll
         growing.write_bytes(data[:size])
         assert arrived() == []
     growing.write_bytes(data)
@@ -535,8 +570,8 @@ def test_a_watch_ends_when_it_is_told(config: RestoreConfig) -> None:
     [
         ({"watch": 0}, "positive number of seconds"),
         ({"quality": 101}, "between 1 and 100, got 101"),
-        ({"watch": 1, "src": "a.png"}, "neither"),
-        ({"watch": 1, "dst": "b.png"}, "needs a folder of results"),
+        ({"watch": 1, "src": "a.png"}, "existing folders or globs, got a.png"),
+        ({"watch": 1, "dst": "b.png"}, "requires a folder as `dst`"),
         ({"workers": 0}, "at least 1"),
         ({"config": RestoreConfig(device="cuda:0,0")}, "each once"),
         ({"tile": 64}, "either `config` or tile"),
@@ -556,7 +591,7 @@ def test_the_key_needs_no_opening(config: RestoreConfig) -> None:
     for one in (config, config.on(scale=2.0), replace(config, tta=2)):
         with one.open() as restorer:
             assert restorer.info.key == one.key()
-    assert config.key() == config.on(scale=2).key()  # which is its own
+    assert config.key() == config.on(scale=2).key()  # the model's own scale
 
 
 def test_a_kill_between_a_result_and_its_time_is_no_harm(
@@ -584,4 +619,4 @@ def test_a_journal_of_garbage_is_said(config: RestoreConfig, caplog: Any) -> Non
     restore_folder("in", "out", config=config)
     Path("out", JOURNAL).write_bytes(bytes(range(256)) * 4)
     assert counts(restore_folder("in", "out", config=config.on(scale=3.0))) == (0, 1, 0)
-    assert "holds nothing that is known" in caplog.text
+    assert "has no valid entries" in caplog.text

@@ -1,4 +1,4 @@
-"""Folders and real processes: two at once, one that is killed, a watch, and Ctrl-C."""
+"""Folders in real processes: two at once, one that is killed, watching, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Start = Callable[..., held.Child]
 def start(compact: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Start ``resharp upscale`` with the tiny x2 model in an empty folder.
 
-    With ``hold``, it waits after so many images, until it is killed or interrupted.
+    With ``hold``, it stops after that many images, until it is killed or interrupted.
     """
     monkeypatch.chdir(tmp_path)
     processes: list[held.Child] = []
@@ -65,13 +65,13 @@ def journal(root: str = "out") -> list[str]:
 
 
 def recorded() -> int:
-    """Lines of the journal that are whole, while somebody writes to it."""
+    """Number of complete lines in the journal, which may be being written."""
     path = Path("out/.resharp/journal.jsonl")
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def pictures() -> set[str]:
-    """All that lies beside the results, checked to be whole."""
+    """Names of the results, each checked to be complete."""
     found = [p for p in Path("out").rglob("*") if p.is_file() and ".resharp" not in p.parts]
     for path in found:
         picture = cv2.imread(str(path))
@@ -81,7 +81,7 @@ def pictures() -> set[str]:
 
 
 def arrives(name: str, data: bytes) -> None:
-    """A whole file comes into the folder at once; test_folders.py has one that grows."""
+    """Add a complete file to the folder; test_folders.py tests one that grows."""
     Path(name).write_bytes(data)
     Path(name).replace(Path("in", name))
 
@@ -118,7 +118,7 @@ def test_if_one_of_two_is_killed_the_other_does_it_all(start: Start) -> None:
     victim = start("in", "-o", "out", hold=2)
     until(lambda: recorded() == 2, alive=victim)
     other = start("in", "-o", "out", "--json")
-    until(lambda: recorded() >= 5, alive=other)  # what the victim has claimed stays undone
+    until(lambda: recorded() >= 5, alive=other)  # the victim's claims remain
     assert len(list(Path("out/.resharp/locks").glob("run-*"))) == 2
     victim.send_signal(signal.SIGKILL)
     victim.communicate(timeout=LIMIT)
@@ -126,7 +126,7 @@ def test_if_one_of_two_is_killed_the_other_does_it_all(start: Start) -> None:
     report = json.loads(other.communicate(timeout=LIMIT)[0])
     assert other.returncode == 0
     assert all(result["status"] in ("restored", "skipped") for result in report["results"])
-    assert len(pictures()) == COUNT  # and no half file of the victim's
+    assert len(pictures()) == COUNT  # no partial file of the victim
     assert locks() == ["gate.lock"]
 
 

@@ -14,7 +14,7 @@ from resharp.pipeline.ensemble import Ensemble, _back, _view
 
 
 class Fake:
-    """Enlarges by repeating, and adds something that depends on the place."""
+    """Enlarges by repeating pixels, and adds a value to the first row."""
 
     def __init__(self, add: int = 0, scale: float = 2.0) -> None:
         self.add, self.scale, self.closed, self.calls = add, scale, 0, 0
@@ -56,12 +56,12 @@ def test_the_mean_is_weighted_and_rounded(dtype: str) -> None:
 
 
 def test_views_average_what_depends_on_the_place() -> None:
-    image, told = np.zeros((6, 6, 3), np.uint8), []
+    image, seen = np.zeros((6, 6, 3), np.uint8), []
     with Ensemble([Fake(80)], tta=8) as ensemble:
-        out = ensemble(image, progress=lambda done, total: told.append((done, total)))
+        out = ensemble(image, progress=lambda done, total: seen.append((done, total)))
     assert out[0, 5, 0] == out[11, 5, 0] == out[5, 0, 0] == out[5, 11, 0] == 20
     assert out[5, 5, 0] == 0
-    assert told == [(i, 8) for i in range(1, 9)]
+    assert seen == [(i, 8) for i in range(1, 9)]
 
 
 def test_real_upscalers(compact: Bundle) -> None:

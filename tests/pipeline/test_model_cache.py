@@ -108,7 +108,7 @@ def test_bad_calls(loader: Loader, compact: Bundle) -> None:
         loader(PICTURE.astype(np.int64))
     with pytest.raises(OptionError, match="`keep` must be a positive integer"):
         Loader(keep=0)
-    assert loader(PICTURE).shape == (40, 56, 3)  # still of use
+    assert loader(PICTURE).shape == (40, 56, 3)  # still usable
 
 
 @pytest.mark.processes
@@ -132,7 +132,7 @@ def test_opening_one_model_does_not_stop_the_others(
         thread.start()
     try:
         assert inside.wait(LIMIT)
-        loader(PICTURE)  # would wait for ever behind the one that is opened
+        loader(PICTURE)  # would block forever behind the model being opened
         assert loader.loaded
     finally:
         go.set()

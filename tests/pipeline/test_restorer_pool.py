@@ -26,7 +26,7 @@ def test_a_restorer_does_what_an_upscaler_does(compact: Bundle) -> None:
         assert all(np.array_equal(restorer(i), w) for i, w in zip(images, wanted, strict=True))
         together = restorer.batch(images)
         assert all(np.array_equal(a, w) for a, w in zip(together, wanted, strict=True))
-        assert restorer.batch_for(20, 24) == 1  # a CPU gains nothing by more
+        assert restorer.batch_for(20, 24) == 1  # batches do not help on a CPU
         assert restorer.info.scale == 2
 
 
@@ -77,7 +77,7 @@ def test_the_users_threads_are_kept(compact: Bundle, monkeypatch: pytest.MonkeyP
 
 
 class _OnGpu:
-    """Stands for a restorer on a GPU, which likes two pictures at once."""
+    """Fake restorer on a GPU that needs two images in flight."""
 
     threads = 2
 
