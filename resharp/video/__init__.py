@@ -1,4 +1,4 @@
-"""Video: timestamps, sound and color kept, in constant memory, resumable."""
+"""Resumable video restoration in constant memory, which keeps timestamps, audio and color."""
 
 from resharp.video.options import CODECS, VideoOptions
 from resharp.video.report import VideoReport

@@ -1,4 +1,4 @@
-"""The input: what is known of it before it is restored, and its frames."""
+"""The input video: its properties and its frames."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
 DEFAULT_RATE = Fraction(25)
-"""Frames per second where nothing tells."""
+"""Frames per second of an input that does not state a rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """The video stream that is restored, and its surroundings."""
+    """The video stream to restore, with the properties that its file states."""
 
     path: Path
     stream: int
     """Index of the video stream in its file."""
     width: int
-    """In pixels, as stored: before any rotation."""
+    """Width in pixels as stored, before any rotation."""
     height: int
     form: PixelFormat
     color: Color
     time_base: Fraction
-    """Seconds of one tick of the timestamps."""
+    """Length of one timestamp tick, in seconds."""
     rate: Fraction
     """Average frames per second."""
     first: int
     """Timestamp of the first frame, in ticks."""
     frames: int
-    """How many there are; an estimate, and 0 where nothing tells."""
+    """Number of frames; an estimate, or 0 if unknown."""
     aspect: Fraction | None = None
-    """Width over height of a pixel; None where it is square or not said."""
+    """Pixel width over height; None if pixels are square or the file does not say."""
     matrix: tuple[int, ...] | None = None
-    """Display matrix (rotation and mirroring), nine numbers of 16.16 and 2.30 bits."""
+    """Display matrix (rotation and mirroring): nine fixed-point numbers, 16.16 and 2.30 bits."""
     late: int | None = None
-    """Where a format has no timestamps for showing (AVI), those for decoding count, less this."""
+    """Ticks to subtract from decoding times, which AVI has instead of timestamps; else None."""
     files: tuple[Path, ...] = ()
-    """Pictures, where the input is a sequence of them and no video file."""
+    """Image files, if the input is an image sequence instead of a video file."""
     notes: tuple[str, ...] = ()
-    """What the user should know of the input."""
+    """Notes about the input for the user."""
 
     @property
     def start(self) -> Fraction:
@@ -64,35 +64,35 @@ class Clip:
 
 
 class ResumePoint(NamedTuple):
-    """A picture of the input that a run can go on after."""
+    """A frame of the input after which a run can resume."""
 
     pts: int
-    """Its timestamp, in ticks of the clip."""
+    """Timestamp of the frame, in ticks of the clip."""
     crc: int
-    """CRC-32 of its pixels."""
+    """CRC-32 of the pixels."""
 
 
 @dataclass(frozen=True, eq=False)
 class SourceFrame:
-    """A picture of the input."""
+    """A decoded frame of the input."""
 
     pts: int
-    """When it is shown, in ticks of the clip."""
+    """Timestamp, in ticks of the clip."""
     duration: int
-    """How long, in ticks; 0 where nothing tells."""
+    """Duration in ticks; 0 if unknown."""
     image: Image
     """BGR or BGRA ``[h, w, c]``, uint8 or uint16."""
 
     def mark(self) -> ResumePoint:
-        """Where a run goes on after this picture."""
+        """Return the point at which a run resumes after this frame."""
         return ResumePoint(self.pts, zlib.crc32(np.ascontiguousarray(self.image).data))
 
 
 def probe(path: str | os.PathLike[str]) -> Clip:
-    """Look at a video, its first frame included.
+    """Return the properties of a video file. Decodes its first frame.
 
     Raises:
-        VideoError: it cannot be read, or shows no pictures.
+        VideoError: the file cannot be read, or no frame can be decoded.
     """
     with open_video(path) as container:
         videos = [s for s in container.streams.video if not is_cover(s)]
@@ -111,7 +111,7 @@ def probe(path: str | os.PathLike[str]) -> Clip:
         if container.format.name == "avi" and frame.dts is not None:
             first = stream.start_time or 0
             late = int(frame.dts - first)
-        if time_base is None or time_base.denominator >= 1 << 31:  # which no muxer of ours keeps
+        if time_base is None or time_base.denominator >= 1 << 31:  # our muxers cannot store it
             time_base = Fraction(1, 90_000)
         return Clip(
             path=Path(path),
@@ -132,14 +132,14 @@ def probe(path: str | os.PathLike[str]) -> Clip:
 
 
 def is_cover(stream: Any) -> bool:
-    """Whether a video stream is a single picture of the album cover's kind."""
+    """Return whether a video stream is cover art, i.e. a single attached image."""
     return bool(stream.disposition & pyav().stream.Disposition.attached_pic)
 
 
 def _first_frame(container: InputContainer, stream: Any, path: object) -> VideoFrame:
     av = pyav()
     if stream.codec_context is None:
-        raise VideoError(f"{path}: this build of libav has no decoder for its video stream")
+        raise VideoError(f"{path}: this build of FFmpeg has no decoder for the video stream")
     failure = ""
     try:
         for packet in container.demux(stream):
@@ -151,13 +151,11 @@ def _first_frame(container: InputContainer, stream: Any, path: object) -> VideoF
                 failure = f": {reason(error)}"
     except av.error.FFmpegError as error:
         failure = f": {reason(error)}"
-    raise VideoError(
-        f"{path} has a video stream without a single picture that can be read{failure}"
-    )
+    raise VideoError(f"{path} has a video stream, but no frame of it can be decoded{failure}")
 
 
 def _rate(stream: Any) -> Fraction:
-    """Frames per second; Matroska often says nothing, and libav then counts its milliseconds."""
+    """Return the frame rate. Without one in Matroska, FFmpeg reports its millisecond ticks."""
     average, guessed = stream.average_rate, stream.guessed_rate
     if average and guessed and not guessed / 2 <= average <= guessed * 2:
         average = guessed if average > 240 else average
@@ -172,7 +170,7 @@ def _estimate(container: InputContainer, stream: Any, rate: Fraction) -> int:
 
 def _side_data(frame: VideoFrame) -> dict[str, Any]:
     found: Any = frame.side_data
-    # Up to PyAV 18 iterating it gives its values, and from 19 on its keys.
+    # Iterating yields the values up to PyAV 18, and the keys from 19 on.
     values = [item if hasattr(item, "type") else found[item] for item in found]
     return {data.type.name: data for data in values}
 
@@ -188,9 +186,9 @@ def _notes(
     frame: VideoFrame, form: PixelFormat, color: Color, side_data: dict[str, Any]
 ) -> Iterator[str]:
     if frame.interlaced_frame:
-        yield "it is interlaced and restored as it is: combing stays, and the mark is lost"
+        yield "interlaced video is not deinterlaced: combing stays, and the interlaced flag is lost"
     if color.math != color.matrix and not form.rgb:
-        yield f"its color matrix (code {color.matrix}) is taken as BT.709, and kept as a tag"
+        yield f"color matrix {color.matrix} is treated as BT.709; the tag is kept"
     hdr = {"MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL", "DYNAMIC_HDR_PLUS"}
     if hdr & side_data.keys():
-        yield "its HDR mastering metadata (brightness of the display) are not carried"
+        yield "HDR mastering metadata (display brightness) is not kept"

@@ -1,7 +1,7 @@
-"""Color of video: what its numbers mean, and the way to BGR and back without a shift.
+"""Color properties of video, and conversion to BGR and back without a shift.
 
 libswscale's default flags darken by one to three levels (measured: docs/video.md); with accurate
-rounding and full chroma both ways agree to within one.
+rounding and full chroma, both directions agree to within one level.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 
 
 LIMITED, FULL = 1, 2
-"""Ranges, as libav numbers them (AVColorRange)."""
+"""Color ranges, numbered as in FFmpeg (AVColorRange)."""
 RGB, BT709, UNSPECIFIED, BT601, BT2020 = 0, 1, 2, 6, 9
-"""Matrices, as libav and ISO/IEC 23091-2 number them."""
+"""Color matrices, numbered as in FFmpeg and ISO/IEC 23091-2."""
 KNOWN_MATRICES = frozenset({1, 4, 5, 6, 7, 9})
-"""Those that libswscale can compute with."""
+"""Color matrices that libswscale supports."""
 ACCURATE = 0x4 | 0x2000 | 0x4000 | 0x40000
-"""Flags of libswscale: bicubic, full chroma in and out, accurate rounding. PyAV has names for them
-only from 18 on."""
+"""libswscale flags: bicubic, full chroma in and out, accurate rounding. PyAV has names for them
+only from version 18 on."""
 DEEP_WHITE = 65280
-"""What libswscale takes for white in 16 bits, on the way to limited range and from it."""
+"""Value that libswscale takes for 16-bit white when converting to or from limited range."""
 HD = (1280, 720)
-"""Pictures of this size and more are BT.709 where nothing says so, as players assume."""
+"""Frames at least this wide or this high default to BT.709, as in players."""
 
 
 @dataclass(frozen=True)
 class Color:
-    """What the numbers of a video mean: code points of ISO/IEC 23091-2."""
+    """Color properties of a video, as code points of ISO/IEC 23091-2."""
 
     range: int
     """:data:`LIMITED` or :data:`FULL`."""
@@ -47,8 +47,8 @@ class Color:
 
     @property
     def math(self) -> int:
-        """The matrix to compute with."""
-        # PyAV hands BT.2020 to libswscale only from 18 on.
+        """Matrix to convert with: BT.709 in place of one that libswscale does not support."""
+        # PyAV passes BT.2020 to libswscale only from version 18 on.
         names = pyav().video.reformatter.Colorspace
         known = KNOWN_MATRICES if hasattr(names, "BT2020") else KNOWN_MATRICES - {BT2020}
         return self.matrix if self.matrix in known else BT709
@@ -56,30 +56,30 @@ class Color:
 
 @dataclass(frozen=True)
 class PixelFormat:
-    """How a video's pixels are stored."""
+    """Pixel format of a video."""
 
     name: str
-    """As libav calls it."""
+    """FFmpeg's name, e.g. ``yuv420p``."""
     depth: int
-    """Bits of a component."""
+    """Bits per component."""
     rgb: bool
     alpha: bool
     gray: bool
     across: int
-    """Pixels for each chroma value, along a row; 1 for 4:4:4."""
+    """Pixels per chroma sample along a row; 1 for 4:4:4."""
     down: int
-    """The same, along a column."""
+    """Pixels per chroma sample along a column; 1 for 4:4:4 and 4:2:2."""
 
     @property
     def array(self) -> str:
-        """The packed format that arrays of it have, as libav calls it."""
+        """FFmpeg's name of the packed format used for arrays."""
         if self.alpha:
             return "bgra" if self.depth <= 8 else "rgba64le"
         return "bgr24" if self.depth <= 8 else "bgr48le"
 
 
 def pixel_format(name: str) -> PixelFormat:
-    """What libav knows of a pixel format."""
+    """Return the properties of a pixel format, by FFmpeg's name."""
     known = pyav().VideoFormat(name, 1 << 12, 1 << 12)
     parts = known.components
     rgb = known.is_rgb or name.startswith("pal")
@@ -96,7 +96,7 @@ def pixel_format(name: str) -> PixelFormat:
 
 
 def color_of(frame: VideoFrame, form: PixelFormat) -> Color:
-    """What a frame says of its color, with what players assume where it says nothing."""
+    """Return the color properties of a frame, with the defaults of players for unspecified ones."""
     if form.rgb:
         return Color(FULL, RGB, int(frame.color_primaries), int(frame.color_trc))
     full = int(frame.color_range) == FULL or form.name.startswith("yuvj")
@@ -110,25 +110,25 @@ def color_of(frame: VideoFrame, form: PixelFormat) -> Color:
 
 
 class Converter:
-    """Between frames of libav and arrays as an Upscaler takes them. For one thread at a time."""
+    """Converter between FFmpeg frames and arrays for an Upscaler. Use one per thread."""
 
     def __init__(self) -> None:
         self._reformatter = pyav().video.reformatter.VideoReformatter()
 
     def to_array(self, frame: VideoFrame, form: PixelFormat, color: Color) -> Image:
-        """A frame as BGR or BGRA ``[h, w, c]``; uint8 for 8 bits, else uint16."""
+        """Convert a frame to BGR or BGRA ``[h, w, c]``: uint8 up to 8 bits, otherwise uint16."""
         array = self._to(frame, form.array, color, color.range, FULL).to_ndarray()
         if form.array == "rgba64le":
             array = array[:, :, [2, 1, 0, 3]]
         return _stretched(np.ascontiguousarray(array), *_ends(form, color))
 
     def to_frame(self, array: Image, form: PixelFormat, color: Color) -> VideoFrame:
-        """An array as a frame of that format and color.
+        """Convert an array to a frame.
 
         Args:
-            array: BGR or BGRA; uint8 or uint16, whatever the format's depth.
-            form: of the frame; without alpha, that of the array is dropped.
-            color: of the frame.
+            array: BGR or BGRA, uint8 or uint16; it need not match the depth of ``form``.
+            form: pixel format of the frame; if it has no alpha, the array's is dropped.
+            color: color properties of the frame.
         """
         if PLANAR.fullmatch(form.name) and (form.depth > 8 or color.range == FULL):
             return _tagged(self._in_planes(array, form, color), color)
@@ -140,7 +140,7 @@ class Converter:
         if name == "rgba64le":
             array = array[:, :, [2, 1, 0, 3]]
         array = np.ascontiguousarray(array)
-        if name in ("bgr24", "bgra"):  # the others have to be copied
+        if name in ("bgr24", "bgra"):  # the other formats need a copy
             frame = pyav().VideoFrame.from_numpy_buffer(array, format=name)
         else:
             frame = pyav().VideoFrame.from_ndarray(array, format=name)
@@ -160,7 +160,7 @@ class Converter:
 
     def _to(self, frame: Any, name: str, color: Color, source: int, target: int) -> Any:
         how: dict[str, Any] = {}
-        if color.matrix != RGB:  # else nothing but the order of the bytes differs
+        if color.matrix != RGB:  # RGB formats differ only in byte order
             how = {
                 "src_colorspace": color.math,
                 "dst_colorspace": color.math,
@@ -173,9 +173,9 @@ class Converter:
 
 
 def _ends(form: PixelFormat, color: Color) -> tuple[float, float]:
-    """What libswscale makes of a format's black and white, in arrays of ours."""
+    """Return the values of a format's black and white after libswscale's conversion to an array."""
     shallow = form.depth <= 8
-    if form.gray and color.range == LIMITED:  # which it does not stretch
+    if form.gray and color.range == LIMITED:  # libswscale does not stretch it
         return (16, 235) if shallow else (16 << 8, 235 << 8)
     if shallow or form.rgb:
         return (0, 255 if shallow else 65535)
@@ -184,7 +184,7 @@ def _ends(form: PixelFormat, color: Color) -> tuple[float, float]:
 
 
 def _stretched(array: Image, black: float, white: float) -> Image:
-    """So that black is 0 and white is 255 or 65535."""
+    """Stretch the values so that black is 0 and white is 255 or 65535."""
     full = 255 if array.dtype == np.uint8 else 65535
     if (black, white) == (0, full):
         return array

@@ -1,4 +1,4 @@
-"""Which container a result goes into: every stream is tried in it before anything is restored."""
+"""Choice of the output container: every stream is tried in it before anything is restored."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from av.container.output import OutputContainer
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
-"""Those that keep timestamps, by the ending of a file's name."""
+"""FFmpeg's names of the containers that preserve timestamps, by file extension."""
 SOON = 5000
-"""Packets among which the first of each stream is looked for."""
+"""Number of packets in which to look for the first one of each stream."""
 
 
 @dataclass(frozen=True)
 class MuxPlan:
-    """Where a result goes."""
+    """Path and container of a result."""
 
     target: Path
     format: str
-    """Of libav: ``mp4``, say."""
+    """FFmpeg's name of the container, e.g. ``mp4``."""
     left_out: tuple[int, ...] = ()
-    """Indices of the input's streams that it cannot hold."""
+    """Indices of the input streams that the container cannot hold."""
     notes: tuple[str, ...] = ()
 
 
@@ -42,16 +42,16 @@ class UnsupportedStream(NamedTuple):
 
     why: str
     essential: bool
-    """Whether it is the picture, sound or subtitles, so that another container is better."""
+    """Whether it is video, audio or subtitles, so that another container is better."""
 
 
 def choose_container(target: Path, clip: Clip, segment: Path) -> MuxPlan:
-    """The container of a result: the one that is asked for, if it can hold everything.
+    """Choose the container of a result: the requested one if it can hold everything.
 
     Args:
-        target: as asked.
+        target: path of the result as requested.
         clip: the input.
-        segment: an encoded segment; any will do.
+        segment: any encoded segment.
 
     Raises:
         OutputError: not even Matroska can hold the video.
@@ -70,26 +70,26 @@ def choose_container(target: Path, clip: Clip, segment: Path) -> MuxPlan:
         raise OutputError(f"no container can hold the result: {unsupported[clip.stream].why}")
     if name != asked:
         why = "; ".join(sorted({one.why for one in tried.get(asked, {}).values()}))
-        wanted = target.suffix or "a name without ending"
+        wanted = target.suffix or "a path without extension"
         target = target.with_suffix({"mp4": ".mp4", "matroska": ".mkv"}[name])
         notes.append(
-            f"{wanted} cannot carry it ({why or 'it does not keep timestamps as they are'}): the "
-            f"result is {target.name}"
+            f"{wanted} cannot hold the result ({why or 'it does not preserve timestamps'}): "
+            f"writing {target.name} instead"
         )
     notes += [f"left out: {one.why}" for one in unsupported.values()]
     if name in ("matroska", "webm") and (clip.time_base * 1000).denominator != 1:
-        notes.append(f"{target.suffix} counts milliseconds: timestamps are rounded to them")
+        notes.append(f"{target.suffix} rounds timestamps to milliseconds")
     return MuxPlan(target, name, tuple(unsupported), tuple(notes))
 
 
 def _unsupported(name: str, clip: Clip, segment: Path) -> dict[int, UnsupportedStream]:
-    """Which streams a container cannot hold, and why: each is tried alone with the picture."""
+    """Return the streams that a container cannot hold; each is tried alone with the video."""
     found = {}
     with open_source(clip) as source, open_video(segment) as made:
         picture = next(p for p in made.demux(made.streams.video[0]) if p.size)
         problem = _problem(name, picture, None, None)
         if problem:
-            why = f"the picture ({codec_name(picture.stream)}): {problem}"
+            why = f"video ({codec_name(picture.stream)}): {problem}"
             return {clip.stream: UnsupportedStream(why, essential=True)}
         samples = _first_packets(source, clip) if source else {}
         for stream in source.streams if source else ():
@@ -104,10 +104,10 @@ def _unsupported(name: str, clip: Clip, segment: Path) -> dict[int, UnsupportedS
 
 
 def _first_packets(source: InputContainer, clip: Clip) -> dict[int, Any]:
-    """The first packet of each stream, of those that come soon."""
+    """Return the first packet of each stream, if it comes early in the file."""
     wanted = {s.index for s in source.streams if is_wanted(s, clip) and s.type != "attachment"}
     found: dict[int, Any] = {}
-    with suppress(pyav().error.FFmpegError):  # what is damaged is seen elsewhere
+    with suppress(pyav().error.FFmpegError):  # damage is reported elsewhere
         for packet in islice(source.demux(), SOON):
             if packet.size and packet.stream.index in wanted:
                 found.setdefault(packet.stream.index, packet)
@@ -117,9 +117,9 @@ def _first_packets(source: InputContainer, clip: Clip) -> dict[int, Any]:
 
 
 def _problem(name: str, picture: Any, other: Any, sample: Any) -> str:
-    """Why a container cannot hold the picture and another stream; empty if it can.
+    """Return why a container cannot hold the video and another stream; empty if it can.
 
-    A packet of each is written, for some muxers complain only at the end, and only of those.
+    Writes a packet of each, since some muxers fail only at the end, and only if there are packets.
     """
     trial = pyav().open(io.BytesIO(), "w", format=name)
     try:
@@ -145,7 +145,7 @@ def _problem(name: str, picture: Any, other: Any, sample: Any) -> str:
 
 @contextmanager
 def open_source(clip: Clip) -> Iterator[InputContainer | None]:
-    """The file that the pictures are from; None where they are files."""
+    """Open the input file; yields None if the input is an image sequence."""
     if clip.files:
         yield None
         return
@@ -154,17 +154,17 @@ def open_source(clip: Clip) -> Iterator[InputContainer | None]:
 
 
 def is_wanted(stream: Any, clip: Clip) -> bool:
-    """Whether a stream is in the result: all but those of chapters, which are made anew."""
+    """Return whether the result has a stream: all but chapter tracks, which are regenerated."""
     return stream.index == clip.stream or bool(stream.discard != pyav().stream.Discard.all)
 
 
 def codec_name(stream: Any) -> str:
-    """What libav calls a stream's codec; ``data`` where it has none."""
+    """Return FFmpeg's name of a stream's codec; ``data`` if it has none."""
     return stream.codec_context.name if stream.codec_context is not None else "data"
 
 
 def add_stream(out: OutputContainer, stream: Any, name: str) -> Any:
-    """A stream of the input, in a container of that format."""
+    """Add a copy of an input stream to a container of format ``name``."""
     if stream.type == "attachment":
         tags = stream.metadata
         return out.add_attachment(tags.get("filename", "file"), stream.mimetype or "", stream.data)

@@ -1,4 +1,4 @@
-"""Segments: some frames of the result, encoded into a file of their own that is whole or absent."""
+"""Encoding of segments: runs of frames in a file of their own, which is complete or absent."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
 LARGEST_DELAY = 16
-"""Frames by which codecs may reorder, at most."""
+"""Largest number of frames by which codecs reorder."""
 SEGMENT_FORMAT = "mp4"
-"""It keeps timestamps of any time base, and all that a stream's header says of its pictures."""
+"""MP4 preserves timestamps of any time base, and all properties in the stream's header."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoEncoder:
-    """How the frames of the result are encoded."""
+    """Encoder settings of the result."""
 
     name: str
-    """Of libav."""
+    """FFmpeg's name of the encoder."""
     options: tuple[tuple[str, str], ...]
     width: int
-    """In pixels; even where the format asks for it."""
+    """Width in pixels, padded to an even number where the pixel format requires it."""
     height: int
     form: PixelFormat
     color: Color
@@ -44,10 +44,10 @@ class VideoEncoder:
     aspect: Fraction | None
     threads: int
     notes: tuple[str, ...] = ()
-    """What of the input it cannot keep."""
+    """Notes for the user about what is lost."""
 
     def tag(self, context: Any) -> None:
-        """Tell a codec context what pictures it has."""
+        """Set the aspect ratio and color properties of a codec context."""
         if self.aspect is not None:
             context.sample_aspect_ratio = self.aspect
         context.color_range, context.colorspace = self.color.range, self.color.matrix
@@ -57,29 +57,33 @@ class VideoEncoder:
 def choose_encoder(
     clip: Clip, options: VideoOptions, width: int, height: int, threads: int
 ) -> VideoEncoder:
-    """The encoder of the result.
+    """Choose the encoder of the result.
 
     Args:
         clip: the input.
-        options: what is asked.
-        width: of restored pictures; so too ``height``.
-        threads: of the encoder.
+        options: options of the video.
+        width: width of the restored frames.
+        height: height of the restored frames.
+        threads: number of encoder threads.
 
     Raises:
-        OptionError: this build of libav has no such encoder; the message names those it has.
+        OptionError: this build of FFmpeg lacks the encoder, or ``crf`` does not fit it.
     """
     codec = options.codec if options.codec != "auto" else ("h264", "hevc")[clip.form.depth > 8]
-    options = replace(options, codec=codec)  # which looks at the crf
+    options = replace(options, codec=codec)  # this checks the crf
     name = _available_encoder(options.encoder, codec)
     form, lost = _choose_format(name, clip.form)
     color = clip.color
-    if form.rgb:  # the format may be of the other family
+    if form.rgb:  # it may differ from the input's family
         color = replace(color, range=FULL, matrix=RGB)
     elif color.matrix == RGB:
         color = replace(color, range=LIMITED, matrix=BT709)
     even_width, even_height = width + width % form.across, height + height % form.down
     if (even_width, even_height) != (width, height):
-        lost = (*lost, f"{width}x{height} became {even_width}x{even_height}, as {form.name} asks")
+        note = (
+            f"padded from {width}x{height} to {even_width}x{even_height}, as {form.name} requires"
+        )
+        lost = (*lost, note)
     time_base, rate = timing(clip, options)
     return VideoEncoder(
         name=name,
@@ -103,8 +107,8 @@ def _available_encoder(asked: str | None, codec: str) -> str:
             return name
     able = [name for name, one in CODECS.items() if any(map(_is_encoder, one.encoders))]
     raise OptionError(
-        f"this build of libav (PyAV {pyav().__version__}) has no encoder {' or '.join(wanted)}: "
-        f"take --codec {' or '.join(able)}"
+        f"this build of FFmpeg (PyAV {pyav().__version__}) has no encoder {' or '.join(wanted)}: "
+        f"use `codec` {' or '.join(able)}"
     )
 
 
@@ -117,7 +121,7 @@ def _is_encoder(name: str) -> bool:
 
 
 def _choose_format(name: str, wanted: PixelFormat) -> tuple[PixelFormat, tuple[str, ...]]:
-    """The encoder's format nearest to the input's, and what is lost in it."""
+    """Return the encoder's format closest to the input's, and notes about what is lost."""
     known = pyav().codec.Codec(name, "w").video_formats or ()
     able = [pixel_format(one.name) for one in known if not one.name.startswith("yuvj")]
     able = [one for one in able if one.depth >= 8 and (name == "ffv1" or not one.alpha)]
@@ -125,22 +129,24 @@ def _choose_format(name: str, wanted: PixelFormat) -> tuple[PixelFormat, tuple[s
     found = min(able, key=lambda one: _distance(wanted, one, lossless=name == "ffv1"))
     lost = []
     if found.depth < wanted.depth:
-        lost.append(f"{wanted.depth} bits became {found.depth}, the most that {name} has")
+        lost.append(
+            f"{wanted.depth} bits are reduced to {found.depth}, the most that {name} supports"
+        )
     if wanted.alpha and not found.alpha:
-        lost.append(f"{name} has no transparency: it is left out (--codec ffv1 keeps it)")
+        lost.append(f"transparency is lost: {name} does not support it, `codec` ffv1 does")
     if not wanted.gray and (found.across > wanted.across or found.down > wanted.down):
-        lost.append(f"color is kept at a lower resolution ({found.name})")
+        lost.append(f"chroma is stored at a lower resolution ({found.name})")
     return found, tuple(lost)
 
 
 def _distance(wanted: PixelFormat, one: PixelFormat, *, lossless: bool) -> tuple[Any, ...]:
-    """How badly a format fits: the first that differs counts."""
-    depth = wanted.depth if lossless or wanted.depth <= 12 else 10  # which players know
+    """Return a sort key for how badly a format fits; the first differing entry decides."""
+    depth = wanted.depth if lossless or wanted.depth <= 12 else 10  # players support 10 bits
     planar = one.name.startswith(("yuv", "gbr", "gray"))
     return (
         wanted.alpha and not one.alpha,
         max(depth - one.depth, 0),
-        # Players show gray and RGB formats of lossy codecs badly, so that they become YUV.
+        # Players handle gray and RGB formats of lossy codecs badly, so they become YUV.
         one.gray,
         one.rgb != (wanted.rgb and lossless),
         not wanted.gray and (one.across > wanted.across or one.down > wanted.down),
@@ -161,9 +167,9 @@ def _options(
     values: dict[str, str] = {}
     ours = name in known.encoders
     if quality is not None and (ours or name.endswith("_nvenc")):
-        values["crf" if ours else "cq"] = f"{quality:g}"  # as hardware encoders call it
+        values["crf" if ours else "cq"] = f"{quality:g}"  # NVENC calls it cq
     elif options.crf is not None:
-        raise OptionError(f"how {name} takes a quality is not known here: leave --crf out")
+        raise OptionError(f"`crf` is not supported for the encoder {name}: leave out `crf`")
     if options.preset is not None or (ours and known.preset is not None):
         values["preset"] = options.preset or str(known.preset)
     if name == "libx265":
@@ -176,21 +182,21 @@ def _options(
 
 
 class Encoding:
-    """A segment while it is written, as ``<path>.part``.
+    """A segment that is being written, as ``<path>.part``.
 
     Args:
-        path: of the finished segment.
-        encoder: how.
+        path: path of the finished segment.
+        encoder: encoder settings.
 
     Raises:
-        OutputError: it cannot be written.
-        OptionError: the encoder does not take its options.
+        OutputError: the file cannot be written.
+        OptionError: the encoder rejects its options.
     """
 
     def __init__(self, path: Path, encoder: VideoEncoder) -> None:
         self._path, self._part, self._encoder = path, path.with_name(f"{path.name}.part"), encoder
         self.times: list[int] = []
-        """Timestamps of its frames."""
+        """Timestamps of its frames, in ticks of the encoder."""
         self._order: list[int] = []
         with _writing_to(self._part.parent):
             self._container = pyav().open(
@@ -209,8 +215,8 @@ class Encoding:
             )
         except ValueError as error:
             raise OptionError(
-                f"the encoder {encoder.name} is not for containers of MP4's kind ({error}): take "
-                "another"
+                f"the encoder {encoder.name} cannot write MP4 segments ({error}): choose another "
+                "`encoder`"
             ) from error
         stream.width, stream.height = encoder.width, encoder.height
         stream.pix_fmt, stream.time_base = encoder.form.name, encoder.time_base
@@ -230,11 +236,11 @@ class Encoding:
         """Encode a frame.
 
         Args:
-            frame: of the encoder's size and format.
-            pts: in the encoder's ticks, later than the one before.
+            frame: frame of the encoder's size and pixel format.
+            pts: timestamp in the encoder's ticks, later than the one before.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the file cannot be written.
         """
         self.times.append(pts)
         frame.pts, frame.time_base = pts - self.times[0], self._encoder.time_base
@@ -244,7 +250,7 @@ class Encoding:
     def _mux(self, packets: Sequence[Any]) -> None:
         usual = max(round(1 / (self._encoder.rate * self._encoder.time_base)), 1)
         for packet in packets:
-            # Counted anew, for libx265's decoding times are wrong in very short segments.
+            # Recomputed, because libx265's decoding times are wrong in very short segments.
             early = len(self._order) - LARGEST_DELAY
             packet.dts = early * usual if early < 0 else self.times[early] - self.times[0]
             self._order.append(packet.pts)
@@ -252,15 +258,15 @@ class Encoding:
 
     @property
     def delay(self) -> int:
-        """How many frames the order of decoding runs ahead of that of showing."""
+        """Number of frames by which decoding order runs ahead of display order."""
         rank = {time: index for index, time in enumerate(sorted(self._order))}
         return max((index - rank[time] for index, time in enumerate(self._order)), default=0)
 
     def finish(self) -> None:
-        """Write what is left, to the disk and under the segment's name.
+        """Write the remaining packets, flush to disk, and give the file its final name.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the file cannot be written.
         """
         with _writing_to(self._part.parent):
             self._mux(self._stream.encode(None))
@@ -268,21 +274,21 @@ class Encoding:
             commit_file(self._part, self._path)
 
     def abandon(self) -> None:
-        """Leave nothing behind."""
-        with suppress(Exception):  # libav fails again where it failed before
+        """Close and delete the unfinished file."""
+        with suppress(Exception):  # FFmpeg fails again where it failed before
             self._container.close()
         self._part.unlink(missing_ok=True)
 
 
 @contextmanager
 def _writing_to(folder: Path) -> Iterator[None]:
-    """Turns what libav and the disk say into our error."""
+    """Convert the errors of FFmpeg and the disk to an OutputError."""
     try:
         yield
     except OutputError:
         raise
     except (OSError, pyav().error.FFmpegError) as error:
         raise OutputError(
-            f"a segment cannot be written to {folder}: {reason(error)}. What is finished "
-            "is kept: free space there and run the same again, it goes on"
+            f"cannot write a segment to {folder}: {reason(error)}. Finished segments are kept: "
+            "free space there, then run it again to resume."
         ) from error

@@ -1,4 +1,4 @@
-"""The result: all segments in a row, and all else of the input copied with them."""
+"""Muxing of the result: all segments joined, and everything else copied from the input."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from av.container.output import OutputContainer
 
 OURS = {"major_brand", "minor_version", "compatible_brands", "encoder"}
-"""Tags that every file has of its own."""
+"""File tags that are not copied, because every file has its own."""
 MEASURED = ("DURATION", "BPS", "NUMBER_OF_", "_STATISTICS", "ENCODER")
-"""Beginnings of tags of a stream that tell of its bytes, and not of the new ones."""
+"""Prefixes of stream tags that describe the bytes of the input, not of the result."""
 PLAIN_TAGS = {
     "title", "artist", "album", "album_artist", "author", "comment", "composer", "copyright",
     "creation_time", "date", "description", "disc", "encoded_by", "episode_id", "episode_sort",
@@ -33,9 +33,9 @@ PLAIN_TAGS = {
     "performer", "publisher", "season_number", "show", "sort_album", "sort_artist", "sort_name",
     "synopsis", "track", "year",
 }  # fmt: skip
-"""Tags that MP4 has places of its own for."""
+"""Tags that MP4 has dedicated fields for."""
 Timed = tuple[Fraction, int, Any]
-"""A packet with its decoding time in seconds, and 0 for the picture to go first."""
+"""Decoding time in seconds, rank of the stream (0 for the video, which goes first) and packet."""
 
 
 def mux(
@@ -46,21 +46,21 @@ def mux(
     segments: Sequence[Segment],
     folder: Path,
 ) -> str:
-    """Write the result, whole or not at all.
+    """Write the result, completely or not at all.
 
     Args:
-        plan: where to.
-        clip: the input, for all but the picture.
-        options: where the result begins and ends.
-        encoder: of the segments.
-        segments: all, in order.
-        folder: where they are.
+        plan: path and container of the result.
+        clip: the input, from which everything but the video is copied.
+        options: start and end of the result.
+        encoder: encoder settings of the segments.
+        segments: all segments, in order.
+        folder: folder of the segments.
 
     Returns:
-        What the user should know; empty if nothing.
+        A note for the user; empty if there is none.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the result cannot be written.
     """
     target = plan.target
     part = target.with_name(f".{target.name}.part")
@@ -68,11 +68,11 @@ def mux(
     try:
         lost = _write(part, plan, clip, shift, encoder, segments, folder)
         commit_file(part, target)
-        return f"{lost} damaged packets of sound or text were left out" if lost else ""
+        return f"{lost} damaged audio or subtitle packets were left out" if lost else ""
     except (pyav().error.FFmpegError, OSError) as error:
         raise OutputError(
-            f"{target} cannot be written: {reason(error)}. All frames are finished and kept in "
-            f"{folder}: free space or mend what it says, and run the same again"
+            f"cannot write {target}: {reason(error)}. All frames are finished and kept in "
+            f"{folder}: free space or fix the cause, then run it again to resume."
         ) from error
     finally:
         part.unlink(missing_ok=True)
@@ -87,12 +87,12 @@ def _write(
     segments: Sequence[Segment],
     folder: Path,
 ) -> int:
-    """Write it all; how many damaged packets were left out."""
+    """Write all streams, and return the number of damaged packets that were left out."""
     with open_source(clip) as source:
         found = source.metadata if source else {}
         tags = {key: value for key, value in found.items() if key.lower() not in OURS}
         if plan.format not in ("mp4", "mov"):
-            # Else all would be moved, the picture too, for sound that begins before zero.
+            # Otherwise audio that begins before zero would shift all streams, video included.
             how = {"avoid_negative_ts": "disabled"}
         else:
             how = {"movie_timescale": str(encoder.time_base.denominator)}
@@ -102,7 +102,7 @@ def _write(
             open_file(os.fspath(part), "w", format=plan.format, container_options=how) as out,
             open_video(folder / str(segments[0].file)) as template,
         ):
-            streams = {}  # by the index in the input, in the input's order
+            streams = {}  # by index in the input, in its order
             for stream in source.streams if source else [None]:
                 if stream is None or stream.index == clip.stream:
                     made = _add_picture(out, plan, template.streams.video[0], stream, clip, encoder)
@@ -119,7 +119,7 @@ def _write(
                 try:
                     out.mux(packet)
                 except (pyav().error.InvalidDataError, ValueError):
-                    if not place:  # one of ours
+                    if not place:  # a packet of the restored video
                         raise
                     lost += 1
             return lost
@@ -133,16 +133,16 @@ def _add_picture(
     clip: Clip,
     encoder: VideoEncoder,
 ) -> Any:
-    """The stream of the restored picture, with what that of the input says."""
+    """Add the restored video stream, with the tags of the one in the input."""
     picture = out.add_stream_from_template(template, opaque=True)
     picture.time_base = encoder.time_base
     context = picture.codec_context
     context.framerate = encoder.rate
-    encoder.tag(context)  # for codecs that do not say it themselves
+    encoder.tag(context)  # for codecs whose bitstream does not hold it
     if template.codec_context.name == "hevc" and plan.format in ("mp4", "mov"):
-        context.codec_tag = "hvc1"  # the one that Apple's players know
+        context.codec_tag = "hvc1"  # the one that Apple's players support
     if clip.matrix is not None:
-        numbers = list(clip.matrix)  # its shift is in pixels
+        numbers = list(clip.matrix)  # its translation is in pixels
         numbers[6] = numbers[6] * encoder.width // clip.width
         numbers[7] = numbers[7] * encoder.height // clip.height
         picture.set_display_matrix(numbers)
@@ -157,7 +157,7 @@ def _add_picture(
 def _picture_packets(
     stream: Any, encoder: VideoEncoder, segments: Sequence[Segment], folder: Path
 ) -> Iterator[Timed]:
-    """The packets of all segments, with decoding times that never run back."""
+    """Yield the packets of all segments, with decoding times that never decrease."""
     times, base = DecodingTimes(segments, encoder), encoder.time_base
     packet: Any
     for segment in segments:
@@ -174,15 +174,15 @@ def _picture_packets(
                 yield dts * base, 0, packet
         if count != len(segment.times):
             raise OutputError(
-                f"segment {segment.file} holds {count} frames and not {len(segment.times)}: remove "
-                f"{folder} and run it again"
+                f"segment {segment.file} holds {count} frames instead of {len(segment.times)}: "
+                f"remove {folder} and run it again"
             )
 
 
 def _other_packets(
     source: Any, streams: dict[int, Any], clip: Clip, shift: CutShift, plan: MuxPlan
 ) -> Iterator[Timed]:
-    """Sound, subtitles and data of the input, as they are."""
+    """Yield the packets of audio, subtitles and other streams, copied from the input."""
     copied = [
         stream
         for stream in source.streams
@@ -195,7 +195,7 @@ def _other_packets(
         index = packet.stream.index
         timed_text = codec_name(packet.stream) == "mov_text"
         if not packet.size or (timed_text and packet.size <= 2):
-            continue  # an empty line stands for a pause, which muxers write themselves
+            continue  # an empty line marks a pause, which muxers write themselves
         cover = is_cover(packet.stream) if packet.stream.type == "video" else False
         moved = packet if cover else shift.packet(packet)
         if moved is None:
@@ -204,7 +204,7 @@ def _other_packets(
             moved = _as_text(moved)
         moved.stream = streams[index]
         if moved.dts is not None:
-            if strict and moved.dts <= last.get(index, moved.dts - 1):  # MP4 refuses such
+            if strict and moved.dts <= last.get(index, moved.dts - 1):  # MP4 rejects such times
                 moved.dts = last[index] + 1
                 moved.pts = max(moved.pts if moved.pts is not None else moved.dts, moved.dts)
             last[index] = moved.dts
@@ -213,7 +213,7 @@ def _other_packets(
 
 
 def _as_text(packet: Any) -> Any:
-    """A line of MP4's timed text as one of SubRip: without the length before, and styles after."""
+    """Convert a line of MP4 timed text to SubRip: drop the length before and the styles after."""
     data = bytes(packet)
     size = int.from_bytes(data[:2], "big")
     text = pyav().Packet(data[2 : 2 + size])

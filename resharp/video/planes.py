@@ -1,8 +1,8 @@
-"""BGR to planes of Y, Cb and Cr by the book, where libswscale is not: full range, and deep pixels.
+"""Conversion of BGR to Y, Cb and Cr where libswscale is inexact: full range, or above 8 bits.
 
-libswscale lets full-range chroma fall by half a level and takes 65280 for the white of 16 bits
-(measured: docs/video.md). Chroma lies on the left pixel of each pair, as H.264 and its successors
-have it unless told.
+libswscale lowers full-range chroma by half a level and takes 65280 for 16-bit white (measured:
+docs/video.md). Chroma is sited on the left pixel of each pair, the default of H.264 and its
+successors.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from resharp.types import Image
 
 PLANAR = re.compile(r"yuv4(20|22|44)p(\d+le)?")
-"""Pixel formats of libav that are three planes."""
+"""FFmpeg pixel formats with three planes."""
 WEIGHTS = {
     1: (0.2126, 0.0722),
     4: (0.30, 0.11),
@@ -25,17 +25,17 @@ WEIGHTS = {
     7: (0.212, 0.087),
     9: (0.2627, 0.0593),
 }
-"""Shares of red and blue in luma by matrix, as ISO/IEC 23091-2 has them."""
+"""Weights of red and blue in luma by color matrix, from ISO/IEC 23091-2."""
 
 
 def rows(matrix: int, *, full: bool, depth: int, white: int) -> Image:
-    """What makes Y, Cb and Cr of blue, green, red and one: ``[3, 4]``, for ``cv2.transform``.
+    """Return the ``[3, 4]`` matrix for ``cv2.transform`` from (B, G, R, 1) to (Y, Cb, Cr).
 
     Args:
-        matrix: one of :data:`WEIGHTS`.
-        full: the range.
+        matrix: color matrix, one of :data:`WEIGHTS`.
+        full: whether the range is full.
         depth: bits of the planes.
-        white: of the picture, 255 or 65535.
+        white: value of white in the image, 255 or 65535.
     """
     red, blue = WEIGHTS[matrix]
     luma = np.array([blue, 1 - red - blue, red])
@@ -48,14 +48,14 @@ def rows(matrix: int, *, full: bool, depth: int, white: int) -> Image:
 
 
 def fill(planes: Sequence[Image], image: Image, matrix: int, *, full: bool, depth: int) -> None:
-    """Write a picture into the planes of a frame.
+    """Write an image into the planes of a frame.
 
     Args:
-        planes: Y ``[h, w]``, and Cb and Cr of that size or half of it; uint8, or uint16 for more
+        planes: Y ``[h, w]``, then Cb and Cr of that size or half of it; uint8, or uint16 for more
             than 8 bits.
         image: BGR ``[h, w, 3]``, uint8 or uint16.
-        matrix: one of :data:`WEIGHTS`.
-        full: the range.
+        matrix: color matrix, one of :data:`WEIGHTS`.
+        full: whether the range is full.
         depth: bits of the planes.
     """
     if depth > 8 and image.dtype == np.uint8:
@@ -72,7 +72,7 @@ def fill(planes: Sequence[Image], image: Image, matrix: int, *, full: bool, dept
 
 
 def thinned(image: Image, height: int, width: int) -> Image:
-    """Means of 1 : 2 : 1 columns about every even one, and of two rows where half are wanted."""
+    """Filter columns 1:2:1 around every even one, and average pairs of rows for half the height."""
     out = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     if width > 1:
         between = image[:, 1 : 2 * width - 1]

@@ -1,4 +1,4 @@
-"""A video and where it goes, found out before anything is restored."""
+"""Preparation of a run: input, options and output are checked before anything is restored."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from resharp.video.sequence import FrameFiles, probe_any, sequence_target
 
 
 class Notes:
-    """What the user should know, said once each."""
+    """Notes for the user, each of them logged once."""
 
     def __init__(self, log: Log | None) -> None:
         self._log = log
         self.all: tuple[str, ...] = ()
 
     def add(self, *notes: str) -> None:
-        """Say what has not been said."""
+        """Record and log the notes that are new."""
         for note in notes:
             if note and note not in self.all:
                 self.all = (*self.all, note)
@@ -42,22 +42,21 @@ class Notes:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoTask:
-    """A video and where it goes, before anything is restored."""
+    """A video to restore, with its options and its output."""
 
     clip: Clip
     options: VideoOptions
     target: Path
-    """The file or folder of the result."""
+    """File or folder of the result."""
     mux_plan: MuxPlan | None
-    """None where frames are files."""
+    """Path and container of the result; None if frames are written as image files."""
     files: FrameFiles | None
     notes: Notes
 
     def there(self) -> VideoReport:
-        """Nothing was done, for the result is there."""
+        """Return the report of a result that already exists."""
         self.notes.add(
-            f"{self.target} is there already, made with these options or others: --overwrite "
-            "makes it anew"
+            f"{self.target} already exists, perhaps from other options: pass `overwrite` to redo it"
         )
         return VideoReport(
             target=self.target, frames=0, restored=0, repeated=0, resumed_at=0, width=0, height=0,
@@ -71,13 +70,13 @@ def plan(
     options: VideoOptions,
     log: Log | None = None,
 ) -> VideoTask:
-    """Look at the input, and find out whether its result can be made.
+    """Inspect the input, and check that the result can be produced.
 
     Raises:
-        VideoError, OptionError, OutputError: it cannot.
+        VideoError, OptionError, OutputError: it cannot be produced.
     """
     clip = probe_any(source, options)
-    if clip.files:  # the rate is that of the input
+    if clip.files:  # it is the rate of the images
         options = replace(options, fps=None)
     notes, wanted, mux_plan = Notes(log), _result_path(target, clip), None
     notes.add(*clip.notes)
@@ -89,7 +88,7 @@ def plan(
     else:
         for path in clip.files:
             if files.has(path):
-                raise OptionError(f"a frame would overwrite {path}: choose another folder with -o")
+                raise OptionError(f"a frame would overwrite {path}: choose another `dst`")
         wanted = files.folder
     return VideoTask(
         clip=clip, options=options, target=wanted, mux_plan=mux_plan, files=files, notes=notes
@@ -97,10 +96,10 @@ def plan(
 
 
 def _result_path(target: str | os.PathLike[str], clip: Clip) -> Path:
-    """The file of the result: in a folder it is called as the input.
+    """Return the path of the result; in a folder, it is named after the input.
 
     Raises:
-        OptionError: it is the input.
+        OptionError: it is the input itself.
     """
     text = os.fspath(target)
     path = Path(text)
@@ -108,12 +107,12 @@ def _result_path(target: str | os.PathLike[str], clip: Clip) -> Path:
         ending = clip.path.suffix.lower()
         path = path / f"{clip.path.stem}{ending if ending in CONTAINERS else '.mp4'}"
     if os.path.realpath(path) == os.path.realpath(clip.path):
-        raise OptionError(f"the result would overwrite {clip.path}: choose another -o")
+        raise OptionError(f"the result would overwrite {clip.path}: choose another `dst`")
     return path
 
 
 def _try_containers(target: Path, clip: Clip, options: VideoOptions) -> MuxPlan:
-    """The container, found out with one gray frame: better now than after hours."""
+    """Choose the container by encoding a gray frame, to fail now instead of after hours."""
     encoder = choose_encoder(clip, options, 256, 256, 1)
     with tempfile.TemporaryDirectory(prefix="resharp-") as folder:
         path = Path(folder, "trial.mp4")
@@ -128,7 +127,7 @@ def _try_containers(target: Path, clip: Clip, options: VideoOptions) -> MuxPlan:
 
 
 def header(task: VideoTask, restorer: RestorerInfo, encoder: VideoEncoder | None) -> dict[str, Any]:
-    """All that decides the frames of a result, as JSON; what differs makes a run start over."""
+    """Return all that determines the frames, as JSON; a run with another header starts over."""
     return {
         "input": hash_of(task.clip),
         "model": restorer.key,
@@ -153,10 +152,10 @@ def header(task: VideoTask, restorer: RestorerInfo, encoder: VideoEncoder | None
 
 
 def hash_of(clip: Clip) -> str:
-    """SHA-256 of the input.
+    """Return the SHA-256 of the input.
 
     Raises:
-        VideoError: it cannot be read.
+        VideoError: the input cannot be read.
     """
     try:
         if not clip.files:

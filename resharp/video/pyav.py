@@ -1,4 +1,4 @@
-"""PyAV: imported when video is wanted, and how files are opened with it."""
+"""Functions to import PyAV on first use, and to open files with it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 def pyav() -> Any:
-    """The module ``av``.
+    """Return the module ``av``.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: PyAV is not installed.
     """
     return require("av", feature="Video", extra="video")
 
 
 def open_file(path: str, mode: str, **options: Any) -> Any:
-    """``av.open``, that does not mind tags that are not UTF-8: they are old and harmless.
+    """Open a file with PyAV, tolerating tags that are not UTF-8, which are old and harmless.
 
-    PyAV has an option for it up to 18, and does so of itself from 19 on.
+    PyAV has an option for this up to version 18, and always does it from 19 on.
     """
     if int(pyav().__version__.partition(".")[0]) < 19:
         options["metadata_errors"] = "replace"
@@ -36,10 +36,10 @@ def open_file(path: str, mode: str, **options: Any) -> Any:
 
 @contextmanager
 def open_video(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
-    """A video file, for reading.
+    """Open a video file for reading.
 
     Raises:
-        VideoError: it cannot be opened; the message says why.
+        VideoError: the file cannot be opened; the message says why.
     """
     av = pyav()
     if not os.path.exists(path):
@@ -50,13 +50,13 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
         container = open_file(os.fspath(path), "r")
     except (av.error.FFmpegError, ValueError) as error:
         raise VideoError(
-            f"{path} cannot be read as a video: {reason(error)}. If it was cut off while it was "
-            "copied or recorded, its index is missing: fetch it again, or repair it first"
+            f"{path} cannot be read as a video: {reason(error)}. If copying or recording it was "
+            "interrupted, its index is missing: copy it again, or repair it first."
         ) from error
     with container:
         yield container
 
 
 def reason(error: BaseException) -> str:
-    """What libav said, in one line."""
+    """Return FFmpeg's error message in one line."""
     return str(getattr(error, "strerror", None) or str(error) or type(error).__name__)

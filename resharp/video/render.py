@@ -1,4 +1,4 @@
-"""Frames through the stages: read, restore, convert, write, finish. Segment by segment."""
+"""The stages that frames pass through: read, restore, convert, write and finish, by segment."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from resharp.video.timeline import Frame, Position, frames
 
 Check = Callable[[], None]
 Restore = Callable[[Sequence[Image], Check], list[Image]]
-"""Restores pictures of one size; what it calls between tiles may raise."""
+"""Restores images of one size; the check that it calls between tiles may raise."""
 CONVERTERS = 2
-"""Threads that turn results into what is written."""
+"""Threads that convert results to frames of the encoder, or write them as image files."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rendering:
-    """What is made of a clip."""
+    """Input, options and output of a run."""
 
     clip: Clip
     options: VideoOptions
     encoder: VideoEncoder | None
-    """None where frames are files."""
+    """Encoder settings; None if frames are written as image files."""
     files: FrameFiles | None
     folder: Path
-    """Of segments."""
+    """Folder of the segments."""
 
     def file(self, index: int) -> Path:
-        """Of a segment."""
+        """Return the path of a segment."""
         return self.folder / f"{index:06d}.mp4"
 
 
@@ -54,29 +54,29 @@ class _Item:
 
     frame: Frame
     result: Any = None
-    """None where the result before is shown again; else an array, later a frame of libav."""
+    """None if the last result is repeated; else an array, later an FFmpeg frame."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """Frames of one segment, restored together."""
+    """Frames of one segment that are restored together."""
 
     items: list[_Item]
     is_last: bool = False
-    """Whether the input ends after it; then it may be empty."""
+    """Whether it is the last group of the run, which may be empty."""
     error: VideoError | None = None
-    """What is wrong with that end."""
+    """Error to raise when everything before it is written."""
 
 
 class Renderer:
-    """Restores the frames of a clip from a place on, and writes segments of them.
+    """Restores the frames of a clip from a position on, and writes them as segments.
 
     Args:
-        rendering: what is made.
-        calls: what restores, one for each picture in work at once.
-        batch: pictures for each call.
+        rendering: input, options and output.
+        calls: functions that restore, one per call in flight.
+        batch: images per call.
         keep: called with each finished segment, in order.
-        warn: called with what is damaged.
+        warn: called with each warning about damaged input.
     """
 
     def __init__(
@@ -89,15 +89,15 @@ class Renderer:
     ) -> None:
         self._rendering, self._batch, self._keep, self._warn = rendering, batch, keep, warn
         self._segment: _SegmentWriter | None = None
-        """That is being written."""
+        """The segment that is being written."""
         self._open: list[_SegmentWriter] = []
-        """That one, and those that wait to be finished."""
+        """The segment that is being written, and those that wait to be finished."""
         self._shown: Any = None
-        """The last result, for frames that show it again."""
+        """The last result, for frames that repeat it."""
         self.written = 0
-        """Frames that have been written in this run."""
+        """Frames written in this run."""
         self.restored = 0
-        """Frames that went through the network in this run."""
+        """Frames that went through the model in this run."""
         encoder = rendering.encoder
         converters = [None if encoder is None else Converter() for _ in range(CONVERTERS)]
         stages = [
@@ -114,16 +114,16 @@ class Renderer:
         stop: int | None = None,
         progress: Callable[[tuple[StageReport, ...]], object] | None = None,
     ) -> tuple[StageReport, ...]:
-        """Make segments from a place on.
+        """Write the segments from a position on.
 
         Args:
-            place: a segment's beginning.
-            stop: number of the frame to stop before, a segment's beginning too; None: the end.
-            progress: called now and then with what the stages do.
+            place: start of a segment.
+            stop: number of the frame to stop before, also the start of a segment; None: the end.
+            progress: called regularly with what each stage has done so far.
 
         Raises:
-            VideoError: the input ends early, or its size changes; the segments before are kept.
-            OutputError: nothing more can be written.
+            VideoError: the input ends early or changes its size; finished segments are kept.
+            OutputError: a segment cannot be written.
         """
         try:
             return self.pipeline.run(self._read(place, stop), progress)
@@ -141,7 +141,7 @@ class Renderer:
                 if (frame.number + 1) % options.segment == 0 or len(items) == self._batch:
                     yield _Group(items)
                     items = []
-                if frame.number + 1 == stop:  # what is wrong after that is not ours to find
+                if frame.number + 1 == stop:  # errors after it do not matter
                     break
         except VideoError as error:
             problem = error
@@ -156,7 +156,7 @@ class Renderer:
         return replace(group, items=items)
 
     def _convert(self, converter: Converter | None, group: _Group) -> _Group:
-        """Results as what is written: frames of libav, or files."""
+        """Convert results to frames of the encoder, or write them as image files."""
         encoder, files = self._rendering.encoder, self._rendering.files
 
         def converted(item: _Item) -> _Item:
@@ -168,7 +168,7 @@ class Renderer:
             assert encoder is not None
             assert converter is not None
             image = item.result
-            # An even size may be asked for: the last row and column are doubled then.
+            # The pixel format may require an even size: repeat the last row and column.
             below, right = encoder.height - image.shape[0], encoder.width - image.shape[1]
             if below or right:
                 image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REPLICATE)
@@ -177,7 +177,7 @@ class Renderer:
         return replace(group, items=[converted(item) for item in group.items])
 
     def _write(self, group: _Group) -> tuple[_SegmentWriter | None, VideoError | None]:
-        """Encode frames; returns a segment that is complete but for its end, and what is wrong."""
+        """Encode frames; return the segment to finish and the error to raise after it, if any."""
         length = self._rendering.options.segment
         for item in group.items:
             if self._segment is None:

@@ -1,4 +1,4 @@
-"""How far a video is, and what became of it."""
+"""The report on a restored video."""
 
 from __future__ import annotations
 
@@ -10,25 +10,29 @@ from resharp.pipeline.staged_pipeline import StageReport
 
 @dataclass(frozen=True, kw_only=True)
 class VideoReport:
-    """What became of a video."""
+    """The outcome of restoring a video."""
 
     target: Path
-    """Where the result is; another than asked where the container could not carry it."""
+    """Path of the result; not the requested one if its container cannot hold the streams."""
     frames: int
-    """Of the result."""
+    """Frames in the result."""
     restored: int
-    """That went through the network in this run."""
+    """Frames that went through the model in this run."""
     repeated: int
-    """Of the result, that show the picture before them again."""
+    """Frames in the result that repeat the one before them."""
     resumed_at: int
-    """Frames that earlier runs had finished."""
+    """Frames that earlier runs had already finished."""
     width: int
+    """Width of the result in pixels."""
     height: int
+    """Height of the result in pixels."""
     seconds: float
+    """Duration of this run, without opening the models."""
     skipped: bool = False
-    """Whether the result was there already, and nothing was done."""
+    """Whether the result already existed, so that nothing was done."""
     description: str = ""
-    """Models, backends and devices."""
+    """Models, backends and devices that were used."""
     stages: tuple[StageReport, ...] = ()
+    """Working and waiting times of each stage; empty on a cluster."""
     notes: tuple[str, ...] = field(default=())
-    """What the user should know."""
+    """Notes for the user, e.g. about what is not kept."""

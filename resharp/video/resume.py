@@ -1,7 +1,7 @@
-"""The folder in which a video is made: finished segments, and a journal that says which they are.
+"""The workspace of a run: a folder of finished segments, and a journal that lists them.
 
-An interrupted run leaves it, and the next one goes on in it. It is beside the result and called
-``<result>.resharp``.
+An interrupted run leaves it behind, and the next run resumes from it. It is next to the result and
+is named ``<result>.resharp``.
 """
 
 from __future__ import annotations
@@ -35,37 +35,37 @@ class Segment:
 
     index: int
     first: int
-    """Number of its first frame."""
+    """Number of the first frame."""
     times: tuple[int, ...]
-    """Timestamps of its frames, in ticks of the result."""
+    """Timestamps of the frames, in ticks of the result."""
     duration: int
-    """Of its last frame, in ticks; 0 where nothing tells."""
+    """Duration of the last frame, in ticks; 0 if unknown."""
     delay: int
-    """Frames by which the order of its packets runs ahead of that of showing."""
+    """Number of frames by which decoding order runs ahead of display order."""
     mark: ResumePoint
-    """The picture of the input that its last frame shows."""
+    """Input frame that the last frame shows."""
     restored: int
-    """Frames of it that went through the network; the others repeat one."""
+    """Number of frames that went through the model; the others repeat one."""
     file: str | None
-    """Its name in the workspace; None where frames are files of the result."""
+    """File name in the workspace; None if frames are image files of the result."""
     sha256: str | None
-    """Of that file, or over the frames' files."""
+    """SHA-256 of that file, or over the image files."""
     end: str | None
-    """The ``end`` that cut it short; a segment of full length is good for any."""
+    """Option ``end`` of the run; a segment of full length fits any."""
 
     @property
     def place(self) -> Position:
-        """Where the next one begins."""
+        """Start of the next segment."""
         return Position(self.first + len(self.times), self.mark)
 
 
 class Workspace:
-    """A folder of finished segments. Made by :func:`workspace`."""
+    """A folder of finished segments, opened by :func:`workspace`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files: FrameFiles | None = None
-        """Where frames are files of the result, so that they can be looked after."""
+        """Image files of the result, to be checked before a run resumes; None for a video file."""
         self.header: dict[str, Any] | None = None
         self.segments: list[Segment] = []
         self._load()
@@ -73,7 +73,7 @@ class Workspace:
     def _load(self) -> None:
         try:
             lines = (self.folder / JOURNAL).read_text(encoding="utf-8").splitlines()
-            whole = takewhile(lambda line: line.endswith("}"), lines)  # but one that was cut off
+            whole = takewhile(lambda line: line.endswith("}"), lines)  # stop at a truncated one
             header, *entries = [json.loads(line) for line in whole]
             if header.get("schema") == SCHEMA:
                 self.header = header
@@ -82,7 +82,7 @@ class Workspace:
         except FileNotFoundError:
             pass
         except (OSError, ValueError, TypeError, KeyError, IndexError):
-            self.header, self.segments = {}, []  # there is one, and nobody can read it
+            self.header, self.segments = {}, []  # unreadable: start over
 
     def begin(
         self,
@@ -92,16 +92,16 @@ class Workspace:
         *,
         gaps: bool = False,
     ) -> str:
-        """Keep what an earlier run with this header has finished, or start over.
+        """Keep the segments that an earlier run with this header has finished, or start over.
 
         Args:
-            header: what decides the frames, as JSON.
-            end: where this run stops; a segment that another end cut short is made again.
-            until: the same in ticks of the input: what shows a later picture is made again.
-            gaps: keep segments also where one before them is missing.
+            header: all that determines the frames, as JSON.
+            end: option ``end`` of this run; a segment cut short by another is restored again.
+            until: ``end`` in ticks of the input; a segment that reaches it is restored again.
+            gaps: keep segments even if an earlier one is missing.
 
         Returns:
-            What happened, for people; empty where there was nothing before.
+            A note for the user on what is kept; empty if there was nothing before.
 
         Raises:
             OutputError: the folder cannot be written.
@@ -112,7 +112,7 @@ class Workspace:
             sound = [one for one in self.segments if self._is_sound(one, end, until, length)]
             self.segments = sound if gaps else list(_in_order(sound))
             done = sum(len(one.times) for one in self.segments)
-            note = f"going on after {done} finished frames" if done else ""
+            note = f"resuming after {done} finished frames" if done else ""
         else:
             note = "" if self.header is None else f"starting over: {_changes(self.header, header)}"
             self.segments = []
@@ -125,7 +125,7 @@ class Workspace:
         return note
 
     def _is_sound(self, segment: Segment, end: str | None, until: int | None, length: int) -> bool:
-        """Whether a segment is as it was written, and as this run would make it."""
+        """Return whether a segment is intact and is what this run would write."""
         if len(segment.times) < length and segment.end != end:
             return False
         if until is not None and segment.mark.pts >= until:
@@ -137,7 +137,7 @@ class Workspace:
         else:
             return True
         if found != segment.sha256:
-            logger.warning("segment %d is damaged: it is made again", segment.index)
+            logger.warning("segment %d is damaged and will be restored again", segment.index)
             return False
         return True
 
@@ -150,10 +150,10 @@ class Workspace:
             raise OutputError(f"cannot write to {self.folder}: {error.strerror}") from error
 
     def add(self, segment: Segment) -> None:
-        """Note a finished segment, so that no power cut loses it.
+        """Record a finished segment durably, so that a power cut does not lose it.
 
         Raises:
-            OutputError: it cannot be noted.
+            OutputError: the journal cannot be written.
         """
         try:
             with (self.folder / JOURNAL).open("a", encoding="utf-8") as file:
@@ -162,28 +162,28 @@ class Workspace:
                 os.fsync(file.fileno())
         except OSError as error:
             raise OutputError(
-                f"cannot write to {self.folder}: {error.strerror}. Free space there and run the "
-                "same again: it goes on"
+                f"cannot write to {self.folder}: {error.strerror}. Free space there, then run it "
+                "again to resume."
             ) from error
         self.segments = sorted([*self.segments, segment], key=lambda one: one.index)
 
     @property
     def place(self) -> Position:
-        """Where the first segment begins that is not finished."""
+        """Start of the first segment that is not finished."""
         done = list(_in_order(self.segments))
         return done[-1].place if done else Position()
 
     def remove(self) -> None:
-        """Leave nothing: the result is there."""
+        """Delete the folder, when the result is complete."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @contextmanager
 def workspace(target: Path) -> Iterator[Workspace]:
-    """The workspace of a result, for one process at a time.
+    """Open the workspace of a result, for one process at a time.
 
     Raises:
-        OutputError: the folder cannot be made, or another process is making this result.
+        OutputError: the folder cannot be created, or another process is writing this result.
     """
     folder = folder_of(target)
     make_folder(folder)
@@ -192,7 +192,7 @@ def workspace(target: Path) -> Iterator[Workspace]:
             stack.enter_context(locked(folder / ".lock", timeout=0))
         except LockTimeoutError as error:
             raise OutputError(
-                f"another process is making {target}: wait for it, or choose another -o"
+                f"another process is writing {target}: wait for it, or choose another `dst`"
             ) from error
         except OSError as error:
             raise OutputError(f"cannot write to {folder}: {error.strerror}") from error
@@ -200,24 +200,24 @@ def workspace(target: Path) -> Iterator[Workspace]:
             yield Workspace(folder)
         finally:
             stack.close()
-            if not (folder / JOURNAL).exists():  # nothing was begun, or all is done
+            if not (folder / JOURNAL).exists():  # nothing was begun, or everything is done
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_folder(folder: Path) -> None:
-    """With those above it, if they are not there.
+    """Create a folder and its parents, unless they exist.
 
     Raises:
-        OutputError: it cannot be made.
+        OutputError: the folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot make the folder {folder}: {error.strerror}") from error
+        raise OutputError(f"cannot create the folder {folder}: {error.strerror}") from error
 
 
 def folder_of(target: Path) -> Path:
-    """Where the workspace of a result is."""
+    """Return the workspace folder of a result."""
     return target.with_name(f"{target.name}.resharp")
 
 
@@ -229,7 +229,7 @@ def _hash(path: Path) -> str | None:
 
 
 def _in_order(segments: list[Segment]) -> Iterator[Segment]:
-    """The segments from the first on, up to one that is missing."""
+    """Yield the segments from the first one up to the first gap."""
     place = 0
     for segment in segments:
         if segment.first != place:
@@ -249,7 +249,7 @@ def _segment(entry: dict[str, Any]) -> Segment:
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """What differs, for people: ``crf 18 -> 20``."""
+    """Describe the differences for the user: ``crf changed from 18 to 20``."""
     changes = [
         f"the {name} changed" for name in ("input", "model") if old.get(name) != new.get(name)
     ]
@@ -257,5 +257,7 @@ def _changes(old: dict[str, Any], new: dict[str, Any]) -> str:
         before, now = old.get(name) or {}, new.get(name) or {}
         differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
         if not changes or name == "options":  # the others follow from these
-            changes += [f"{key} {before.get(key)} -> {now.get(key)}" for key in differing]
-    return ", ".join(changes) or "it was made by another version, or into other files"
+            changes += [
+                f"{key} changed from {before.get(key)} to {now.get(key)}" for key in differing
+            ]
+    return ", ".join(changes) or "the earlier run used another version or wrote other files"

@@ -1,4 +1,4 @@
-"""A video from end to end: planned, restored segment by segment, delivered."""
+"""Video restoration from start to finish: plan, restore segment by segment, write the result."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 MOST_ENCODER_THREADS = 16
-"""Where no number is given. Half as many again as there are cores keep them busy; 2 on two were 7 %
+"""Most encoder threads by default. 1.5 per core keep the cores busy; 2 on two cores were 7 %
 slower."""
 OnStages = Callable[[tuple[StageReport, ...]], object]
 """Called with what each stage has done so far, the source first."""
@@ -146,7 +146,7 @@ def render_video(
         job = VideoJob(task, work)
         with RestorerPool(job.pinned(config), workers=workers) as pool:
             tile = pool.first.info.tile
-            for one in pool.workers:  # all frames in tiles of one size
+            for one in pool.workers:  # one tile size for all frames
                 one.pin_tile(tile)
             return job.run(pool, progress, on_stages)
 
@@ -158,7 +158,7 @@ def task_of(
     options: VideoOptions | None,
     log: Log | None,
 ) -> tuple[RestoreConfig, VideoTask]:
-    """Return the work of :func:`restore_video`, once it is known to be possible."""
+    """Return the config and task of :func:`restore_video`, after checking that it is possible."""
     pyav()
     config = config or RestoreConfig()
     if config.aligned:
@@ -167,10 +167,11 @@ def task_of(
 
 
 def is_done(task: VideoTask) -> bool:
-    """Whether a result is there, and no interrupted run that is to go on.
+    """Return whether the result exists and is complete.
 
-    A sequence grows in its place. A file appears whole: segments that are older than it are what a
-    run left that was ended in its last moment, and they go.
+    An image sequence is incomplete while its workspace exists. A video file appears only when it is
+    complete; a workspace with an older journal was left by a run that was killed in its last
+    moment, and is deleted.
     """
     folder = folder_of(task.target)
     if task.files is not None:
@@ -185,7 +186,7 @@ def is_done(task: VideoTask) -> bool:
 
 
 class VideoJob:
-    """A task in its workspace."""
+    """A task with its workspace."""
 
     def __init__(self, task: VideoTask, work: Workspace) -> None:
         self.task, self.work = task, work
@@ -194,7 +195,7 @@ class VideoJob:
         self._stored: dict[str, Any] = stored.get("machine", {})
 
     def pinned(self, config: RestoreConfig) -> RestoreConfig:
-        """The config with the tile of the run before: another could change pixels by a level."""
+        """Return the config with the earlier run's tile: another could change pixels by a level."""
         tile = self._stored.get("tile")
         if isinstance(tile, int) and config.tile == "auto":
             return config.on(tile=tile)
@@ -203,7 +204,7 @@ class VideoJob:
     def run(
         self, pool: RestorerPool, progress: Progress | None, on_stages: OnStages | None
     ) -> VideoReport:
-        """Restore what is not restored yet, and write the result."""
+        """Restore the frames that are not finished yet, and write the result."""
         began, info = time.monotonic(), pool.first.info
         rendering = self.prepare(info)
         clip, start, total = self.task.clip, self.work.place, expected(self.task)
@@ -223,11 +224,11 @@ class VideoJob:
         return self.conclude(rendering, info, renderer.restored, start.number, began, stages)
 
     def prepare(self, restorer: RestorerInfo, *, gaps: bool = False) -> Rendering:
-        """Choose how frames are encoded, and go on where an earlier run stopped, or start over.
+        """Choose the encoder, and resume an earlier run or start over.
 
         Args:
-            restorer: what restores.
-            gaps: keep finished segments also where one before them is missing.
+            restorer: properties of the restorer.
+            gaps: keep finished segments even if an earlier one is missing.
         """
         task, encoder, end = self.task, None, self.task.options.end
         if task.files is not None:
@@ -259,16 +260,16 @@ class VideoJob:
         began: float,
         stages: tuple[StageReport, ...] = (),
     ) -> VideoReport:
-        """Write the result from the finished segments, and leave nothing else.
+        """Write the result from the finished segments, and delete the workspace.
 
         Raises:
-            VideoError: there is not a single frame.
+            VideoError: there are no frames.
             OutputError: the result cannot be written; the segments are kept.
         """
         task, segments, encoder = self.task, self.work.segments, rendering.encoder
         if not segments:
             self.work.remove()
-            raise VideoError(f"{task.clip.path} shows nothing between --start and --end")
+            raise VideoError(f"{task.clip.path} has no frames between `start` and `end`")
         width, height = output_size(task.clip, restorer)
         if task.files is not None:
             times = [pts for segment in segments for pts in segment.times]
@@ -276,7 +277,7 @@ class VideoJob:
         elif task.mux_plan is not None and encoder is not None:
             folder = self.work.folder
             task.notes.add(mux(task.mux_plan, task.clip, task.options, encoder, segments, folder))
-            width, height = encoder.width, encoder.height  # which may have been made even
+            width, height = encoder.width, encoder.height  # which may be padded
         count = sum(len(one.times) for one in segments)
         report = VideoReport(
             target=task.target,
@@ -296,19 +297,19 @@ class VideoJob:
 
 
 def restored(restorer: Restorer, images: Sequence[Image], check: Callable[[], None]) -> list[Image]:
-    """What a restorer makes of pictures of one size; ``check`` may raise between tiles."""
+    """Restore images of one size; ``check`` is called between tiles and may raise."""
     if len(images) > 1:
         return restorer.batch(images)
     return [restorer(image, progress=lambda done, total: check()) for image in images]
 
 
 def output_size(clip: Clip, restorer: RestorerInfo) -> tuple[int, int]:
-    """Width and height of the result."""
+    """Return the width and height of the result."""
     return max(round(clip.width * restorer.scale), 1), max(round(clip.height * restorer.scale), 1)
 
 
 def expected(task: VideoTask) -> int:
-    """Frames of the result; an estimate, 0 where nothing tells."""
+    """Return the estimated number of frames in the result; 0 if unknown."""
     clip, options = task.clip, task.options
     seconds = Fraction(clip.frames) / clip.rate
     end = seconds if options.end is None else min(seconds, options.end)

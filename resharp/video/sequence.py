@@ -1,4 +1,4 @@
-"""Image sequences: a folder or a numbered pattern of pictures in place of a video file."""
+"""Image sequences: a folder of images or a numbered pattern instead of a video file."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ TIMECODES = "timecodes.txt"
 
 
 def probe_any(source: str | os.PathLike[str], options: VideoOptions) -> Clip:
-    """Look at a video file, a folder of pictures, or a pattern of them.
+    """Return the properties of a video file, a folder of images, or a pattern of them.
 
     Raises:
-        VideoError: it cannot be read; or there are no pictures.
+        VideoError: the input cannot be read, or there are no images.
     """
     text = os.fspath(source)
     if os.path.isdir(text):
@@ -43,20 +43,20 @@ def probe_any(source: str | os.PathLike[str], options: VideoOptions) -> Clip:
         first, last = numbered[0][0], numbered[-1][0]
         missing = last - first + 1 - len(files)
         if missing > 0:
-            note = f"{missing} numbers from {first} to {last} have no picture: passed over"
+            note = f"{missing} numbers from {first} to {last} have no image and are skipped"
             clip = replace(clip, notes=(note,))
         return clip
     return probe(text)
 
 
 def _numbered(name: str) -> re.Pattern[str]:
-    """What the names of a pattern look like; the number is its group."""
+    """Return a regular expression for the file names of a pattern; its group is the number."""
     before, after = NUMBER.split(name)[0], NUMBER.split(name)[-1]
     return re.compile(rf"{re.escape(before)}(\d+){re.escape(after)}")
 
 
 def _matching(pattern: str) -> list[tuple[int, Path]]:
-    """The files of a pattern like ``frame_%05d.png``, by their numbers."""
+    """Return the files of a pattern like ``frame_%05d.png`` with their numbers, in order."""
     folder, name = Path(pattern).parent, Path(pattern).name
     numbered = _numbered(name)
     files = folder.glob(NUMBER.sub("*", glob.escape(name)))
@@ -66,7 +66,7 @@ def _matching(pattern: str) -> list[tuple[int, Path]]:
 
 def _of_pictures(source: Path, found: Sequence[Path], rate: Fraction) -> Clip:
     if not found:
-        raise VideoError(f"{source} holds no picture ({', '.join(suffixes())})")
+        raise VideoError(f"{source} has no images ({', '.join(suffixes())})")
     first = picture(found[0])
     deep, alpha = first.dtype == np.uint16, first.shape[2] == 4
     names = {(False, False): "bgr24", (False, True): "bgra", (True, False): "bgr48le"}
@@ -90,62 +90,64 @@ def _of_pictures(source: Path, found: Sequence[Path], rate: Fraction) -> Clip:
 
 
 def picture(path: Path) -> Image:
-    """A picture of a sequence, as BGR or BGRA ``[h, w, c]``; uint8 or uint16.
+    """Read an image of a sequence as BGR or BGRA ``[h, w, c]``, uint8 or uint16.
 
     Raises:
-        VideoError: it cannot be read.
+        VideoError: the image cannot be read.
     """
     try:
         pixels = read(path).pixels
     except ImageError as error:
-        raise VideoError(f"{error} What is before it is restored and kept") from error
+        raise VideoError(f"{error} All images before it are restored and kept.") from error
     if pixels.dtype == np.float32:
-        raise VideoError(f"{path} holds floats: make it 16 bits first, videos have whole numbers")
+        raise VideoError(
+            f"{path} has float pixels, which a video cannot hold: convert it to 16 bits"
+        )
     if pixels.ndim == 2 or pixels.shape[2] == 1:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
     return np.asarray(pixels)
 
 
 def sequence(clip: Clip, first: int = 0) -> Iterator[SourceFrame]:
-    """The pictures of a sequence from that number on.
+    """Yield the images of a sequence from number ``first`` on.
 
     Raises:
-        VideoError: one cannot be read, or has another size than the first.
+        VideoError: an image cannot be read, or differs in size or format from the first.
     """
     shape = (clip.height, clip.width, 4 if clip.form.alpha else 3)
     for number, path in enumerate(clip.files[first:], start=first):
         image = picture(path)
         if image.shape != shape:
             raise VideoError(
-                f"{path} is {image.shape[1]}x{image.shape[0]} with {image.shape[2]} channels, and "
-                f"the first is {clip.width}x{clip.height} with {shape[2]}: a video has one size. "
-                "Use resharp upscale for pictures of any size"
+                f"{path} is {image.shape[1]}x{image.shape[0]} with {image.shape[2]} channels, but "
+                f"the first image is {clip.width}x{clip.height} with {shape[2]}. All images of a "
+                "video must have the same size: use 'resharp upscale' for images of any size."
             )
         if image.dtype != (np.uint16 if clip.form.depth > 8 else np.uint8):
-            raise VideoError(f"{path} has another number of bits than the first picture")
+            raise VideoError(f"{path} does not have the bit depth of the first image")
         yield SourceFrame(number, 1, image)
 
 
 @dataclass(frozen=True)
 class FrameFiles:
-    """A sequence that is written."""
+    """An image sequence that is written."""
 
     folder: Path
     pattern: str
-    """Name of a frame, with its number: ``%06d.png``."""
+    """Pattern of the file names, e.g. ``%06d.png``."""
 
     def path(self, number: int) -> Path:
-        """Where the frame of that number, from 0, goes; files are numbered from 1."""
+        """Return the path of a frame, numbered from 0; file names are numbered from 1."""
         return self.folder / NUMBER.sub(lambda m: f"{number + 1:{m[1] or '0'}d}", self.pattern)
 
     def has(self, path: Path) -> bool:
-        """Whether a file has the name of a frame, whatever its number."""
+        """Return whether a file has the name of a frame, with any number."""
         if os.path.realpath(path.parent) != os.path.realpath(self.folder):
             return False
         return _numbered(self.pattern).fullmatch(path.name) is not None
 
     def digest(self, first: int, count: int) -> str | None:
-        """SHA-256 over frames; None where one is not there."""
+        """Return the SHA-256 over ``count`` frames; None if one is missing."""
         paths = map(self.path, range(first, first + count))
         try:
             return sha256_of(b"".join(bytes.fromhex(sha256_of(path)) for path in paths))
@@ -153,20 +155,20 @@ class FrameFiles:
             return None
 
     def repeat(self, number: int) -> None:
-        """Write the frame before once more.
+        """Write the previous frame again as frame ``number``.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the file cannot be written.
         """
         try:
             write_whole(self.path(number), self.path(number - 1).read_bytes())
         except OSError as error:
-            raise OutputError(f"{self.path(number)} cannot be written: {error}") from error
+            raise OutputError(f"cannot write {self.path(number)}: {error}") from error
 
     def finish(self, times: Sequence[int], time_base: Fraction) -> None:
-        """Write when each frame is shown, in milliseconds (timestamp format 2).
+        """Write the time of each frame, in milliseconds (timestamp format v2).
 
-        Frames that follow the last are of a longer result that was here before: they go.
+        Frames after the last one are from an earlier, longer result, and are deleted.
         """
         number = len(times)
         while os.path.exists(self.path(number)):
@@ -178,13 +180,14 @@ class FrameFiles:
 
 
 def sequence_target(target: Path) -> FrameFiles | None:
-    """What is to be written, if the target is a sequence.
+    """Return the image sequence to write; None if the target is not a pattern.
 
     Raises:
-        OptionError: pictures of that ending cannot be written.
+        OptionError: images with that extension cannot be written.
     """
     if not NUMBER.search(target.name):
         return None
     if target.suffix.lower() not in writable():
-        raise OptionError(f"{target.suffix or 'no ending'} cannot be written: end it in .png")
+        extension = f"extension {target.suffix}" if target.suffix else "no extension"
+        raise OptionError(f"cannot write images with {extension}: use e.g. .png in `dst`")
     return FrameFiles(Path(os.path.abspath(target)).parent, target.name)  # noqa: PTH100

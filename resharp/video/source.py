@@ -1,4 +1,4 @@
-"""Pictures of a video in order, from its start or from a mark; and of a folder of pictures."""
+"""Input frames in order, from the start or from a resume point, of a video or image sequence."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DECODER_THREADS = 2
-"""Decoding is cheap beside the network; more threads would take cores from it."""
+"""Threads of the decoder. Decoding is cheap; more threads would take cores from the model."""
 SHARING = ("matroska,webm", "flv", "nut")
-"""Formats whose streams have no duration of their own, as libav calls them."""
+"""FFmpeg's names of the formats whose streams have no duration of their own."""
 MARGIN = Fraction(2)
-"""Seconds before a mark at which decoding starts, so that all it refers to has been decoded."""
+"""Seconds before a resume point at which decoding starts, so that its references are decoded."""
 
 
 class LostError(Exception):
-    """A mark was not found where seeking led; decode from the start."""
+    """A resume point was not found after seeking: decode from the start instead."""
 
 
 def pictures(
@@ -43,20 +43,20 @@ def pictures(
     seek: bool = True,
     warn: Log = logger.warning,
 ) -> Iterator[SourceFrame]:
-    """The pictures of a clip.
+    """Yield the frames of a clip.
 
     Args:
         clip: the video.
-        after: begin with the picture of this mark.
-        begin: or with the first one of this timestamp or later.
-        until: stop before the first one of this timestamp or later.
-        seek: whether not to decode all that is before.
-        warn: told what is damaged.
+        after: resume point of the frame to begin with.
+        begin: timestamp to begin at instead; the first frame is at or after it.
+        until: timestamp to stop before.
+        seek: whether to seek, instead of decoding everything from the start.
+        warn: called with each warning about damaged input.
 
     Raises:
-        VideoError: when all pictures before the trouble have come out: it ends early, or its size
-            changes.
-        LostError: there is no such mark where there should be; nothing has come out.
+        VideoError: the video ends early, or its size or pixel format changes; raised after the
+            frames before that.
+        LostError: the resume point is not where it should be; raised before any frame.
     """
     if clip.files:
         shown = _from_mark(sequence(clip, after.pts), after) if after else sequence(clip)
@@ -77,7 +77,7 @@ def pictures(
 def _seek(container: InputContainer, stream: Any, clip: Clip, goal: int) -> None:
     early = goal - round(MARGIN / clip.time_base)
     if early > clip.first:
-        with suppress(pyav().error.FFmpegError):  # it cannot be sought in: from the start, then
+        with suppress(pyav().error.FFmpegError):  # cannot seek: decode from the start
             container.seek(round(early * clip.time_base / stream.time_base), stream=stream)
 
 
@@ -92,7 +92,7 @@ def _from_mark(shown: Iterator[SourceFrame], mark: ResumePoint) -> Iterator[Sour
 def _decoded(
     container: InputContainer, stream: Any, clip: Clip, until: int | None, warn: Log
 ) -> Iterator[VideoFrame]:
-    """All frames; damaged packets are passed over with a warning, an early end is an error."""
+    """Yield all frames; damaged packets are skipped with a warning, an early end is an error."""
     av = pyav()
     ends, damaged, why = _Ends(container, clip, until), 0, ""
     for packet in _whole(ends.packets(), clip, warn):
@@ -108,7 +108,7 @@ def _decoded(
 
 
 def _whole(packets: Iterator[Any], clip: Clip, warn: Log) -> Iterator[Any]:
-    """The picture's packets, but for a last one that was cut off: half of it would be garbage."""
+    """Yield the packets of the video, except a truncated last one, which decodes to garbage."""
     cut = None
     for packet in packets:
         if packet.stream.index != clip.stream:
@@ -121,25 +121,25 @@ def _whole(packets: Iterator[Any], clip: Clip, warn: Log) -> Iterator[Any]:
         else:
             yield packet
     if cut is not None:
-        warn(f"{clip.path}: the last picture is cut off and left out")
+        warn(f"{clip.path}: the last frame is truncated and left out")
 
 
 class _Ends:
-    """How far a file goes, and how far it says that it goes."""
+    """Comparison of where a file ends with the duration that it states."""
 
     def __init__(self, container: InputContainer, clip: Clip, until: int | None) -> None:
         self._container, self._clip, self._until = container, clip, until
         self._seen: dict[int, Fraction] = {}
-        """Where the packets of each stream end, in seconds."""
+        """End of the packets of each stream, in seconds."""
         self._stream = container.streams[clip.stream]
         self._start = Fraction(container.start_time or 0, 1_000_000)
         self._shared = container.format.name in SHARING and "DURATION" not in self._stream.metadata
         self._duration = Fraction(container.duration or 0, 1_000_000)
         self._broken = ""
-        """Why reading stopped, if it was not at the end."""
+        """Why reading stopped before the end; empty if it did not."""
 
     def packets(self) -> Iterator[Any]:
-        """The packets of all streams, to the end or where the file is broken."""
+        """Yield the packets of all streams, up to the end or to where the file is damaged."""
         try:
             for packet in self._container.demux():
                 time = packet.pts if packet.pts is not None else packet.dts
@@ -153,32 +153,32 @@ class _Ends:
 
     @property
     def problem(self) -> str:
-        """What is wrong with the end, for the user; empty if nothing is."""
+        """Error message about an early end; empty if there is none."""
         clip = self._clip
         end = self._seen.get(clip.stream, clip.start) - clip.start
         promised = self._promised()
         near = clip.start + end + 1 / clip.rate
         if self._until is not None and near >= self._until * clip.time_base:
-            return ""  # what is wanted is there
+            return ""  # everything requested was read
         if not self._broken and promised is None:
             return ""
         whole = "" if promised is None else f" of {milliseconds(promised)}"
-        why = self._broken or "the file was cut off"
+        why = self._broken or "the file is truncated"
         at = milliseconds(end)
         return (
-            f"{clip.path} ends early, after {at}{whole} seconds of pictures ({why}). What is "
-            f"before that is restored and kept: run it again with --end {at} for a video of that "
-            "part, or with the whole file"
+            f"{clip.path} ends early, after {at}{whole} seconds of video ({why}). Everything "
+            f"before that is restored and kept: run it again with `end`={at} for that part, or "
+            "with the complete file."
         )
 
     def _promised(self) -> Fraction | None:
-        """Seconds that the pictures should last, if they last less by any count."""
+        """Return the stated duration in seconds, if the video is clearly shorter; else None."""
         clip = self._clip
         slack = 2 / clip.rate + Fraction(1, 4)
         end = self._seen.get(clip.stream, clip.start)
-        # In some formats libav says of a stream what it knows of the file.
+        # In some formats, FFmpeg reports the duration of the file for each stream.
         own = None if self._shared else _own_duration(self._stream)
-        if own is not None:  # some say how long, others when it ends
+        if own is not None:  # some state a length, others the time of the end
             return own if end < own - slack and end - clip.start < own - slack else None
         last = max(self._seen.values(), default=self._start)
         whole = self._duration - slack - 1
@@ -186,12 +186,12 @@ class _Ends:
 
 
 def milliseconds(seconds: Fraction) -> str:
-    """As ``--end`` takes it; never later, so that a frame of that time is left out."""
+    """Format seconds for ``end``, rounded down so that a frame at that time is left out."""
     return f"{floor(seconds * 1000) / 1000:.3f}"
 
 
 def _own_duration(stream: Any) -> Fraction | None:
-    """How long a stream says that it is, in seconds."""
+    """Return the duration that a stream states, in seconds."""
     tag = stream.metadata.get("DURATION", "").split(":")  # Matroska's, 00:01:02.000000000
     try:
         hours, minutes, seconds = (Fraction(part.strip()) for part in tag)
@@ -205,15 +205,15 @@ def _own_duration(stream: Any) -> Fraction | None:
 def _converted(
     frames: Iterator[VideoFrame], clip: Clip, goal: int | None, until: int | None, *, counts: bool
 ) -> Iterator[SourceFrame]:
-    """Frames as arrays, from the first of timestamp ``goal`` on and before ``until``.
+    """Yield frames as arrays, from the first at or after ``goal`` on and before ``until``.
 
-    Where timestamps are missing, they are counted; that holds only from the start.
+    Missing timestamps are extrapolated from the frame before, which works only from the start.
     """
     converter, last = Converter(), None
     usual = max(round(1 / (clip.rate * clip.time_base)), 1)
     for frame in frames:
         pts = _ticks(frame, clip)
-        if pts is None or (last is not None and pts <= last):  # none, or one that runs backwards
+        if pts is None or (last is not None and pts <= last):  # missing or not increasing
             if last is None and goal is not None and not counts:
                 raise LostError
             pts = clip.first if last is None else last + usual
@@ -249,7 +249,7 @@ def _rescaled(ticks: int, frame: VideoFrame, clip: Clip) -> int:
 def _changed(clip: Clip, pts: int, before: str, now: str, name: str) -> str:
     at = milliseconds((pts - clip.first) * clip.time_base)
     return (
-        f"{clip.path}: the {name} of the pictures changes from {before} to {now} after {at} "
-        f"seconds, and a video has one. What is before that is restored and kept: run it again "
-        f"with --end {at} for that part, and with --start {at} for the rest"
+        f"{clip.path}: the {name} of the frames changes from {before} to {now} after {at} seconds. "
+        f"Everything before that is restored and kept: run it again with `end`={at} for that part, "
+        f"and with `start`={at} for the rest."
     )

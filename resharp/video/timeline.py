@@ -1,4 +1,4 @@
-"""From the pictures of the input to the numbered frames of the result: rates, cuts, repeats."""
+"""From input frames to the numbered frames of the result: frame rate, cuts and repeats."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ BLOCK = 16
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run goes on: before the frame of that number."""
+    """Where a run resumes: before frame ``number``."""
 
     number: int = 0
     mark: ResumePoint | None = None
-    """The picture of the input that the frame before it shows; None at the start."""
+    """Input frame that the frame before it shows; None at the start."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,32 +34,32 @@ class Frame:
 
     number: int
     pts: int
-    """In ticks of the result."""
+    """Timestamp, in ticks of the result."""
     duration: int
     source: SourceFrame = field(repr=False)
     fresh: bool
-    """Whether it is to be restored; else the last restored one is shown again."""
+    """Whether to restore it; otherwise the last restored frame is repeated."""
 
 
 def timing(clip: Clip, options: VideoOptions) -> tuple[Fraction, Fraction]:
-    """Seconds of a tick of the result, and its frames per second: an average, where they vary."""
+    """Return the seconds per tick of the result, and its (average) frames per second."""
     if options.fps is None:
         return clip.time_base, clip.rate
-    finer = ceil(10_000 / options.fps.numerator)  # so that the first frame's time is kept as well
+    finer = ceil(10_000 / options.fps.numerator)  # fine enough for the time of the first frame
     return Fraction(1, options.fps.numerator * finer), options.fps
 
 
 def frames(
     clip: Clip, options: VideoOptions, place: Position, warn: Log = logger.warning
 ) -> Iterator[Frame]:
-    """The frames of the result from a place on, without those that are there already.
+    """Yield the frames of the result from a position on.
 
     Raises:
-        VideoError: see :func:`~resharp.video.source.pictures`.
+        VideoError: as for :func:`~resharp.video.source.pictures`.
     """
     try:
         yield from _placed(clip, options, place, warn, seek=True)
-    except LostError:  # seeking there is not exact: count from the start
+    except LostError:  # seeking was inexact: count from the start
         yield from _placed(clip, options, place, warn, seek=False)
 
 
@@ -70,7 +70,7 @@ def _placed(
     mark = place.mark if seek else None
     begin = first if options.start and mark is None else None
     shown = pictures(clip, mark, begin, last_tick(clip, options), seek=seek, warn=warn)
-    number = 0 if mark is None else place.number - 1  # the mark's picture was the last one's
+    number = 0 if mark is None else place.number - 1  # the frame before shows the mark
     if options.fps is None:
         origin = first if options.start else 0
         made: Iterator[Frame] = (
@@ -84,14 +84,14 @@ def _placed(
 
 
 def last_tick(clip: Clip, options: VideoOptions) -> int | None:
-    """The timestamp at which the result stops; None: at the end."""
+    """Return the input timestamp at which the result stops; None: at the end."""
     return None if options.end is None else clip.first + ceil(options.end / clip.time_base)
 
 
 def _at_rate(
     shown: Iterator[SourceFrame], clip: Clip, options: VideoOptions, number: int
 ) -> Iterator[Frame]:
-    """Each picture from the tick nearest to its time until the next one's; some are shown never."""
+    """Show each input frame from the tick nearest to its time until the next; some are dropped."""
     base, rate = timing(clip, options)
     step = round(1 / (rate * base))
     offset = 0 if options.start else round(clip.start / base)
@@ -116,7 +116,7 @@ def _at_rate(
 
 
 def _deduplicated(made: Iterator[Frame], options: VideoOptions) -> Iterator[Frame]:
-    """Decide which frames are to be restored; every segment begins with one that is."""
+    """Decide which frames to restore; the first of every segment is one of them."""
     kept: SourceFrame | None = None
     for frame in made:
         same = kept is not None and (
@@ -130,7 +130,7 @@ def _deduplicated(made: Iterator[Frame], options: VideoOptions) -> Iterator[Fram
 
 
 def alike(kept: SourceFrame, frame: Frame, levels: float) -> bool:
-    """Whether the means of all blocks differ by at most so many levels of 255."""
+    """Return whether the means of all blocks differ by at most ``levels`` of 255."""
     difference = cv2.absdiff(kept.image, frame.source.image)
     height, width = difference.shape[:2]
     size = (max(width // BLOCK, 1), max(height // BLOCK, 1))

@@ -1,4 +1,4 @@
-"""Times of the result's packets: of what is copied, moved to a cut; of pictures, counted anew."""
+"""Packet times of the result: copied packets are shifted to the cut, those of video recomputed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from resharp.video.resume import Segment
 
 
 class CutShift:
-    """Moves what is copied to where the result begins, and drops what is outside.
+    """Shift of copied packets to the start of the result, which drops those outside of it.
 
     Args:
         clip: the input.
-        start: seconds from its first picture at which the result begins; None: where it does.
-        end: the same for where it ends.
+        start: seconds from its first frame to the start of the result; None: from the beginning.
+        end: seconds from its first frame to the end of the result; None: to the end.
     """
 
     def __init__(self, clip: Clip, start: Fraction | None, end: Fraction | None) -> None:
@@ -26,7 +26,7 @@ class CutShift:
         self._end = None if end is None else clip.start + end
 
     def packet(self, packet: Any) -> Any:
-        """A packet in its new place; None if it is outside."""
+        """Shift a packet in place and return it; None if it is outside."""
         time, base = packet.pts if packet.pts is not None else packet.dts, packet.time_base
         if time is None or base is None:
             return packet if self._begin is None and self._end is None else None
@@ -39,14 +39,14 @@ class CutShift:
         if late > 0:
             if packet.stream.type != "subtitle" or (packet.duration or 0) <= late:
                 return None
-            packet.duration -= late  # a line that is on the screen at the cut stays there
+            packet.duration -= late  # keep a subtitle that is shown at the cut
             packet.pts = packet.dts = ticks
         packet.pts = None if packet.pts is None else packet.pts - ticks
         packet.dts = None if packet.dts is None else packet.dts - ticks
         return packet
 
     def chapters(self, chapters: Sequence[Any]) -> Iterator[Any]:
-        """The chapters that are inside, in their new places."""
+        """Yield the chapters that are inside, with shifted times."""
         for chapter in chapters:
             base, end = chapter["time_base"], chapter["end"]
             begin = 0 if self._begin is None else round(self._begin / base)
@@ -57,9 +57,9 @@ class CutShift:
 
 
 class DecodingTimes:
-    """Decoding times and durations of pictures, from the order in which they are shown.
+    """Decoding times and durations of video packets, derived from their timestamps.
 
-    They never run back, not even where two segments meet.
+    Decoding times never decrease, not even where two segments meet.
     """
 
     def __init__(self, segments: Sequence[Segment], encoder: VideoEncoder) -> None:
@@ -70,14 +70,14 @@ class DecodingTimes:
         self._first_dts = self._all[0] - self._delay * self._after(self._all[0])
 
     def next(self, pts: int) -> tuple[int, int]:
-        """Decoding time and duration of the next packet, both in ticks."""
+        """Return the decoding time and duration of the next packet, both in ticks."""
         index, self._count = self._count - self._delay, self._count + 1
         dts = self._all[index] if index >= 0 else self._all[0] + index * self._after(self._all[0])
-        if self._count == len(self._all):  # MP4 ends there: as late as the picture is shown
+        if self._count == len(self._all):  # MP4 ends here: extend it to the last frame's end
             return dts, max(self._end - self._all[0] - (dts - self._first_dts), 1)
         return dts, self._after(pts)
 
     def _after(self, pts: int) -> int:
-        """Ticks from a frame to the next."""
+        """Return the ticks from a frame to the next."""
         index = bisect_right(self._all, pts)
         return (self._all[index] if index < len(self._all) else self._end) - pts

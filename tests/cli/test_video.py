@@ -33,7 +33,7 @@ def test_a_video_from_one_command(clip: Path, compact: Bundle) -> None:
     code, said = call("video", "in.mp4", "-o", "out.mp4", "-m", str(compact.folder))
     assert code == 0
     assert "1 skipped" in said
-    assert "--overwrite makes it anew" in said
+    assert "pass --overwrite to redo it" in said
     code, said = call(
         "video", "in.mp4", "-o", "out.mp4", "-m", str(compact.folder), "--overwrite", "--scale", "3"
     )
@@ -100,13 +100,13 @@ def test_options_reach_the_run(clip: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (("--fps", "often"), 2, "not a number such as 24"),
         (("--fps", "1/0"), 2, "not a number such as 24"),
         (("--start", "noon"), 2, "not a time such as"),
-        (("--start", "2", "--end", "1"), 1, "the end comes after the start"),
+        (("--start", "2", "--end", "1"), 1, "--end after it, got 2 and 1"),
         (("--codec", "vp8"), 2, "is not one of"),
-        (("--codec", "ffv1", "--crf", "3"), 1, "lossless"),
+        (("--codec", "ffv1", "--crf", "3"), 1, "lossless: leave out --crf"),
         (("--device", "cuda:1,1"), 1, "each once"),
         (("--backend", "trt"), 2, "is not one of"),
         (("--fidelity", "0.5"), 1, "--fidelity requires a face network, e.g. --face=gfpgan-v1.4"),
-        (("--start", "7"), 1, "nothing between --start and --end"),
+        (("--start", "7"), 1, "no frames between --start and --end"),
     ],
 )
 def test_what_makes_no_sense(clip: Path, options: tuple[str, ...], code: int, message: str) -> None:

@@ -45,7 +45,7 @@ def draw(number: int, width: int = WIDTH, height: int = HEIGHT) -> Image:
 
 
 def number_in(image: Image) -> int:
-    """The number that :func:`draw` drew, in a picture of any size."""
+    """The number that :func:`draw` drew, in an image of any size."""
     cell = image.shape[1] * CELL // WIDTH
     row = image[cell // 4 : cell * 3 // 4].mean(axis=(0, 2))
     cells = [row[bit * cell + cell // 4 : (bit + 1) * cell - cell // 4] for bit in range(BITS)]
@@ -53,7 +53,7 @@ def number_in(image: Image) -> int:
 
 
 def to_yuv(image: Image, matrix: int, *, full: bool, depth: int = 8) -> list[Image]:
-    """Y, Cb and Cr of 4:2:0 by the book (ITU-R BT.601, BT.709, BT.2020)."""
+    """Y, Cb and Cr of 4:2:0 by the standards (ITU-R BT.601, BT.709, BT.2020)."""
     blue, green, red = (image[:, :, i] / 255 for i in range(3))
     kr, kb = LUMA[matrix]
     y = kr * red + (1 - kr - kb) * green + kb * blue
@@ -204,7 +204,7 @@ class Parts:
     """Seconds at which frames are shown."""
     frames: list[Any]
     packets: dict[int, list[bytes]]
-    """Payloads by stream, the picture's left out."""
+    """Payloads by stream, except the video's."""
     packet_times: dict[int, list[Fraction]]
     stream: Any
     languages: list[str | None]
@@ -283,13 +283,13 @@ def _facts(stream: Any, frames: Sequence[Any]) -> dict[str, Any]:
 
 
 class Enlarged:
-    """Stands for a config: each pixel four or more times, at once, and counts what it did.
+    """Fake config that repeats each pixel ``scale`` times per side, and counts its calls.
 
     Args:
         scale: output size over input size.
         hold: images after which each call waits, until ``release`` is set or the run stops; None:
             no call waits.
-        release: lets the calls that wait go on; None: they wait for the run to stop.
+        release: lets the waiting calls continue; None: they wait for the run to stop.
     """
 
     upscaler = network = tile = None

@@ -1,4 +1,4 @@
-"""Videos that cannot be restored, or not to their end: what is said, and what is kept."""
+"""Videos that cannot be restored, or not to their end: what is reported, and what is kept."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _absent(path: Path) -> None:
         (_text, "cannot be read as a video"),
         (_empty, "is empty"),
         (_without_index, "its index is missing"),
-        (_no_frames, "without a single picture"),
+        (_no_frames, "no frame of it can be decoded"),
         (_sound_only, "no video stream, only audio"),
     ],
 )
@@ -111,8 +111,8 @@ def test_a_truncated_file_keeps_its_beginning(tmp_path: Path, ending: str) -> No
     with pytest.raises(VideoError, match=r"ends early, after .* of [23]") as caught:
         restore(clip, target)
     assert not target.exists()
-    end = str(caught.value).split("--end ")[1].split(" ")[0]
-    with pytest.raises(VideoError):  # nothing is done again, and it is still an error
+    end = str(caught.value).split("`end`=")[1].split(" ")[0]
+    with pytest.raises(VideoError):  # nothing is restored again, and it is still an error
         restore(clip, target)
     report = restore(clip, target, end=Fraction(end))
     assert report.resumed_at >= 30
@@ -148,7 +148,7 @@ def test_a_size_that_changes_is_an_error_with_a_way_on(tmp_path: Path) -> None:
     target = tmp_path / "out.mkv"
     with pytest.raises(VideoError, match="changes from 128x96 to 160x120 after") as caught:
         restore(clip, target)
-    end = str(caught.value).split("--start ")[1].split(" ")[0]
+    end = str(caught.value).split("`start`=")[1].split(" ")[0]
     report = restore(clip, target, end=Fraction(end))
     assert report.frames == 24
     assert report.resumed_at == 20
@@ -166,13 +166,13 @@ def test_a_picture_of_another_size_ends_a_sequence(tmp_path: Path) -> None:
 
 def test_an_encoder_that_is_not_in_the_build(tmp_path: Path, monkeypatch: Any) -> None:
     clip = make(tmp_path / "in.mp4", Spec(frames=3))
-    with pytest.raises(OptionError, match="no encoder h265_magic: take --codec h264 or hevc"):
+    with pytest.raises(OptionError, match="no encoder h265_magic: use `codec` h264 or hevc"):
         restore(clip, tmp_path / "out.mp4", encoder="h265_magic")
     from resharp.video import encoding
 
     known = encoding._is_encoder
     monkeypatch.setattr(encoding, "_is_encoder", lambda name: name != "libsvtav1" and known(name))
-    with pytest.raises(OptionError, match="no encoder libsvtav1: take --codec h264 or hevc"):
+    with pytest.raises(OptionError, match="no encoder libsvtav1: use `codec` h264 or hevc"):
         restore(clip, tmp_path / "out.mp4", codec="av1")
     with pytest.raises(OptionError, match="cannot be opened"):
         restore(clip, tmp_path / "out.mp4", preset="swift")
@@ -198,14 +198,14 @@ except OutputError as error:
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files as Linux does")
 @pytest.mark.parametrize("where", ["segment", "result"])
 def test_a_full_disk_keeps_what_is_finished(tmp_path: Path, where: str) -> None:
-    """A limit of a file's size stands for it: the same errors, by the same calls."""
+    """A limit on the file size simulates it: the same errors, by the same calls."""
     clip, target = make(tmp_path / "in.mp4"), tmp_path / "out.mp4"
     segment = 24 if where == "segment" else 6
     whole = restore(clip, tmp_path / "whole.mp4", segment=segment, crf=1).target
     limit = str(round(whole.stat().st_size * 0.6))
     command = [sys.executable, "-c", FULL, str(clip), str(target), limit, str(segment)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    wanted = "a segment cannot be written" if where == "segment" else "out.mp4 cannot be written"
+    wanted = "cannot write a segment to" if where == "segment" else f"cannot write {target}"
     assert wanted in done.stdout
     assert "free space" in done.stdout
     assert not target.exists()

@@ -1,4 +1,4 @@
-"""What comes out of a video is what went in: frames, times, sound, text, rotation and color."""
+"""The result has what the input has: frames, times, audio, subtitles, rotation and color."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ EXACT = {
 }
 
 
-OLD = "is taken as BT.709"
-"""What is said of BT.2020 with PyAV 17."""
+OLD = "is treated as BT.709"
+"""The note about BT.2020 with PyAV 17."""
 
 
 def restore(source: Path, target: Path, scale: int = 2, **options: Any) -> VideoReport:
@@ -148,8 +148,8 @@ def test_colors_survive_the_way_to_bgr_and_back(matrix: int, full: bool, depth: 
 @pytest.mark.parametrize(
     ("source", "spec", "target", "codec", "ending", "note"),
     [
-        ("in.mp4", Spec(sound=("aac",)), "out.flv", "h264", ".mp4", "does not keep timestamps"),
-        ("in.mp4", Spec(sound=("aac",)), "out.avi", "av1", ".mp4", "does not keep timestamps"),
+        ("in.mp4", Spec(sound=("aac",)), "out.flv", "h264", ".mp4", "does not preserve timestamps"),
+        ("in.mp4", Spec(sound=("aac",)), "out.avi", "av1", ".mp4", "does not preserve timestamps"),
         ("in.mkv", Spec(subtitles="subrip"), "out.mp4", "h264", ".mkv", "subtitle stream 1"),
         ("in.mp4", Spec(), "out.mov", "ffv1", ".mkv", "ffv1"),
         ("in.mp4", Spec(sound=("aac",)), "out.webm", "av1", ".mp4", "audio stream 1"),
@@ -159,7 +159,7 @@ def test_colors_survive_the_way_to_bgr_and_back(matrix: int, full: bool, depth: 
             "out.flv",
             "h264",
             ".mp4",
-            "does not keep timestamps",
+            "does not preserve timestamps",
         ),
         (
             "in.avi",
@@ -182,7 +182,7 @@ def test_containers_that_cannot_carry_it_are_replaced(
     clip = make(tmp_path / source, spec)
     report = restore(clip, tmp_path / target, codec=codec)
     assert report.target == (tmp_path / target).with_suffix(ending)
-    notes = [said for said in report.notes if "counts milliseconds" not in said]
+    notes = [said for said in report.notes if "to milliseconds" not in said]
     assert len(notes) == bool(note)
     assert all(note in said for said in notes)
     before, after = parts(clip), parts(report.target)
@@ -258,7 +258,7 @@ def test_a_part_is_cut_out_with_its_sound(tmp_path: Path) -> None:
     ]
     assert after.packets[1] == [data for data, _ in inside]
     assert after.packet_times[1] == pytest.approx([time for _, time in inside], abs=1e-4)
-    assert len(after.packets[2]) == 2  # the line that was on the screen at the cut is there
+    assert len(after.packets[2]) == 2  # the line that is shown at the cut is kept
     assert [float(t) for t in after.packet_times[2]] == pytest.approx([0, 0.25])
     assert [c[2] for c in after.chapters] == ["1", "2"]
     assert after.chapters[0][:2] == pytest.approx((0, 0.15), abs=1e-3)
@@ -322,7 +322,7 @@ def test_sizes_that_are_odd_are_made_even(tmp_path: Path) -> None:
         out.mux(stream.encode(None))
     report = restore(path, tmp_path / "out.mkv", 1, codec="av1")
     assert parts(report.target).stream["size"] == (128, 96)
-    assert any("127x95 became 128x96" in note for note in report.notes)
+    assert any("padded from 127x95 to 128x96" in note for note in report.notes)
     assert any("lower resolution" in note for note in report.notes)
     report = restore(path, tmp_path / "same.mkv", 1)
     assert parts(report.target).stream["size"] == (127, 95)
@@ -345,7 +345,7 @@ def test_transparency_is_kept_by_ffv1_and_else_said(tmp_path: Path) -> None:
         assert frame.format.name == "bgra"
         assert np.array_equal(frame.to_ndarray()[::2, ::2], image)
     report = restore(path, tmp_path / "out.mp4")
-    assert any("no transparency" in note for note in report.notes)
+    assert any("transparency is lost" in note for note in report.notes)
 
 
 def test_the_input_is_never_the_output_and_folders_get_its_name(tmp_path: Path) -> None:
@@ -361,13 +361,13 @@ def test_the_input_is_never_the_output_and_folders_get_its_name(tmp_path: Path) 
 
 def test_options_are_checked() -> None:
     for options, message in (
-        ({"codec": "vp8"}, "not one of auto"),
+        ({"codec": "vp8"}, "must be one of auto"),
         ({"codec": "ffv1", "crf": 3}, "lossless"),
-        ({"codec": "h264", "crf": 60}, "not in 0..51"),
+        ({"codec": "h264", "crf": 60}, "between 0 and 51 for h264, got 60"),
         ({"fps": Fraction(0)}, "fps"),
-        ({"start": Fraction(3), "end": Fraction(2)}, "end comes after"),
+        ({"start": Fraction(3), "end": Fraction(2)}, "`end` after it"),
         ({"segment": 0}, "segment"),
-        ({"skip_duplicates": -1.0}, "levels"),
+        ({"skip_duplicates": -1.0}, "between 0 and 255"),
     ):
         with pytest.raises(OptionError, match=message):
             VideoOptions(**options)

@@ -1,4 +1,4 @@
-"""An interrupted video goes on where it stopped, and comes out as if it had never been."""
+"""An interrupted video resumes where it stopped, and the result is that of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_sigkill_at_ten_random_moments(clip: Path, tmp_path: Path) -> None:
             process.kill()
             process.communicate()
             killed += process.returncode == -signal.SIGKILL
-        assert min(numbers(log, before)) == finished  # it went on there
+        assert min(numbers(log, before)) == finished  # it resumed there
         finished = SEGMENT * max(lines(journal) - 1, 0)
     assert killed == 10
     assert finished
@@ -181,7 +181,7 @@ def test_it_goes_on_at_the_last_finished_segment(
     again = restore(clip, target, **options)
     assert again.resumed_at >= 2 * SEGMENT
     assert again.resumed_at % SEGMENT == 0
-    assert any("going on after" in note for note in again.notes)
+    assert any("resuming after" in note for note in again.notes)
     assert frames(target) == frames(whole)
     assert parts(target).times == parts(whole).times
 
@@ -219,7 +219,7 @@ def test_other_options_or_another_input_start_over_and_say_so(clip: Path, tmp_pa
     interrupt(clip, target, 35)
     report = restore(clip, target, crf=23)
     assert report.resumed_at == 0
-    assert any("starting over: crf None -> 23" in note for note in report.notes)
+    assert any("starting over: crf changed from None to 23" in note for note in report.notes)
     other = tmp_path / "in.mp4"
     other.write_bytes(clip.read_bytes())
     target.unlink()
@@ -271,7 +271,7 @@ def test_two_at_once_do_not_collide(clip: Path, tmp_path: Path) -> None:
     target, log = tmp_path / "out.mp4", tmp_path / "log"
     with start("-c", LOGGED, str(clip), str(target), str(log), "5") as process:
         until(log.exists, alive=process)
-        with pytest.raises(OutputError, match="another process is making"):
+        with pytest.raises(OutputError, match="another process is writing"):
             restore(clip, target)
         process.communicate("\n", LIMIT)
         assert process.returncode == 0
