@@ -241,7 +241,7 @@ def test_is_no_upscaler(bundle: Bundle) -> None:
     for name in ("gfpgan-1.4", "GFPGANv1.3", "codeformer", "restoreformer"):
         with pytest.raises(OptionError, match=text):
             Upscaler(name)
-    with pytest.raises(OptionError, match="is for face detection and upscales nothing"):
+    with pytest.raises(OptionError, match="is for face detection and does not upscale"):
         Upscaler("yunet")
 
 
