@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# Two images, described in docs/containers.md:
+# Two images, described in docs/how-to/containers.md:
 #   docker build --target export -t resharp-export .     builds engine stores; large, with PyTorch
 #   docker build --target runtime -t resharp-runtime .   restores images; small
 # The driver's libraries are not in the images: the NVIDIA container toolkit mounts them.

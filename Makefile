@@ -20,7 +20,7 @@ $(RUN) -m pip install --quiet --no-deps --upgrade --target $(VENV)/oracle \
 	spandrel==0.4.2 spandrel_extra_arches==0.2.0 einops
 endef
 
-.PHONY: demo test quick gpu lint clean
+.PHONY: demo test quick gpu lint docs docs-serve clean
 
 # Draw an image, degrade it and restore it: demo/scene_small.jpg becomes demo/scene_restored.png.
 demo: $(VENV)/demo.done
@@ -44,6 +44,13 @@ lint: $(VENV)/dev.done
 	$(RUN) -m mypy
 	$(VENV)/bin/hadolint Dockerfile
 
+# The site of docs/, into build/site; any warning fails.
+docs: $(VENV)/docs.done
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs --quiet build --strict
+
+docs-serve: $(VENV)/docs.done
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs serve
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -56,6 +63,10 @@ $(VENV)/test.done: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(install-bindings)
 	$(install-oracle)
 	touch $@ $(VENV)/demo.done
+
+$(VENV)/docs.done: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
 
 $(VENV)/gpu.done: $(VENV)/test.done
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[test,rtx]'

@@ -2,7 +2,7 @@
 
 Rings and rays have edges in every direction. A network does not restore all directions equally
 well, but the mean of eight views does. Upper row: one view, eight views, the sharp image; lower
-row: the errors of the first two, times four. Photos gain less (docs/runtime.md).
+row: the errors of the first two, times four. Photos gain less (docs/design/runtime.md).
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Scripts change one import::
 
     from resharp.compat import RealESRGANer, RRDBNet  # was: realesrgan, basicsr
 
-docs/compat.md lists what is the same and what differs. Only the networks require torch.
+docs/how-to/from-real-esrgan.md lists what is the same and what differs. Only the networks require
+torch.
 """
 
 from __future__ import annotations

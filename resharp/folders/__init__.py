@@ -1,6 +1,6 @@
 """Restoration of folders, with a journal of finished images and concurrent runs on one folder.
 
-The rules are in docs/folders.md.
+The rules are in docs/design/folders.md.
 """
 
 from __future__ import annotations

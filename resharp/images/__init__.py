@@ -1,6 +1,6 @@
 """Read and write image files with OpenCV: complete, upright, at full depth, with their metadata.
 
-docs/files.md lists what each format keeps.
+docs/how-to/images.md lists what each format keeps.
 """
 
 from __future__ import annotations

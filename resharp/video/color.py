@@ -1,7 +1,7 @@
 """Color properties of video, and conversion to BGR and back without a shift.
 
-libswscale's default flags darken by one to three levels (measured: docs/video.md); with accurate
-rounding and full chroma, both directions agree to within one level.
+libswscale's default flags darken by one to three levels (measured: docs/design/video.md); with
+accurate rounding and full chroma, both directions agree to within one level.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Conversion of BGR to Y, Cb and Cr where libswscale is inexact: full range, or above 8 bits.
 
 libswscale lowers full-range chroma by half a level and takes 65280 for 16-bit white (measured:
-docs/video.md). Chroma is sited on the left pixel of each pair, the default of H.264 and its
+docs/design/video.md). Chroma is sited on the left pixel of each pair, the default of H.264 and its
 successors.
 """
 

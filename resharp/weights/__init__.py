@@ -1,7 +1,7 @@
 """The known checkpoints, their sources and hashes, and functions to fetch and verify them.
 
 Importing this package is cheap: pooch, filelock and tqdm are only imported by a download. See
-``docs/weights.md``.
+``docs/design/weights.md``.
 """
 
 from resharp.weights.catalogue import catalogue, find, kebab, lookup, nearest

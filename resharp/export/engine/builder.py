@@ -2,7 +2,7 @@
 
 The network is always strongly typed: TensorRT 11 and RTX know nothing else, and so the precision is
 that of the graph. Nothing in TensorRT raises; what returns None, False or -1 becomes our error with
-the log's lines. Names and traps: docs/tensorrt.md.
+the log's lines. Names and traps: docs/design/tensorrt.md.
 """
 
 from __future__ import annotations

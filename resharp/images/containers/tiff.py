@@ -72,7 +72,7 @@ def _further_pages(data: bytes, form: ifd.IfdLayout, at: int) -> int:
 
 
 def _refuse_misread(tags: dict[int, tuple[int, ...]]) -> None:
-    """Refuse variants outside the measured list; docs/files.md has the table."""
+    """Refuse variants outside the measured list; docs/design/files.md has the table."""
     bits = max(tags[_BITS], default=1)
     kind = _KINDS.get(max(tags[_SAMPLE_FORMAT], default=1), "other")
     samples = next(iter(tags[_SAMPLES]), 1)
