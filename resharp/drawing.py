@@ -1,6 +1,6 @@
-"""A test picture drawn by code: what export and the benchmarks measure on without a photo.
+"""A test image drawn by code, on which export and the benchmarks measure without a photo.
 
-It holds what photos hold and networks stumble over: smooth skies, hard edges at every angle,
+It contains what photos contain and networks struggle with: smooth skies, hard edges at every angle,
 foliage-like noise with the 1/f spectrum of natural images, fine lines, text, saturated colors,
 sensor noise and JPEG blocks.
 """
@@ -17,7 +17,7 @@ Image = NDArray[np.uint8]
 
 
 def draw(height: int, width: int, seed: int = 0) -> Image:
-    """Draw a uint8 BGR ``[height, width, 3]`` picture; the same seed draws the same picture."""
+    """Draw a uint8 BGR ``[height, width, 3]`` image; equal seeds give equal images."""
     rng = np.random.default_rng(seed)
     tall, wide = max(height, 64), max(width, 64)
     landscape = _sky(tall, wide, rng)
@@ -28,19 +28,19 @@ def draw(height: int, width: int, seed: int = 0) -> Image:
     noisy = scene + rng.normal(0, 2.5, scene.shape)
     done, data = cv2.imencode(".jpg", _bytes(noisy), [cv2.IMWRITE_JPEG_QUALITY, 88])
     if not done:
-        raise RuntimeError("OpenCV could not encode a JPEG picture in memory")
+        raise RuntimeError("OpenCV could not encode a JPEG image in memory")
     picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
     return np.ascontiguousarray(np.asarray(picture, np.uint8)[:height, :width])
 
 
 def middle(picture: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """The middle of a picture, of at most that size."""
+    """Return the center of an image, cropped to at most that size."""
     y, x = max(picture.shape[0] - height, 0) // 2, max(picture.shape[1] - width, 0) // 2
     return np.ascontiguousarray(picture[y : y + height, x : x + width])
 
 
 def fitted(picture: NDArray[Any], side: int) -> NDArray[Any]:
-    """The largest square of the middle, in the one size that a network takes."""
+    """Return the largest central square of an image, resized to a network's fixed size."""
     shorter = min(picture.shape[:2])
     square = middle(picture, shorter, shorter)
     if shorter == side:
@@ -49,7 +49,7 @@ def fitted(picture: NDArray[Any], side: int) -> NDArray[Any]:
 
 
 def _natural(height: int, width: int, rng: np.random.Generator, power: float) -> NDArray[Any]:
-    """Noise ``[height, width, 3]`` with a 1/f**power spectrum, zero mean, unit deviation."""
+    """Return noise ``[height, width, 3]``: 1/f**power spectrum, zero mean, unit deviation."""
     fy = np.fft.fftfreq(height)[:, None]
     fx = np.fft.rfftfreq(width)[None]
     falloff = 1 / np.maximum(np.hypot(fy, fx), 1 / max(height, width)) ** power
@@ -69,7 +69,7 @@ def _sky(height: int, width: int, rng: np.random.Generator) -> NDArray[Any]:
 
 
 def _hills(scene: NDArray[Any], rng: np.random.Generator) -> None:
-    """Three ridges, each with a texture of its own roughness, the nearest darkest."""
+    """Draw three ridges, each with its own roughness of texture, the nearest one darkest."""
     height, width = scene.shape[:2]
     rows, columns = np.arange(height)[:, None], np.arange(width)[None]
     for index, power in enumerate((1.5, 1.15, 0.8)):
@@ -85,16 +85,16 @@ def _hills(scene: NDArray[Any], rng: np.random.Generator) -> None:
 
 
 def _shapes(scene: Image, rng: np.random.Generator) -> None:
-    """Filled polygons and discs, antialiased: hard edges at every angle."""
+    """Draw filled, antialiased polygons and discs: hard edges at every angle."""
     height, width = scene.shape[:2]
     for _ in range(max(height * width // 6000, 4)):
-        centre = rng.uniform(0, 1, 2) * (width, height)
+        center = rng.uniform(0, 1, 2) * (width, height)
         size = rng.uniform(0.02, 0.09) * min(height, width) + 2
         angles = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(3, 7))))
-        corners = centre + size * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        corners = center + size * np.stack([np.cos(angles), np.sin(angles)], axis=1)
         color = tuple(float(v) for v in rng.uniform(0, 255, 3))
         if rng.random() < 0.4:
-            point = (int(centre[0]), int(centre[1]))
+            point = (int(center[0]), int(center[1]))
             cv2.circle(scene, point, int(size * 0.6), color, -1, cv2.LINE_AA)
         else:
             cv2.fillPoly(scene, [np.rint(corners).astype(np.int32)], color, cv2.LINE_AA)

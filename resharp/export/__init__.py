@@ -1,4 +1,4 @@
-"""From a checkpoint to an ONNX bundle in the store. Needs the extra ``export``."""
+"""Export of checkpoints to ONNX bundles in the store. Needs the extra ``export``."""
 
 from resharp.export.run import ExportOptions, export
 

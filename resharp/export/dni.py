@@ -1,8 +1,8 @@
-"""The second checkpoint of a model with denoise strengths, behind a gate of its own.
+"""The second checkpoint of a model with denoise strengths, and the parity check of their blend.
 
-A strength is made later without PyTorch, by new weights under old graphs (``engines/blend.py``).
-That is right only where every weight is in the file that the graphs point into, so one strength is
-made here and held against PyTorch.
+A strength is blended later without PyTorch, by putting new weights under the existing graphs
+(``engines/blend.py``). That is correct only if every weight is in the file that the graphs point
+to, so one strength is blended here and compared with PyTorch.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from resharp.export.sources import Part
 from resharp.types import Array, Log
 
 STRENGTH = 0.5
-"""Compared with PyTorch."""
+"""Strength that is compared with PyTorch."""
 EDGE = 0.0
-"""The overlap is measured here too: the larger one is for all strengths."""
+"""Strength at which the overlap is measured again; the larger one is used for all strengths."""
 
 
 def with_dni_partner(
@@ -37,21 +37,21 @@ def with_dni_partner(
     picture: Array | None = None,
     log: Log = lambda line: None,
 ) -> Manifest:
-    """Add the twin's weights to a bundle that is being written.
+    """Add the second checkpoint's weights to a bundle that is being written.
 
     Args:
-        manifest: of the bundle so far.
-        checkpoint: the model's own.
-        twin: what to mix it with.
-        folder: of the files.
-        picture: see :func:`overlap.measure`; None draws one.
-        log: told if the mix fails the gate: the bundle then has no strengths.
+        manifest: manifest of the bundle so far.
+        checkpoint: the model's own checkpoint.
+        twin: checkpoint to blend it with.
+        folder: folder of the bundle's files.
+        picture: uint8 BGR photo to measure the overlap on; None draws one.
+        log: called with a line if the blend fails the check; the bundle then has no strengths.
 
     Returns:
-        The manifest with the twin.
+        The manifest with the second checkpoint, or as it was if the blend fails the check.
 
     Raises:
-        CheckpointError: the twin is another network.
+        CheckpointError: the second checkpoint cannot be used, or belongs to another network.
     """
     other = models.read_checkpoint(
         twin.path, architecture=twin.architecture, parameters=checkpoint.parameters
@@ -67,14 +67,15 @@ def with_dni_partner(
         with _graphs(bundle, EDGE) as infer:
             curve = overlap.measure(infer["float32"], picture, manifest.size_multiple)
     except (ParityError, BundleError) as error:
-        log(f"{manifest.name} is stored without {twin.source.name}: {error}")
+        failed = f"blending with {twin.source.name} failed"
+        log(f"{manifest.name} is stored without denoise strengths, because {failed}: {error}")
         return manifest
     return replace(bundle.manifest, overlap=max(manifest.overlap, overlap.choose(curve)))
 
 
 @contextmanager
 def _graphs(bundle: Bundle, strength: float) -> Iterator[dict[str, parity.Infer]]:
-    """Those of one strength, by dtype."""
+    """Yield the graphs of one strength in onnxruntime, by dtype."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         _, graphs = write_blend(bundle, strength, folder)

@@ -1,8 +1,8 @@
-"""The parity gate: a graph is used only if it computes what PyTorch computes.
+"""The parity check: a graph is used only if it computes what PyTorch computes.
 
-Exporters bake the batch, the height or the width of the example into some networks and say nothing,
-so each graph runs on other n, other h and w, sizes that are no multiple of anything, and the
-smallest pictures there are.
+Exporters silently bake the example's batch size, height or width into the graphs of some networks,
+so each graph runs on other n, h and w, on sizes that are not multiples of anything, and on the
+smallest possible images.
 """
 
 from __future__ import annotations
@@ -23,44 +23,44 @@ from resharp.models.spandrel_models import is_foreign
 from resharp.types import Array
 
 SHAPES = ((1, 24, 36), (3, 17, 23), (2, 31, 8), (1, 1, 1), (1, 3, 5), (4, 2, 2))
-"""Inputs compared: (n, h, w). None is the example of the trace."""
+"""Inputs to compare, as (n, h, w). The example that was traced is not among them."""
 COUNTS = (1, 3)
-"""Batches compared, where the size is fixed."""
+"""Batch sizes to compare for networks with a fixed size."""
 NUMBERS = (1.0, 0.25)
-"""What the further inputs are with each of them."""
+"""Value of the extra inputs for each of :data:`COUNTS`."""
 FLOAT_LIMIT = 2e-4
-"""Largest difference allowed in the float graph; white is 1."""
+"""Largest difference allowed in the float graph, where white is 1."""
 FACE_LIMIT = 5e-4
-"""The same for networks of one size: they normalise over the whole picture, again and again, and
-what a sum in another order changes grows on the way (an eighth of a level of 255)."""
+"""The same for networks with a fixed size: they normalize over the whole image many times, which
+amplifies the differences from another order of summation (an eighth of a level of 255)."""
 LEVEL_LIMIT = 1
-"""Largest difference allowed in the uint8 graph: values on the edge of rounding may tip over."""
+"""Largest difference allowed in the uint8 graph, in levels: near-ties may round differently."""
 DIFFERING_LIMIT = 5e-3
-"""Share of uint8 values that may tip over."""
+"""Fraction of uint8 values that may differ."""
 _BLOCK = 32
 
 Infer = Callable[..., Array]
-"""``[n, h, w, 3]`` to ``[n, h*s, w*s, 3]``, of one dtype; the graph's further inputs, a number
-each, follow the pictures."""
+"""Maps ``[n, h, w, 3]`` to ``[n, h*s, w*s, 3]`` of the same dtype. The values of the graph's extra
+inputs, one number each, follow the images as arguments."""
 Case = tuple[Array, tuple[float, ...]]
-"""A uint8 batch, and the graph's further inputs."""
+"""A uint8 batch, and the values of the graph's extra inputs."""
 
 
 def in_onnxruntime(path: Path, *, lean: bool = False) -> Infer:
-    """A graph in onnxruntime; ``lean`` keeps no memory from run to run.
+    """Open a graph in onnxruntime; with ``lean``, no memory is kept between runs.
 
     Raises:
-        ParityError: onnxruntime refuses the graph.
+        ParityError: onnxruntime cannot load the graph.
     """
     settings = onnxruntime.SessionOptions()
     settings.enable_cpu_mem_arena = not lean
-    settings.log_severity_level = 4  # errors are raised too
+    settings.log_severity_level = 4  # errors are raised anyway
     try:
         session = onnxruntime.InferenceSession(
             str(path), settings, providers=["CPUExecutionProvider"]
         )
-    except Exception as error:  # its errors have no class in common
-        raise ParityError(f"onnxruntime refuses the graph: {error}") from error
+    except Exception as error:  # its errors have no common base class
+        raise ParityError(f"onnxruntime cannot load the graph: {error}") from error
     names = [one.name for one in session.get_inputs()]
 
     def infer(batch: Array, *extra: float) -> Array:
@@ -71,7 +71,7 @@ def in_onnxruntime(path: Path, *, lean: bool = False) -> Infer:
 
 
 def in_torch(module: nn.Module) -> Infer:
-    """A module in PyTorch."""
+    """Return a function that runs a module in PyTorch on numpy arrays."""
 
     def infer(batch: Array, *extra: float) -> Array:
         numbers = (torch.tensor([number]) for number in extra)
@@ -87,14 +87,14 @@ def check_graphs(
     """Compare both graphs of a checkpoint, by dtype, with its network.
 
     Raises:
-        ParityError: see :func:`compare`.
+        ParityError: as for :func:`compare`.
     """
     facts = checkpoint.facts
-    large = facts.fixed_size is not None  # and slow: bytes are the floats, rounded
+    large = facts.fixed_size is not None  # and slow: the uint8 results are the float ones, rounded
     tried = cases(facts.fixed_size, len(facts.extra))
     if is_foreign(checkpoint.architecture):
-        # A case of more than one block in each axis, and no whole ones: a network that pads all of
-        # the others to one block would else show one size only.
+        # A case of more than one block per axis, but not of whole blocks: a network that pads all
+        # other cases to one block would otherwise run at one size only.
         sizes = (int(checkpoint.parameters[name]) for name in ("minimum", "multiple"))
         block = max(facts.size_multiple, _BLOCK, *sizes)
         tried += [(_batch((2, block + 9, 2 * block + 5)), ())]
@@ -109,11 +109,11 @@ def check_graphs(
 
 
 def cases(side: int | None, extra: int) -> list[Case]:
-    """What a graph is compared on.
+    """Return the inputs on which a graph is compared.
 
     Args:
-        side: the one size that it takes: then only n varies, and is never that of the trace.
-        extra: numbers that it takes beside the pictures; none is the middle, which was traced.
+        side: fixed size of the network, if any; then only n varies, and never equals the traced n.
+        extra: number of extra inputs; their values never equal the traced 0.5.
     """
     if side is None:
         return [(_batch(shape, index), ()) for index, shape in enumerate(SHAPES)]
@@ -124,7 +124,7 @@ def cases(side: int | None, extra: int) -> list[Case]:
 
 
 def _batch(shape: tuple[int, int, int], index: int = 0) -> Array:
-    """uint8 ``[n, h, w, 3]``, cut from drawn pictures."""
+    """Return a uint8 ``[n, h, w, 3]`` batch of drawn images."""
     n, height, width = shape
     return np.stack([draw(height, width, seed=10 * index + k) for k in range(n)])
 
@@ -138,19 +138,20 @@ def compare(
     tried: Sequence[Case] | None = None,
     limit: float = FLOAT_LIMIT,
 ) -> GraphParity:
-    """Run both graphs and both modules.
+    """Run both graphs and both modules and compare their results.
 
     Args:
-        torch_uint8: None, for a graph for bytes that was made around the one for floats: then it
-            runs on the first case only, against what ``torch_float`` gives, rounded.
-        torch_float: the module for floats.
-        onnx_uint8: the graph for bytes.
-        onnx_float: the graph for floats.
-        tried: see :func:`cases`; None is those of a network of any size.
+        torch_uint8: the uint8 module; None if the uint8 graph was made from the float graph, which
+            is then run on the first case only, against the rounded result of ``torch_float``.
+        torch_float: the float module.
+        onnx_uint8: the uint8 graph.
+        onnx_float: the float graph.
+        tried: inputs to compare on; None takes those for networks of any size.
         limit: largest difference allowed in the float graph.
 
     Raises:
-        ParityError: a graph fails on a shape, gives another shape or NaN, or is over a limit.
+        ParityError: a graph or module fails on an input or returns NaN or infinity, the shapes
+            differ, or a difference exceeds its limit.
     """
     worst, levels, differing, values = 0.0, 0, 0, 0
     tried = cases(None, 0) if tried is None else tried
@@ -178,7 +179,7 @@ def compare(
             f"float error {worst:.2e} (limit {limit:.0e}), "
             f"{levels} levels of 255 (limit {LEVEL_LIMIT}), "
             f"{figures.uint8_differing:.2%} of values differ (limit {DIFFERING_LIMIT:.2%}). "
-            "Nothing was stored: try the other --exporter, and report the checkpoint"
+            "Nothing was stored: try the other `exporter`, and report the checkpoint."
         )
     return figures
 
@@ -196,24 +197,26 @@ def _both(
         raise
     except Exception as error:
         raise ParityError(
-            f"the network fails in PyTorch itself on an input of {batch.shape[:3]}: {error}"
+            f"the network fails in PyTorch itself on input shape {batch.shape[:3]}: {error}"
         ) from error
     if not np.isfinite(expected).all():
         raise ParityError(
-            f"the weights give NaN or infinity in PyTorch itself on an input of {batch.shape[:3]}: "
-            "the checkpoint is damaged, or its training had failed"
+            f"the weights give NaN or infinity in PyTorch itself on input shape {batch.shape[:3]}: "
+            "the checkpoint is damaged, or its training failed"
         )
     try:
         found = onnx_infer(batch, *extra)
     except Exception as error:
         raise ParityError(
-            f"the exported graph fails on an input of {batch.shape[:3]}: {error}"
+            f"the exported graph fails on input shape {batch.shape[:3]}: {error}"
         ) from error
     if found.shape != expected.shape or found.dtype != expected.dtype:
         raise ParityError(
-            f"on an input of {batch.shape[:3]} the exported graph gives {found.dtype} "
-            f"{found.shape}, PyTorch gives {expected.dtype} {expected.shape}"
+            f"on input shape {batch.shape[:3]} the exported graph returns {found.dtype} "
+            f"{found.shape}, but PyTorch returns {expected.dtype} {expected.shape}"
         )
     if not np.isfinite(found).all():
-        raise ParityError(f"the exported graph gives NaN on an input of {batch.shape[:3]}")
+        raise ParityError(
+            f"the exported graph gives NaN or infinity on input shape {batch.shape[:3]}"
+        )
     return expected, found

@@ -1,4 +1,4 @@
-"""export(): from a checkpoint to a bundle of the store."""
+"""Exports a checkpoint to a bundle in the store."""
 
 from __future__ import annotations
 
@@ -25,39 +25,40 @@ from resharp.weights.entry import BUILTIN
 FACE = "face"
 """``Manifest.task`` of networks for aligned faces."""
 LAYOUT = 3
-"""Raised when the same weights come out as other graphs, so that old bundles are remade."""
+"""Incremented when the same weights give other graphs, so that old bundles are exported again."""
 PACKAGES = ("torch", "onnx", "onnxruntime", "onnxscript")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """How to export."""
+    """Options for exporting a model."""
 
     denoise: float | None = None
-    """Strength 0..1, for an entry that has a twin to blend with."""
+    """Denoise strength 0..1, for a model that is blended with a second checkpoint."""
     name: str | None = None
-    """Of the bundle; None takes the model's, or the file's."""
+    """Name of the bundle; None takes the model's, or the file's."""
     title: str | None = None
     """One line for people; None takes the catalogue's, or the file's name."""
     license: str | None = None
-    """Of the weights; None takes the catalogue's, or unknown for a file."""
+    """License of the weights; None takes the catalogue's, or ``unknown`` for a file."""
     exporter: str | None = None
-    """``legacy`` or ``dynamo``, torch's two ways to ONNX; None takes the one that suits the
+    """``legacy`` or ``dynamo``, torch's two exporters; None takes the one that suits the
     network."""
     image: Array | None = None
-    """uint8 BGR photo to measure the overlap on; None draws one."""
+    """uint8 BGR photo ``[h, w, 3]`` to measure the overlap on; None draws one."""
     parameters: Mapping[str, int | str] = field(default_factory=dict)
-    """Arguments of the network that its weights cannot tell, ``act_type`` say."""
+    """Arguments of the network that its weights do not reveal, e.g. ``act_type``."""
     builtin: bool = False
-    """Whether this is the package's own model, whose name no other may take."""
+    """Whether this is the built-in model, whose name no other model may take."""
     force: bool = False
-    """Export again where it is done, and replace other weights of that name."""
+    """Export again, and replace a bundle of that name that has other weights."""
     offline: bool | None = None
-    """Forbid downloads; None asks the environment."""
+    """Forbid downloads; None reads ``RESHARP_OFFLINE``."""
 
     def __post_init__(self) -> None:
         if self.exporter not in (None, *EXPORTERS):
-            raise OptionError(f"exporter {self.exporter!r} is not one of {', '.join(EXPORTERS)}")
+            known = " or ".join(EXPORTERS)
+            raise OptionError(f"`exporter` must be {known}, got {self.exporter!r}")
 
 
 def export(
@@ -68,20 +69,23 @@ def export(
     store: str | os.PathLike[str] | None = None,
     log: Log = lambda line: None,
 ) -> Bundle:
-    """Export a model into the store, or return its bundle where that is done.
+    """Export a model to the store, or return its bundle if that is done.
 
     Args:
-        source: a name of the catalogue or of an imported checkpoint, or a file of weights.
-        options: how.
-        weights_dir: folder of the checkpoints; None takes the default.
-        store: folder of the store; None takes the default.
-        log: told the steps.
+        source: a name of the catalogue or of an imported checkpoint, or a checkpoint file.
+        options: how to export; None takes the defaults.
+        weights_dir: folder of checkpoints; None is the default.
+        store: folder of the bundles; None is the default.
+        log: called with a line for each step.
 
     Raises:
-        UnknownModelError: nothing has that name.
-        CheckpointError: the weights cannot be used.
+        UnknownModelError: no model has that name.
+        CheckpointError: the checkpoint cannot be used.
         ParityError: a graph does not compute what PyTorch computes; nothing is stored.
-        DownloadError, OutputError, StoreBusyError, OptionError: as their names say.
+        DownloadError: the checkpoint cannot be downloaded.
+        OutputError: the store cannot be written.
+        StoreBusyError: another process is writing the same bundle.
+        OptionError: an option is invalid.
     """
     options = options or ExportOptions()
     origin = locate(
@@ -102,9 +106,9 @@ def export_origin(
     store: str | os.PathLike[str] | None = None,
     log: Log = lambda line: None,
 ) -> Bundle:
-    """As :func:`export`, of checkpoints that are at hand."""
+    """Same as :func:`export`, for checkpoints that have been located."""
     bundles = Store(store_folder(store))
-    waiting = f"another process exports {origin.name}: waiting for it"
+    waiting = f"another process is exporting {origin.name}: waiting for it"
     with bundles.writing(origin.name, on_wait=lambda: log(waiting)) as draft:
         try:
             there = bundles.find(origin.name)
@@ -112,27 +116,27 @@ def export_origin(
             there = None
         _check_free(there, origin, options)
         if there is not None and not options.force and _is_done(there, origin, options):
-            log(f"{origin.name} is exported already: nothing to do")
+            log(f"{origin.name} is already exported: nothing to do")
             return there
         return _export(origin, options, draft, log)
 
 
 def _check_free(there: Bundle | None, origin: Origin, options: ExportOptions) -> None:
-    """A file's name says little: do not let it take the place of other weights unasked."""
+    """Raise if a file, whose name says little, would replace other weights without ``force``."""
     if origin.name == BUILTIN and not options.builtin:
-        raise OptionError(f"{BUILTIN} is the built-in model: choose another name with `name`")
+        raise OptionError(f"{BUILTIN} is the built-in model: choose another `name`")
     if options.force or not origin.from_file or there is None:
         return
     if there.manifest.sources != origin.sources:
         raise OptionError(
             f"{origin.name} in the store was made from other weights "
-            f"({', '.join(source.name for source in there.manifest.sources)}): choose another name "
-            "with `name`, or replace it with --force"
+            f"({', '.join(source.name for source in there.manifest.sources)}): choose another "
+            "`name`, or replace it with `force`"
         )
 
 
 def _is_done(there: Bundle, origin: Origin, options: ExportOptions) -> bool:
-    """Whether it is of the same weights, by the same exporter, and whole."""
+    """Return whether a bundle has the same weights and exporter, and is undamaged."""
     manifest = there.manifest
     mixed = None if manifest.twin is None else manifest.twin.source
     same = (
@@ -142,7 +146,7 @@ def _is_done(there: Bundle, origin: Origin, options: ExportOptions) -> bool:
         and manifest.versions.get("layout") == str(LAYOUT)
     )
     try:
-        if same:  # else there is nothing to hash
+        if same:  # otherwise there is no need to hash
             there.verify()
     except BundleError:
         return False
@@ -156,14 +160,14 @@ def _export(origin: Origin, options: ExportOptions, draft: BundleDraft, log: Log
     network = models.build(checkpoint)
     path = draft.folder / "weights.safetensors"
     models.save_safetensors(checkpoint, path)
-    weights = named(path, "weights")  # so that no graph meets others
+    weights = named(path, "weights")  # the hash in the name ties graphs to weights
     passed = checked_export(
         checkpoint,
         network,
         weights,
         draft.folder,
         exporter=options.exporter,
-        least=MIN_BYTES if origin.twin is None else 1,  # a twin replaces the small ones too
+        least=MIN_BYTES if origin.twin is None else 1,  # blending replaces small constants too
         log=log,
     )
     curve = _overlap_curve(passed.infer["float32"], facts, options.image, log)
@@ -205,7 +209,7 @@ def _export(origin: Origin, options: ExportOptions, draft: BundleDraft, log: Log
         },
     )
     if origin.twin is not None:
-        log(f"comparing the mix with {origin.twin.source.name}")
+        log(f"comparing the blend with {origin.twin.source.name}")
         manifest = with_dni_partner(
             manifest, checkpoint, origin.twin, draft.folder, options.image, log
         )
@@ -216,7 +220,7 @@ def _export(origin: Origin, options: ExportOptions, draft: BundleDraft, log: Log
 def _overlap_curve(
     infer: Infer, facts: models.NetworkFacts, picture: Array | None, log: Log
 ) -> overlap.Curve:
-    """Empty for networks of one size, which are not tiled."""
+    """Measure the overlap; networks with a fixed size are not tiled, and have an empty curve."""
     if facts.fixed_size is not None:
         return ()
     log("measuring the overlap")
@@ -224,9 +228,9 @@ def _overlap_curve(
     left = overlap.excess(curve)
     if left is not None:
         log(
-            f"tiles differ from the whole picture by up to {left:.2f} levels of 255 at an overlap "
-            f"of {curve[-1][0]}, the largest: this network sees farther. Larger tiles show it less "
-            "(--tile)"
+            f"tiles differ from the whole image by up to {left:.2f} levels of 255 at the largest "
+            f"overlap, {curve[-1][0]}: the network's receptive field is larger. A larger `tile` "
+            "reduces this."
         )
     return curve
 

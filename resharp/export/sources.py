@@ -1,4 +1,4 @@
-"""What to export: a catalogue entry, the user's own checkpoint, a file, or a blend of two."""
+"""Sources of an export: a catalogue model, an imported checkpoint, a file, or a blend of two."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Part:
     path: Path
     source: Source
     architecture: str | None = None
-    """What the catalogue says, to overrule detection; None detects."""
+    """Architecture from the catalogue, which overrides detection; None detects it."""
     parameters: Mapping[str, int | str] = field(default_factory=dict)
-    """What the user said at the import, to overrule detection."""
+    """Parameters given when it was imported, which override detection."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where a bundle comes from, before any weight is read."""
+    """Description of the checkpoints that a bundle is made from, before any weight is read."""
 
     name: str
     title: str
@@ -40,13 +40,13 @@ class Origin:
     terms: str
     parts: tuple[Part, ...]
     twin: Part | None = None
-    """What denoise strengths mix with; None: there are none, or it could not be fetched."""
+    """Checkpoint that denoise strengths blend with; None if there is none or it was not fetched."""
     from_file: bool = False
-    """Whether the user gave a file, whose name says little about which weights it holds."""
+    """Whether the user gave a file, whose name says little about its weights."""
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """The parts, for the manifest."""
+        """Sources of the parts, for the manifest."""
         return tuple(part.source for part in self.parts)
 
 
@@ -62,17 +62,18 @@ def locate(
     """Find the checkpoints of a model, fetching what is missing.
 
     Args:
-        source: a name of the catalogue, of an imported checkpoint, or a file.
-        denoise: strength 0..1, for an entry that has a twin to blend with.
-        name: of the bundle; None takes the entry's, or the file's.
-        folder: of the weights.
-        offline: forbids downloads; None asks the environment.
-        log: told the terms of use before a download.
+        source: a name of the catalogue or of an imported checkpoint, or a checkpoint file.
+        denoise: denoise strength 0..1, for a model that is blended with a second checkpoint.
+        name: name of the bundle; None takes the model's, or the file's.
+        folder: folder of checkpoints; None is the default.
+        offline: forbid downloads; None reads ``RESHARP_OFFLINE``.
+        log: called with the terms of use, and if the second checkpoint cannot be downloaded.
 
     Raises:
-        UnknownModelError: nothing has that name.
-        OptionError: ``denoise`` for a model that has no twin.
-        DownloadError: a checkpoint could not be fetched.
+        UnknownModelError: no model has that name.
+        CheckpointError: the file does not exist.
+        OptionError: the model has no denoise strength or needs no export, or the name is invalid.
+        DownloadError: a checkpoint cannot be downloaded.
     """
     denoise = None if denoise is None else named_strength(denoise)
     path = Path(os.fspath(source)).expanduser()
@@ -81,15 +82,17 @@ def locate(
     entry = weights.resolve(os.fspath(source), folder)
     if not entry.exports:
         raise OptionError(
-            f"{entry.name} is a {entry.architecture}, which needs no export: "
-            f"resharp weights fetch {entry.name}, and --face uses it"
+            f"{entry.name} is a {entry.architecture}, which needs no export: run 'resharp models "
+            f"fetch {entry.name}', and `face` will use it"
         )
     partner = None if entry.blend is None else weights.resolve(entry.blend, folder)
     shares = [(entry, 1.0)]
     if denoise not in (None, 1):
         if partner is None:
             able = ", ".join(sorted(n for n, e in weights.catalogue().items() if e.blend))
-            raise OptionError(f"{entry.name} has no denoise strength; models that have one: {able}")
+            raise OptionError(
+                f"{entry.name} has no denoise strength: leave out `denoise`, or use {able}"
+            )
         shares = [(entry, denoise), (partner, 1 - denoise)] if denoise else [(partner, 1.0)]
     for item, _ in shares:
         if item.terms:
@@ -101,20 +104,20 @@ def locate(
         try:
             twin = _part(partner, 1.0, folder, offline)
         except DownloadError as error:
-            log(f"{entry.name} is exported without denoise strengths, which need its twin: {error}")
+            log(f"exporting {entry.name} without denoise strengths: {error}")
     return origin_of(name, entry, parts, twin=twin)
 
 
 def origin_of(
     name: str, entry: ModelEntry | None, parts: tuple[Part, ...], *, twin: Part | None = None
 ) -> Origin:
-    """Where a bundle comes from, as the catalogue describes it.
+    """Return the origin of a bundle, described by its catalogue entry.
 
     Args:
-        name: of the bundle.
-        entry: what the catalogue says of its checkpoints; None, for files that are none of its.
-        parts: the checkpoints.
-        twin: see :class:`Origin`.
+        name: name of the bundle.
+        entry: catalogue entry of the model; None for files that are not in the catalogue.
+        parts: checkpoints to blend, or a single one.
+        twin: checkpoint that denoise strengths blend with, if any.
     """
     return Origin(
         name=name,
@@ -129,18 +132,18 @@ def origin_of(
 
 def _from_file(path: Path, denoise: float | None, name: str | None) -> Origin:
     if denoise is not None:
-        raise OptionError("denoise needs a model of the catalogue that has a twin, not a file")
+        raise OptionError(f"`denoise` requires a model of the catalogue, got the file {path}")
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
     source = Source(name=path.name, sha256=sha256_of(path))
     name = name or kebab(path.stem)
     if not name:
-        raise OptionError(f"no name can be made from {path.name}: choose one with `name`")
+        raise OptionError(f"cannot make a name from {path.name}: pass one as `name`")
     official = lookup(name)
     if official is not None and official.sha256 != source.sha256:
         raise OptionError(
             f"{name} is the name of {official.title} in the catalogue, and {path} is another file: "
-            "choose a name with `name`"
+            "choose another `name`"
         )
     name = check_name(official.name if official else name)
     origin = origin_of(name, official, (Part(path=path, source=source),))

@@ -1,4 +1,4 @@
-"""Faces: found, cut out upright, restored by a face network, and pasted back without an edge."""
+"""Face restoration: faces are detected, cropped upright, restored and pasted back seamlessly."""
 
 from resharp.faces.detection import Detector, Face, YuNet, detector_file
 from resharp.faces.face_restorer import Crop, FaceOptions, FaceRestorer, FaceResult

@@ -1,8 +1,8 @@
-"""From five landmarks to the 512x512 crop that face networks take.
+"""Face alignment: from five landmarks to the 512x512 crop that face networks take.
 
-The crop is that of FFHQ (Karras et al., "A Style-Based Generator Architecture for GANs", 2019),
-which GFPGAN, CodeFormer and RestoreFormer were trained on. Points are (x, y) in pixels, and whole
-numbers are the middles of pixels, as in OpenCV.
+The crop is that of FFHQ (Karras et al., "A Style-Based Generator Architecture for GANs", 2019), on
+which GFPGAN, CodeFormer and RestoreFormer were trained. Points are (x, y) in pixels, and integers
+are the centers of pixels, as in OpenCV.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from resharp.runtime.imaging.layout import to_network
 from resharp.types import Image
 
 Points = NDArray[np.float64]
-"""``[n, 2]`` of (x, y)."""
+"""Points ``[n, 2]``, each (x, y)."""
 Matrix = NDArray[np.float64]
-"""``[2, 3]``: an affine map of points."""
+"""Affine map of points, ``[2, 3]``."""
 
 SIDE = 512
-"""Pixels of a crop, along each side."""
+"""Side of a crop, in pixels."""
 
 TEMPLATE: Points = np.array(
     [
@@ -33,34 +33,34 @@ TEMPLATE: Points = np.array(
         [313.08905, 371.15118],
     ]
 )
-"""Where the landmarks of an FFHQ face are in a crop: the eye on the picture's left, the other eye,
-the tip of the nose, the corner of the mouth on the picture's left, the other corner. The numbers
-are those of facexlib (``utils/face_restoration_helper.py``, "standard 5 landmarks for FFHQ faces
-with 512 x 512", MIT license), which GFPGAN and CodeFormer use."""
+"""Landmarks of an FFHQ face in a crop: the eye on the left of the image, the other eye, the tip of
+the nose, the corner of the mouth on the left of the image, the other corner. The numbers are those
+of facexlib (``utils/face_restoration_helper.py``, "standard 5 landmarks for FFHQ faces with
+512 x 512", MIT license), which GFPGAN and CodeFormer use."""
 
-_BLUR = 0.02  # sides of a crop: FFHQ's blur
-_GONE = 0.125  # sides of a crop from the picture's border to where nothing of it is left
+_BLUR = 0.02  # FFHQ's blur, as a fraction of the crop's side
+_GONE = 0.125  # distance from the border where the image has faded out, in sides of the crop
 _MOST_SAMPLES = 8
-"""Samples per pixel of a crop, along each side, where a face is larger than the crop."""
+"""Most samples per crop pixel and axis, for faces that are larger than the crop."""
 
 
 def similarity(source: Points, target: Points) -> Matrix:
-    """The turn, scale and shift that brings ``source`` nearest to ``target``.
+    """Return the rotation, scale and shift that map ``source`` closest to ``target``.
 
     Least squares in closed form (Umeyama, "Least-Squares Estimation of Transformation Parameters
     Between Two Point Patterns", 1991; in the plane a similarity without reflection is one complex
-    factor, so no SVD is needed). Chosen over ``cv2.estimateAffinePartial2D`` with LMEDS, which
-    upstream uses, since it has no random sampling and moves smoothly with the landmarks: with five
-    points, LMEDS follows the three that agree best.
+    factor, so no SVD is needed). Preferred to upstream's ``cv2.estimateAffinePartial2D`` with LMEDS
+    because it does no random sampling and moves smoothly with the landmarks: with five points,
+    LMEDS follows the three that agree best.
 
     Raises:
-        ValueError: all of ``source`` is one point.
+        ValueError: the points of ``source`` coincide.
     """
     middle, goal = source.mean(axis=0), target.mean(axis=0)
     a, b = source - middle, target - goal
     spread = float((a * a).sum())
     if not spread > 0:
-        raise ValueError("the points are one point")
+        raise ValueError("the points coincide")
     along = float((a * b).sum()) / spread
     across = float((a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum()) / spread
     turn = np.array([[along, -across], [across, along]])
@@ -68,49 +68,49 @@ def similarity(source: Points, target: Points) -> Matrix:
 
 
 def inverse(matrix: Matrix) -> Matrix:
-    """The map back."""
+    """Return the inverse map."""
     turn = np.linalg.inv(matrix[:, :2])
     return np.column_stack([turn, -turn @ matrix[:, 2]])
 
 
 def chain(first: Matrix, then: Matrix) -> Matrix:
-    """Both maps, one after the other."""
+    """Return the map that applies ``first``, then ``then``."""
     return np.column_stack([then[:, :2] @ first[:, :2], then[:, :2] @ first[:, 2] + then[:, 2]])
 
 
 def apply(matrix: Matrix, points: Points) -> Points:
-    """The points where the map takes them."""
+    """Apply a map to points."""
     return points @ matrix[:, :2].T + matrix[:, 2]
 
 
 def magnification(matrix: Matrix) -> float:
-    """How many times larger things become."""
+    """Return the factor by which a map enlarges."""
     return math.sqrt(abs(float(np.linalg.det(matrix[:, :2]))))
 
 
 def scaling(x: float, y: float) -> Matrix:
-    """From pixels of a picture to those of the same picture resized by ``x`` and ``y``."""
+    """Return the map from pixels of an image to those of the image resized by ``x`` and ``y``."""
     return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2]])
 
 
 def to_crop(landmarks: Points) -> Matrix:
-    """From the picture to the crop of the face with these five landmarks."""
+    """Return the map from the image to the crop of the face with these five landmarks."""
     return similarity(landmarks, TEMPLATE)
 
 
 def cut(image: Image, matrix: Matrix, side: int = SIDE) -> Image:
-    """Cut a crop.
+    """Cut a crop out of an image.
 
     Args:
         image: gray ``[h, w]``, ``[h, w, 1]`` or BGR, uint8, uint16 or float32.
-        matrix: from the picture to the crop.
-        side: of the crop, in pixels.
+        matrix: map from the image to the crop.
+        side: side of the crop, in pixels.
 
     Returns:
-        uint8 BGR ``[side, side, 3]``. What lies outside of the picture is the picture reflected,
-        blurred and faded to its median, much as in FFHQ: a mirrored forehead is no matter, but a
-        second pair of eyes would be. A face larger than the crop is averaged, not thinned out; a
-        smaller one is interpolated linearly, as upstream does, for the networks know that look.
+        uint8 BGR ``[side, side, 3]``. Beyond its borders, the image is reflected, blurred and faded
+        to its median, much as in FFHQ: a mirrored forehead is harmless, but a second pair of eyes
+        would not be. A face larger than the crop is averaged, not subsampled; a smaller one is
+        interpolated linearly, as upstream does, because the networks expect that look.
     """
     region, matrix = _region(image, matrix, side)
     samples = min(math.ceil(1 / max(magnification(matrix), 1e-9) - 1e-6), _MOST_SAMPLES)
@@ -128,9 +128,9 @@ def cut(image: Image, matrix: Matrix, side: int = SIDE) -> Image:
 
 
 def _region(image: Image, matrix: Matrix, side: int) -> tuple[Image, Matrix]:
-    """The part of the picture that a crop needs, reflections included, and the map from there.
+    """Return the part of the image that a crop needs, with reflections, and the map from there.
 
-    OpenCV warps no picture of 32768 pixels or more, and the rest need not be converted.
+    OpenCV cannot warp images of 32768 pixels or more per side, and the rest need not be converted.
     """
     last = side - 0.5
     square = np.array([[-0.5, -0.5], [last, -0.5], [-0.5, last], [last, last]])
@@ -145,7 +145,7 @@ def _region(image: Image, matrix: Matrix, side: int) -> tuple[Image, Matrix]:
 
 
 def _beyond(matrix: Matrix, height: int, width: int, side: int) -> NDArray[np.float32]:
-    """How far each pixel of a crop is outside of the picture, 1 being the crop's side."""
+    """Return how far outside the image each crop pixel is, as a fraction of the crop's side."""
     back = inverse(matrix)
     steps = np.arange(side)
     far = np.zeros((side, side), np.float32)
@@ -156,7 +156,7 @@ def _beyond(matrix: Matrix, height: int, width: int, side: int) -> NDArray[np.fl
 
 
 def _faded(crop: Image, beyond: NDArray[np.float32]) -> Image:
-    """The crop with what is beyond the picture blurred at once, and its median further out."""
+    """Blur the parts of a crop that are outside the image, and fade them to its median."""
     if not (beyond > 0).any():
         return crop
     some = (slice(None, None, 4),) * 2
@@ -172,7 +172,7 @@ def _faded(crop: Image, beyond: NDArray[np.float32]) -> Image:
 
 
 def to_bytes(image: Image) -> Image:
-    """Gray or BGR of uint8, uint16 or float32 as uint8 BGR."""
+    """Convert gray or BGR of uint8, uint16 or float32 to uint8 BGR."""
     rows = to_network(image)
     if rows.dtype == np.uint8:
         return rows

@@ -1,10 +1,10 @@
-"""Where the faces of a picture are: YuNet on a pyramid, in four turns, each find looked at again.
+"""Face detection: YuNet on an image pyramid in four rotations, then on each face's upright crop.
 
 YuNet (Wu et al., "YuNet: A Tiny Millisecond-level Face Detector", 2023) runs in OpenCV. It finds
-faces of about 15 to 500 pixels that stand upright within 45 degrees, and its landmarks are off by
-up to half the distance of the eyes where a face leans. So: the picture is tried at half, a quarter
-... of its size, each in four quarter turns, and each find is cut out upright, at the size that
-YuNet likes best, and detected again, which places its landmarks and rejects what is no face.
+faces of about 15 to 500 pixels that are upright within 45 degrees, and if a face is tilted, its
+landmarks are off by up to half the distance between the eyes. So the image is searched at full
+size, half of it, a quarter and so on, each in four rotations. Each hit is then cut out upright, at
+the size that suits YuNet best, and detected again to correct its landmarks and reject false hits.
 """
 
 from __future__ import annotations
@@ -40,64 +40,64 @@ DETECTOR = "yunet"
 """Name of the detector in the catalogue."""
 
 LARGEST_SIDE = 2048
-"""Pictures are shrunk to this for detection; a face of 15 pixels is still found there."""
-_SMALLEST_SIDE = 256  # of a level of the pyramid
-_FOUND = 0.6  # YuNet's score for a find that is worth a second look
-_LOOK = 320  # side of the picture of the second look
-_LOOK_EYES = 70  # distance of the eyes there
-_LOOKS = 3  # each halves the error of the landmarks of a leaning face
-_SMALLEST_EYES = 5.0  # pixels between the eyes: with less there is nothing to restore from
-_SURE = 0.91  # faces that were taken upside down had 0.88 at most
+"""Side in pixels to which larger images are shrunk; faces of 15 pixels are still found there."""
+_SMALLEST_SIDE = 256  # side of the smallest pyramid level, in pixels
+_FOUND = 0.6  # lowest YuNet score of a hit that is detected again
+_LOOK = 320  # side of the crop for the second detection, in pixels
+_LOOK_EYES = 70  # distance between the eyes in that crop
+_LOOKS = 3  # repetitions; each halves the landmark error of a tilted face
+_SMALLEST_EYES = 5.0  # pixels between the eyes; smaller faces hold nothing to restore from
+_SURE = 0.91  # faces detected upside down scored at most 0.88
 _UPRIGHT: Points = (TEMPLATE - TEMPLATE.mean(axis=0)) * (
     _LOOK_EYES / float(np.linalg.norm(TEMPLATE[0] - TEMPLATE[1]))
-) + _LOOK / 2  # landmarks in the second look: the template, in its middle
-_APART = 1.5  # two faces are apart by this many times their size, or else one face
+) + _LOOK / 2  # landmarks in that crop: the template, centered
+_APART = 1.5  # hits closer than this many times their size are one face
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Face:
-    """One face in a picture."""
+    """A face in an image."""
 
     landmarks: Points
-    """``[5, 2]``, (x, y) in pixels of the picture: the eyes, the nose, the corners of the mouth; of
-    a pair first the one that is on the left where the face stands upright."""
+    """``[5, 2]``, (x, y) in pixels of the image: the eyes, the nose, the corners of the mouth. Of
+    each pair, the one on the left when the face is upright comes first."""
     score: float
-    """How sure the detector is, 0..1."""
+    """Confidence of the detector, 0..1."""
 
     @property
     def middle(self) -> Points:
-        """(x, y) of the middle of the landmarks."""
+        """Center of the landmarks, (x, y)."""
         middle: Points = self.landmarks.mean(axis=0)
         return middle
 
     @property
     def size(self) -> float:
-        """Mean distance of the landmarks from their middle, in pixels (root of the square's)."""
+        """Root mean square distance of the landmarks from their center, in pixels."""
         return float(np.sqrt(((self.landmarks - self.middle) ** 2).sum(axis=1).mean()))
 
     @property
     def eyes(self) -> float:
-        """Distance of the eyes, in pixels."""
+        """Distance between the eyes, in pixels."""
         return float(np.linalg.norm(self.landmarks[0] - self.landmarks[1]))
 
 
 class Detector(Protocol):
-    """Finds faces."""
+    """Interface of a face detector."""
 
     def __call__(self, image: Image) -> tuple[Face, ...]:
-        """The faces in a gray or BGR picture of uint8, uint16 or float32, the surest first."""
+        """Return the faces in a gray or BGR image of uint8, uint16 or float32, surest first."""
 
 
 class YuNet:
-    """YuNet through ``cv2.FaceDetectorYN``. Safe to call from several threads, one at a time.
+    """YuNet through ``cv2.FaceDetectorYN``. Safe to call from several threads, which take turns.
 
     Args:
-        weights_dir: folder of weights; None takes the default.
-        score: faces of a lower score are left out. On photographs faces of people had 0.89 and
-            more, faces of dogs 0.81 and less.
+        weights_dir: folder of checkpoints; None is the default.
+        score: lowest score of a face. On photos, faces of people scored 0.89 or more, faces of dogs
+            0.81 or less.
 
     Raises:
-        CheckpointError: the detector's file is not in the folder, or OpenCV cannot read it.
+        CheckpointError: the detector's file is missing, or OpenCV cannot read it.
         ChecksumError: the file is damaged.
     """
 
@@ -109,11 +109,11 @@ class YuNet:
         self._detector = _open(detector_file(weights_dir))
 
     def __call__(self, image: Image) -> tuple[Face, ...]:
-        """See :meth:`Detector.__call__`."""
+        """Return the faces in an image, surest first; see :class:`Detector`."""
         with self._lock:
             levels = list(_pyramid(image))
-            # Each turn for itself: YuNet takes some faces upside down for surer than upright ones,
-            # and only the second look can tell.
+            # Duplicates are dropped per rotation: YuNet scores some faces higher upside down than
+            # upright, and only the second detection can tell which is right.
             found = [
                 face
                 for quarters in range(4)
@@ -124,7 +124,7 @@ class YuNet:
             return _distinct(self._looked(image, sorted(found, key=lambda one: -one.score)))
 
     def _looked(self, image: Image, found: Iterable[Face]) -> Iterator[Face]:
-        """Those that a second look confirms; a sure one is not looked at in other turns."""
+        """Yield faces that a second detection confirms; skip other rotations of sure ones."""
         sure: list[Face] = []
         for face in found:
             if not all(_apart(face, other) for other in sure):
@@ -136,14 +136,14 @@ class YuNet:
                     sure.append(seen)
 
     def _turned(self, image: Image, back: Matrix, quarters: int) -> Iterator[Face]:
-        """Faces of one level in one quarter turn; ``back`` leads to the picture."""
+        """Yield the faces of one level in one rotation; ``back`` maps to the image."""
         turned = np.ascontiguousarray(np.rot90(image, quarters))
         unturned = chain(_unturn(quarters, *turned.shape[:2]), back)
         for face in self._faces(turned):
             yield Face(landmarks=apply(unturned, face.landmarks), score=face.score)
 
     def _look(self, image: Image, face: Face) -> Face | None:
-        """The same face, seen upright; None where that shows none."""
+        """Detect a face again in an upright crop; None if it is not confirmed."""
         for _ in range(_LOOKS):
             if face.eyes < _SMALLEST_EYES:
                 return None
@@ -158,7 +158,7 @@ class YuNet:
         return face if face.score >= self._score and face.eyes >= _SMALLEST_EYES else None
 
     def _faces(self, image: Image) -> list[Face]:
-        """What YuNet finds in a uint8 BGR picture as it is."""
+        """Run YuNet once on a uint8 BGR image."""
         self._detector.setInputSize((image.shape[1], image.shape[0]))
         rows = self._detector.detect(image)[1]
         return [
@@ -168,20 +168,20 @@ class YuNet:
 
 
 def detector_file(folder: str | os.PathLike[str] | None = None) -> Path:
-    """Where the detector's file is, seen to be whole.
+    """Return the path of the detector's file after checking its hash.
 
     Raises:
-        CheckpointError: it is not there; the message says how to get it.
-        ChecksumError: its bytes are not those of the catalogue.
+        CheckpointError: the file is missing; the message says how to get it.
+        ChecksumError: the file is damaged.
     """
     entry, place = find(DETECTOR), weights_folder(folder)
     report = inspect(entry, place)
-    chosen = f" --weights {place}" if folder else ""
-    cure = f"resharp weights fetch {entry.name}{chosen}"
+    chosen = f" with `weights_dir`={place}" if folder else ""
+    cure = f"run 'resharp models fetch {entry.name}'{chosen}"
     if report.state == "missing":
         raise CheckpointError(
-            f"faces are found with {entry.name}, whose file {report.path} is not there "
-            f"({(entry.bytes or 0) / 1024:.0f} KiB): {cure}"
+            f"the face detector's file {report.path} ({(entry.bytes or 0) / 1024:.0f} KiB) is "
+            f"missing: {cure}"
         )
     if report.state != "ok":
         raise ChecksumError(f"{report.path} is {report.state} ({report.detail}): {cure}")
@@ -189,15 +189,15 @@ def detector_file(folder: str | os.PathLike[str] | None = None) -> Path:
 
 
 def central(faces: Iterable[Face], height: int, width: int) -> Face:
-    """The face that is nearest to the middle of a picture."""
+    """Return the face that is nearest to the center of an image."""
     middle = np.array([(width - 1) / 2, (height - 1) / 2])
     return min(faces, key=lambda face: float(np.linalg.norm(face.middle - middle)))
 
 
 def _open(path: Path) -> Any:
-    """The detector, from memory: OpenCV opens no path with letters of another code page."""
+    """Open the detector from memory: OpenCV cannot open paths outside the system's code page."""
     level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # 5.0 warns of a default
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # 5.0 warns about a default
     nothing = np.empty(0, np.uint8)
     try:
         return cv2.FaceDetectorYN.create(
@@ -210,7 +210,7 @@ def _open(path: Path) -> Any:
 
 
 def _pyramid(image: Image) -> Iterator[tuple[Image, Matrix]]:
-    """uint8 BGR pictures, each half of the one before, and the map from each to the picture."""
+    """Yield uint8 BGR images, each half as large as the last, and their maps to the original."""
     height, width = image.shape[:2]
     shrink = min(LARGEST_SIDE / max(height, width), 1.0)
     level = image
@@ -227,7 +227,7 @@ def _pyramid(image: Image) -> Iterator[tuple[Image, Matrix]]:
 
 
 def _unturn(quarters: int, height: int, width: int) -> Matrix:
-    """From a picture that ``np.rot90`` turned, of that size, to how it was."""
+    """Return the map from an image of that size, rotated by ``np.rot90``, to the original."""
     right, bottom = float(width - 1), float(height - 1)
     turns = (
         [[1, 0, 0], [0, 1, 0]],
@@ -239,7 +239,7 @@ def _unturn(quarters: int, height: int, width: int) -> Matrix:
 
 
 def _distinct(faces: Iterable[Face]) -> tuple[Face, ...]:
-    """The surest first, each face once."""
+    """Return each face once, surest first."""
     kept: list[Face] = []
     for face in sorted(faces, key=lambda one: -one.score):
         if all(_apart(face, other) for other in kept):

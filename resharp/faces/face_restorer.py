@@ -1,4 +1,4 @@
-"""FaceRestorer: the faces of a picture restored by a face network, the rest upscaled."""
+"""FaceRestorer: restores the faces of an image with a face network and upscales the rest."""
 
 from __future__ import annotations
 
@@ -26,98 +26,105 @@ from resharp.runtime.upscaler import LARGEST_SCALE
 from resharp.types import BackendName, Image, Precision, Progress
 
 BATCH = 4
-"""Faces per run of the network where no number is given."""
+"""Default number of faces per run of the network."""
 
 
 class Background(Protocol):
-    """What restores the rest of a picture: an ``Upscaler``, or an ensemble of them."""
+    """Interface of the restorer for the rest of an image, e.g. an ``Upscaler`` or ``Ensemble``."""
 
     @property
     def scale(self) -> float:
         """Output size over input size."""
 
     def __call__(self, image: Image, *, progress: Progress | None = None) -> Image:
-        """Restore one picture."""
+        """Restore one image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FaceOptions:
-    """What a caller may ask of the restoration of faces."""
+    """Options of a face restorer."""
 
     fidelity: float = 0.5
-    """CodeFormer: 0 is the most beautiful face, 1 the nearest to what is there. Networks without
-    such an input ignore it."""
+    """CodeFormer only: 0 is the best-looking face, 1 the closest to the input. Networks without
+    this input ignore it."""
     weight: float = 1.0
-    """Share of the restored face: 0 leaves the background, 1 takes the face."""
+    """Fraction of the restored face in the result: 0 keeps the background, 1 takes the face."""
     only_center: bool = False
-    """Restore only the face that is nearest to the middle of the picture."""
+    """Restore only the face nearest to the center of the image."""
     aligned: bool = False
-    """Pictures are aligned crops already: nothing is detected, upscaled or pasted."""
+    """Images are aligned crops of one face: nothing is detected, upscaled or pasted."""
     batch: int = BATCH
-    """Faces per run of the network, at most; all that is ever held of them."""
+    """Most faces per run of the network, and most that are held in memory."""
 
     def __post_init__(self) -> None:
-        for name in ("fidelity", "weight"):
+        # `weight` has another name where most users set it: RestoreConfig(face_weight=...)
+        for name, shown in (("fidelity", "`fidelity`"), ("weight", "the weight of faces")):
             value = getattr(self, name)
             if not _is_number(value) or not 0 <= value <= 1:
-                raise OptionError(f"{name} {value!r} is not in 0..1")
+                raise OptionError(f"{shown} must be between 0 and 1, got {value!r}")
         if type(self.batch) is not int or self.batch < 1:
-            raise OptionError(f"batch is {self.batch!r}; it must be at least 1")
+            raise OptionError(f"`batch` must be a positive integer, got {self.batch!r}")
         if self.aligned and self.only_center:
-            raise OptionError("an aligned crop has one face: only_center has no meaning there")
+            raise OptionError("`aligned` images have one face each: leave out `only_center`")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FaceResult:
-    """A picture with restored faces."""
+    """An image with restored faces."""
 
     image: Image
-    """The picture."""
+    """The restored image."""
     faces: tuple[Face, ...]
-    """Those that were restored, in pixels of the input; of an aligned crop none are known."""
+    """The restored faces, in pixels of the input; empty for an aligned crop."""
     count: int
-    """How many faces were restored."""
+    """Number of restored faces."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Crop:
-    """One face, cut out and restored."""
+    """A face, cut out and restored."""
 
     face: Face
     matrix: Matrix
-    """From the input to the crop."""
+    """Map from the input to the crop."""
     before: Image
-    """uint8 BGR ``[512, 512, 3]``, cut from the input."""
+    """Crop of the input, uint8 BGR ``[512, 512, 3]``."""
     after: Image
-    """The same, restored."""
+    """The restored crop, of the same shape and dtype."""
 
 
 class FaceRestorer:
-    """Restores the faces of pictures, and the rest with an upscaler.
+    """Restores the faces of images, and the rest with an upscaler.
 
-    Faces are found in the input, cut from it, restored in batches and pasted into what the upscaler
-    made of the input.
+    Faces are detected in the input, cut out, restored in batches and pasted into the upscaled
+    image.
 
     Args:
-        model: a face network by name, the folder of its bundle, its bundle, or any
-            :class:`FaceNetwork`.
-        upscaler: for the rest of the picture, an ``Upscaler`` or an ensemble of them; it stays the
-            caller's to close. None resizes.
-        fidelity: see :class:`FaceOptions`; so too ``weight``, ``only_center``, ``aligned``,
-            ``batch``.
-        scale: output size over input size where there is no upscaler; None is 1.
-        backend: for the face network, as for an ``Upscaler``; so too ``device``, ``engines``,
-            ``threads`` and ``precision``.
-        weights_dir: folder of weights, where the detector is; None takes the default.
-        detector: in place of YuNet.
+        model: name of a face network, a bundle or its folder, or any :class:`FaceNetwork`.
+        upscaler: ``Upscaler`` or ``Ensemble`` for the rest of the image, which the caller closes;
+            None resizes.
+        fidelity: CodeFormer only: 0 is the best-looking face, 1 the closest to the input.
+        weight: fraction of the restored face in the result, 0..1.
+        only_center: restore only the face nearest to the center of the image.
+        aligned: images are aligned crops of one face: nothing is detected, upscaled or pasted.
+        batch: most faces per run of the network.
+        scale: output size over input size if there is no upscaler; None is 1.
+        backend: backend of the face network, as for an ``Upscaler``.
+        device: device of the face network, as for an ``Upscaler``.
+        store: folder of the bundles; None is the default.
+        threads: CPU threads per run; None leaves it to the library.
+        precision: precision of the face network, as for an ``Upscaler``.
+        weights_dir: folder of checkpoints, for the face detector; None is the default.
+        detector: face detector to use instead of YuNet.
 
-    Safe to call from several threads at once if the network is; those of bundles are. A context
+    Safe to call from several threads at once if the network is; networks of bundles are. A context
     manager.
 
     Raises:
-        OptionError: an option makes no sense, the model is no face network, or the upscaler is for
+        OptionError: an option is invalid, the model is not a face network, or the upscaler is for
             anime.
-        CheckpointError: the detector is not there; the message says how to get it.
+        CheckpointError: the detector's file is missing; the message says how to get it.
+        ChecksumError: the detector's file is damaged.
         NotExportedError, BundleError, BackendError, UnknownModelError: as for an ``Upscaler``.
     """
 
@@ -148,7 +155,7 @@ class FaceRestorer:
         self._detector = detector
         self._weights_dir, self._lock = weights_dir, threading.Lock()
         if not aligned:
-            self._open_detector()  # one that is not there is an error now, not one a picture
+            self._open_detector()  # fails now if its file is missing, not once per image
         self._own: BundleNetwork | None = None
         if isinstance(model, str | os.PathLike | Bundle):
             self._own = BundleNetwork(
@@ -160,7 +167,7 @@ class FaceRestorer:
                 precision=precision,
             )
         elif not callable(model):
-            raise OptionError(f"model {model!r} is neither a name, a bundle nor a face network")
+            raise OptionError(f"`model` must be a name, a bundle or a face network, got {model!r}")
         self.network: FaceNetwork = self._own or model  # type: ignore[assignment]
         """The face network."""
 
@@ -191,21 +198,22 @@ class FaceRestorer:
         return stream(self, frames, ahead=ahead)
 
     def detailed(self, image: Image, *, progress: Progress | None = None) -> FaceResult:
-        """Restore one picture and say which faces it has.
+        """Restore one image, and return its faces too.
 
         Args:
-            image: gray, BGR or BGRA, uint8, uint16 or float32, as an ``Upscaler`` takes; if aligned
-                a square crop, brought to 512x512 where it is of another size.
-            progress: called as (done, total), counting tiles and faces.
+            image: gray, BGR or BGRA of uint8, uint16 or float32, as for an ``Upscaler``; a square
+                crop if aligned, which is resized to 512x512.
+            progress: called with (tiles and faces done, tiles and faces in all) from this thread;
+                raising cancels.
 
         Returns:
-            The picture in ``scale`` times the size, or 512x512 if aligned, of the input's dtype and
-            channels. Without a face it is the background. Restored faces have 8 bits of depth, in
-            16-bit and float pictures too.
+            The image at ``scale`` times the size, or at 512x512 if aligned, with the input's dtype
+            and channels. Without faces it is the upscaled input. Restored faces have 8 bits of
+            depth, even in 16-bit and float images.
 
         Raises:
-            ImageError: the array is no such picture.
-            OutOfMemoryError: not even one tile, or one face, found memory.
+            ImageError: the array is not such an image.
+            OutOfMemoryError: not even one tile or one face fits in memory.
         """
         image = np.asarray(image) if isinstance(image, np.ndarray) else image
         layout_of(image)
@@ -232,7 +240,7 @@ class FaceRestorer:
         return FaceResult(image=out, faces=faces, count=len(faces))
 
     def find(self, image: Image) -> tuple[Face, ...]:
-        """The faces that would be restored, without restoring them."""
+        """Return the faces that would be restored, without restoring them."""
         layout = layout_of(image)
         faces = self._open_detector()(_colors(image))
         if faces and self.options.only_center:
@@ -240,11 +248,11 @@ class FaceRestorer:
         return faces
 
     def crops(self, image: Image, faces: Sequence[Face] | None = None) -> Iterator[Crop]:
-        """Each face cut out and restored, one by one; a batch at a time is held.
+        """Yield each face, cut out and restored; only one batch is held in memory.
 
         Args:
-            image: as for :meth:`detailed`, not aligned.
-            faces: of :meth:`find`; None finds them.
+            image: as for :meth:`detailed`, but not aligned.
+            faces: result of :meth:`find`; None finds them.
         """
         if faces is None:
             faces = self.find(image)
@@ -258,7 +266,7 @@ class FaceRestorer:
                 yield Crop(face=face, matrix=matrix, before=one, after=two)
 
     def close(self) -> None:
-        """Give the network back, if it was opened here; closing twice does nothing."""
+        """Close the face network if it was opened here; closing twice does nothing."""
         if self._own is not None:
             self._own.close()
 
@@ -286,8 +294,8 @@ class FaceRestorer:
         height, width = image.shape[:2]
         if height != width:
             raise ImageError(
-                f"an aligned crop is square, as the 512x512 ones of FFHQ are; this picture is "
-                f"{width}x{height}: leave 'aligned' out, and its faces are found"
+                "`aligned` images must be square, as FFHQ's 512x512 crops are, got "
+                f"{width}x{height}: leave out `aligned` to detect faces in any image"
             )
         if height == SIDE:
             out = image.copy()
@@ -303,33 +311,35 @@ class FaceRestorer:
 
 
 def _colors(image: Image) -> Image:
-    """The picture without alpha, and without what lies hidden under transparent pixels."""
+    """Return the image without alpha and without colors hidden under transparent pixels."""
     if image.ndim == 3 and image.shape[2] == 4:
         return bleed(image)[:, :, :3]
     return image
 
 
 def _check_scale(scale: Any, upscaler: Background | None) -> float:
-    """The scale of a background without an upscaler."""
+    """Return the scale to use without an upscaler."""
     if scale is None:
         return 1.0
     if upscaler is not None:
-        raise OptionError("scale is the upscaler's: give it there")
+        raise OptionError(
+            "`scale` cannot be combined with `upscaler`: set the scale of the upscaler instead"
+        )
     if not _is_number(scale) or not 0 < scale <= LARGEST_SCALE:
-        raise OptionError(f"scale {scale!r} is not in 0..{LARGEST_SCALE:g}")
+        raise OptionError(f"`scale` must be in (0, {LARGEST_SCALE:g}], got {scale!r}")
     return float(scale)
 
 
 def _refuse_anime(upscaler: Background | None) -> None:
-    """Raise OptionError for an upscaler whose pictures have no faces of people."""
+    """Raise OptionError for an upscaler that is for anime."""
     for member in getattr(upscaler, "members", ()):
         _refuse_anime(member)
     manifest = getattr(upscaler, "manifest", None)
     if isinstance(manifest, Manifest) and "anime" in f"{manifest.name} {manifest.title}".lower():
         raise OptionError(
-            f"{manifest.name} is for anime, and face networks know photographs of people only: a "
-            "drawn face would be replaced by a photographic one. Leave --face out, or take another "
-            "model"
+            f"{manifest.name} is for anime, and face networks know only photos of people: they "
+            "would replace drawn faces with photographic ones. Leave out `face`, or upscale with a "
+            "model for photos."
         )
 
 

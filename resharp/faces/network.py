@@ -1,4 +1,4 @@
-"""Face networks: crop to crop, and how a bundle becomes one."""
+"""Face networks, which restore crops, and bundles opened as face networks."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from resharp.types import BackendName, Image, Precision
 from resharp.weights import catalogue, lookup
 
 FIDELITY = "fidelity"
-"""Name of that input in manifests."""
+"""Name of the fidelity input in manifests."""
 
 
 @runtime_checkable
 class FaceNetwork(Protocol):
-    """Restores crops."""
+    """Interface of a face network, which restores crops."""
 
     def __call__(self, faces: Image, fidelity: float) -> Image:
-        """uint8 BGR ``[n, 512, 512, 3]`` to the same.
+        """Restore crops, uint8 BGR ``[n, 512, 512, 3]``, and return them in the same layout.
 
-        ``fidelity``, 0..1: how near to stay to what is there; networks without it ignore it.
+        ``fidelity``, 0..1, is how close to stay to the input; networks without it ignore it.
         """
 
 
 class BundleNetwork:
-    """A bundle as a face network. A context manager.
+    """A bundle opened as a face network. A context manager.
 
     Args:
-        model: a name, the folder of a bundle, or a bundle.
-        backend: as for :class:`resharp.Upscaler`.
-        device: so too.
-        store: folder of the store.
-        threads: CPU threads of one run.
-        precision: as for an ``Upscaler``.
+        model: a name, a bundle or its folder.
+        backend: backend to use, as for :class:`resharp.Upscaler`.
+        device: device to run on, as for an ``Upscaler``.
+        store: folder of the bundles; None is the default.
+        threads: CPU threads per run; None leaves it to the library.
+        precision: ``auto`` or ``fp32``, as for an ``Upscaler``.
 
     Raises:
-        OptionError: the model is no face network.
+        OptionError: the model is not a face network, or not for crops of 512 pixels.
         NotExportedError, BundleError, BackendError, UnknownModelError: as for an ``Upscaler``.
     """
 
@@ -64,8 +64,8 @@ class BundleNetwork:
         _check_task(manifest.name, manifest.task)
         if manifest.fixed_size != SIDE:
             raise OptionError(
-                f"{manifest.name} takes faces of {manifest.fixed_size} pixels, and only those of "
-                f"{SIDE} can be cut and pasted here"
+                f"{manifest.name} takes faces of {manifest.fixed_size} pixels, and only networks "
+                f"for {SIDE} pixels are supported"
             )
         bundle.verify()
         self._backend, self.attempts = open_first(
@@ -74,31 +74,31 @@ class BundleNetwork:
 
     @property
     def manifest(self) -> Manifest:
-        """What is known of the network."""
+        """The manifest of the model."""
         return self._backend.manifest
 
     @property
     def backend(self) -> str:
-        """Name of the backend in use."""
+        """Name of the backend in use, e.g. ``onnx``."""
         return self._backend.name
 
     @property
     def device(self) -> str:
-        """Device in use."""
+        """Device in use, e.g. ``cpu``."""
         return self._backend.options.device
 
     @property
     def has_fidelity(self) -> bool:
-        """Whether the network has that input."""
+        """Whether the network has a fidelity input."""
         return any(one.name == FIDELITY for one in self.manifest.extra)
 
     def __call__(self, faces: Image, fidelity: float) -> Image:
-        """See :meth:`FaceNetwork.__call__`."""
+        """Restore crops; see :class:`FaceNetwork`."""
         extra = {FIDELITY: fidelity} if self.has_fidelity else None
         return self._backend.infer(np.ascontiguousarray(faces), extra)
 
     def close(self) -> None:
-        """Give every resource back."""
+        """Release every resource."""
         self._backend.close()
 
     def __enter__(self) -> BundleNetwork:
@@ -109,25 +109,27 @@ class BundleNetwork:
 
 
 def run(network: FaceNetwork, faces: Image, fidelity: float) -> Image:
-    """Run a network on a batch, in halves where memory runs out.
+    """Run a network on a batch, in halves if memory runs out.
 
     Raises:
-        OutOfMemoryError: not even one face found memory.
-        ValueError: the network's result is no batch of crops.
+        OutOfMemoryError: not even one face fits in memory.
+        ValueError: the network's result is not a batch of crops of the same shape.
     """
     try:
         restored = network(faces, fidelity)
     except OutOfMemoryError as error:
         if len(faces) == 1:
             raise OutOfMemoryError(
-                f"{error}: not even one face fits: close other programs, or use --device cpu"
+                "not even one face fits in memory: close other programs or use `device`='cpu' "
+                f"({error})"
             ) from error
         half = len(faces) // 2
         parts = [run(network, part, fidelity) for part in (faces[:half], faces[half:])]
         return np.concatenate(parts)
     if restored.shape != faces.shape or restored.dtype != np.uint8:
         raise ValueError(
-            f"the face network made {restored.dtype} {restored.shape} of uint8 {faces.shape}"
+            f"the face network must return uint8 {faces.shape}, got {restored.dtype} "
+            f"{restored.shape}"
         )
     return restored
 
@@ -135,4 +137,4 @@ def run(network: FaceNetwork, faces: Image, fidelity: float) -> Image:
 def _check_task(name: str, task: str) -> None:
     if task not in FACE_TASKS:
         able = ", ".join(entry.name for entry in catalogue().values() if entry.task in FACE_TASKS)
-        raise OptionError(f"{name} is no network for faces (its task: {task}); these are: {able}")
+        raise OptionError(f"{name} is not a face network (its task is {task}): use one of {able}")

@@ -1,8 +1,8 @@
-"""A restored crop back into its picture, under a soft mask, so that no edge shows.
+"""Seamless pasting of a restored crop into its image, under a soft mask.
 
-The mask is a formula and no picture: a square with round corners in the crop, 1 inside, falling to
-0 over the outer part, smooth at both ends. So it needs no erosion and no blur, grows with the face,
-and is exactly 0 outside of the crop, whatever the size.
+The mask is a formula, not an image: a square with round corners in the crop, 1 inside, falling to 0
+over the outer part, smooth at both ends. So it needs no erosion or blur, scales with the face, and
+is exactly 0 outside the crop at any size.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ from resharp.types import Image
 Plane = NDArray[np.float32]
 
 FEATHER = 0.22
-"""The outer part of the crop over which the mask falls from 1 to 0, half a side being 1: 56 pixels
-of 512. Chin and brows of an FFHQ face lie within."""
+"""Width of the border in which the mask falls from 1 to 0, as a fraction of half a side: 56 pixels
+of a crop of 512. The chin and brows of an FFHQ face are inside that border."""
 
 _ROUND = 4  # exponent of the norm: 2 is a circle, infinity a square
-_SHARE = 4  # how sharply two crops that overlap are divided between their faces
-_BAND = 1 << 18  # pixels of the result that are blended at a time
+_SHARE = 4  # how sharply overlapping crops are divided between their faces
+_BAND = 1 << 18  # pixels of the result to blend at a time
 _WHITE = {"uint8": 1.0, "uint16": 257.0, "float32": 1 / 255}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PastePlace:
-    """Where a crop lies in a result."""
+    """Position of a crop in a result."""
 
     matrix: Matrix
-    """From the crop to the result, in pixels."""
+    """Map from the crop to the result, in pixels."""
 
     @classmethod
     def of(cls, to_crop: Matrix, height: float, width: float) -> PastePlace:
-        """The place of a crop of the input in a result.
+        """Return the position that a crop of the input has in a result.
 
         Args:
-            to_crop: from the input to the crop.
-            height: of the result, over that of the input.
-            width: so too.
+            to_crop: map from the input to the crop.
+            height: height of the result over that of the input.
+            width: width of the result over that of the input.
         """
         return cls(matrix=chain(inverse(to_crop), scaling(width, height)))
 
     def box(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Top, left, bottom, right of what a result of that size has of the crop."""
+        """Return top, left, bottom and right of the crop within a result of that size."""
         edge = np.array([[-0.5, -0.5], [SIDE - 0.5, -0.5], [-0.5, SIDE - 0.5], [SIDE - 0.5] * 2])
         corners = apply(self.matrix, edge)
         left, top = np.floor(corners.min(axis=0)).astype(int)
@@ -57,7 +57,7 @@ class PastePlace:
         return max(top, 0), max(left, 0), min(bottom, height), min(right, width)
 
     def radius(self, box: tuple[int, int, int, int]) -> Plane:
-        """How far the pixels of a box are from the middle of the crop: 1 is its edge."""
+        """Return how far the pixels of a box are from the center of the crop; 1 is its edge."""
         top, left, bottom, right = box
         back = inverse(self.matrix)
         middle, half = (SIDE - 1) / 2, SIDE / 2
@@ -70,7 +70,7 @@ class PastePlace:
 
 
 def mask(radius: Plane) -> Plane:
-    """The soft mask at a radius: 1 inside, 0 from radius 1 on, smooth (3t^2 - 2t^3) between."""
+    """Return the soft mask at a radius: 1 inside, 0 from radius 1 on, 3t^2 - 2t^3 between."""
     t = np.clip((1 - radius) * np.float32(1 / FEATHER), 0, 1)
     soft: Plane = t * t * (3 - 2 * t)
     return soft
@@ -82,13 +82,14 @@ def paste(
     """Blend a restored crop into a result, in place.
 
     Args:
-        out: gray ``[h, w]`` or ``[h, w, 1]``, BGR or BGRA; uint8, uint16 or float32. Alpha stays.
+        out: gray ``[h, w]`` or ``[h, w, 1]``, BGR or BGRA of uint8, uint16 or float32. Alpha is
+            kept.
         face: uint8 BGR ``[512, 512, 3]``.
-        places: of all crops that will be pasted, in that order. Where crops overlap, each pixel
-            goes to the faces by nearness to their middles, so that no crop's rim, where another
-            face was restored askew, covers that face.
-        index: which of them this one is.
-        weight: 0 leaves the result as it is, 1 takes the crop.
+        places: positions of all crops to paste, in that order. Where crops overlap, each pixel is
+            divided among the faces by nearness to their centers, so that no crop's rim, where a
+            neighboring face may be distorted, covers that face.
+        index: index of this crop in ``places``.
+        weight: fraction of the crop, 0..1; 0 leaves the result as it is.
 
     Pixels where the mask is 0 keep their bits.
     """
@@ -125,16 +126,16 @@ def _share(
     box: tuple[int, int, int, int],
     weight: float,
 ) -> Plane:
-    """How much of each pixel this crop takes from what is there when its turn comes.
+    """Return the fraction of each pixel that this crop takes when it is blended.
 
-    If crop i is to end up with the share a_i, and later ones are blended over it, it must take
-    a_i / (1 - the sum of the later shares).
+    If crop i is to end up with the fraction a_i and later crops are blended over it, it must take
+    a_i / (1 - the sum of the later fractions).
     """
     radius = {at: places[at].radius(box) for at in (index, *others)}
     if not others:
         return mask(radius[index]) * np.float32(weight)
     near = {at: np.clip(1 - r, 0, None) ** _SHARE for at, r in radius.items()}
-    # Together the crops cover what none of their masks leaves to the background.
+    # Together, the crops cover all that their masks do not leave to the background.
     cover = np.float32(1) - np.prod([1 - mask(r) for r in radius.values()], axis=0)
     cover *= np.float32(weight) / np.maximum(sum(near.values()), np.float32(1e-12))
     later = cover * sum((near[at] for at in others if at > index), np.zeros_like(cover))
@@ -144,7 +145,7 @@ def _share(
 
 
 def _fitted(face: Image, matrix: Matrix) -> tuple[Image, Matrix]:
-    """The crop, shrunk with antialiasing if the result needs less of it, and the map to there."""
+    """Return the crop, shrunk with antialiasing if the result is smaller, and the map to it."""
     side = min(max(int(np.ceil(SIDE * magnification(matrix))), 1), SIDE)
     back = inverse(matrix)
     if side == SIDE:
@@ -153,10 +154,10 @@ def _fitted(face: Image, matrix: Matrix) -> tuple[Image, Matrix]:
 
 
 def blend(target: Image, rows: Image, share: Plane) -> None:
-    """Move ``target`` towards ``rows`` by ``share`` of the way, in place.
+    """Move ``target`` towards ``rows`` by the fraction ``share``, in place.
 
     Args:
-        target: gray, BGR or BGRA ``[h, w(, c)]`` of uint8, uint16 or float32. Alpha stays.
+        target: gray, BGR or BGRA ``[h, w(, c)]`` of uint8, uint16 or float32. Alpha is kept.
         rows: uint8 BGR ``[h, w, 3]``.
         share: ``[h, w]``; pixels where it is 0 keep their bits.
     """

@@ -86,10 +86,10 @@ def test_without_a_model_the_built_in_one_for_every_kind_of_gpu(home: Path) -> N
     code, output = call("export-engines", "--variant", "tensorrt_rtx")
     assert code == 0
     assert [row[4] for row in rows(output)] == ["done", "done"]
-    assert "is built already" in output
+    assert "is already built" in output
     cv2.imwrite("photo.png", np.full((200, 200, 3), 99, np.uint8))
     code, output = call("export-engines", "--variant", "tensorrt_rtx", "--image", "photo.png")
-    assert "the picture was not used: --force" in output
+    assert "--image was not used: add --force" in output
     code, output = call("export-engines", "--variant", "tensorrt_rtx", "--force")
     assert code == 0
     assert "done" not in [row[4] for row in rows(output)]
@@ -192,7 +192,7 @@ def test_what_was_built_before_a_failure_is_in_the_table(
     assert code == 1
     assert [row[2] for row in rows(output.partition("Error:")[0])] == ["uint8"]
     assert "trying mixed" in output
-    assert "float32 fp32 for sm86: the graph is 1.0 dB" in output
+    assert "float32 fp32 for sm86: the graph reaches only 1.0 dB" in output
 
 
 @needs_rtx
@@ -237,8 +237,8 @@ def test_a_gpu_that_can_run_it_checks_it(
         (("--tile", "20"), "must be at least"),
         (("--tile", "99999"), "at most 4096"),
         (("--all", "--denoise", "0.5"), "--denoise requires exactly one model"),
-        (("--batch", "0"), "batch is 0"),
-        (("--optimization-level", "7"), "level is 7"),
+        (("--batch", "0"), "--batch must be an integer in 1..64, got 0"),
+        (("--optimization-level", "7"), "--optimization-level must be an integer in 0..5, got 7"),
         (("--image", "nothere.png"), "nothere.png"),
         (("--denoise", "0.5"), "denoise"),
         (("nothere",), "no model is called 'nothere'"),

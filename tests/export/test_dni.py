@@ -141,7 +141,7 @@ def test_other_weights_make_the_strength_anew(weights: Path) -> None:
 @pytest.mark.parametrize("strength", [-0.1, 1.5, float("nan")])
 def test_strengths_out_of_range(strength: float) -> None:
     export(NAME)
-    with pytest.raises(OptionError, match=r"not in 0\.\.1"):
+    with pytest.raises(OptionError, match="`denoise` must be"):
         resolve(NAME, denoise=strength)
 
 
@@ -158,7 +158,7 @@ def test_without_the_twin_the_model_is_whole(
         lines: list[str] = []
         assert export(NAME, log=lines.append).manifest.twin is None
         assert any("without denoise strengths" in line and "not now" in line for line in lines)
-        with pytest.raises(NotExportedError, match=f"resharp export {NAME} --denoise 0.3"):
+        with pytest.raises(NotExportedError, match=f"resharp export {NAME}' with `denoise`=0.3"):
             resolve(NAME, denoise=0.3)
         with pytest.raises(BundleError, match="without its twin"):
             blended(resolve(NAME), 0.3, store())
@@ -211,7 +211,7 @@ def test_a_folder_and_a_bundle_have_strengths_too() -> None:
         with Upscaler(model, backend="onnx", denoise=0.3) as upscaler:
             found = upscaler(draw(24, 24).astype(np.float32) / 255)
         np.testing.assert_array_equal(found, expected)
-    with pytest.raises(OptionError, match="has no denoise strengths"):
+    with pytest.raises(OptionError, match="has no denoise strength"):
         resolve(resolve(NAME, denoise=0.3), denoise=0.5)
     assert resolve(base, denoise=1) is base
 

@@ -139,13 +139,13 @@ def test_no_other_similarity_is_nearer(pose: tuple[float, float, float, float], 
 
 
 def test_points_that_are_one_point_have_no_similarity() -> None:
-    with pytest.raises(ValueError, match="one point"):
+    with pytest.raises(ValueError, match="points coincide"):
         similarity(np.zeros((5, 2)), TEMPLATE)
 
 
 @pytest.mark.parametrize("size", [40, 200, 512, 900, 3000])
 def test_a_crop_shows_what_the_map_says(size: int) -> None:
-    """A picture whose colors are its coordinates."""
+    """An image whose colors are its coordinates."""
     side = 1200
     y, x = np.mgrid[:side, :side]
     picture = np.stack([x, y, x * 0], 2).astype(np.float32) / (side - 1)
@@ -300,7 +300,7 @@ def test_bands_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_overlapping_faces_each_keep_their_middle_and_hide_the_background() -> None:
-    """Whatever the order; and between them there is no hole where the background shows."""
+    """In any order, and without a gap between them where the background shows."""
     places = [
         PastePlace(matrix=turned(0, 200, 120, 150)),
         PastePlace(matrix=turned(0, 200, 230, 150)),
@@ -502,20 +502,20 @@ def test_aligned_crops_are_taken_as_they_are(side: int, channels: int | None) ->
 
 
 def test_aligned_crops_are_square() -> None:
-    with pytest.raises(ImageError, match="this picture is 50x40"):
+    with pytest.raises(ImageError, match="got 50x40"):
         FaceRestorer(same, aligned=True)(draw(40, 50))
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"fidelity": 1.2}, "fidelity 1.2 is not in 0..1"),
-        ({"fidelity": float("nan")}, "fidelity nan"),
-        ({"weight": -0.1}, "weight -0.1 is not in 0..1"),
-        ({"weight": "much"}, "weight 'much'"),
-        ({"batch": 0}, "batch is 0"),
+        ({"fidelity": 1.2}, "`fidelity` must be between 0 and 1, got 1.2"),
+        ({"fidelity": float("nan")}, "got nan"),
+        ({"weight": -0.1}, "weight of faces must be between 0 and 1, got -0.1"),
+        ({"weight": "much"}, "weight of faces .* got 'much'"),
+        ({"batch": 0}, "`batch` must be a positive integer, got 0"),
         ({"aligned": True, "only_center": True}, "one face"),
-        ({"scale": 0}, "scale 0 is not in"),
+        ({"scale": 0}, "`scale` must be in .* got 0"),
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, Any], words: str) -> None:
@@ -526,7 +526,7 @@ def test_options_that_make_no_sense(options: dict[str, Any], words: str) -> None
 def test_scale_belongs_to_the_upscaler(compact: Bundle) -> None:
     with (
         Upscaler(compact, backend="onnx") as upscaler,
-        pytest.raises(OptionError, match="scale is the upscaler's"),
+        pytest.raises(OptionError, match="`scale` cannot be combined"),
     ):
         FaceRestorer(same, detector=finds(), upscaler=upscaler, scale=2)
 
@@ -535,7 +535,7 @@ def test_a_network_that_gives_something_else_is_named() -> None:
     def shrunk(faces: Array, fidelity: float) -> Array:
         return faces[:, ::2]
 
-    with pytest.raises(ValueError, match=r"made uint8 \(1, 256, 512, 3\)"):
+    with pytest.raises(ValueError, match=r"got uint8 \(1, 256, 512, 3\)"):
         FaceRestorer(shrunk, detector=finds(face_at(40, 40)))(draw(80, 80))
 
 
@@ -604,13 +604,13 @@ def test_a_bundle_is_a_face_network(tmp_path: Path) -> None:
 
 
 def test_what_is_no_face_network_is_refused(tmp_path: Path, compact: Bundle) -> None:
-    with pytest.raises(OptionError, match=r"compact is no network for faces .*gfpgan-v1.4"):
+    with pytest.raises(OptionError, match=r"compact is not a face network .*gfpgan-v1.4"):
         FaceRestorer(compact, detector=finds())
-    with pytest.raises(OptionError, match="realesrgan-x4plus is no network for faces"):
+    with pytest.raises(OptionError, match="realesrgan-x4plus is not a face network"):
         FaceRestorer("RealESRGAN_x4plus", detector=finds())
     with pytest.raises(OptionError, match="faces of 256 pixels"):
         FaceRestorer(add_fidelity(tmp_path / "small", side=256), detector=finds())
-    with pytest.raises(OptionError, match="neither a name"):
+    with pytest.raises(OptionError, match="`model` must be a name"):
         FaceRestorer(7, detector=finds())  # type: ignore[arg-type]
     with pytest.raises(NotExportedError, match=r"resharp export|not yet"):
         FaceRestorer("gfpgan-1.4", detector=finds(), store=tmp_path / "none")
@@ -632,14 +632,14 @@ def test_a_detector_that_is_not_there_or_damaged_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RESHARP_HOME", str(tmp_path))
-    with pytest.raises(CheckpointError, match=r"resharp weights fetch yunet$"):
+    with pytest.raises(CheckpointError, match=r"run 'resharp models fetch yunet'$"):
         FaceRestorer(same)
-    with pytest.raises(CheckpointError, match=f"resharp weights fetch yunet --weights {tmp_path}"):
+    with pytest.raises(CheckpointError, match=f"fetch yunet' with `weights_dir`={tmp_path}$"):
         detector_file(tmp_path)
     FaceRestorer(same, aligned=True)  # needs none
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / YUNET.name).write_bytes(b"<html>not found</html>")
-    with pytest.raises(ChecksumError, match="resharp weights fetch yunet"):
+    with pytest.raises(ChecksumError, match="resharp models fetch yunet"):
         FaceRestorer(same)
 
 
@@ -664,13 +664,13 @@ def run(compact: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any
         (("--face-weight", "0.5"), "--face-weight requires a face network"),
         (("--only-center",), "--only-center requires a face network"),
         (("--aligned",), "--aligned requires a face network"),
-        (("--face", "lighter", "--fidelity", "1.5"), "fidelity 1.5 is not in 0..1"),
-        (("--face", "lighter", "--face-weight", "2"), "weight 2.0 is not in 0..1"),
+        (("--face", "lighter", "--fidelity", "1.5"), "--fidelity must be between 0 and 1, got 1.5"),
+        (("--face", "lighter", "--face-weight", "2"), "weight of faces must be between 0 and 1"),
         (("--face", "lighter", "--aligned", "--only-center"), "one face"),
         (("--face", "lighter", "--aligned", "--scale", "2"), "leave out --scale"),
-        (("--face", "realesrgan-x4plus"), "realesrgan-x4plus is no network for faces"),
+        (("--face", "realesrgan-x4plus"), "realesrgan-x4plus is not a face network"),
         (("--face", "gfpgan-9.9"), "no model is called 'gfpgan-9.9'"),
-        (("--face", "./lighter"), "resharp weights fetch yunet"),
+        (("--face", "./lighter"), "resharp models fetch yunet"),
     ],
 )
 def test_the_command_refuses(
@@ -751,7 +751,7 @@ def nearest(face: Face, faces: tuple[Face, ...]) -> float:
 
 
 def spun(picture: Array, degrees: float) -> tuple[Array, Array]:
-    """The picture turned in a frame that holds all of it, and the map there."""
+    """The image rotated in a frame that holds all of it, and the map to it."""
     height, width = picture.shape[:2]
     side = int(np.hypot(height, width)) + 2
     turn = turned(degrees, SIDE, (side - 1) / 2, (side - 1) / 2)[:, :2]

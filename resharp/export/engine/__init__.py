@@ -1,4 +1,4 @@
-"""From a bundle to TensorRT engines. Needs the extra ``export`` and ``gpu`` or ``rtx``."""
+"""TensorRT engines built from bundles. Needs the extra ``export`` and ``gpu`` or ``rtx``."""
 
 from resharp.export.engine.build import Built, EngineOptions, build_engines
 

@@ -1,4 +1,4 @@
-"""Builds the engines of one bundle: skip what is done, gate the graph, build, store, check."""
+"""Builds, stores and checks the engines of one bundle, skipping those that are finished."""
 
 from __future__ import annotations
 
@@ -36,66 +36,68 @@ from resharp.models.precision import LARGE, PRECISIONS
 from resharp.types import Log
 
 SMALLEST = 16
-"""Side of the smallest window that an engine takes; smaller pictures are padded to it."""
+"""Side in pixels of the smallest input of an engine; smaller images are padded to it."""
 PRECISION_FALLBACK = ("fp16", "mixed", "fp32")
-"""What is tried in turn where no precision is asked for, from where the manifest says."""
+"""Precisions to try in turn if none is requested, starting at the one in the manifest."""
 USER_ALLOCATION = "user_allocation"
-"""Option of a spec of TensorRT-RTX: see :func:`build`."""
+"""Spec option of TensorRT-RTX engines that allocate no memory themselves; see :func:`build`."""
 PACKAGES = ("torch", "onnx", "onnxruntime")
-"""Whose versions an engine's sidecar names."""
+"""Packages whose versions are recorded with an engine."""
 _OLD = "sm75"  # Turing has no bfloat16
 _NO_PRODUCT = "FP32 GEMM is not supported"
 
 Check = Callable[[Bundle, Engine, int], ParityResult]
-"""Runs an engine on a GPU, by its number, and compares it with its reference."""
+"""Runs an engine on the GPU of that index and compares it with its reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """How to build engines."""
+    """Options for building engines."""
 
     variant: str | None = None
     """``tensorrt`` or ``tensorrt_rtx``; None takes the first that is installed."""
     precision: str | None = None
     """``fp16``, ``mixed``, ``fp32`` or ``bf16``; None takes the first of fp16, mixed and fp32 that
-    is close enough to fp32, and leaves fp16 out where the manifest says so."""
+    is close enough to fp32, starting at the manifest's ``engine_precision``."""
     tile: int | None = None
-    """Largest side of a tile; None chooses by the GPU's memory."""
+    """Largest side of a tile in pixels; None chooses by the GPU's memory."""
     batch: int = 4
-    """Most pictures, or tiles, of one run."""
+    """Most tiles or images per run."""
     dtypes: tuple[str, ...] = DTYPES
-    """One engine for each: ``uint8``, and ``float32`` for 16-bit and float pictures."""
+    """One engine for each: ``uint8``, and ``float32`` for 16-bit and float images."""
     optimization_level: int | None = None
-    """Builder optimisation level 0..5; None is TensorRT's own."""
+    """TensorRT's builder optimization level 0..5; None is its default."""
     image: NDArray[Any] | None = None
-    """uint8 BGR photo to check on; None draws one."""
+    """uint8 BGR photo ``[h, w, 3]`` to check the engines on; None draws one."""
     force: bool = False
-    """Build again what is done."""
+    """Rebuild finished engines."""
 
     def __post_init__(self) -> None:
         if self.precision is not None and self.precision not in PRECISIONS:
-            raise OptionError(f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
+            known = ", ".join(PRECISIONS)
+            raise OptionError(f"`precision` must be one of {known}, got {self.precision!r}")
         if not (isinstance(self.batch, int) and 1 <= self.batch <= 64):
-            raise OptionError(f"batch is {self.batch!r}; it must be in 1..64")
+            raise OptionError(f"`batch` must be an integer in 1..64, got {self.batch!r}")
         if self.optimization_level is not None and self.optimization_level not in range(6):
             raise OptionError(
-                f"optimization_level is {self.optimization_level!r}; it must be in 0..5"
+                f"`optimization_level` must be an integer in 0..5, got {self.optimization_level!r}"
             )
         if not self.dtypes or set(self.dtypes) - set(DTYPES):
-            raise OptionError(f"dtypes {self.dtypes!r} are not some of {', '.join(DTYPES)}")
+            known = ", ".join(DTYPES)
+            raise OptionError(f"`dtypes` must be one or more of {known}, got {self.dtypes!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """What became of one engine."""
+    """Record of one engine."""
 
     engine: Engine
     seconds: float
-    """That it took now; 0 where it was done."""
+    """Time in seconds to build and check it; 0 if it was already finished."""
     skipped: bool
-    """Whether it was there already."""
+    """Whether it was already finished."""
     parity: ParityResult | None
-    """Against FP32 on the GPU; None where none was at hand."""
+    """Comparison with FP32 on the GPU; None if there was no GPU to check it on."""
 
 
 def build_engines(
@@ -107,21 +109,24 @@ def build_engines(
     log: Log = lambda line: None,
     done: Callable[[Built], object] = lambda built: None,
 ) -> tuple[Built, ...]:
-    """Build the engines of one bundle for one target, or find them done.
+    """Build the engines of one bundle for one target, keeping those that are finished.
 
     Args:
-        bundle: an exported model.
-        target: what to build for.
-        options: how.
-        check: runs an engine on its GPU; None: there is none, and the first run will check.
-        log: told the steps.
-        done: told each engine as it is ready; those before a failure too.
+        bundle: exported model.
+        target: GPU, or kinds of GPUs, to build for.
+        options: how to build; None takes the defaults.
+        check: runs an engine on its GPU; None leaves the check to the engine's first use there.
+        log: called with a line for each step.
+        done: called with each engine as it is ready, also before another one fails.
+
+    Returns:
+        A record for each engine.
 
     Raises:
-        BuildError: TensorRT refused.
-        ParityError: the precision asked for, or every one, is too far from fp32.
+        BuildError: TensorRT could not build an engine.
+        ParityError: the requested precision, or every precision, is too far from FP32.
         OutputError: the store cannot be written; nothing was changed.
-        MissingExtraError: no TensorRT is installed.
+        MissingExtraError: TensorRT is not installed.
     """
     options = options or EngineOptions()
     bundle.verify()
@@ -155,13 +160,13 @@ class _Work:
         self._precisions: tuple[str, ...] = (
             PRECISION_FALLBACK if options.precision is None else (options.precision,)
         )
-        begin = bundle.manifest.engine_precision  # older manifests do not say
+        begin = bundle.manifest.engine_precision  # None in older manifests
         if options.precision is None and begin in PRECISION_FALLBACK[1:]:
             self._precisions = PRECISION_FALLBACK[PRECISION_FALLBACK.index(begin) :]
-            log(f"{bundle.manifest.name}: {_reason(bundle.manifest)}: beginning with {begin}")
+            log(f"{bundle.manifest.name}: {_reason(bundle.manifest)}: starting with {begin}")
 
     def build(self, dtype: str) -> Built:
-        """One engine, in the first precision that is close enough; the next dtype begins there."""
+        """Build in the first precision that is close enough, where the next dtype then starts."""
         while True:
             try:
                 return self._one(dtype, self._precisions[0])
@@ -184,7 +189,7 @@ class _Work:
             if newer is None or _NO_PRODUCT not in str(error):
                 raise
             self._log(
-                f"TensorRT-RTX has no fp32 matrix product for {_OLD} (Turing): building for "
+                f"TensorRT-RTX has no fp32 matrix multiplication for {_OLD} (Turing): building for "
                 f"{', '.join(newer.targets)}"
             )
             return self._build(newer)
@@ -194,10 +199,10 @@ class _Work:
 
     def _build(self, spec: EngineSpec) -> Built:
         key, engine_store = spec.key(), self._bundle.engine_store
-        waiting = f"another process builds {self._name(spec)}: waiting for it"
+        waiting = f"another process is building {self._name(spec)}: waiting for it"
         began = time.monotonic()
         with engine_store.lock_for_build(key, on_wait=lambda: self._log(waiting)) as draft:
-            done = None if self._options.force else self._done(spec)  # while we waited
+            done = None if self._options.force else self._done(spec)  # built while waiting
             if done is not None:
                 return self._skip(done)
             data, graph, seconds = self._make(spec, draft.scratch())
@@ -219,9 +224,9 @@ class _Work:
         return Built(engine=engine, seconds=spent, skipped=False, parity=parity)
 
     def _skip(self, engine: Engine) -> Built:
-        self._log(f"{self._name(engine.spec)} is built already: nothing to do")
+        self._log(f"{self._name(engine.spec)} is already built: nothing to do")
         if self._options.image is not None:
-            self._log("the picture was not used: --force builds again and checks on it")
+            self._log("`image` was not used: add `force` to rebuild and check on that image")
         return Built(engine=engine, seconds=0.0, skipped=True, parity=self._checked(engine))
 
     def _spec(self, dtype: str, precision: str) -> EngineSpec:
@@ -230,7 +235,7 @@ class _Work:
         if precision == "bf16" and _OLD in targets:
             targets = tuple(name for name in targets if name != _OLD)
             if not targets:
-                raise OptionError(f"{_OLD} (Turing) has no bf16: use --precision fp16 or mixed")
+                raise OptionError(f"{_OLD} (Turing) has no bf16: use `precision`='fp16' or 'mixed'")
             self._log(f"{_OLD} (Turing) has no bf16: building for {', '.join(targets)}")
         options: dict[str, Any] = {"level": self._options.optimization_level, "typing": TYPING}
         if self._variant == variants.RTX:
@@ -252,23 +257,23 @@ class _Work:
 
     def _make(self, spec: EngineSpec, folder: Path) -> tuple[bytes, ParityResult, float]:
         name, reference = self._name(spec), self._reference
-        self._log(f"{name}: typing the graph")
+        self._log(f"{name}: preparing the graph")
         graph, infer = typed_graph(self._bundle, spec.dtype, spec.precision, folder)
         extra = self._bundle.manifest.extra_values()
         parity = compare(lambda batch: infer(batch, *extra), reference, spec.dtype)
         if not parity.passed:
             raise ParityError(
-                f"{name}: the graph is {parity.psnr:.1f} dB from fp32 on the CPU, under "
-                f"{FLOOR_DB:.0f}"
+                f"{name}: the graph reaches only {parity.psnr:.1f} dB against fp32 on the CPU "
+                f"(at least {FLOOR_DB:.0f} are required)"
             )
         began, cancel = time.monotonic(), Cancel()
-        timing_cache = None  # TensorRT-RTX measures nothing at build time
+        timing_cache = None  # TensorRT-RTX times no kernels when building
         if self._variant == variants.TENSORRT:
             kind = file_part(f"{spec.gpu}-{spec.version}")
             timing_cache = self._bundle.engine_store.folder / f"timing-{kind}.cache"
 
         def work() -> bytes:
-            with current_gpu(self._target.device):  # current for a thread, not for the process
+            with current_gpu(self._target.device):  # per thread, not per process
                 return build(
                     self._trt,
                     graph,
@@ -291,14 +296,15 @@ class _Work:
         parity = self._check(self._bundle, engine, self._target.index)
         if not parity.passed:
             raise ParityError(
-                f"{self._name(engine.spec)}: the engine is {parity.psnr:.1f} dB from fp32 on "
-                f"{self._target.label}, under {FLOOR_DB:.0f}: it will not be used"
+                f"{self._name(engine.spec)}: the engine reaches only {parity.psnr:.1f} dB against "
+                f"fp32 on {self._target.label} (at least {FLOOR_DB:.0f} are required): it will not "
+                "be used"
             )
         return parity
 
     @cached_property
     def _reference(self) -> Reference:
-        self._log("running the fp32 graph on the CPU, to compare with")
+        self._log("running the fp32 graph on the CPU as the reference")
         return make_reference(self._bundle, self._profile.tile, self._options.image)
 
     def _name(self, spec: EngineSpec) -> str:
@@ -308,14 +314,14 @@ class _Work:
 
 def _reason(manifest: Manifest) -> str:
     if manifest.peak is None:
-        return "its activations are not finite on the export picture"
+        return "its activations are not finite on the export image"
     return (
-        f"its activations reach {manifest.peak:,.0f} on the export picture, over {LARGE:,.0f}, and "
+        f"its activations reach {manifest.peak:,.0f} on the export image, over {LARGE:,.0f}, and "
         "fp16 ends at 65,504"
     )
 
 
 def _without_old(spec: EngineSpec) -> EngineSpec | None:
-    """The same for newer GPUs than Turing; None where that is no other spec, or none at all."""
+    """Return the spec without Turing; None if Turing is not a target, or is the only one."""
     targets = tuple(name for name in spec.targets if name != _OLD)
     return replace(spec, targets=targets) if targets and targets != spec.targets else None

@@ -1,8 +1,8 @@
-"""ONNX to engine, for TensorRT 10 and 11 and TensorRT-RTX alike.
+"""Builds an engine from an ONNX file, with TensorRT 10, TensorRT 11 or TensorRT-RTX.
 
-The network is always strongly typed: TensorRT 11 and RTX know nothing else, and so the precision is
-that of the graph. Nothing in TensorRT raises; what returns None, False or -1 becomes our error with
-the log's lines. Names and traps: docs/design/tensorrt.md.
+The network is always strongly typed, the only mode of TensorRT 11 and RTX, so the graph determines
+the precision. TensorRT reports failures by returning None, False or -1; each becomes our error with
+TensorRT's log lines. Names and pitfalls: docs/design/tensorrt.md.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from resharp.gpu import tensorrt as variants
 from resharp.types import Log
 
 START_TIMEOUT = 10.0
-"""Seconds to wait for a thread whose start was interrupted: it begins in milliseconds, or never."""
+"""Seconds to wait for a thread whose start was interrupted; it starts in milliseconds or never."""
 
 
 class Cancel:
-    """Asks a build to stop at its next step."""
+    """Request to stop a build at its next step."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -46,22 +46,25 @@ def build(
     """Build one engine.
 
     Args:
-        trt: the module of a variant.
-        graph: ONNX file; weights outside it lie beside it.
-        profile: pictures to build for.
-        inputs: how many the graph has; the pictures are the first, the others are of fixed shape.
-        targets: TensorRT-RTX: ``sm86``, ..., ``portable``, or ``current``, the current GPU, which
-            TensorRT always builds for.
-        level: builder optimisation level 0..5; None is TensorRT's own.
-        user_allocation: TensorRT-RTX: the engine takes all its memory from whoever runs it, and
-            none by itself in the midst of a run, which no CUDA graph could hold.
-        timing_cache: TensorRT: measured kernels of earlier builds, read and written.
-        log: told each phase.
-        cancel: asked between TensorRT's steps.
+        trt: module of the TensorRT variant.
+        graph: ONNX file; its external weights are next to it.
+        profile: input sizes to build for.
+        inputs: number of inputs of the graph: the images, then others of fixed shape.
+        targets: TensorRT-RTX: ``sm86``, ..., ``portable``, or ``current`` for the current GPU,
+            which TensorRT always builds for.
+        level: builder optimization level 0..5; None is TensorRT's default.
+        user_allocation: TensorRT-RTX: the engine takes all its memory from its caller and allocates
+            none during a run, which a CUDA graph could not capture.
+        timing_cache: TensorRT: file of kernel timings of earlier builds, read and written.
+        log: called with a line for each phase.
+        cancel: checked between TensorRT's steps.
+
+    Returns:
+        The serialized engine.
 
     Raises:
-        BuildError: TensorRT refused; its log lines are kept.
-        KeyboardInterrupt: ``cancel`` was asked.
+        BuildError: TensorRT could not build the engine; the message contains its log lines.
+        KeyboardInterrupt: ``cancel`` was requested.
     """
     trt_log = variants.trt_logger(trt)
     builder = _builder(trt, trt_log)
@@ -87,15 +90,15 @@ def build(
 
 
 def in_background(work: Callable[[], bytes], cancel: Cancel, log: Log) -> bytes:
-    """Run a build in a thread, so that Ctrl-C is heard while TensorRT computes.
+    """Run a build in a thread, so that Ctrl-C is handled while TensorRT computes.
 
-    Ctrl-C asks the build to stop, and waits for that: a process that ends while TensorRT computes
-    crashes.
+    Ctrl-C asks the build to stop and waits until it has: a process that exits while TensorRT
+    computes crashes.
     """
     done: list[bytes] = []
     failed: list[BaseException] = []
     begun = threading.Event()
-    ended = threading.Event()  # a join that was interrupted once no longer waits, before 3.13
+    ended = threading.Event()  # before Python 3.13, an interrupted join() never waits again
 
     def run() -> None:
         begun.set()
@@ -110,7 +113,7 @@ def in_background(work: Callable[[], bytes], cancel: Cancel, log: Log) -> bytes:
 
     try:
         threading.Thread(target=run, name="resharp-build", daemon=True).start()
-    except KeyboardInterrupt:  # in the midst of the start: the thread begins soon, or never
+    except KeyboardInterrupt:  # during the start: the thread starts soon or never
         cancel.asked = True
         if not begun.wait(START_TIMEOUT):
             raise
@@ -121,7 +124,7 @@ def in_background(work: Callable[[], bytes], cancel: Cancel, log: Log) -> bytes:
             break
         except KeyboardInterrupt:
             cancel.asked = True
-            log("stopping: TensorRT can do so only between its steps")
+            log("stopping: TensorRT can stop only between its steps")
     if cancel.asked:
         raise KeyboardInterrupt
     if failed:
@@ -132,23 +135,23 @@ def in_background(work: Callable[[], bytes], cancel: Cancel, log: Log) -> bytes:
 def _builder(trt: Any, trt_log: Any) -> Any:
     try:
         return _made(trt.Builder(trt_log), trt_log, "start its builder")
-    except TypeError as error:  # what the bindings make of a null pointer
+    except TypeError as error:  # raised by the bindings for a null pointer
         raise BuildError(
             f"TensorRT could not start its builder ({trt_log.errors()}): it needs a working NVIDIA "
-            "driver; see resharp doctor"
+            "driver; see 'resharp doctor'"
         ) from error
 
 
 def _parse(trt: Any, builder: Any, graph: Path, trt_log: Any, inputs: int) -> Any:
     flag = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = _made(builder.create_network(flag), trt_log, "make a network")
+    network = _made(builder.create_network(flag), trt_log, "create a network")
     parser = trt.OnnxParser(network, trt_log)
     parsed = parser.parse_from_file(str(graph))
     if not parsed:
         lines = [str(parser.get_error(index)) for index in range(parser.num_errors)]
         raise BuildError(f"TensorRT cannot read {graph}: {'; '.join(lines) or trt_log.errors()}")
     if not (network.num_layers and network.num_inputs == inputs and network.num_outputs == 1):
-        # It parses an empty file, or plain text, without a complaint.
+        # The parser accepts empty files and plain text without an error.
         raise BuildError(
             f"TensorRT found no network in {graph} ({network.num_layers} layers, "
             f"{network.num_inputs} inputs, {network.num_outputs} outputs): export the model again"
@@ -172,17 +175,17 @@ def _add_profile(builder: Any, network: Any, config: Any, profile: Profile, trt_
     least, best, most = (1, small, small, 3), (1, large, large, 3), (profile.batch, large, large, 3)
     try:
         shapes.set_shape(network.get_input(0).name, least, best, most)
-    except (RuntimeError, ValueError) as error:  # the bindings raise one, and document the other
-        raise BuildError(f"TensorRT refuses the sizes {profile}: {error}") from error
+    except (RuntimeError, ValueError) as error:  # the bindings raise one but document the other
+        raise BuildError(f"TensorRT rejects the sizes {profile}: {error}") from error
     if config.add_optimization_profile(shapes) < 0:
-        raise BuildError(f"TensorRT refuses the sizes {profile}: {trt_log.errors()}")
+        raise BuildError(f"TensorRT rejects the sizes {profile}: {trt_log.errors()}")
 
 
 def _monitor(trt: Any, log: Log, cancel: Cancel) -> Any:
     began = time.monotonic()
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # known only at run time
-        """Names phases; a share of them says nothing, since one step may be nearly all."""
+        """Logs phases, but no fractions of them, since one step may take nearly all of the time."""
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
             if parent is None:
@@ -212,12 +215,12 @@ def _save_timing(config: Any, path: Path, log: Log) -> None:
     cache = config.get_timing_cache()
     data = None if cache is None else cache.serialize()
     if data is None:
-        log("the timing cache was not kept: TensorRT gave none")
+        log("the timing cache was not saved: TensorRT returned none")
         return
     try:
         write_whole(path, bytes(data), parents=True)
     except OutputError as error:
-        log(f"the timing cache was not kept: {error}")
+        log(f"the timing cache was not saved: {error}")
 
 
 def _made(thing: Any, trt_log: Any, what: str) -> Any:

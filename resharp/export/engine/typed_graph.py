@@ -1,8 +1,8 @@
-"""The graph that TensorRT is given, whose precision is written in it, and the FP32 reference.
+"""The graph of one precision that TensorRT builds an engine from, and the FP32 reference.
 
-The networks that TensorRT builds are strongly typed: each tensor has the type that the graph gives
-it. So a precision other than fp32 is a graph of its own, and it is traced anew from the network:
-which layers must stay float32 is known to the network's modules, not to an ONNX graph.
+TensorRT's networks are strongly typed: each tensor has the type that the graph states. So each
+precision other than fp32 needs its own graph, traced again from the network, because the network's
+modules know which layers must stay float32 and an ONNX graph does not.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from resharp.models.precision import with_precision
 from resharp.types import Array
 
 TYPING = 1
-"""Part of the key: raised when the same precision comes out as another graph."""
+"""Part of the engine key, incremented when the same precision gives a different graph."""
 HEIGHT, WIDTH = 96, 128
-"""Of the reference picture."""
+"""Size of the reference image, in pixels."""
 
 
 def typed_graph(bundle: Bundle, dtype: str, precision: str, folder: Path) -> tuple[Path, Infer]:
-    """The ONNX file of one precision, and the same on the CPU.
+    """Return the ONNX file of one precision, and a function that runs it on the CPU.
 
-    ``fp32`` is the bundle's own graph, with its weights outside. The others are traced anew from
-    the bundle's weights.
+    ``fp32`` is the bundle's own graph, with external weights. The others are traced from the
+    bundle's weights.
 
     Args:
-        bundle: a whole bundle.
-        dtype: ``uint8`` or ``float32``, in and out.
+        bundle: complete, undamaged bundle.
+        dtype: dtype of input and output, ``uint8`` or ``float32``.
         precision: ``fp16``, ``mixed``, ``fp32`` or ``bf16``.
-        folder: to write into.
+        folder: folder to write into.
     """
     if precision == "fp32":
         path = bundle.path(bundle.manifest.graphs[dtype])
@@ -50,7 +50,7 @@ def typed_graph(bundle: Bundle, dtype: str, precision: str, folder: Path) -> tup
 def typed_checkpoint(
     checkpoint: models.Checkpoint, dtype: str, precision: str, folder: Path, exporter: str
 ) -> tuple[Path, Infer]:
-    """As :func:`typed_graph`, of a checkpoint that is in no store; ``fp32`` is traced too."""
+    """Same as :func:`typed_graph`, for a checkpoint without a bundle; ``fp32`` is traced too."""
     facts = checkpoint.facts
     network = with_precision(models.build(checkpoint), precision, example(facts))
     module = models.for_pictures(network, facts, dtype)
@@ -61,22 +61,25 @@ def typed_checkpoint(
 
 
 def make_reference(bundle: Bundle, tile: int, picture: Array | None = None) -> Reference:
-    """Run the FP32 graph in onnxruntime; export stores the result beside an engine.
+    """Run the FP32 graph in onnxruntime on an image; the result is stored next to an engine.
 
     Args:
-        bundle: a whole bundle.
-        tile: largest side that the engine takes.
-        picture: uint8 BGR photo, whose middle is used; None draws one.
+        bundle: complete, undamaged bundle.
+        tile: largest side in pixels that the engine accepts.
+        picture: uint8 BGR photo, of which the center is used; None draws one.
+
+    Raises:
+        OptionError: all values in the center of the photo are equal.
     """
     manifest = bundle.manifest
     shown = sample(picture, manifest.fixed_size, min(HEIGHT, tile), min(WIDTH, tile))
     if shown.min() == shown.max():
-        raise OptionError("the picture shows nothing in its middle: give another to --picture")
+        raise OptionError("the center of `image` has a single color: use another photo")
     infer = in_onnxruntime(bundle.path(manifest.graphs["float32"]))
     floats = shown.astype(np.float32) / np.float32(255)
     return Reference(shown, infer(floats[None], *manifest.extra_values())[0])
 
 
 def compare(infer: Infer, reference: Reference, dtype: str) -> ParityResult:
-    """How far a graph of either dtype is from the FP32 graph on the reference picture."""
+    """Compare a graph of either dtype with the FP32 graph on the reference image."""
     return compare_images(infer(reference.input(dtype)[None])[0], reference.restored)

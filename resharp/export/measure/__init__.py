@@ -1,1 +1,1 @@
-"""What export measures: the overlap of tiles, the largest activation, operations and memory."""
+"""Measurements of export: tile overlap, largest activation, operations and memory."""

@@ -1,4 +1,4 @@
-"""What a network costs for each pixel, and its largest activation, which says where GPUs begin."""
+"""Costs of a network per pixel, and its largest activation, which decides the GPU precision."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from resharp.types import Array
 logger = logging.getLogger(__name__)
 
 PEAK_SIDE = 64
-"""Of the picture that the largest activation is measured on, where the network takes any size."""
+"""Side in pixels of the image to measure the largest activation on, if the size is free."""
 FLOPS_SIDE = 128
-"""Of the picture counted on; larger than any window of attention, so that padding adds nothing."""
+"""Side in pixels to count operations at; larger than any attention window, to avoid padding."""
 MEMORY_SIDES = (96, 224)
-"""Squares run; the peak grows from the first to the second by their pixels' activations."""
+"""Sides of two square inputs, in pixels; their memory peaks differ by the activations."""
 
-# In a child, since a process's peak never falls and this one has torch in it. On Linux the peak is
-# read from VmHWM: ru_maxrss also remembers the parent's memory from before exec.
+# Run in a child process: a process's peak never falls, and this one has loaded torch. On Linux the
+# peak is read from VmHWM, because ru_maxrss includes the parent's memory from before exec.
 _CHILD = """
 import json, pathlib, sys
 import numpy, onnxruntime
@@ -57,13 +57,14 @@ print(json.dumps(peaks))
 
 
 def sample(picture: Array | None, fixed_size: int | None, height: int, width: int) -> Array:
-    """A uint8 BGR picture to run a network on.
+    """Return a uint8 BGR image to run a network on.
 
     Args:
-        picture: photo, whose middle is used; None draws one.
-        fixed_size: side that the network takes, if only one: then all of the photo's middle.
-        height: of the sample otherwise.
-        width: of the sample otherwise.
+        picture: photo, of which the center is used; None draws one.
+        fixed_size: side that the network requires, if any: the photo's largest central square is
+            resized to it.
+        height: height of the sample otherwise, in pixels.
+        width: width of the sample otherwise, in pixels.
     """
     if fixed_size is not None:
         height = width = fixed_size
@@ -73,11 +74,11 @@ def sample(picture: Array | None, fixed_size: int | None, height: int, width: in
 
 
 def example(facts: NetworkFacts, picture: Array | None = None) -> Tensor:
-    """Float planes ``[1, c, h, w]`` in the network's own range, to see that of activations on.
+    """Return float planes ``[1, c, h, w]`` in the network's value range, to measure activations.
 
     Args:
-        facts: of the network.
-        picture: see :func:`sample`.
+        facts: facts about the network.
+        picture: photo to use the center of; None draws one.
     """
     pixels = sample(picture, facts.fixed_size, PEAK_SIDE, PEAK_SIDE)
     return planes(torch.from_numpy(pixels[None].astype(np.float32) / np.float32(255)), facts)
@@ -86,12 +87,12 @@ def example(facts: NetworkFacts, picture: Array | None = None) -> Tensor:
 def largest_activation(
     network: nn.Module, facts: NetworkFacts, picture: Array | None = None
 ) -> tuple[float | None, str]:
-    """The manifest's ``peak`` and ``engine_precision``: one run of the network in fp32.
+    """Return the manifest's ``peak`` and ``engine_precision``, from one run of the network in fp32.
 
     Args:
-        network: in fp32, on the CPU.
-        facts: of the network.
-        picture: see :func:`sample`.
+        network: network in fp32, on the CPU.
+        facts: facts about the network.
+        picture: photo to use the center of; None draws one.
     """
     largest, _ = peak(network, example(facts, picture))
     found = float(f"{largest:.6g}") if math.isfinite(largest) else None
@@ -99,14 +100,14 @@ def largest_activation(
 
 
 def flops_per_pixel(network: nn.Module, facts: NetworkFacts) -> float | None:
-    """Floating-point operations of convolutions, matrix products and attention, per input pixel.
+    """Count the operations of convolutions, matrix products and attention per input pixel.
 
-    A multiplication and an addition are two. Counted without weights, pixels or time; None for
-    networks that do not run on shapes alone.
+    A multiplication and an addition are two operations. Nothing is computed: the network runs on
+    shapes alone. The result is None if it cannot.
 
     Args:
-        network: from planes to planes; it is left as it is.
-        facts: of the network.
+        network: network from planes to planes, which is not changed.
+        facts: facts about the network.
     """
     side = facts.fixed_size or FLOPS_SIDE
     shadow = copy.deepcopy(network).to("meta")
@@ -117,17 +118,17 @@ def flops_per_pixel(network: nn.Module, facts: NetworkFacts) -> float | None:
         with torch.no_grad(), counter:
             shadow(planes, *extra)
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-        logger.info("operations were not counted: %s", error)
+        logger.info("could not count the operations: %s", error)
         return None
     return counter.get_total_flops() / side**2
 
 
 def memory_per_pixel(graph: Path, side: int | None = None) -> float | None:
-    """Bytes per input pixel that onnxruntime takes on the CPU; None where it cannot be measured.
+    """Measure onnxruntime's memory per input pixel on the CPU, in bytes; None if that fails.
 
     Args:
         graph: the uint8 graph.
-        side: the one size that it takes: then the peak of one picture is compared with that of two.
+        side: fixed side of its input, if any: the peaks of one and two images are then compared.
     """
     shapes = (
         [(1, s, s) for s in MEMORY_SIDES] if side is None else [(n, side, side) for n in (1, 2)]
@@ -137,10 +138,10 @@ def memory_per_pixel(graph: Path, side: int | None = None) -> float | None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
         small, large = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        logger.warning("working memory not measured, a cautious figure is used: %s", error)
+        logger.warning("could not measure the working memory, using a cautious estimate: %s", error)
         return None
     if large <= small:
-        logger.warning("working memory not measured, a cautious figure is used: no growth was seen")
+        logger.warning("could not measure the working memory, using a cautious estimate: no growth")
         return None
     first, second = (n * h * w for n, h, w in shapes)
     return round(float(large - small) / (second - first), 1)

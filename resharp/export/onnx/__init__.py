@@ -1,1 +1,1 @@
-"""From a network to a checked ONNX graph."""
+"""Export of a network to a checked ONNX graph."""

@@ -1,4 +1,4 @@
-"""Graphs that passed the parity gate, by the first of torch's exporters whose graphs do."""
+"""Graphs that pass the parity check, from the first of torch's exporters whose graphs do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from resharp.engines import File, GraphParity
 from resharp.engines.store import named
 from resharp.errors import ParityError
 from resharp.export import parity
-from resharp.export.onnx.external_data import MIN_BYTES, externalise, spans
+from resharp.export.onnx.external_data import MIN_BYTES, externalize, spans
 from resharp.export.onnx.subprocess_trace import trace_in_subprocess
 from resharp.export.onnx.trace import around_bytes, check, trace
 from resharp.models.io import DTYPES
@@ -23,16 +23,16 @@ from resharp.types import Log
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedGraphs:
-    """Graphs that compute what PyTorch computes."""
+    """Graphs whose results match PyTorch's."""
 
     exporter: str
-    """That they are of."""
+    """Exporter that wrote them, ``legacy`` or ``dynamo``."""
     graphs: dict[str, File]
-    """By dtype."""
+    """ONNX files, by dtype."""
     infer: dict[str, parity.Infer]
-    """The same in onnxruntime."""
+    """The graphs opened in onnxruntime, by dtype."""
     figures: GraphParity
-    """How close they are."""
+    """Differences from PyTorch."""
 
 
 def checked_export(
@@ -47,20 +47,20 @@ def checked_export(
 ) -> CheckedGraphs:
     """Trace both graphs into ``folder`` and compare them with PyTorch.
 
-    Our own networks have one exporter that suits them. Which one suits a network of spandrel's is
-    tried, and some suit neither: their code bakes the sizes of the example.
+    Each of our own networks has one exporter that suits it. For spandrel's networks both are tried,
+    and some work with neither: their code bakes in the sizes of the example.
 
     Args:
-        checkpoint: that the network is of.
-        network: in fp32, on the CPU.
-        weights: its file, in ``folder``, that the graphs are to share.
-        folder: to write into; what failed is removed.
-        exporter: the only one to try; None tries those that suit the network.
-        least: see :func:`externalise`.
-        log: told the steps.
+        checkpoint: checkpoint of the network.
+        network: network in fp32, on the CPU.
+        weights: its weights file in ``folder``, which the graphs will share.
+        folder: folder to write into; files of a failed exporter are removed.
+        exporter: the only exporter to try; None tries those that suit the network.
+        least: size in bytes from which constants move to the weights file.
+        log: called with a line for each step.
 
     Raises:
-        ParityError: no graph passed; for spandrel's networks with the name and every reason.
+        ParityError: no graph passed; for spandrel's networks the message has every reason.
     """
     exporters = checkpoint.facts.exporters if exporter is None else (exporter,)
     reasons: list[str] = []
@@ -77,9 +77,9 @@ def checked_export(
         for path in set(folder.iterdir()) - before:
             path.unlink()
     raise ParityError(
-        f"{label(checkpoint.architecture)} cannot be exported: no trace of it generalises to other "
-        f"sizes, so nothing was stored. {'; '.join(reasons)}. If it takes multiples only, say "
-        "so: --parameter multiple=16"
+        f"{label(checkpoint.architecture)} cannot be exported: its traces do not work at other "
+        f"sizes, so nothing was stored. {'; '.join(reasons)}. If it accepts only multiples of a "
+        "size, run export with e.g. `parameters`={'multiple': 16}."
     )
 
 
@@ -107,7 +107,7 @@ def _try(
 def _trace(
     checkpoint: models.Checkpoint, network: nn.Module, weights: Path, exporter: str, log: Log
 ) -> None:
-    """Write ``DTYPE.onnx`` beside the weights for each of ``DTYPES``."""
+    """Write ``DTYPE.onnx`` next to the weights for each of ``DTYPES``."""
     facts, folder = checkpoint.facts, weights.parent
     if is_foreign(checkpoint.architecture):
         log(f"tracing both graphs of {label(checkpoint.architecture)} ({exporter})")
@@ -117,7 +117,7 @@ def _trace(
             log(f"tracing the {dtype} graph ({exporter})")
             module = models.for_pictures(network, facts, dtype)
             trace(module, dtype, folder / f"{dtype}.onnx", exporter=exporter, facts=facts)
-    else:  # large: one trace serves both
+    else:  # a large network: one trace serves both
         log(f"tracing the graph ({exporter})")
         module, path = models.for_pictures(network, facts, "float32"), folder / "uint8.onnx"
         floats = trace(module, "float32", folder / "float32.onnx", exporter=exporter, facts=facts)
@@ -126,12 +126,12 @@ def _trace(
 
 
 def _share(folder: Path, weights: File, least: int) -> dict[str, File]:
-    """Both graphs with their weights in the one file, under names that carry their hashes."""
+    """Point both graphs to the shared weights file, and put their hashes into their names."""
     graphs, known = {}, spans(folder / weights.name)
     for dtype in DTYPES:
         path = folder / f"{dtype}.onnx"
         model = onnx.load(path)
-        externalise(model, weights.name, known, least)
+        externalize(model, weights.name, known, least)
         onnx.save_model(model, str(path))
         onnx.checker.check_model(str(path))
         graphs[dtype] = named(path, f"graph-{dtype}")

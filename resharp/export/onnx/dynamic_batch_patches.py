@@ -1,9 +1,9 @@
-"""Traces of spandrel's window networks that are not for the batch of the example alone.
+"""Patches for spandrel's window networks that make their traces work for any batch size.
 
-Swin Transformers and their many heirs put windows together with ``B = int(windows.shape[0] / ..)``,
-and ``int`` makes both of torch's exporters write the example's batch into the graph without a word:
-other batches come out mixed. While a network is traced, the functions that do so are replaced by
-these, which let ``view`` find the batch. The gate compares the graph with the untouched network.
+Swin Transformers and their many descendants merge windows with ``B = int(windows.shape[0] / ..)``,
+and ``int`` makes both of torch's exporters silently bake the example's batch size into the graph:
+other batches come out scrambled. While a network is traced, the functions that do so are replaced
+by these, which let ``view`` infer it. The parity check uses the original network.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ PACKAGES = ("spandrel", "spandrel_extra_arches")
 
 
 def window_reverse(windows: Tensor, window_size: int, h: int, w: int) -> Tensor:
-    """Windows ``[b * windows, side, side, c]`` to ``[b, h, w, c]``."""
+    """Merge windows ``[b * windows, side, side, c]`` into ``[b, h, w, c]``."""
     return windows2img(windows, window_size, window_size, h, w)
 
 
 def windows2img(windows: Tensor, tall: int, wide: int, h: int, w: int) -> Tensor:
-    """Windows ``[b * windows, tall * wide, c]`` to ``[b, h, w, c]``."""
+    """Merge windows ``[b * windows, tall * wide, c]`` into ``[b, h, w, c]``."""
     channels = int(windows.shape[-1])
     x = windows.view(-1, h // tall, w // wide, tall, wide, channels)
     return x.permute(0, 1, 3, 2, 4, 5).contiguous().view(-1, h, w, channels)
 
 
 def window_reverse_of_pair(windows: Tensor, window_size: Any, img_size: Any) -> Tensor:
-    """As :func:`window_reverse`, of sizes in pairs."""
+    """Same as :func:`window_reverse`, with sizes as pairs."""
     return windows2img(windows, *window_size, *img_size)
 
 
@@ -42,12 +42,12 @@ _REPLACED: dict[tuple[str, int], Callable[..., Tensor]] = {
     ("window_reverse", 3): window_reverse_of_pair,
     ("windows2img", 5): windows2img,
 }
-"""By name and number of parameters."""
+"""Replacement functions, by name and number of parameters."""
 
 
 @contextmanager
 def any_batch(network: nn.Module) -> Iterator[None]:
-    """Replace the functions in spandrel's modules that ``network`` is made of."""
+    """Patch those functions in spandrel's modules that ``network`` uses, inside the context."""
     before: list[tuple[ModuleType, str, object]] = []
     names = {type(one).__module__ for one in network.modules()}
     own = sorted(name for name in names if name.partition(".")[0] in PACKAGES)

@@ -1,8 +1,8 @@
-"""Let graphs share one file of weights: ONNX external data that points into a safetensors file.
+"""One weights file shared by several graphs: ONNX external data in a safetensors file.
 
-A safetensors file is a length (8 bytes), a JSON header and the raw little-endian tensors, so ONNX's
-(location, offset, length) can point at any of them. The uint8 graph, the float graph and PyTorch
-then read the same 67 MB instead of holding three copies.
+A safetensors file is a length (8 bytes), a JSON header and raw little-endian tensors, so ONNX's
+(location, offset, length) can point to any of them. The uint8 graph, the float graph and PyTorch
+then read the same 67 MB instead of three copies.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from pathlib import Path
 import onnx
 
 MIN_BYTES = 1024
-"""Smaller constants stay in the graph, where they can be read."""
+"""Size in bytes below which constants stay in the graph, where they are readable."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """Where a tensor lies in a file: bytes from the start, and how many."""
+    """Position of a tensor in a file, in bytes from the start."""
 
     offset: int
     length: int
 
 
 def spans(path: Path) -> dict[bytes, Span]:
-    """The tensors of a safetensors file by their raw bytes."""
+    """Return the positions of the tensors in a safetensors file, by their raw bytes."""
     data = path.read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
@@ -39,19 +39,19 @@ def spans(path: Path) -> dict[bytes, Span]:
     return found
 
 
-def externalise(
+def externalize(
     model: onnx.ModelProto, location: str, known: Mapping[bytes, Span], least: int = MIN_BYTES
 ) -> int:
-    """Replace initialisers that stand in the weights file by pointers to it, in place.
+    """Replace initializers that are in the weights file by references to it, in place.
 
     Args:
-        model: a graph whose initialisers hold raw data.
-        location: name of the weights file, beside the graph.
-        known: what :func:`spans` gave for it.
-        least: bytes of the smallest constant that leaves the graph.
+        model: graph whose initializers hold raw data.
+        location: name of the weights file, in the folder of the graph.
+        known: result of :func:`spans` for that file.
+        least: size in bytes of the smallest constant to replace.
 
     Returns:
-        Bytes that left the graph.
+        Number of bytes removed from the graph.
     """
     moved = 0
     for tensor in model.graph.initializer:

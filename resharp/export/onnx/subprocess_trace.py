@@ -1,8 +1,8 @@
-"""Tracing in a process of its own, for networks whose code is not ours.
+"""Tracing in a separate process, for networks whose code is not ours.
 
-torch's legacy exporter ends some of spandrel's networks with a segmentation fault, which no
-``except`` sees, and prints the whole graph of others when it fails. So the trace runs in a child,
-and this process gets the graphs or a reason.
+torch's legacy exporter crashes on some of spandrel's networks with a segmentation fault, which no
+``except`` catches, and prints the whole graph of others when it fails. So the trace runs in a child
+process, and this process receives the graphs or a reason.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ def trace_in_subprocess(weights: Path, dtypes: Sequence[str], exporter: str, fol
     """Write ``DTYPE.onnx`` into ``folder`` for each of ``dtypes``.
 
     Args:
-        weights: what ``save_safetensors`` wrote, which names the network.
-        dtypes: of the graphs.
+        weights: file written by ``save_safetensors``, which names the network.
+        dtypes: dtypes of the graphs.
         exporter: ``legacy`` or ``dynamo``.
-        folder: for the graphs.
+        folder: folder to write into.
 
     Raises:
-        ParityError: the exporter fails, crashes, or gives no graph with free n, h and w.
+        ParityError: the exporter fails or crashes, or n, h or w of a graph are not dynamic.
     """
     command = [sys.executable, "-c", _CHILD, str(weights), exporter, str(folder), *dtypes]
-    paths = os.pathsep.join(path for path in sys.path if path)  # what is imported here, is there
+    paths = os.pathsep.join(path for path in sys.path if path)  # so the child's imports match
     done = subprocess.run(
         command,
         capture_output=True,
@@ -51,7 +51,7 @@ def trace_in_subprocess(weights: Path, dtypes: Sequence[str], exporter: str, fol
         raise ParityError(done.stderr.rpartition(_MARK)[2].strip())
     if done.returncode:
         last = done.stderr.strip().rpartition("\n")[2]
-        ended = f"ends with {done.returncode}: {last}"
+        ended = f"exits with code {done.returncode}: {last}"
         if done.returncode < 0:
             names = {one.value: one.name for one in signal.Signals}
             number = -done.returncode
@@ -60,7 +60,7 @@ def trace_in_subprocess(weights: Path, dtypes: Sequence[str], exporter: str, fol
 
 
 def main(weights: str, exporter: str, folder: str, *dtypes: str) -> int:
-    """What the child does; see :func:`trace_in_subprocess`."""
+    """Trace in the child process and return its exit code; see :func:`trace_in_subprocess`."""
     from resharp import models
     from resharp.export.onnx.trace import trace
 

@@ -1,6 +1,6 @@
-"""Trace a module to an ONNX graph with dynamic n, h and w, by either of torch's exporters.
+"""Traces a module to an ONNX graph with dynamic n, h and w, by either of torch's exporters.
 
-Networks that take one size only have dynamic n alone.
+For networks with a fixed size, only n is dynamic.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from resharp.export.onnx.dynamic_batch_patches import any_batch
 from resharp.models import NetworkFacts
 
 OPSET = 20
-"""What both exporters give by default and TensorRT 10 and newer read."""
+"""Default opset of both exporters, supported by TensorRT 10 and newer."""
 EXPORTERS = ("legacy", "dynamo")
 INPUT, OUTPUT = "image", "restored"
 TRACED = 2
-"""Pictures of the example."""
+"""Number of images in the example."""
 
 
 def trace(
@@ -37,18 +37,18 @@ def trace(
     exporter: str = "legacy",
     facts: NetworkFacts | None = None,
 ) -> onnx.ModelProto:
-    """Export ``module`` to ``path`` and return the graph, checked.
+    """Export ``module`` to ``path``, check the graph and return it.
 
-    The example has n = 2 and h != w, since an example of one picture, or of a square one, bakes
-    these numbers into some networks without a word.
+    The example has n = 2 and h != w, because an example with a single or square image silently
+    bakes its sizes into the graphs of some networks.
 
     Args:
-        module: takes and returns ``[n, h, w, 3]``; see ``models.for_pictures``.
-        dtype: of both: ``uint8`` or ``float32``.
-        path: of the ONNX file to write.
+        module: module that takes and returns ``[n, h, w, 3]``; see ``models.for_pictures``.
+        dtype: dtype of input and output, ``uint8`` or ``float32``.
+        path: ONNX file to write.
         exporter: ``legacy`` (TorchScript, seconds) or ``dynamo`` (torch.export, a minute).
-        facts: of the network, for the one size that it takes and the names of its further inputs,
-            float32 tensors of one number each; None: any h and w, and no such.
+        facts: facts about the network, for its fixed size and the names of its extra inputs, which
+            are float32 tensors of one number each; None: any h and w, and no extra inputs.
 
     Raises:
         ParityError: the exporter fails, the graph is not valid ONNX, or n, h or w are not dynamic.
@@ -83,7 +83,7 @@ def trace(
             )
         except (ResharpError, MemoryError):
             raise
-        except Exception as error:  # a tracer runs the network's code and raises almost anything
+        except Exception as error:  # tracing runs the network's code, which may raise anything
             why = error.__cause__ or error  # dynamo wraps it in advice to the network's author
             raise ParityError(f"torch's {exporter} exporter fails: {why}") from error
     model = onnx.load(path)
@@ -92,12 +92,12 @@ def trace(
 
 
 def around_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph for bytes from that for floats in 0..1, in place: two nodes before, three behind.
+    """Turn a float graph in 0..1 into a uint8 graph, in place: two nodes before it, three after.
 
-    What tracing ``ByteFace`` would give, without tracing a large network twice.
+    The result is what tracing ``ByteFace`` would give, without tracing a large network twice.
 
     Args:
-        model: takes float32 pictures, and gives such between 0 and 1.
+        model: graph that takes and returns float32 images in 0..1.
     """
     graph, byte = model.graph, onnx.TensorProto.UINT8
     given, result = graph.input[0], graph.output[0]
@@ -136,9 +136,9 @@ def _rename(names: MutableSequence[str], before: str, after: str) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporters' advice to their authors from our users; failures still raise.
+    """Suppress the exporters' output, which is meant for network authors; failures still raise.
 
-    The legacy one prints the whole graph when it fails.
+    The legacy exporter prints the whole graph when it fails.
     """
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
@@ -154,21 +154,21 @@ def _quiet() -> Iterator[None]:
 
 
 def check(model: onnx.ModelProto, path: Path, facts: NetworkFacts | None = None) -> None:
-    """See that ONNX accepts the graph and that n, h and w, or n alone, are dynamic.
+    """Check that the graph is valid ONNX and that n, h and w, or n alone, are dynamic.
 
     Raises:
-        ParityError: it does not, or they are not.
+        ParityError: the graph is invalid, or its inputs, outputs or shapes are not as required.
     """
     side, extra = _needs(facts)
     try:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:
-        raise ParityError(f"the exporter wrote a graph that ONNX refuses: {error}") from error
+        raise ParityError(f"the exporter wrote an invalid ONNX graph: {error}") from error
     graph = model.graph
     names = [value.name for value in graph.input]
     if not names or names[1:] != extra or len(graph.output) != 1:
         wanted = f"the inputs {', '.join((INPUT, *extra))}" if extra else "one input"
-        raise ParityError(f"the exported graph must have {wanted} and one output, not {names}")
+        raise ParityError(f"the exported graph must have {wanted} and one output, got {names}")
     for value in (graph.input[0], graph.output[0]):
         sizes = [d.dim_value for d in value.type.tensor_type.shape.dim]
         if side is None and (len(sizes) != 4 or any(sizes[:3])):
@@ -176,14 +176,14 @@ def check(model: onnx.ModelProto, path: Path, facts: NetworkFacts | None = None)
                 f"{value.name} of the exported graph has the fixed shape {sizes}: n, h and w must "
                 "be dynamic"
             )
-        fixed = (0, side, side, 3)  # the legacy exporter may not know the output's
+        fixed = (0, side, side, 3)  # 0 is unknown: the legacy exporter may not state the output's
         if side is not None and not all(a in (0, b) for a, b in zip(sizes, fixed, strict=True)):
             raise ParityError(
-                f"{value.name} of the exported graph has the shape {sizes}, not n x {side} x "
-                f"{side} x 3 with a dynamic n"
+                f"{value.name} of the exported graph must have the shape n x {side} x {side} x 3 "
+                f"with a dynamic n, got {sizes}"
             )
 
 
 def _needs(facts: NetworkFacts | None) -> tuple[int | None, list[str]]:
-    """The one size that a network takes, and the names of its further inputs."""
+    """Return the fixed size of a network, if any, and the names of its extra inputs."""
     return (None, []) if facts is None else (facts.fixed_size, [name for name, _ in facts.extra])

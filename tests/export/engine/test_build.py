@@ -201,7 +201,7 @@ def test_mixed_leaves_the_first_and_last_layer_and_the_weights_alone() -> None:
     for name, parameter in network.named_parameters():
         assert parameter.dtype == torch.float32, name
     assert LARGE < 65504
-    with pytest.raises(OptionError, match="fp32, bf16, got 'int8'"):
+    with pytest.raises(OptionError, match="got 'int8'"):
         with_precision(network, "int8")
 
 
@@ -225,7 +225,7 @@ def test_the_reference_is_the_same_bytes_every_time_and_fits_the_tile(compact: B
     assert one.restored.shape == (96 * 2, 128 * 2, 3)
     assert make_reference(compact, 64).picture.shape == (64, 64, 3)
     photo = np.zeros((500, 300, 3), np.uint8)
-    with pytest.raises(OptionError, match="shows nothing"):
+    with pytest.raises(OptionError, match="has a single color"):
         make_reference(compact, 256, photo)
     photo[250, 150] = 9
     assert make_reference(compact, 256, photo).picture.shape == (96, 128, 3)
@@ -265,7 +265,7 @@ def test_what_tensorrt_says_is_in_the_error(compact: Bundle, tmp_path: Path) -> 
     graph, _ = typed_graph(compact, "uint8", "bf16", tmp_path)
     with pytest.raises(BuildError, match="Cannot compile for target"):
         builder.build(trt, graph, Profile(smallest=16, tile=64, batch=1), targets=("sm75",))
-    with pytest.raises(BuildError, match="refuses the sizes"):
+    with pytest.raises(BuildError, match="rejects the sizes"):
         builder.build(trt, graph, Profile(smallest=64, tile=16, batch=1), targets=("sm86",))
 
 
@@ -375,7 +375,7 @@ def test_two_processes_build_one_engine_once(tmp_path: Path, compact: Bundle) ->
         assert any("Building engine" in line for line in first.stdout)  # and there it stays
         with start(*command) as second:
             assert second.stdout is not None
-            assert any("another process builds" in line for line in second.stdout)
+            assert any("another process is building" in line for line in second.stdout)
             built = first.communicate("\n", LIMIT)[0]
             waited = second.communicate(timeout=LIMIT)[0]
     assert (first.returncode, second.returncode) == (0, 0)

@@ -50,7 +50,7 @@ def wild(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Bundle]) -> Bundle:
-    """Beyond LARGE; fp16 holds it on this picture, and might not on another."""
+    """Beyond LARGE: fp16 can represent it on this image, but maybe not on another."""
     plain = tiny["compact"].manifest.peak
     assert plain is not None
     factor = 2.0 ** round(np.log2(3e4 / plain))
@@ -100,8 +100,8 @@ def test_engines_begin_with_mixed_and_say_why(wild: Bundle, large: Bundle) -> No
         precision, psnr, lines = built(bundle)
         assert precision == "mixed"
         assert psnr > 50
-        (reason,) = (line for line in lines if "beginning with mixed" in line)
-        assert f"reach {bundle.manifest.peak:,.0f} on the export picture, over 10,000" in reason
+        (reason,) = (line for line in lines if "starting with mixed" in line)
+        assert f"reach {bundle.manifest.peak:,.0f} on the export image, over 10,000" in reason
         assert not any("fp16 for" in line for line in lines)
 
 
@@ -112,7 +112,7 @@ def test_who_asks_for_fp16_gets_it_where_the_gate_lets_it_through(
     precision, psnr, lines = built(large, replace(RTX, precision="fp16"))
     assert precision == "fp16"
     assert psnr > 40
-    assert not any("beginning with" in line for line in lines)
+    assert not any("starting with" in line for line in lines)
     with pytest.raises(ParityError, match="fp16"):
         built(wild, replace(RTX, precision="fp16"))
 
@@ -127,7 +127,7 @@ def test_manifests_that_do_not_say_begin_with_fp16(wild: Bundle, tmp_path: Path)
     precision, _, lines = built(old)
     assert precision == "mixed"
     assert any("trying mixed" in line for line in lines)
-    assert not any("beginning with" in line for line in lines)
+    assert not any("starting with" in line for line in lines)
 
 
 def test_manifests_of_before_and_of_later_are_read(compact: Bundle) -> None:
@@ -135,7 +135,7 @@ def test_manifests_of_before_and_of_later_are_read(compact: Bundle) -> None:
     lines = [line for line in text.splitlines() if '"peak"' not in line]
     old = parse("\n".join(line for line in lines if '"engine_precision"' not in line), "old")
     assert old == replace(compact.manifest, peak=None, engine_precision=None)
-    with pytest.raises(BundleError, match="peak is 'high'"):
+    with pytest.raises(BundleError, match="invalid peak 'high'"):
         parse(text.replace(f'"peak": {compact.manifest.peak}', '"peak": "high"'), "damaged")
 
 

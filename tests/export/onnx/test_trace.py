@@ -11,7 +11,7 @@ from torch import nn
 from resharp import models
 from resharp.errors import ParityError
 from resharp.export import parity
-from resharp.export.onnx.external_data import externalise, spans
+from resharp.export.onnx.external_data import externalize, spans
 from resharp.export.onnx.trace import EXPORTERS, INPUT, OPSET, check, trace
 from resharp.export.parity import Infer, in_onnxruntime, in_torch
 from resharp.types import Array
@@ -65,7 +65,7 @@ def test_the_gate_sees_a_baked_batch(tmp_path: Path) -> None:
     trace(module, "uint8", path)
     run = in_onnxruntime(path)
     with pytest.raises(
-        ParityError, match=r"gives uint8 \(2, 24, 36, 3\), PyTorch gives uint8 \(1,"
+        ParityError, match=r"returns uint8 \(2, 24, 36, 3\), but PyTorch returns uint8 \(1,"
     ):
         parity.compare(in_torch(module), lambda x: x, run, lambda x: x)
 
@@ -75,8 +75,8 @@ def test_the_gate_sees_a_baked_batch(tmp_path: Path) -> None:
     [
         (lambda x: x + np.float32(0.01), "does not compute what PyTorch computes"),
         (lambda x: x * np.float32(np.nan), "gives NaN"),
-        (lambda x: x[:, :-1], r"float32 \(1, 23, 36, 3\), PyTorch gives float32 \(1, 24, 36, 3\)"),
-        (lambda x: x.astype(np.float64), "gives float64"),
+        (lambda x: x[:, :-1], r"float32 \(1, 23, 36, 3\), but PyTorch returns float32"),
+        (lambda x: x.astype(np.float64), "returns float64"),
     ],
 )
 def test_the_gate_sees_wrong_floats(wrong: Infer, message: str) -> None:
@@ -138,7 +138,7 @@ def test_weights_are_shared_and_not_copied(tmp_path: Path) -> None:
     path = tmp_path / "g.onnx"
     model = trace(models.ByteImage(network), "uint8", path)
     before = in_onnxruntime(path)
-    moved = externalise(model, weights.name, spans(weights))
+    moved = externalize(model, weights.name, spans(weights))
     shared = tmp_path / "shared.onnx"
     onnx.save_model(model, str(shared))
     assert moved > 0.9 * sum(p.numel() * 4 for p in network.parameters() if p.dim() == 4)

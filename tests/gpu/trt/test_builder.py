@@ -207,11 +207,11 @@ def nothing_built_gives_the_lines_of_the_log(at: Stand) -> None:
 def sizes_are_refused(at: Stand) -> None:
     made = Build(at)
     made.refuse(made.config.add_optimization_profile, -1, "min above max")
-    made.fails("refuses the sizes Profile.*: min above max$")
+    made.fails("rejects the sizes Profile.*: min above max$")
     assert not made.builder.build_serialized_network.called
     for error in (ValueError("rank"), RuntimeError("rank")):  # the documented, and the actual one
         answer(made.profile.set_shape, raising(error))
-        made.fails("refuses the sizes Profile.*rank")
+        made.fails("rejects the sizes Profile.*rank")
 
 
 @on(*VARIANTS)
@@ -321,7 +321,7 @@ def timing_cache_that_cannot_be_had_costs_no_engine(at: Stand) -> None:
     assert made.cache.read_bytes() == b"foreign"
     answer(kept.serialize, lambda: b"kept")
     assert made(timing_cache=made.cache / "below a file") == b"engine"
-    assert [line.partition(":")[0] for line in made.told] == ["the timing cache was not kept"] * 3
+    assert [line.partition(":")[0] for line in made.told] == ["the timing cache was not saved"] * 3
 
 
 @on(*CLASSIC)
