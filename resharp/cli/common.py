@@ -24,7 +24,12 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 STOPPED = "Interrupted. Finished work is kept; run the same command to resume."
 _ARGUMENT = re.compile(r"`([a-z][a-z0-9_]*)`")
-_FLAGS = {"dst": "-o", "cpus": "--cpus-per-worker", "gpus": "--gpus-per-worker"}
+_FLAGS = {
+    "dst": "-o",
+    "parameters": "--parameter",
+    "cpus": "--cpus-per-worker",
+    "gpus": "--gpus-per-worker",
+}
 """Arguments whose option is not their name."""
 folder_type = click.Path(file_okay=False, path_type=Path)
 store_option = click.option(

@@ -79,7 +79,7 @@ def checked_export(
     raise ParityError(
         f"{label(checkpoint.architecture)} cannot be exported: its traces do not work at other "
         f"sizes, so nothing was stored. {'; '.join(reasons)}. If it accepts only multiples of a "
-        "size, run export with e.g. `parameters`={'multiple': 16}."
+        "size, run export with e.g. `parameters` multiple=16."
     )
 
 
