@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Number of test processes; each takes up to 1.5 GB of memory.
 JOBS ?= 2
+# Where make package puts what it builds.
+DIST ?= dist
 RUN = $(VENV)/bin/python
 # Real TensorRT bindings for tests/gpu/trt, each in its own folder; never imported.
 TENSORRT_BINDINGS = 10.16.1.11 11.4.0.106
@@ -20,7 +22,7 @@ $(RUN) -m pip install --quiet --no-deps --upgrade --target $(VENV)/oracle \
 	spandrel==0.4.2 spandrel_extra_arches==0.2.0 einops
 endef
 
-.PHONY: demo test quick gpu lint docs docs-serve clean
+.PHONY: demo test quick gpu lint docs docs-serve package clean
 
 # Draw an image, degrade it and restore it: demo/scene_small.jpg becomes demo/scene_restored.png.
 demo: $(VENV)/demo.done
@@ -50,6 +52,12 @@ docs: $(VENV)/docs.done
 
 docs-serve: $(VENV)/docs.done
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs serve
+
+# The wheel and the source distribution, checked as PyPI checks them.
+package: $(VENV)/dev.done
+	rm -f $(DIST)/resharp-*
+	$(RUN) -m build --quiet --outdir $(DIST) .
+	$(RUN) -m twine check --strict $(DIST)/resharp-*
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
