@@ -12,7 +12,7 @@ import click
 from benchmarks.common import json_option, load, photos_argument, report
 from resharp import Ensemble, Upscaler
 from resharp.runtime import DEFAULT_MODEL
-from resharp.training.validate import clean_input, measure, worn_input
+from resharp.training.validate import clean_input, degraded_input, measure
 from resharp.types import BackendName, Tta
 
 
@@ -34,7 +34,7 @@ def main(photos: Path, model: str, backend: BackendName, tta: Tta, json_file: Pa
         restore = Ensemble([upscaler], tta=tta)
         for name, photo in load(photos).items():
             clean = measure([photo], restore, clean_input, scale)
-            worn = measure([photo], restore, worn_input, scale)
+            worn = measure([photo], restore, degraded_input, scale)
             figures = [
                 round(value, 3)
                 for gain in (clean, worn)

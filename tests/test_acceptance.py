@@ -13,7 +13,7 @@ from benchmarks.common import load
 from resharp import Upscaler
 from resharp.engines import Bundle
 from resharp.export import ExportOptions, export
-from resharp.training.validate import clean_input, measure, worn_input
+from resharp.training.validate import clean_input, degraded_input, measure
 from tests.shared import ANIMEVIDEO, PHOTOS, needs_animevideo, needs_photos
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow, needs_photos]
@@ -42,7 +42,7 @@ def test_the_official_checkpoint_is_in_fp16_what_it_is_in_fp32(animevideo: Bundl
     assert done.exit_code == 0, done.output
 
 
-@pytest.mark.parametrize(("make", "bar"), [(clean_input, 1.0), (worn_input, 0.8)])
+@pytest.mark.parametrize(("make", "bar"), [(clean_input, 1.0), (degraded_input, 0.8)])
 def test_the_built_in_model_is_better_than_bicubic(make: Callable[..., object], bar: float) -> None:
     with Upscaler(backend="onnx") as upscaler:
         found = measure(load(PHOTOS).values(), upscaler, make, 4)  # type: ignore[arg-type]

@@ -143,7 +143,7 @@ def capacity(
         found, path = _recent(model, short) or _measure(short, (model,), (), None, store)
     answers = capacities(found.measured(), model, wanted)
     if as_json:
-        data = [asdict(a) | {"pictures_per_hour": a.per_hour(height, width)} for a in answers]
+        data = [asdict(a) | {"images_per_hour": a.per_hour(height, width)} for a in answers]
         click.echo(json.dumps({"records": str(path), "answers": data}, indent=2))
         return
     click.echo(f"{model}, {memory}, images of {width}x{height} (from {path})")

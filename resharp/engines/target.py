@@ -169,11 +169,11 @@ def _served(found: Sequence[Gpu]) -> list[Gpu]:
     """
     refusals = {gpu: rtx_refusal(gpu.name, gpu.capability) for gpu in found}
     served = [gpu for gpu, refusal in refusals.items() if refusal is None]
-    told = list(dict.fromkeys(filter(None, refusals.values())))
-    if told and not served:
+    reasons = list(dict.fromkeys(filter(None, refusals.values())))
+    if reasons and not served:
         advice = "to build for other GPUs, name them, e.g. `gpu`='sm86,sm89'"
-        raise OptionError("; ".join([*told, advice]))
-    for refusal in told:
+        raise OptionError("; ".join([*reasons, advice]))
+    for refusal in reasons:
         logger.warning("%s", refusal)
     return served
 

@@ -99,8 +99,8 @@ def check_graphs(
         block = max(facts.size_multiple, _BLOCK, *sizes)
         tried += [(_batch((2, block + 9, 2 * block + 5)), ())]
     return compare(
-        None if large else in_torch(models.for_pictures(network, facts, "uint8")),
-        in_torch(models.for_pictures(network, facts, "float32")),
+        None if large else in_torch(models.for_images(network, facts, "uint8")),
+        in_torch(models.for_images(network, facts, "float32")),
         graphs["uint8"],
         graphs["float32"],
         tried=tried,

@@ -82,7 +82,7 @@ class FolderReport:
         return self.count("failed") > 0
 
     @property
-    def pictures_per_second(self) -> float:
+    def images_per_second(self) -> float:
         """Restored images per second."""
         return self.count("restored") / self.seconds if self.seconds else 0.0
 
@@ -129,7 +129,7 @@ class FolderReport:
     def _speed(self) -> str:
         waiting = ", ".join(f"{name} {share:.0%}" for name, share in self.waiting().items())
         return (
-            f"; {self.pictures_per_second:.3g} images/s, {self.megapixels_per_second:.3g} MP/s "
+            f"; {self.images_per_second:.3g} images/s, {self.megapixels_per_second:.3g} MP/s "
             f"out, waiting: {waiting.replace('%', ' %')}"
         )
 
@@ -143,7 +143,7 @@ class FolderReport:
             "results": [asdict(result) for result in self.results],
             "speed": {
                 "seconds": round(self.seconds, 3),
-                "pictures_per_second": round(self.pictures_per_second, 4),
+                "images_per_second": round(self.images_per_second, 4),
                 "megapixels_per_second": round(self.megapixels_per_second, 4),
             },
             "stages": [

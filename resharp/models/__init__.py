@@ -2,7 +2,7 @@
 
 ``read_checkpoint`` reads a file and identifies its network, ``build`` creates the network,
 ``blend`` interpolates between checkpoints, ``save_safetensors`` writes a clean checkpoint, and
-``for_pictures`` wraps a network so that it maps BGR images to BGR images.
+``for_images`` wraps a network so that it maps BGR images to BGR images.
 """
 
 from resharp.models.architecture import Architecture, NetworkFacts, Parameters, State
@@ -22,7 +22,7 @@ from resharp.models.checkpoint import (
 )
 from resharp.models.detect import detect
 from resharp.models.interpolate import blend
-from resharp.models.io import ByteFace, ByteImage, FloatFace, FloatImage, for_pictures, planes
+from resharp.models.io import ByteFace, ByteImage, FloatFace, FloatImage, for_images, planes
 
 __all__ = [
     "ARCHITECTURES",
@@ -45,7 +45,7 @@ __all__ = [
     "build",
     "detect",
     "find",
-    "for_pictures",
+    "for_images",
     "load_network",
     "planes",
     "read_checkpoint",

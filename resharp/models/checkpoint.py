@@ -130,7 +130,7 @@ def _identify(
         if architecture is not None or set(parameters) - spandrel_models.SIZES:
             raise
         try:
-            return spandrel_models.recognise(state, parameters)
+            return spandrel_models.recognize(state, parameters)
         except (MissingExtraError, UnknownArchitectureError) as other:
             raise UnknownArchitectureError(f"{error}. {other}") from error
 

@@ -136,8 +136,8 @@ def _misfit(kind: Architecture, parameters: Parameters, state: State) -> str:
         ("unexpected", [name for name in found if name not in expected]),
         ("wrong shape", shapes),
     )
-    told = "; ".join(f"{title}: {_listed(items)}" for title, items in parts if items)
-    return told and f"the closest is {_described(kind, parameters)}, but {told}"
+    differences = "; ".join(f"{title}: {_listed(items)}" for title, items in parts if items)
+    return differences and f"the closest is {_described(kind, parameters)}, but {differences}"
 
 
 def _listed(items: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ LUMA = (0.114, 0.587, 0.299)
 DTYPES = ("uint8", "float32")
 
 
-def for_pictures(network: nn.Module, facts: NetworkFacts, dtype: str) -> nn.Module:
+def for_images(network: nn.Module, facts: NetworkFacts, dtype: str) -> nn.Module:
     """Wrap a network so that it maps BGR pixels ``[n, h, w, 3]`` to BGR pixels, in eval mode.
 
     Args:

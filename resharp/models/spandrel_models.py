@@ -112,7 +112,7 @@ def shorten(error: BaseException) -> str:
     return lines if len(lines) <= _CHARACTERS else f"{lines[:_CHARACTERS]}..."
 
 
-def recognise(state: State, parameters: Mapping[str, int | str] | None = None) -> SpandrelModel:
+def recognize(state: State, parameters: Mapping[str, int | str] | None = None) -> SpandrelModel:
     """Let spandrel identify the architecture of these weights and build the network.
 
     Args:
@@ -141,7 +141,7 @@ def recognise(state: State, parameters: Mapping[str, int | str] | None = None) -
 
 
 def restore(state: State, architecture: str, parameters: Mapping[str, int | str]) -> SpandrelModel:
-    """Rebuild a network that :func:`recognise` identified, from what a bundle stores of it.
+    """Rebuild a network that :func:`recognize` identified, from what a bundle stores of it.
 
     Raises:
         MissingExtraError: spandrel cannot be imported.

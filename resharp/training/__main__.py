@@ -59,8 +59,10 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if threads:
         torch.set_num_threads(threads)
-    wear = Degradation(clean=clean, noise=noise, jpeg=jpeg, noise_sigma=sigma, jpeg_quality=quality)
-    run = TrainingRun(out, TrainingConfig(degradation=wear, **options), train, valid)
+    degradation = Degradation(
+        clean=clean, noise=noise, jpeg=jpeg, noise_sigma=sigma, jpeg_quality=quality
+    )
+    run = TrainingRun(out, TrainingConfig(degradation=degradation, **options), train, valid)
     run.resume()
     run.run(every=every, until=until)
 

@@ -14,7 +14,7 @@ from resharp.training.degrade import Degradation, Image, degrade
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
-def load_pictures(folder: Path) -> list[Image]:
+def load_images(folder: Path) -> list[Image]:
     """Read all images of ``folder``, sorted by name, as uint8 BGR.
 
     Raises:

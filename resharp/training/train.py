@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from resharp.fsutil import remove_leftovers, replacing, write_whole
 from resharp.models.archs.srvgg import SRVGGNetCompact
-from resharp.training.data import Pairs, load_pictures
+from resharp.training.data import Pairs, load_images
 from resharp.training.degrade import Degradation, Image
-from resharp.training.validate import clean_input, measure, worn_input
+from resharp.training.validate import clean_input, degraded_input, measure
 
 logger = logging.getLogger(__name__)
 
@@ -124,9 +124,9 @@ class TrainingRun:
         self.average = network_of(config).to(self.device).eval().requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
         self.step = 0
-        self.valid = load_pictures(valid)
+        self.valid = load_images(valid)
         self.pairs = Pairs(
-            load_pictures(train),
+            load_images(train),
             patch=config.patch,
             batch=config.batch,
             degradation=config.degradation,
@@ -174,7 +174,7 @@ class TrainingRun:
         scale = self.config.degradation.scale
         return {
             "clean_gain": round(measure(self.valid, upscale, clean_input, scale).gain, 4),
-            "worn_gain": round(measure(self.valid, upscale, worn_input, scale).gain, 4),
+            "worn_gain": round(measure(self.valid, upscale, degraded_input, scale).gain, 4),
         }
 
     def _advance(self, inputs: np.ndarray, targets: np.ndarray) -> float:

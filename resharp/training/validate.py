@@ -38,7 +38,7 @@ def clean_input(picture: Image, scale: int) -> Image:
     return shrink(picture, scale)
 
 
-def worn_input(picture: Image, scale: int) -> Image:
+def degraded_input(picture: Image, scale: int) -> Image:
     """Downscale the image, then add noise (sigma 4, seed 0) and JPEG artifacts (quality 75)."""
     return jpeg(add_noise(shrink(picture, scale), 4.0, np.random.default_rng(0)), 75)
 

@@ -352,7 +352,7 @@ def test_what_changed_is_redone_and_said(run: Any) -> None:
 def test_json_has_speed_and_stages(run: Any) -> None:
     save("in/a.png")
     report = json.loads(run("in", "-o", "out", "--json", "--workers", "2").stdout)
-    assert report["speed"]["pictures_per_second"] > 0
+    assert report["speed"]["images_per_second"] > 0
     assert [stage["name"] for stage in report["stages"]] == ["claim", "read", "restore", "write"]
     assert [stage["threads"] for stage in report["stages"]] == [1, 2, 2, 2]
     report = json.loads(run("in", "-o", "out", "--json").stdout)

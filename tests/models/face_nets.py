@@ -19,7 +19,7 @@ from resharp.errors import ImageError, OptionError
 from resharp.export import ExportOptions, export
 from resharp.export.engine import Built, EngineOptions, build_engines
 from resharp.gpu import tensorrt as variants
-from resharp.models import NetworkFacts, for_pictures
+from resharp.models import NetworkFacts, for_images
 from resharp.runtime.backends import BackendOptions
 from resharp.runtime.fallback import load_backend
 
@@ -91,7 +91,7 @@ def check_refusals(bundle: Bundle) -> None:
 def check_pictures(network: nn.Module, facts: NetworkFacts) -> None:
     """The wrappers: colors swapped on both ends, -1..1 inside, rounded at the end."""
     batch = torch.from_numpy(crops(2))
-    found = for_pictures(network, facts, "uint8")(batch)
+    found = for_images(network, facts, "uint8")(batch)
     planes = batch.permute(0, 3, 1, 2).flip(1).float() / 127.5 - 1
     with torch.inference_mode():
         wanted = (network(planes).clamp(-1, 1) + 1) * 127.5
@@ -99,7 +99,7 @@ def check_pictures(network: nn.Module, facts: NetworkFacts) -> None:
     assert float((found.permute(0, 3, 1, 2).flip(1) - wanted).abs().max()) <= 0.51
     for wrong in (batch.float(), batch[0], batch[:, :8], batch[..., :1]):
         with pytest.raises(ImageError, match="faces"):
-            for_pictures(network, facts, "uint8")(wrong)
+            for_images(network, facts, "uint8")(wrong)
 
 
 def build(bundle: Bundle, precision: str | None = None) -> Built:

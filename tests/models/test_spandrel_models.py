@@ -37,12 +37,12 @@ from resharp.gpu.tensorrt import RTX
 from resharp.models import (
     NetworkFacts,
     build,
-    for_pictures,
+    for_images,
     read_checkpoint,
     save_safetensors,
     spandrel_models,
 )
-from resharp.models.spandrel_models import AnySize, recognise
+from resharp.models.spandrel_models import AnySize, recognize
 from tests import oracle
 from tests.models.face_nets import needs_rtx, shaken
 
@@ -136,7 +136,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def traced(weights: Path, dtypes: Sequence[str], exporter: str, folder: Path) -> None:
         for dtype in dtypes:
-            module = for_pictures(*_built(weights), dtype)
+            module = for_images(*_built(weights), dtype)
             path = folder / f"{dtype}.onnx"
             trace.trace(module, dtype, path, exporter=exporter)
 
@@ -319,7 +319,7 @@ def test_descriptors_of_other_kinds_are_refused(monkeypatch: pytest.MonkeyPatch)
         with monkeypatch.context() as patch:
             patch.setattr(support.architecture, "load", lambda _, c=changes: given(**c))
             with pytest.raises(CheckpointError, match=told):
-                recognise(state)
+                recognize(state)
 
 
 @oracle.needs_oracle
@@ -332,7 +332,7 @@ def test_weights_that_nobody_knows(tmp_path: Path) -> None:
     state = net("SPAN").state_dict()
     state["conv_1.sk.weight"] = torch.zeros(2)
     with pytest.raises(UnknownArchitectureError, match="as its SPAN but cannot load them"):
-        recognise(state)
+        recognize(state)
 
 
 @oracle.needs_oracle

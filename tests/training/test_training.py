@@ -11,10 +11,10 @@ import torch
 
 from resharp.drawing import draw
 from resharp.models import load_network
-from resharp.training.data import Pairs, load_pictures
+from resharp.training.data import Pairs, load_images
 from resharp.training.degrade import Degradation, add_noise, degrade, jpeg, shrink
 from resharp.training.train import TrainingConfig, TrainingRun
-from resharp.training.validate import clean_input, luma, measure, psnr_y, worn_input
+from resharp.training.validate import clean_input, degraded_input, luma, measure, psnr_y
 
 TINY = {"features": 8, "convolutions": 1, "batch": 2, "patch": 12, "warmup": 1, "bfloat16": False}
 
@@ -67,7 +67,7 @@ def test_wear_is_as_strong_as_it_says() -> None:
 
 def test_batches_are_a_function_of_the_step(photos: Path) -> None:
     def pairs() -> Pairs:
-        return Pairs(load_pictures(photos), patch=12, batch=3, degradation=Degradation(), seed=1)
+        return Pairs(load_images(photos), patch=12, batch=3, degradation=Degradation(), seed=1)
 
     straight = list(pairs().iterate(0, 6))
     resumed = list(pairs().iterate(4, 6))
@@ -80,7 +80,7 @@ def test_batches_are_a_function_of_the_step(photos: Path) -> None:
 
 def test_folders_that_cannot_train(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="contains no images"):
-        load_pictures(tmp_path)
+        load_images(tmp_path)
     with pytest.raises(ValueError, match="at least 192 pixels"):
         Pairs([draw(90, 90)], patch=48, batch=1, degradation=Degradation(), seed=1)
 
@@ -146,7 +146,7 @@ def test_validation_of_plain_upscaling_gains_nothing() -> None:
         size = (image.shape[1] * 4, image.shape[0] * 4)
         return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)
 
-    for make in (clean_input, worn_input):
+    for make in (clean_input, degraded_input):
         found = measure([draw(65, 82)], bicubic, make, 4)
         assert found.gain == pytest.approx(0)
         assert found.bicubic > 15

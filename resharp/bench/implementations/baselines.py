@@ -63,7 +63,7 @@ class PyTorchNetwork(Implementation):
         for one in network.parameters():
             if one.ndim == 4:
                 one.data = one.data.contiguous(memory_format=torch.channels_last)
-        module = models.for_pictures(network, checkpoint.facts, "uint8")
+        module = models.for_images(network, checkpoint.facts, "uint8")
         self._module = module.to(self._device)
 
     def __call__(self, image: Image) -> Image:

@@ -53,7 +53,7 @@ def typed_checkpoint(
     """Same as :func:`typed_graph`, for a checkpoint without a bundle; ``fp32`` is traced too."""
     facts = checkpoint.facts
     network = with_precision(models.build(checkpoint), precision, example(facts))
-    module = models.for_pictures(network, facts, dtype)
+    module = models.for_images(network, facts, dtype)
     path = folder / f"{dtype}-{precision}.onnx"
     trace(module, dtype, path, exporter=exporter, facts=facts)
     # onnxruntime has no bfloat16 convolution on the CPU.

@@ -115,11 +115,11 @@ def _trace(
     elif facts.fixed_size is None:
         for dtype in DTYPES:
             log(f"tracing the {dtype} graph ({exporter})")
-            module = models.for_pictures(network, facts, dtype)
+            module = models.for_images(network, facts, dtype)
             trace(module, dtype, folder / f"{dtype}.onnx", exporter=exporter, facts=facts)
     else:  # a large network: one trace serves both
         log(f"tracing the graph ({exporter})")
-        module, path = models.for_pictures(network, facts, "float32"), folder / "uint8.onnx"
+        module, path = models.for_images(network, facts, "float32"), folder / "uint8.onnx"
         floats = trace(module, "float32", folder / "float32.onnx", exporter=exporter, facts=facts)
         onnx.save_model(around_bytes(floats), str(path))
         check(onnx.load(path), path, facts)

@@ -68,7 +68,7 @@ def main(weights: str, exporter: str, folder: str, *dtypes: str) -> int:
         checkpoint = models.read_checkpoint(weights)
         network = models.build(checkpoint)
         for dtype in dtypes:
-            module = models.for_pictures(network, checkpoint.facts, dtype)
+            module = models.for_images(network, checkpoint.facts, dtype)
             trace(module, dtype, Path(folder) / f"{dtype}.onnx", exporter=exporter)
     except ResharpError as error:
         sys.stderr.write(f"{_MARK}{error}")

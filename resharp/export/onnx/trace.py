@@ -43,7 +43,7 @@ def trace(
     bakes its sizes into the graphs of some networks.
 
     Args:
-        module: module that takes and returns ``[n, h, w, 3]``; see ``models.for_pictures``.
+        module: module that takes and returns ``[n, h, w, 3]``; see ``models.for_images``.
         dtype: dtype of input and output, ``uint8`` or ``float32``.
         path: ONNX file to write.
         exporter: ``legacy`` (TorchScript, seconds) or ``dynamo`` (torch.export, a minute).

@@ -95,8 +95,8 @@ def infer(state: State) -> Parameters:
     convolutions = [index for index, tensor in weights.items() if tensor.ndim == 4]
     channels = size(state, "body.0.weight", 1, 3)
     last = size(state, f"body.{max(convolutions, default=0)}.weight", 0, 16 * channels)
-    told = not weights or any(tensor.ndim == 1 for tensor in weights.values())
-    if not told:
+    has_prelu = not weights or any(tensor.ndim == 1 for tensor in weights.values())
+    if not has_prelu:
         logger.warning(
             "SRVGGNetCompact has no activation weights: assuming relu. If it was trained with "
             "leakyrelu, set the parameter act_type=leakyrelu."
@@ -107,7 +107,7 @@ def infer(state: State) -> Parameters:
         "num_feat": size(state, "body.0.weight", 0, 64),
         "num_conv": max(len(convolutions) - 2, 0) if weights else 16,
         "upscale": max(isqrt(last // max(channels, 1)), 1),
-        "act_type": "prelu" if told else "relu",
+        "act_type": "prelu" if has_prelu else "relu",
     }
 
 

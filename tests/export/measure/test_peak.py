@@ -157,7 +157,7 @@ def test_torch_follows_the_manifest(compact: Bundle, wild: Bundle) -> None:
         assert "mixed precision, since activations are large" in backend.note
         with torch.inference_mode():
             found, exact = (
-                models.for_pictures(n, facts, "float32")(pixels) for n in (mixed, network)
+                models.for_images(n, facts, "float32")(pixels) for n in (mixed, network)
             )
     assert 0 < float((found - exact).abs().max()) < 1e-2
     assert any(one.dtype is torch.float16 for one in mixed.parameters())

@@ -660,19 +660,19 @@ def test_a_gpu_without_fp16_falls_to_fp32_and_a_full_one_does_not(
 ) -> None:
     checkpoint = models.read_checkpoint(compact.path(compact.manifest.weights))
     network, calls = models.build(checkpoint), list[int]()
-    for_pictures = models.for_pictures
+    for_images = models.for_images
 
     def second_fails(*args: Any) -> Any:
         calls.append(1)
         if len(calls) == 1:
-            return for_pictures(*args)
+            return for_images(*args)
 
         def fail(*given: torch.Tensor) -> torch.Tensor:
             raise RuntimeError(said)
 
         return fail
 
-    monkeypatch.setattr(models, "for_pictures", second_fails)
+    monkeypatch.setattr(models, "for_images", second_fails)
     if falls_back:
         assert backend._halved(network) is network
         assert backend.note.startswith("fp32, since fp16 fails")

@@ -107,8 +107,8 @@ class TorchBackend(Backend):
         if options.on_cuda and network is exact and _tf32(options.index):
             self._add_note(_TF32)
         self._modules = {
-            torch.uint8: models.for_pictures(network, facts, "uint8"),
-            torch.float32: models.for_pictures(network, facts, "float32"),
+            torch.uint8: models.for_images(network, facts, "uint8"),
+            torch.float32: models.for_images(network, facts, "float32"),
         }
         self._lanes = self._make_lanes() if options.on_cuda else None
         self._results = PinnedResults(min(PINNED_BYTES, available_memory() // 8), _pinned)
@@ -259,14 +259,14 @@ class TorchBackend(Backend):
         from resharp.models.precision import with_precision
 
         facts = self._facts
-        picture = torch.from_numpy(_test_picture(facts.fixed_size or 64)).to(self._device)
+        picture = torch.from_numpy(_test_image(facts.fixed_size or 64)).to(self._device)
         given = [picture]
         given += [torch.tensor([one], device=self._device) for one in self.manifest.extra_values()]
         half = with_precision(network, precision, models.planes(picture, facts))
         with torch.inference_mode():
-            exact = models.for_pictures(network, facts, "float32")(*given)
+            exact = models.for_images(network, facts, "float32")(*given)
             try:
-                found = models.for_pictures(half, facts, "float32")(*given)
+                found = models.for_images(half, facts, "float32")(*given)
             except RuntimeError as failure:
                 if is_memory_error(failure):
                     raise
@@ -283,7 +283,7 @@ class TorchBackend(Backend):
         return network
 
 
-def _test_picture(side: int) -> Image:
+def _test_image(side: int) -> Image:
     """Return noisy ramps, ``[1, side, side, 3]`` in 0..1, that expose overflow and rounding."""
     ramp = np.linspace(0, 1, side, dtype=np.float32)
     noise = np.random.default_rng(0).normal(0, 0.05, (side, side, 3))
