@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from types import ModuleType
 
 from resharp.errors import MissingExtraError
@@ -20,6 +21,11 @@ def require(module: str, *, feature: str, extra: str, package: str | None = None
     Raises:
         MissingExtraError: it is not installed, or fails to import (the reason is included).
     """
+    # On Python 3.10 every import takes the lock of its module, and a generator that is closed by the
+    # garbage collector during one may ask for the same module: a deadlock.
+    found = sys.modules.get(module)
+    if found is not None and not getattr(getattr(found, "__spec__", None), "_initializing", False):
+        return found
     try:
         return importlib.import_module(module)
     except (ImportError, OSError) as error:  # OSError: one of its shared libraries is broken

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import resharp
+from resharp.optional import require
 
 PACKAGE = Path(resharp.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -185,6 +186,7 @@ import json, sys
 import numpy, cv2
 before = set(sys.modules)
 import resharp
+from resharp.optional import require
 print(json.dumps(sorted(set(sys.modules) - before)))
 """
 
@@ -239,3 +241,16 @@ def test_public_names() -> None:
         "restore_video",
     ]
     assert all(hasattr(resharp, name) for name in resharp.__all__)
+
+
+def test_what_is_loaded_is_not_imported_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.10 takes a lock for it, on which a generator that is closed meanwhile may wait."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is imported again")
+
+    monkeypatch.setattr("importlib.import_module", refuse)
+    assert require("json", feature="x", extra="") is json
+    monkeypatch.setitem(sys.modules, "json", None)
+    with pytest.raises(AssertionError, match="json is imported again"):
+        require("json", feature="x", extra="")
