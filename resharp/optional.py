@@ -21,8 +21,8 @@ def require(module: str, *, feature: str, extra: str, package: str | None = None
     Raises:
         MissingExtraError: it is not installed, or fails to import (the reason is included).
     """
-    # On Python 3.10 every import takes the lock of its module, and a generator that is closed by the
-    # garbage collector during one may ask for the same module: a deadlock.
+    # On Python 3.10 every import takes the lock of its module. A generator that the garbage
+    # collector closes meanwhile may ask for the same module: a deadlock.
     found = sys.modules.get(module)
     if found is not None and not getattr(getattr(found, "__spec__", None), "_initializing", False):
         return found
