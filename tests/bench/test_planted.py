@@ -81,7 +81,7 @@ def test_a_planted_regression_is_caught(store: Path) -> None:
     code, text = call("bench", "compare", str(old), str(new))
     assert code == 1, text
     assert "slower" in text
-    assert text.splitlines()[-1].endswith(f"worse than {old}: compact/{SLOW}")
+    assert text.splitlines()[-2].endswith(f"worse than {old}: compact/{SLOW}")
     code, text = call("bench", "compare", str(new), str(old))
     assert code == 0, text
     assert "faster" in text

@@ -290,7 +290,7 @@ def test_ctrl_c_leaves_whole_records_and_no_process(store: Path, tmp_path: Path)
         os.killpg(process.pid, signal.SIGINT)
         _, rest = process.communicate(timeout=LIMIT)  # it had written nothing more
         assert process.returncode == 130
-        assert f"stopped: what was measured so far is in {out}" in rest
+        assert f"Interrupted. Finished measurements are in {out}" in rest
         assert read(out).run.seconds is None
         with pytest.raises(ProcessLookupError):
             os.killpg(process.pid, 0)

@@ -137,8 +137,10 @@ def test_engines_are_listed_verified_pruned_and_removed(home: Path) -> None:
     assert f"{path} is damaged" in output
     assert len(stored("resharp-x4")) == 1
     assert call("engines", "prune") == (0, "nothing to remove\n")
-    assert call("engines", "remove", "resharp-x4")[1].endswith("engines go with --built\n")
-    code, output = call("engines", "remove", "resharp-x4", "--built")
+    code, output = call("models", "remove", "resharp-x4")
+    assert code == 1
+    assert "'resharp engines prune resharp-x4' with --all removes its engines" in output
+    code, output = call("engines", "prune", "resharp-x4", "--all")
     assert (code, output) == (0, "resharp-x4: 1 TensorRT engines removed\n")
     assert list((home / "store/resharp-x4/engines").glob("[!.]*")) == []
 

@@ -44,7 +44,7 @@ def test_one_call_for_a_face_network(loader: Loader, compact: Bundle, tmp_path: 
     )
     assert low.shape == high.shape == face.shape
     assert np.abs(high.astype(int) - low).max() > 5
-    with pytest.raises(OptionError, match="fidelity 2 is not in"):
+    with pytest.raises(OptionError, match="`fidelity` must be between 0 and 1, got 2"):
         loader(face, str(network), aligned=True, fidelity=2)
     (again,) = loader.batch([face], str(network), aligned=True, fidelity=0.0)
     np.testing.assert_array_equal(again, low)

@@ -200,7 +200,7 @@ def nothing_built_gives_the_lines_of_the_log(at: Stand) -> None:
     answer(made.builder.build_serialized_network, work)
     made.fails(r"^TensorRT could not build uint8\.onnx: no tactic; no memory$")
     made.refuse(made.builder.create_network, None, "another")
-    made.fails("^TensorRT could not make a network: another$")
+    made.fails("^TensorRT could not create a network: another$")
 
 
 @on(*VARIANTS)
