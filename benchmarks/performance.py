@@ -33,8 +33,7 @@ ABOUT = (
 )
 NOTHING = "Nothing has been measured with `resharp bench` yet."
 NO_GPU = (
-    "No GPU has run this yet: CI builds real engines without one, and their first run on a card is "
-    "still to come."
+    "This has not been run on a GPU yet: CI builds real engines, but has no card to run them on."
 )
 
 

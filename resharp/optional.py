@@ -23,9 +23,10 @@ def require(module: str, *, feature: str, extra: str, package: str | None = None
     """
     # On Python 3.10 every import takes the lock of its module. A generator that the garbage
     # collector closes meanwhile may ask for the same module: a deadlock.
-    found = sys.modules.get(module)
-    if found is not None and not getattr(getattr(found, "__spec__", None), "_initializing", False):
-        return found
+    loaded = sys.modules.get(module)
+    spec = getattr(loaded, "__spec__", None)
+    if loaded is not None and not getattr(spec, "_initializing", False):
+        return loaded
     try:
         return importlib.import_module(module)
     except (ImportError, OSError) as error:  # OSError: one of its shared libraries is broken

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+from difflib import get_close_matches
 from typing import IO, Any
 
 import click
@@ -62,6 +63,16 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or fail with the nearest names; see click."""
+        if args and self.get_command(ctx, args[0]) is None:
+            near = get_close_matches(args[0], self.list_commands(ctx), 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         for title, commands in (("Commands", COMMANDS), ("More commands", MORE)):
@@ -89,12 +100,12 @@ class _Flags(logging.Formatter):
 @click.version_option(__version__, prog_name="resharp")
 @click.option("-v", "--verbose", count=True, help="Show progress messages; -vv for debugging.")
 def main(verbose: int) -> None:
-    r"""Restore and upscale images and video with the Real-ESRGAN family.
+    """Restore and upscale images and video with the Real-ESRGAN family.
 
     \b
     resharp upscale photo.jpg -o out/
     resharp doctor
-    """
+    """  # noqa: D301  # \b is a character: click keeps the lines as they are
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     handler = logging.StreamHandler()
     handler.setFormatter(_Flags("%(levelname)s: %(message)s"))

@@ -27,11 +27,11 @@ _file = click.Path(dir_okay=False, path_type=Path)
 
 @click.group(cls=OrderedGroup)
 def bench() -> None:
-    r"""Measure how fast each backend is here, and how much memory it takes.
+    """Measure how fast each backend is here, and how much memory it takes.
 
     \b
     resharp bench run --quick && resharp bench report
-    """
+    """  # noqa: D301  # \b is a character
 
 
 @bench.command(short_help="Measure the backends.")

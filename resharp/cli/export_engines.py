@@ -117,6 +117,11 @@ def command(
             last = error
     if table:
         _print(table)
+        if not failed and not any(row[6].endswith("(on the GPU)") for row in table):
+            common.say(
+                "Each engine is checked before its first use on a GPU. To move engines to another "
+                "machine, copy the store (see 'Containers' in the documentation)"
+            )
     if len(failed) == 1 and not table:
         raise last
     if failed:

@@ -19,6 +19,7 @@ from resharp.errors import ChecksumError, NotExportedError, OptionError
 from resharp.paths import store_folder, weights_folder
 from resharp.runtime.bundle_lookup import builtin_store
 from resharp.weights import ModelEntry
+from resharp.weights.local import LOCAL
 
 
 @click.group(cls=common.OrderedGroup)
@@ -66,7 +67,7 @@ def _record(
         manifest = (builtin | exported)[name]
         names = ("name", "title", "task", "architecture", "scale", "license", "terms")
         facts = {one: getattr(manifest, one) for one in names}
-        return {**facts, "bytes": manifest.weights.size, **state, "state": "missing", "path": None}
+        return {**facts, "bytes": manifest.weights.size, **state, "state": None, "path": None}
     found = weights.inspect(entry, place, quick=True)
     return {**entry.to_json(), **state, "state": found.state, "path": str(found.path)}
 
@@ -82,14 +83,17 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
         click.echo("  ".join(line).rstrip())
     for text, mark in marks.items():
         click.echo(f"\n[{mark}] {text}")
+    if not all(row["bytes"] for row in rows):
+        click.echo("\n[?] No published size and hash: 'resharp models fetch' needs --sha256.")
 
 
 def _cells(row: dict[str, Any], marks: dict[str, int]) -> tuple[str, ...]:
     mark = f" [{marks[row['terms']]}]" if row["terms"] else ""
-    size = f"{row['bytes'] / 1e6:.1f} MB" if row["bytes"] else "?"
-    fetched = {"missing": "", "present": "fetched", "ok": "fetched"}
+    size = f"{row['bytes'] / 1e6:.1f} MB" if row["bytes"] else "[?]"
+    have = "imported" if row["path"] and Path(row["path"]).parent.name == LOCAL else "fetched"
+    here = {None: "", "missing": "", "present": have, "ok": have}
     states = ("built-in" if row["builtin"] else "", "exported" if row["exported"] else "")
-    state = ", ".join(filter(None, (*states, fetched.get(row["state"], row["state"]))))
+    state = ", ".join(filter(None, (*states, here.get(row["state"], row["state"]))))
     scale = f"x{row['scale']}"
     return row["name"], row["task"], scale, size, row["license"] + mark, state or "-"
 
@@ -150,6 +154,8 @@ def import_command(
     _show_terms(entry)
     path = weights_folder(weights_dir) / entry.file
     click.echo(f"{entry.name}: {entry.architecture}, x{entry.scale}, {path}")
+    if entry.exports:
+        click.echo(f"  next: resharp export {entry.name}")
 
 
 models.add_command(export_command, "export")
@@ -178,12 +184,13 @@ def _verified(
 ) -> Iterator[tuple[str, str, str]]:
     """Yield the state, name and details of each checkpoint and bundle."""
     bundles = {one.manifest.name: one for one in _bundles(store)}
-    known = [name for name in names if name not in bundles or weights.lookup(name)]
+    entries = {**weights.catalogue(), **weights.local_entries(weights_dir)}
+    known = [name for name in names if name not in bundles or name in entries]
     if known or not names:
         for report in weights.verify(known or None, weights_dir):
             exported = report.name in bundles
             if report.state != "missing" or (names and not exported):
-                yield report.state, report.name, report.detail
+                yield report.state, report.name, f"checkpoint {report.detail or report.path}"
     for name, bundle in bundles.items():
         if not names or name in names:
             try:
@@ -208,7 +215,10 @@ def remove_command(
 ) -> None:
     """Remove the bundles of models, with their TensorRT engines."""
     bundles = Store(store_folder(store))
+    entries = {**weights.catalogue(), **weights.local_entries(weights_dir)}
     for name in names:
+        if name not in bundles and name not in builtin_store():
+            name = weights.resolve(name, weights_dir).name  # raises if nothing has that name
         if name in bundles:
             bundles.remove(name)
             click.echo(f"{name}: removed the bundle")
@@ -221,7 +231,7 @@ def remove_command(
                 f"{name} has no bundle in {bundles.folder}; pass `checkpoint` to delete its file"
             )
         if checkpoint:
-            path = weights.remove(name, weights_dir)
+            path = weights.remove(name, weights_dir) if name in entries else None
             click.echo(f"{name}: {'no checkpoint' if path is None else f'removed {path}'}")
 
 

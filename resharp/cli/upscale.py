@@ -12,7 +12,7 @@ from resharp.errors import OptionError, ResharpError
 from resharp.folders import Result
 
 INTERVAL = 1.0
-"""Default seconds between two looks at a watched folder."""
+"""Default seconds between two checks of a watched folder."""
 
 
 @click.command()
@@ -27,7 +27,7 @@ INTERVAL = 1.0
 @click.option(
     "--interval",
     type=click.FloatRange(0, min_open=True),
-    help=f"Seconds between two looks for new files with --watch (default: {INTERVAL:g}).",
+    help=f"Seconds between checks for new files with --watch (default: {INTERVAL:g}).",
 )
 @common.json_option
 def command(

@@ -225,10 +225,11 @@ class Shown:
             return
         rate = (report.frames - report.resumed_at) / max(report.seconds, 1e-9)
         repeated = f", {report.repeated} repeated" if report.repeated else ""
+        plural = "" if report.frames == 1 else "s"
         before = f", {report.resumed_at} of them before" if report.resumed_at else ""
         click.echo(
-            f"{report.frames} frames{before}{repeated}, {report.description}, {rate:.2f} frames/s: "
-            f"{report.target} ({report.width}x{report.height})",
+            f"{report.frames} frame{plural}{before}{repeated}, {report.description}, "
+            f"{rate:.2f} frames/s: {report.target} ({report.width}x{report.height})",
             file=self.out,
         )
 

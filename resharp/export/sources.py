@@ -82,8 +82,8 @@ def locate(
     entry = weights.resolve(os.fspath(source), folder)
     if not entry.exports:
         raise OptionError(
-            f"{entry.name} is a {entry.architecture}, which needs no export: run 'resharp models "
-            f"fetch {entry.name}', and `face` will use it"
+            f"{entry.name} is the face detector and needs no export: run 'resharp models fetch "
+            f"{entry.name}', and `face` will use it"
         )
     partner = None if entry.blend is None else weights.resolve(entry.blend, folder)
     shares = [(entry, 1.0)]

@@ -222,7 +222,7 @@ def restore_folder(
         overwrite: restore finished images again.
         workers: images in flight at once on each device; None: one on the CPU, which uses all
             cores, and on a GPU as many as keep it busy.
-        watch: seconds between two looks for new files, until ``stop`` is set; None: one look.
+        watch: seconds between two checks for new files, until ``stop`` is set; None: check once.
         progress: called with (images done, images in all), where fractions of an image count, from
             this thread; raising cancels.
         on_result: called with each :class:`Result`, from any thread but one at a time.

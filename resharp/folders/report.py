@@ -112,7 +112,7 @@ class FolderReport:
         restored = [result for result in self.results if result.status == "restored"]
         if len(restored) == 1:
             text += f": {restored[0].output} ({restored[0].width}x{restored[0].height})"
-        return text + (self._speed() if restored else "")
+        return text + (self._speed() if len(restored) > 1 else "")
 
     def _counted(self, status: str) -> str:
         count = self.count(status)
@@ -130,7 +130,7 @@ class FolderReport:
         waiting = ", ".join(f"{name} {share:.0%}" for name, share in self.waiting().items())
         return (
             f"; {self.images_per_second:.3g} images/s, {self.megapixels_per_second:.3g} MP/s "
-            f"out, waiting: {waiting.replace('%', ' %')}"
+            f"out, waiting: {waiting}"
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -104,6 +104,7 @@ def absent(capability: str | None = None) -> MissingExtraError:
         return MissingExtraError(f"{text} GPU itself")
     return MissingExtraError(
         f"{text} GPU itself, or pip install 'resharp[rtx]' for TensorRT-RTX, which builds anywhere"
+        ". Building also needs the extra 'export'."
     )
 
 

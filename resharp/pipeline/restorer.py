@@ -18,8 +18,9 @@ from resharp.fsutil import sha256_of
 from resharp.gpu.devices import gpus, usable_threads
 from resharp.pipeline.ensemble import Ensemble
 from resharp.pipeline.settings import Settings
-from resharp.runtime.bundle_lookup import resolve
-from resharp.runtime.upscaler import Upscaler
+from resharp.runtime.bundle_lookup import resolve, resolve_upscaler
+from resharp.runtime.tiling.bands import check_tile
+from resharp.runtime.upscaler import Upscaler, check_memory_fraction, check_scale
 from resharp.types import BackendName, Image, Precision, Progress, Tile, Tta
 
 if TYPE_CHECKING:
@@ -55,6 +56,9 @@ class RestoreConfig(Settings):
     """Folder of checkpoints, for the face detector; None is the default."""
 
     def __post_init__(self) -> None:
+        check_scale(self.scale)
+        check_tile(self.tile)
+        check_memory_fraction(self.memory_fraction)
         if self.face is not None:
             _ = self.faces  # refuses invalid values
         else:
@@ -94,7 +98,9 @@ class RestoreConfig(Settings):
         """
         found = []
         if not self.aligned:
-            found.append(resolve(self.model, store=self.store, denoise=self.denoise).manifest)
+            found.append(
+                resolve_upscaler(self.model, store=self.store, denoise=self.denoise).manifest
+            )
         if self.face is not None:
             found.append(resolve(self.face, store=self.store).manifest)
         return self.key_of(found)
@@ -383,6 +389,9 @@ def config_from(config: RestoreConfig | None, options: RestoreOptions) -> Restor
     Raises:
         OptionError: both were passed, or an option is invalid.
     """
+    unknown = sorted(set(options) - RestoreOptions.__annotations__.keys())
+    if unknown:
+        raise TypeError(f"there is no option {unknown[0]!r}; see resharp.RestoreConfig for all")
     if config is None:
         values: dict[str, Any] = dict(options)
         paths = {name: os.fspath(one) for name, one in values.items() if hasattr(one, "__fspath__")}

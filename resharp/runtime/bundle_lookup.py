@@ -15,6 +15,7 @@ from resharp.errors import (
     MissingExtraError,
     NotExportedError,
     OptionError,
+    ResharpError,
     UnknownModelError,
 )
 from resharp.paths import store_folder
@@ -71,14 +72,17 @@ def resolve(
     shipped = None if denoise is not None else _shipped(text, store)
     if shipped is not None:
         return shipped
+    from resharp.weights import kebab
     from resharp.weights import resolve as checkpoint
 
     try:
         canonical = checkpoint(text).name
     except UnknownModelError:
         canonical = text.lower()
-    name = variant_name(canonical, denoise)
     bundles = Store(store_folder(store))
+    if canonical not in bundles and kebab(canonical):
+        canonical = kebab(canonical)  # my_model.pth was exported as my-model
+    name = variant_name(canonical, denoise)
     if denoise is not None and canonical in bundles:
         bundle = bundles.find(canonical)
         if bundle.manifest.twin is not None:
@@ -145,6 +149,27 @@ def _from_folder(folder: Path) -> Bundle:
         ) from error
 
 
+def resolve_upscaler(
+    model: str | os.PathLike[str] | Bundle,
+    *,
+    store: str | os.PathLike[str] | None = None,
+    denoise: float | None = None,
+) -> Bundle:
+    """Find the bundle of a model that upscales.
+
+    Raises:
+        OptionError: the model restores or detects faces, exported or not.
+        ResharpError: as for :func:`resolve`.
+    """
+    try:
+        bundle = resolve(model, store=store, denoise=denoise)
+    except ResharpError:
+        check_upscales(model)  # exporting a face model would not help
+        raise
+    check_upscales(bundle)
+    return bundle
+
+
 def check_upscales(model: str | os.PathLike[str] | Bundle) -> None:
     """Refuse models that restore or detect faces instead of upscaling, exported or not.
 
@@ -184,8 +209,10 @@ def _missing(
         )
     known = {*catalogue(), *own, *stored, *builtin_store().names()}
     if canonical in known:
+        same = canonical in (asked, asked.lower())
+        label = canonical if same else f"{asked} means {canonical}, which"
         return NotExportedError(
-            f"{canonical} has not been exported yet: run 'resharp export {canonical}'"
+            f"{label} has not been exported yet: run 'resharp export {canonical}'"
         )
     near = nearest(asked, sorted(known))
     hint = f"; did you mean {' or '.join(near)}?" if near else "."

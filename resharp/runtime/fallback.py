@@ -119,9 +119,12 @@ def open_first(
                 return opened, (*attempts, attempt_of(opened))
         logger.info("%s", attempt)
         attempts.append(attempt)
+    name, lines = bundle.manifest.name, "\n".join(f"  {attempt}" for attempt in attempts)
+    if backend == "auto" and device == "auto":
+        raise BackendError(f"no backend can run {name!r} on this machine:\n{lines}")
     raise BackendError(
-        f"no backend can run {bundle.manifest.name!r} on this machine:\n"
-        + "\n".join(f"  {attempt}" for attempt in attempts)
+        f"{name!r} cannot be run as requested:\n{lines}\nLeave out `backend` and `device` to use "
+        "the first backend that works"
     )
 
 

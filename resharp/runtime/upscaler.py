@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from resharp.engines import Bundle, Manifest, Tuning
-from resharp.errors import OptionError, OutOfMemoryError, ResharpError
+from resharp.errors import OptionError, OutOfMemoryError
 from resharp.runtime.backends import Backend
 from resharp.runtime.backends.base import cut, stack
-from resharp.runtime.bundle_lookup import DEFAULT_MODEL, check_upscales, resolve
+from resharp.runtime.bundle_lookup import DEFAULT_MODEL, resolve_upscaler
 from resharp.runtime.fallback import BackendAttempt, attempt_of, open_first
 from resharp.runtime.imaging.alpha import bleed
 from resharp.runtime.imaging.layout import Layout, check_gray, from_network, layout_of, to_network
@@ -82,16 +82,11 @@ class Upscaler:
         precision: Precision = "auto",
         tuning: Tuning | str | None = "auto",
     ) -> None:
-        self._scale, self._tile = _check_scale(scale), check_tile(tile)
+        self._scale, self._tile = check_scale(scale), check_tile(tile)
         if not (tuning is None or isinstance(tuning, Tuning) or tuning == "auto"):
             raise OptionError(f"`tuning` must be 'auto', a Tuning or None, got {tuning!r}")
-        self._memory = _check_memory(memory_fraction)
-        try:
-            bundle = resolve(model, store=store, denoise=denoise)
-        except ResharpError:
-            check_upscales(model)  # exporting a face model would not help
-            raise
-        check_upscales(bundle)
+        self._memory = check_memory_fraction(memory_fraction)
+        bundle = resolve_upscaler(model, store=store, denoise=denoise)
         bundle.verify()
         self._open = partial(
             open_first, bundle, backend, device, threads, precision=precision, tuning=tuning
@@ -396,7 +391,8 @@ def _alike(layouts: Sequence[Layout], size: int) -> Iterator[list[int]]:
     yield from groups.values()
 
 
-def _check_scale(scale: Any) -> float | None:
+def check_scale(scale: Any) -> float | None:
+    """Return a scale as a number; raise OptionError unless it is None or in (0, 32]."""
     if scale is None:
         return None
     if not isinstance(scale, Real) or not 0 < float(scale) <= LARGEST_SCALE:
@@ -404,7 +400,8 @@ def _check_scale(scale: Any) -> float | None:
     return float(scale)
 
 
-def _check_memory(memory: Any) -> float:
+def check_memory_fraction(memory: Any) -> float:
+    """Return a fraction as a number; raise OptionError unless it is in (0, 1]."""
     if isinstance(memory, bool) or not isinstance(memory, Real) or not 0 < float(memory) <= 1:
         raise OptionError(f"`memory_fraction` must be in (0, 1], got {memory!r}")
     return float(memory)

@@ -72,8 +72,9 @@ def download(urls: Sequence[str], part: Path, wanted: Wanted, progress: Progress
             _patiently(url, part, wanted, progress)
             return
         except (DownloadError, ChecksumError) as error:
-            logger.warning("%s failed: %s", redact(url), redact(str(error)))
             failures.append((url, error))
+            if len(failures) < len(urls):  # the last failure is part of the error
+                logger.warning("%s failed: %s", redact(url), redact(str(error)))
     raise _summary(wanted, failures) from failures[-1][1]
 
 
@@ -86,7 +87,10 @@ def _summary(wanted: Wanted, failures: Sequence[tuple[str, ResharpError]]) -> Re
     lines = "".join(f"\n  {redact(url)}: {redact(str(error))}" for url, error in failures)
     text = f"cannot download {wanted.entry.file} ({wanted.entry.name}):{lines}"
     if not any(isinstance(error, ChecksumError) for _, error in failures):
-        return DownloadError(text)
+        return DownloadError(
+            f"{text}\nCheck the connection, pass a `mirror`, or copy the file (sha256 "
+            f"{wanted.sha256}) into the folder of checkpoints yourself."
+        )
     if wanted.entry.hash_sources == 1 and wanted.sha256 == wanted.entry.sha256:
         text += "\nThis hash comes from a single public source and may be wrong. Please report it."
     return ChecksumError(text)

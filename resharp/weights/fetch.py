@@ -63,9 +63,12 @@ def fetch(
     path = place / entry.file
     sweep(place)
     known = _enforced(entry, place, sha256)
-    if known is not None and inspect(entry, place, sha256=known).state == "ok":
+    found = inspect(entry, place, sha256=known)
+    if known is not None and found.state == "ok":
         _record(entry, place, known)
         return path
+    if found.state == "damaged":
+        logger.warning("%s is damaged: %s", path, found.detail)
     if not entry.urls:
         raise _not_ours(entry, place)
     if _offline(offline):

@@ -106,3 +106,11 @@ def test_every_error_has_a_code_of_its_own_and_a_link() -> None:
     assert len(set(codes)) == len(codes) == 20
     assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", code) for code in codes)
     assert OptionError("x").docs_url == f"{DOCS_URL}#invalid-option"
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_no_help_shows_what_is_meant_for_the_program(path: str) -> None:
+    command = ALL[path]
+    text = command.get_help(click.Context(command, info_name=path))
+    assert "\\" not in text
+    assert "`" not in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from resharp.errors import (
     ResharpError,
     UnknownModelError,
 )
+from resharp.runtime.bundle_lookup import builtin_folder
 from resharp.weights import ModelEntry, find, register, resolve
 from tests.shared import ANIMEVIDEO, needs_animevideo
 from tests.weights.conftest import BODY
@@ -65,7 +67,7 @@ def test_list_shows_everything(tmp_path: Path) -> None:
     rows = {line.split()[0]: line.split() for line in lines if line}
     assert rows["NAME"] == ["NAME", "TASK", "SCALE", "SIZE", "LICENSE", "STATE"]
     assert rows["realesrgan-x4plus"][1:] == ["upscale", "x4", "67.0", "MB", "BSD-3-Clause", "-"]
-    assert rows["own"][1:] == ["upscale", "x3", "0.7", "MB", "unknown", "fetched"]
+    assert rows["own"][1:] == ["upscale", "x3", "0.7", "MB", "unknown", "imported"]
     assert rows["yunet"][-1] == "damaged"
     assert "non-commercial purposes only" in " ".join(lines)
     assert rows["codeformer"][-2] in rows  # the mark leads to the terms
@@ -161,7 +163,9 @@ def test_import(tmp_path: Path, models: dict[str, Any]) -> None:
     folder = tmp_path / "weights"
     result = run("import", source, "--weights-dir", folder, "--license", "CC0-1.0")
     entry = resolve("4x-ultrasharp", folder)
-    assert result.stdout == f"4x-ultrasharp: RRDBNet, x4, {folder / entry.file}\n"
+    assert result.stdout == (
+        f"4x-ultrasharp: RRDBNet, x4, {folder / entry.file}\n  next: resharp export 4x-ultrasharp\n"
+    )
     assert (entry.parameters, entry.license) == ({"num_block": 6}, "CC0-1.0")
     source.write_bytes(b"other")
     with pytest.raises(OptionError, match="`force`"):
@@ -205,7 +209,7 @@ def test_main_command_prints_errors_without_a_trace(tmp_path: Path) -> None:
     arguments = ["models", "verify", "yunet", "--weights-dir", str(tmp_path)]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1
-    assert result.stdout == "missing     yunet\n"
+    assert result.stdout.startswith("missing     yunet  checkpoint ")
     assert result.stderr.startswith("Error: damaged or missing: yunet. Run")
     assert result.stderr.endswith("/reference/errors/#checksum\n")
 
@@ -227,3 +231,14 @@ def test_a_gray_network_is_refused_at_the_import(tmp_path: Path, models: dict[st
     file.write_bytes(b"weights")
     with pytest.raises(CheckpointError, match="maps 1 channels to 3"):
         run("import", file, "--weights-dir", tmp_path / "w")
+
+
+def test_an_exported_models_checkpoint_is_verified_too(tmp_path: Path) -> None:
+    own(tmp_path)
+    shutil.copytree(builtin_folder() / "resharp-x4", tmp_path / "store" / "own")
+    manifest = tmp_path / "store" / "own" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"resharp-x4"', '"own"'))
+    (tmp_path / resolve("own", tmp_path).file).write_bytes(b"?")
+    arguments = ("--weights-dir", tmp_path, "--store", tmp_path / "store")
+    with pytest.raises(ChecksumError, match="damaged or missing: own"):
+        run("verify", "own", *arguments)

@@ -189,7 +189,7 @@ def test_every_source_is_named_without_passwords(
     with pytest.raises(DownloadError) as caught:
         quick(entry, tmp_path, mirror=mirror)
     lines = str(caught.value).splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 5
     assert "HTTP 404" in lines[1]
     assert "HTTP 410" in lines[2]
     assert "/b/tiny.pth: HTTP 401" in lines[3]
