@@ -26,6 +26,8 @@ STOPPED = "Interrupted. Finished work is kept; run the same command to resume."
 _ARGUMENT = re.compile(r"`([a-z][a-z0-9_]*)`")
 _FLAGS = {
     "dst": "-o",
+    "dtypes": "--dtype",
+    "model_path": "--model_path",
     "parameters": "--parameter",
     "cpus": "--cpus-per-worker",
     "gpus": "--gpus-per-worker",

@@ -115,13 +115,13 @@ def command(
         except ResharpError as error:
             failed.append(f"{name}: {error}")
             last = error
+    if table and not failed and not any(row[6].endswith("(on the GPU)") for row in table):
+        common.say(
+            "Each engine is checked before its first use on a GPU. To move engines to another "
+            "machine, copy the store (see 'Containers' in the documentation)."
+        )
     if table:
         _print(table)
-        if not failed and not any(row[6].endswith("(on the GPU)") for row in table):
-            common.say(
-                "Each engine is checked before its first use on a GPU. To move engines to another "
-                "machine, copy the store (see 'Containers' in the documentation)"
-            )
     if len(failed) == 1 and not table:
         raise last
     if failed:

@@ -171,7 +171,7 @@ def test_a_checkpoint_that_was_replaced_is_exported_again(tmp_path: Path) -> Non
         ("realesrgan-x4pluss", {}, UnknownModelError, "realesrgan-x4plus"),
         ("realesrgan-x4plus", {"denoise": 0.5}, OptionError, "has no denoise strength"),
         ("nowhere.pth", {}, CheckpointError, "there is no file"),
-        ("yunet", {}, OptionError, "is a YuNet, which needs no export"),
+        ("yunet", {}, OptionError, "is the face detector and needs no export"),
     ],
 )
 def test_what_cannot_be_exported(
