@@ -63,12 +63,14 @@ _LATE = {
 """Name and module of what is imported at its first use, so that ``import resharp`` is fast."""
 
 
-def __getattr__(name: str) -> object:
-    if name not in _LATE:
-        raise AttributeError(f"module 'resharp' has no attribute {name!r}")
-    found: object = getattr(import_module(f"resharp.{_LATE[name]}"), name)
-    globals()[name] = found
-    return found
+if not TYPE_CHECKING:  # else type checkers would accept every name
+
+    def __getattr__(name: str) -> object:
+        if name not in _LATE:
+            raise AttributeError(f"module 'resharp' has no attribute {name!r}")
+        found: object = getattr(import_module(f"resharp.{_LATE[name]}"), name)
+        globals()[name] = found
+        return found
 
 
 def __dir__() -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import fields
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,6 +27,7 @@ from resharp.pipeline.restorer import RestoreOptions, config_from, devices_of
 from resharp.runtime.fallback import BACKENDS
 from resharp.types import BackendName, EnginePrecision, Progress, Variant
 from resharp.video.options import CODECS, CodecName
+from resharp.video.run import _fraction as fraction
 
 
 def parameters(function: Any) -> set[str]:
@@ -140,3 +142,43 @@ def test_one_failed_target_of_several_is_named_and_the_others_are_built(
     bad.clear()
     assert len(build_engines(compact, gpu="sm86,sm89,sm120")) == 3
     assert resharp.build_engines is build_engines
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scale": 0},
+        {"tile": 0},
+        {"memory_fraction": 9},
+        {"tta": True},
+        {"tta": 3},
+        {"device": "nonsense"},
+        {"device": "cuda:0,x"},
+        {"device": "cuda:0,"},
+        {"backend": "trt"},
+    ],
+)
+def test_a_config_refuses_what_no_run_could_take(options: dict[str, Any]) -> None:
+    with pytest.raises(OptionError):
+        RestoreConfig(**options)
+
+
+def test_frame_rates_may_be_numbers(tmp_path: Path) -> None:
+    assert fraction("fps", 29.97, 100_000) == Fraction(2997, 100)
+    assert fraction("fps", 60000 / 1001, 100_000) == Fraction(60000, 1001)
+    assert fraction("fps", 24, 100_000) == 24
+    for bad in (float("nan"), float("inf"), "x"):
+        with pytest.raises(OptionError, match="`fps` must be a finite number"):
+            restore_video(tmp_path / "in.mp4", tmp_path / "out.mp4", fps=bad)  # type: ignore[arg-type]
+
+
+def test_a_loader_takes_a_config_too(compact: Bundle) -> None:
+    with Loader(RestoreConfig(model=str(compact.folder), backend="onnx")) as loader:
+        assert loader(np.zeros((8, 9, 3), np.uint8)).shape == (16, 18, 3)
+
+
+def test_an_ensemble_of_one_reports_too(compact: Bundle) -> None:
+    seen: list[tuple[float, float]] = []
+    with Ensemble([Upscaler(compact, backend="onnx")]) as one:
+        one(np.zeros((8, 9, 3), np.uint8), progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 1)]

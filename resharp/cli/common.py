@@ -29,6 +29,8 @@ _FLAGS = {
     "dtypes": "--dtype",
     "model_path": "--model_path",
     "parameters": "--parameter",
+    "pre_pad": "--pre_pad",
+    "tile_pad": "--tile_pad",
     "cpus": "--cpus-per-worker",
     "gpus": "--gpus-per-worker",
 }
@@ -261,7 +263,11 @@ def report(done: FolderReport, as_json: bool) -> None:
 def sum_up(done: FolderReport, as_json: bool) -> None:
     """Print the summary of a run."""
     if as_json:
-        click.echo(json.dumps(done.as_dict(), indent=2))
+        data = done.as_dict()
+        for result in data["results"]:
+            result["error"] = with_flags(result["error"])
+            result["notes"] = [with_flags(note) for note in result["notes"]]
+        click.echo(json.dumps(data, indent=2))
     else:
         click.echo(printable(with_flags(done.summary())))
 

@@ -52,7 +52,7 @@ def command(as_json: bool, store: Path | None, weights_dir: Path | None) -> None
             str(folder): _folder(folder)
             for folder in (weights_folder(weights_dir), store_folder(store))
         },
-        "backends": [vars(attempt) for attempt in attempts],
+        "backends": [{**vars(one), "reason": common.with_flags(one.reason)} for one in attempts],
     }
     click.echo(json.dumps(report, indent=2) if as_json else _text(report, attempts))
     if not any(attempt.works for attempt in attempts):

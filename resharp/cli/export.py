@@ -87,7 +87,8 @@ def pixels(path: Path | None) -> Any:
     from resharp.images import read
     from resharp.runtime.imaging.layout import to_network
 
-    color = to_network(read(path).pixels[..., :3])
+    found = read(path).pixels
+    color = to_network(found if found.ndim == 2 else found[..., :3])
     return color if color.dtype == np.uint8 else np.rint(color * 255).astype(np.uint8)
 
 

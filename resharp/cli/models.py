@@ -14,8 +14,8 @@ from resharp.cli import common
 from resharp.cli.export import command as export_command
 from resharp.cli.export import parameter_option, parse_parameters
 from resharp.deploy import import_checkpoint
-from resharp.engines import Bundle, Manifest, Store
-from resharp.errors import ChecksumError, NotExportedError, OptionError
+from resharp.engines import Manifest, Store
+from resharp.errors import BundleError, ChecksumError, NotExportedError, OptionError
 from resharp.paths import store_folder, weights_folder
 from resharp.runtime.bundle_lookup import builtin_store
 from resharp.weights import ModelEntry
@@ -183,26 +183,24 @@ def _verified(
     names: Sequence[str], store: Path | None, weights_dir: Path | None
 ) -> Iterator[tuple[str, str, str]]:
     """Yield the state, name and details of each checkpoint and bundle."""
-    bundles = {one.manifest.name: one for one in _bundles(store)}
+    stores = {name: builtin_store() for name in builtin_store().names()}
+    stores |= {name: Store(store_folder(store)) for name in Store(store_folder(store)).names()}
     entries = {**weights.catalogue(), **weights.local_entries(weights_dir)}
-    known = [name for name in names if name not in bundles or name in entries]
+    known = [name for name in names if name not in stores or name in entries]
     if known or not names:
         for report in weights.verify(known or None, weights_dir):
-            exported = report.name in bundles
+            exported = report.name in stores
             if report.state != "missing" or (names and not exported):
                 yield report.state, report.name, f"checkpoint {report.detail or report.path}"
-    for name, bundle in bundles.items():
+    for name, place in stores.items():
         if not names or name in names:
             try:
+                bundle = place.find(name)
                 bundle.verify()
-            except Exception as error:
-                yield "damaged", name, str(error)
+            except BundleError as error:
+                yield "damaged", name, common.with_flags(str(error))
             else:
                 yield "ok", name, f"bundle {bundle.folder}"
-
-
-def _bundles(store: Path | None) -> list[Bundle]:
-    return [*builtin_store().bundles()[0], *Store(store_folder(store)).bundles()[0]]
 
 
 @models.command("remove", short_help="Remove exported models.")

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from resharp.cli.common import say
 from resharp.compat.checkpoints import bundle_for, named
 from resharp.compat.gfpgan import GFPGANer
 from resharp.compat.realesrgan import RealESRGANer, device_of
@@ -156,10 +157,10 @@ def command(
             notes = write(target, result, picture.metadata)
         except ResharpError as error:
             failed += 1
-            click.echo(f"failed: {path}: {error}", err=True)
+            say(f"failed: {path}: {error}")
         else:
             for note in notes:
-                click.echo(f"note: {target}: {note}", err=True)
+                say(f"note: {target}: {note}")
     if failed:
         raise click.exceptions.Exit(1)
 

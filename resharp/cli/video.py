@@ -48,7 +48,7 @@ def _seconds(ctx: click.Context, parameter: click.Parameter, value: str | None) 
         total = Fraction(0)
         for part in value.split(":"):
             total = total * 60 + Fraction(part)
-    except ValueError as error:
+    except (ValueError, ZeroDivisionError) as error:
         raise click.BadParameter(f"{value!r} is not a time such as 83.5 or 1:23.5.") from error
     return total
 

@@ -237,6 +237,8 @@ class FaceRestorer:
                 paste(out, crop.after, places, at, self.options.weight)
                 if progress is not None:
                     progress(tiles + at + 1, tiles + count)
+        if progress is not None and not tiles and not count:  # nothing has reported
+            progress(1, 1)
         return FaceResult(image=out, faces=faces, count=len(faces))
 
     def find(self, image: Image) -> tuple[Face, ...]:

@@ -95,6 +95,8 @@ class Ensemble(AbstractContextManager["Ensemble"]):
             for view in range(self._tta):
                 found = _back(np.asarray(member(_view(image, view))), view)
                 if total == 1:
+                    if progress is not None:
+                        progress(1, 1)
                     return found
                 part = np.multiply(found, np.float32(share / self._tta), dtype=np.float32)
                 mean = part if mean is None else np.add(mean, part, out=mean)

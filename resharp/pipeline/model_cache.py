@@ -222,7 +222,7 @@ class Loader(AbstractContextManager["Loader"]):
                 f"{bundle.manifest.name} has no option {unknown[0]!r}; it has "
                 f"{', '.join(sorted(known))}"
             )
-        restorer = self._faces(settings, options, stack) if faces else Upscaler(**vars(settings))
+        restorer = self._faces(settings, options, stack) if faces else settings.upscaler()
         stack.push(restorer)
         return restorer
 
@@ -230,7 +230,7 @@ class Loader(AbstractContextManager["Loader"]):
         chosen = {key: value for key, value in options.items() if key in _FACES}
         background, upscaler = chosen.pop("background", None), None
         if background is not None:
-            upscaler = stack.enter_context(Upscaler(**{**vars(settings), "model": background}))
+            upscaler = stack.enter_context(replace(settings, model=background).upscaler())
         return FaceRestorer(
             settings.model,
             upscaler=upscaler,

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
 from resharp.engines import Manifest
 from resharp.errors import OptionError
@@ -19,6 +19,7 @@ from resharp.gpu.devices import gpus, usable_threads
 from resharp.pipeline.ensemble import Ensemble
 from resharp.pipeline.settings import Settings
 from resharp.runtime.bundle_lookup import resolve, resolve_upscaler
+from resharp.runtime.fallback import candidates
 from resharp.runtime.tiling.bands import check_tile
 from resharp.runtime.upscaler import Upscaler, check_memory_fraction, check_scale
 from resharp.types import BackendName, Image, Precision, Progress, Tile, Tta
@@ -59,6 +60,13 @@ class RestoreConfig(Settings):
         check_scale(self.scale)
         check_tile(self.tile)
         check_memory_fraction(self.memory_fraction)
+        views: object = self.tta
+        if type(views) is not int or views not in get_args(Tta):
+            raise OptionError(f"`tta` must be 1, 2, 4 or 8, got {views!r}")
+        kind, _, numbers = str(self.device).partition(":")
+        for number in ("",) if numbers == "all" else numbers.split(","):
+            device = f"{kind}:{number.strip()}" if number else self.device.removesuffix(":all")
+            candidates(self.backend, device)  # refuses what does not exist
         if self.face is not None:
             _ = self.faces  # refuses invalid values
         else:

@@ -106,9 +106,9 @@ def restore_video(
         crf=crf,
         preset=preset,
         encoder=encoder,
-        fps=None if fps is None else Fraction(fps),
-        start=None if start is None else Fraction(start),
-        end=None if end is None else Fraction(end),
+        fps=_fraction("fps", fps, 100_000),
+        start=_fraction("start", start, 1_000_000),
+        end=_fraction("end", end, 1_000_000),
         segment=segment,
         skip_duplicates=skip_duplicates,
         encoder_threads=encoder_threads,
@@ -124,6 +124,16 @@ def restore_video(
         on_stages=on_stages,
         log=log,
     )
+
+
+def _fraction(name: str, value: Fraction | float | None, limit: int) -> Fraction | None:
+    """Convert a number to the nearest fraction that containers can hold."""
+    if value is None or isinstance(value, Fraction):
+        return value
+    try:
+        return Fraction(value).limit_denominator(limit)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise OptionError(f"`{name}` must be a finite number, got {value!r}") from error
 
 
 def render_video(
@@ -221,6 +231,8 @@ class VideoJob:
         if progress is not None:
             progress(start.number, total)
         stages = renderer.run(start, None, report)
+        if progress is not None:  # the total was an estimate
+            progress(start.number + renderer.written, start.number + renderer.written)
         return self.conclude(rendering, info, renderer.restored, start.number, began, stages)
 
     def prepare(self, restorer: RestorerInfo, *, gaps: bool = False) -> Rendering:

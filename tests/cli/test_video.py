@@ -100,6 +100,7 @@ def test_options_reach_the_run(clip: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (("--fps", "often"), 2, "not a number such as 24"),
         (("--fps", "1/0"), 2, "not a number such as 24"),
         (("--start", "noon"), 2, "not a time such as"),
+        (("--end", "1/0"), 2, "not a time such as"),
         (("--start", "2", "--end", "1"), 1, "--end after it, got 2 and 1"),
         (("--codec", "vp8"), 2, "is not one of"),
         (("--codec", "ffv1", "--crf", "3"), 1, "lossless: leave out --crf"),

@@ -242,3 +242,15 @@ def test_an_exported_models_checkpoint_is_verified_too(tmp_path: Path) -> None:
     arguments = ("--weights-dir", tmp_path, "--store", tmp_path / "store")
     with pytest.raises(ChecksumError, match="damaged or missing: own"):
         run("verify", "own", *arguments)
+
+
+def test_a_damaged_bundle_is_found(tmp_path: Path) -> None:
+    shutil.copytree(builtin_folder() / "resharp-x4", tmp_path / "store" / "own")
+    manifest = tmp_path / "store" / "own" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"resharp-x4"', '"own"'))
+    assert run("verify", "--weights-dir", tmp_path, "--store", tmp_path / "store").exit_code == 0
+    graph = next((tmp_path / "store" / "own").glob("graph-uint8*"))
+    graph.write_bytes(graph.read_bytes() + b"zz")
+    for names in ((), ("own",)):
+        with pytest.raises(ChecksumError, match="damaged or missing: own"):
+            run("verify", *names, "--weights-dir", tmp_path, "--store", tmp_path / "store")
