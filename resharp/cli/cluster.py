@@ -32,7 +32,7 @@ cluster_options = common.add_options(
         type=click.IntRange(0),
         default=3,
         show_default=True,
-        help="How often a worker that died is restarted.",
+        help="Times to restart a worker that died.",
     ),
 )
 
