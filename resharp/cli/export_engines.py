@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     help="TensorRT or TensorRT-RTX (default: the first that is installed).",
 )
 @click.option("--tile", type=int, help="Largest tile in pixels (default: by the GPU's memory).")
-@click.option("--batch", default=4, show_default=True, help="Maximum number of tiles or images per run.")
+@click.option("--batch", default=4, show_default=True, help="Maximum tiles or images per run.")
 @click.option(
     "--dtype",
     type=click.Choice(["both", "uint8", "float32"]),
