@@ -7,11 +7,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from resharp.cli.common import INTERRUPTED, OrderedGroup, json_option, say, store_option
+from resharp.cli.common import (
+    INTERRUPTED,
+    OrderedGroup,
+    json_option,
+    print_table,
+    say,
+    store_option,
+)
 from resharp.errors import OptionError, ResharpError
 
 if TYPE_CHECKING:
@@ -208,7 +215,7 @@ def _size(text: str) -> tuple[int, int]:
 def _summary(records: Records) -> None:
     rows: list[Sequence[str]] = [("case", "parity", "MP/s", "x baseline", "noise", "memory")]
     rows += [_line(record) for record in (*records.twins(), *records.measured())]
-    _table(rows)
+    print_table(rows)
     for record in records.cases:
         if record.reason:
             say(f"{record.case.id}: {record.status}: {record.reason}")
@@ -233,7 +240,7 @@ def _changes(found: Comparison) -> None:
         ratio = "" if change.ratio is None else f"{change.ratio:.3f}"
         noise = "" if change.noise is None else f"{100 * change.noise:.1f} %"
         rows.append((change.id, ratio, noise, change.verdict, change.note))
-    _table(rows)
+    print_table(rows)
     for which, count in found.only.items():
         if count:
             say(f"{count} cases only in the {which} run")
@@ -253,10 +260,3 @@ def _answer(answer: Capacity, height: int, width: int) -> str:
         f"{what}: largest tile {largest}; fastest measured: {', '.join(options)}, "
         f"{speed:.3g} MP/s, {answer.per_hour(height, width):.0f} images per hour"
     )
-
-
-def _table(rows: Sequence[Sequence[Any]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())

@@ -283,6 +283,14 @@ def say(text: str) -> None:
     click.echo(printable(with_flags(text)), err=True)
 
 
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of cells in columns as wide as their longest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+
+
 def with_flags(message: str) -> str:
     """Return a library's message with its arguments, in backticks, as command-line options."""
     return _ARGUMENT.sub(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -87,7 +86,7 @@ def command(
         raise OptionError("`denoise` requires exactly one model")
     budget, building = _budget(memory, tune), builds(tune, gpu, variant)
     if building:
-        chosen = pick(variant)
+        chosen, photo = pick(variant), pixels(image)
     how: dict[str, Any] = {"denoise": denoise, "offline": offline}
     how |= {"store": store, "weights_dir": weights_dir}
     table: list[Row] = []
@@ -102,7 +101,7 @@ def command(
                     gpu=gpu,
                     variant=variant,
                     dtypes=("uint8", "float32") if dtype == "both" else (dtype,),
-                    image=pixels(image),
+                    image=photo,
                     log=steps.next,
                     on_built=lambda built: table.append(_row(built)),
                     **how,
@@ -121,7 +120,7 @@ def command(
             "machine, copy the store (see 'Containers' in the documentation)."
         )
     if table:
-        _print(table)
+        common.print_table([HEADINGS, *table])
     if len(failed) == 1 and not table:
         raise last
     if failed:
@@ -174,10 +173,3 @@ def _row(built: Built) -> Row:
         f"{engine.file.size / 1e6:.1f}",
         f"{parity.psnr:.1f} dB ({where})",
     )
-
-
-def _print(rows: Iterable[Row]) -> None:
-    table = [HEADINGS, *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(HEADINGS))]
-    for row in table:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))

@@ -77,10 +77,7 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
     marks = {text: number for number, text in enumerate(terms, start=1)}
     titles = ("NAME", "TASK", "SCALE", "SIZE", "LICENSE", "STATE")
     table = [titles, *(_cells(row, marks) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for cells in table:
-        line = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        click.echo("  ".join(line).rstrip())
+    common.print_table(table)
     for text, mark in marks.items():
         click.echo(f"\n[{mark}] {text}")
     if not all(row["bytes"] for row in rows):
@@ -183,8 +180,8 @@ def _verified(
     names: Sequence[str], store: Path | None, weights_dir: Path | None
 ) -> Iterator[tuple[str, str, str]]:
     """Yield the state, name and details of each checkpoint and bundle."""
-    stores = {name: builtin_store() for name in builtin_store().names()}
-    stores |= {name: Store(store_folder(store)) for name in Store(store_folder(store)).names()}
+    places = (builtin_store(), Store(store_folder(store)))
+    stores = {name: place for place in places for name in place.names()}
     entries = {**weights.catalogue(), **weights.local_entries(weights_dir)}
     known = [name for name in names if name not in stores or name in entries]
     if known or not names:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from resharp.faces.paste import PastePlace, blend, paste
 from resharp.runtime.imaging.alpha import bleed
 from resharp.runtime.imaging.layout import layout_of
 from resharp.runtime.imaging.resize import resize
-from resharp.runtime.streaming import check_count, each, stream
+from resharp.runtime.streaming import OneByOne
 from resharp.runtime.upscaler import LARGEST_SCALE
 from resharp.types import BackendName, Image, Precision, Progress
 
@@ -93,7 +93,7 @@ class Crop:
     """The restored crop, of the same shape and dtype."""
 
 
-class FaceRestorer:
+class FaceRestorer(OneByOne):
     """Restores the faces of images, and the rest with an upscaler.
 
     Faces are detected in the input, cut out, restored in batches and pasted into the upscaled
@@ -179,23 +179,6 @@ class FaceRestorer:
     def __call__(self, image: Image, *, progress: Progress | None = None) -> Image:
         """Restore one image; :meth:`detailed` also returns its faces."""
         return self.detailed(image, progress=progress).image
-
-    def batch(
-        self, images: Iterable[Image], size: int = 8, *, progress: Progress | None = None
-    ) -> list[Image]:
-        """Restore several images, one after another.
-
-        Args:
-            images: as for a call.
-            size: has no effect; for the same signature as ``Upscaler.batch``.
-            progress: called with (images done, images in all) from this thread; raising cancels.
-        """
-        check_count("size", size)
-        return each(self, images, progress)
-
-    def stream(self, frames: Iterable[Image], *, ahead: int = 2) -> Iterator[Image]:
-        """Restore frames in order, working ahead; see ``Upscaler.stream``."""
-        return stream(self, frames, ahead=ahead)
 
     def detailed(self, image: Image, *, progress: Progress | None = None) -> FaceResult:
         """Restore one image, and return its faces too.

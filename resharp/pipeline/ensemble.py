@@ -7,7 +7,7 @@ single image super resolution" (Timofte et al., CVPR 2016).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from numbers import Real
 from typing import Protocol
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resharp.errors import OptionError
-from resharp.runtime.streaming import check_count, each, stream
+from resharp.runtime.streaming import OneByOne
 from resharp.types import Image, Progress, Tta
 
 TURNS = (1, 2, 4, 8)
@@ -37,7 +37,7 @@ class EnsembleMember(Protocol):
         """Release every resource."""
 
 
-class Ensemble(AbstractContextManager["Ensemble"]):
+class Ensemble(OneByOne, AbstractContextManager["Ensemble"]):
     """The weighted mean of several restorers' results.
 
     It takes the sum of their times, multiplied by ``tta``.
@@ -107,23 +107,6 @@ class Ensemble(AbstractContextManager["Ensemble"]):
         if np.issubdtype(image.dtype, np.integer):
             np.rint(mean, out=mean)
         return mean.astype(image.dtype)
-
-    def batch(
-        self, images: Iterable[Image], size: int = 8, *, progress: Progress | None = None
-    ) -> list[Image]:
-        """Restore several images, one after another.
-
-        Args:
-            images: as for a call.
-            size: has no effect; for the same signature as ``Upscaler.batch``.
-            progress: called with (images done, images in all) from this thread; raising cancels.
-        """
-        check_count("size", size)
-        return each(self, images, progress)
-
-    def stream(self, frames: Iterable[Image], *, ahead: int = 2) -> Iterator[Image]:
-        """Restore frames in order, working ahead; see ``Upscaler.stream``."""
-        return stream(self, frames, ahead=ahead)
 
     def close(self) -> None:
         """Close every member."""

@@ -63,9 +63,7 @@ class RestoreConfig(Settings):
         views: object = self.tta
         if type(views) is not int or views not in get_args(Tta):
             raise OptionError(f"`tta` must be 1, 2, 4 or 8, got {views!r}")
-        kind, _, numbers = str(self.device).partition(":")
-        for number in ("",) if numbers == "all" else numbers.split(","):
-            device = f"{kind}:{number.strip()}" if number else self.device.removesuffix(":all")
+        for device in ["cuda"] if self.device == "cuda:all" else _named(self.device):
             candidates(self.backend, device)  # refuses what does not exist
         if self.face is not None:
             _ = self.faces  # refuses invalid values
@@ -415,10 +413,17 @@ def devices_of(device: str) -> list[str]:
     Raises:
         OptionError: a GPU is named twice, or ``cuda:all`` and there is none.
     """
-    kind, _, which = str(device).partition(":")
-    if kind != "cuda" or not (which == "all" or "," in which):
-        return [device]
-    found = [str(gpu.index) for gpu in gpus()] if which == "all" else which.split(",")
+    found = _named(device)
+    if found == ["cuda:all"]:
+        found = [f"cuda:{gpu.index}" for gpu in gpus()]
     if not found or len(set(found)) != len(found):
         raise OptionError(f"`device` must name GPUs, each once, e.g. cuda:0,1, got {device!r}")
-    return [f"{kind}:{number.strip()}" for number in found]
+    return found
+
+
+def _named(device: str) -> list[str]:
+    """Split ``cuda:0,1`` into its devices; every other choice stays as it is."""
+    kind, _, numbers = str(device).partition(":")
+    if kind != "cuda" or "," not in numbers:
+        return [device]
+    return [f"{kind}:{number.strip()}" for number in numbers.split(",")]

@@ -20,16 +20,34 @@ def check_count(name: str, count: Any) -> None:
         raise OptionError(f"`{name}` must be a positive integer, got {count!r}")
 
 
-def each(
-    call: Callable[[Image], Image], images: Iterable[Image], progress: Progress | None
-) -> list[Image]:
-    """Restore images one after another; ``progress`` counts images."""
-    images, results = list(images), list[Image]()
-    for image in images:
-        results.append(call(image))
-        if progress is not None:
-            progress(len(results), len(images))
-    return results
+class OneByOne:
+    """Adds ``batch`` and ``stream`` to a restorer that takes one image at a time."""
+
+    def __call__(self, image: Image) -> Image:
+        """Restore one image."""
+        raise NotImplementedError
+
+    def batch(
+        self, images: Iterable[Image], size: int = 8, *, progress: Progress | None = None
+    ) -> list[Image]:
+        """Restore several images, one after another.
+
+        Args:
+            images: as for a call.
+            size: has no effect; for the same signature as ``Upscaler.batch``.
+            progress: called with (images done, images in all) from this thread; raising cancels.
+        """
+        check_count("size", size)
+        images, results = list(images), list[Image]()
+        for image in images:
+            results.append(self(image))
+            if progress is not None:
+                progress(len(results), len(images))
+        return results
+
+    def stream(self, frames: Iterable[Image], *, ahead: int = 2) -> Iterator[Image]:
+        """Restore frames in order, working ahead; see ``Upscaler.stream``."""
+        return stream(self, frames, ahead=ahead)
 
 
 def stream(
