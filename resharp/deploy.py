@@ -238,6 +238,7 @@ def import_checkpoint(
     license: str = "unknown",
     force: bool = False,
     weights_dir: str | os.PathLike[str] | None = None,
+    log: Callable[[str], object] = lambda line: None,
 ) -> ModelEntry:
     """Copy a checkpoint into the folder of checkpoints, as a model with a name.
 
@@ -250,6 +251,7 @@ def import_checkpoint(
         license: SPDX expression of the license of the weights.
         force: replace another file of that name.
         weights_dir: folder of checkpoints; None is the default.
+        log: called with notes on the choice of the weights, e.g. that averaged ones are used.
 
     Raises:
         CheckpointError: the file cannot be used.
@@ -283,6 +285,8 @@ def import_checkpoint(
             f"{path} maps {facts.in_channels} channels to {facts.out_channels}; only networks for "
             "color images (3 to 3) and gray images (1 to 1) are supported"
         )
+    for note in found.notes:
+        log(note)
     return weights.register(
         path,
         name=name,

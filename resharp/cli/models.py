@@ -46,7 +46,7 @@ def list_command(store: Path | None, weights_dir: Path | None, as_json: bool) ->
         for name in [*builtin, *entries, *(name for name in manifests if name not in entries)]
     ]
     if as_json:
-        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(rows, indent=2))
     else:
         _print_table(rows)
     for line in damaged:
@@ -147,6 +147,7 @@ def import_command(
         license=license,
         force=force,
         weights_dir=weights_dir,
+        log=lambda note: common.say(f"note: {file.name} {note}"),
     )
     _show_terms(entry)
     path = weights_folder(weights_dir) / entry.file

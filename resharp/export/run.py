@@ -155,7 +155,7 @@ def _is_done(there: Bundle, origin: Origin, options: ExportOptions) -> bool:
 
 def _export(origin: Origin, options: ExportOptions, draft: BundleDraft, log: Log) -> Bundle:
     log("reading the weights")
-    checkpoint = _checkpoint(origin, options.parameters)
+    checkpoint = _checkpoint(origin, options.parameters, log)
     facts = checkpoint.facts
     network = models.build(checkpoint)
     path = draft.folder / "weights.safetensors"
@@ -235,16 +235,15 @@ def _overlap_curve(
     return curve
 
 
-def _checkpoint(origin: Origin, parameters: Mapping[str, int | str]) -> models.Checkpoint:
-    parts = [
-        (
-            models.read_checkpoint(
-                part.path,
-                architecture=part.architecture,
-                parameters={**part.parameters, **parameters},
-            ),
-            part.source.weight,
+def _checkpoint(origin: Origin, parameters: Mapping[str, int | str], log: Log) -> models.Checkpoint:
+    parts = []
+    for part in origin.parts:
+        found = models.read_checkpoint(
+            part.path,
+            architecture=part.architecture,
+            parameters={**part.parameters, **parameters},
         )
-        for part in origin.parts
-    ]
+        for note in found.notes:
+            log(f"{part.path.name} {note}")
+        parts.append((found, part.source.weight))
     return parts[0][0] if len(parts) == 1 else models.blend(parts)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -22,8 +23,9 @@ from resharp.fsutil import sha256_of, write_whole
 from resharp.models import checkpoint_files as files
 from resharp.models import spandrel_models
 from resharp.models.architecture import Parameters
-from resharp.models.archs import find
+from resharp.models.archs import find, known
 from resharp.models.detect import Match, identify
+from resharp.models.unwrap import Candidate, candidates, kind_of_training, without_weights
 from resharp.optional import require
 
 METADATA_KEY = "resharp"
@@ -32,19 +34,10 @@ METADATA_KEY = "resharp"
 BARE = ""
 """``Checkpoint.state_key`` of a file with the tensors at its top level."""
 
-STATE_KEYS = (
-    "params_ema",  # BasicSR: the averaged weights, preferred upstream
-    "params-ema",
-    "params",
-    "state_dict",  # Lightning, mmcv and others
-    "model_state_dict",
-    "generator",
-    "model",
-    "net",
-)
-"""Keys under which files store the tensors, in order of preference."""
+_ATTEMPTS = 12
+"""Candidates of one file that are offered to spandrel."""
 
-_PREFIXES = ("module.", "_orig_mod.")  # DataParallel, torch.compile
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,11 +49,14 @@ class Checkpoint(Match):
     """
 
     state_key: str
-    """Key under which the file stored the tensors; ``BARE`` if they were at its top level."""
+    """Keys and prefixes under which the file stored the tensors, with dots between them; ``BARE``
+    if they were at its top level."""
     path: Path | None
     """Path of the file; None for a blend."""
     sha256: str
     """SHA-256 of the file; for a blend, of the hashes and weights of its parts."""
+    notes: tuple[str, ...] = ()
+    """What a user should know about the choice of the weights, e.g. that they are averages."""
 
 
 def read_checkpoint(
@@ -71,10 +67,10 @@ def read_checkpoint(
 ) -> Checkpoint:
     """Read and check a ``.pth``, ``.pt`` or ``.safetensors`` file without running code from it.
 
-    The tensors are looked up under ``STATE_KEYS``, then at the top level; preferring ``params_ema``
-    to ``params`` follows Real-ESRGAN's ``RealESRGANer`` (BSD-3-Clause). ``module.`` prefixes are
-    removed, older namings are converted to the official one, and half precision becomes float32.
-    Weights that fit no network of resharp are passed to spandrel if it is installed.
+    The weights are found in dicts within dicts and behind prefixes, as trainers write them; see
+    ``unwrap.py``. Averaged weights (EMA) are preferred, as in Real-ESRGAN's ``RealESRGANer``
+    (BSD-3-Clause). Older namings are converted to the official one, and half precision becomes
+    float32. Weights that fit no network of resharp are passed to spandrel if it is installed.
 
     Args:
         path: checkpoint file.
@@ -82,8 +78,8 @@ def read_checkpoint(
         parameters: individual parameters, to override detected ones.
 
     Raises:
-        CheckpointError: the file is not a checkpoint, is damaged, contains code or has weights that
-            are not finite.
+        CheckpointError: the file is not a checkpoint, is damaged, contains code, several networks
+            or no network, or has weights that are not finite.
         UnknownArchitectureError: the file is intact, but its weights fit no known network.
         MissingExtraError: the file's metadata asks for spandrel, which cannot be imported.
         OptionError: the architecture or a parameter does not exist.
@@ -91,13 +87,12 @@ def read_checkpoint(
     file = Path(fspath(path))
     raw, metadata = files.read(file)
     sha256 = sha256_of(file)
-    state_key, state = _state_dict(raw, file)
     noted, remembered = _noted(metadata, file)
     if architecture not in (None, noted):
         remembered = {}
     try:
-        match = _identify(
-            {name: _clean(tensor, name) for name, tensor in state.items()},
+        found, match, notes = _identify(
+            _candidates(raw),
             architecture=architecture or noted,
             parameters=remembered | dict(parameters or {}),
         )
@@ -107,32 +102,120 @@ def read_checkpoint(
         if parameters or not remembered:
             raise
         raise CheckpointError(f"the metadata of {file} is damaged: {error}") from error
+    for note in notes:
+        logger.info("%s: %s", file, note)
     return Checkpoint(
         architecture=match.architecture,
         parameters=match.parameters,
         facts=match.facts,
         state=match.state,
-        state_key=state_key,
+        state_key=found.key,
         path=file,
         sha256=sha256,
+        notes=notes,
     )
 
 
+def _candidates(raw: Any) -> list[Candidate]:
+    if not isinstance(raw, Mapping):
+        raise CheckpointError(f"contains a {type(raw).__name__}, not a state dict")
+    found = candidates(raw)
+    if not found:
+        raise CheckpointError(without_weights(raw))
+    return found
+
+
 def _identify(
-    state: dict[str, Tensor], *, architecture: str | None, parameters: Parameters
-) -> Match:
-    """Try resharp's own networks, then spandrel's unless the architecture is given."""
+    found: Sequence[Candidate], *, architecture: str | None, parameters: Parameters
+) -> tuple[Candidate, Match, tuple[str, ...]]:
+    """Return the weights to use, the network that they fit, and notes on the choice.
+
+    resharp's own networks come first, then spandrel's unless the architecture is given.
+    """
     if architecture is not None and spandrel_models.is_foreign(architecture):
-        return spandrel_models.restore(state, architecture, parameters)
-    try:
-        return identify(state, architecture=architecture, parameters=parameters)
-    except UnknownArchitectureError as error:
-        if architecture is not None or set(parameters) - spandrel_models.SIZES:
-            raise
+        bare = max(found, key=lambda one: len(one.tensors))
+        return bare, spandrel_models.restore(_cleaned(bare), architecture, parameters), ()
+    kinds = known() if architecture is None else (find(architecture),)
+    fitting = [one for one in found if any(kind.matches(one.tensors) for kind in kinds)]
+    failures: dict[str, UnknownArchitectureError] = {}
+    for one in fitting or [_likeliest(found)]:
         try:
-            return spandrel_models.recognize(state, parameters)
-        except (MissingExtraError, UnknownArchitectureError) as other:
-            raise UnknownArchitectureError(f"{error}. {other}") from error
+            match = identify(_cleaned(one), architecture=architecture, parameters=parameters)
+        except UnknownArchitectureError as error:
+            failures[one.key] = error
+            continue
+        _refuse_quantized(match)
+        _refuse_several(one, fitting)
+        return one, match, _notes(one, [*fitting, *found], failures)
+    misfit = next(iter(failures.values()))
+    if architecture is not None or set(parameters) - spandrel_models.SIZES:
+        raise misfit
+    size = len(_likeliest(found).tensors)
+    kinds_of_training = (kind_of_training(one.tensors) for one in found if len(one.tensors) >= size)
+    if kind := next(filter(None, kinds_of_training), ""):
+        raise UnknownArchitectureError(f"these are weights of {kind}") from misfit
+    return _recognize(found, parameters, misfit)
+
+
+def _recognize(
+    found: Sequence[Candidate], parameters: Parameters, misfit: UnknownArchitectureError
+) -> tuple[Candidate, Match, tuple[str, ...]]:
+    """Offer the candidates to spandrel; ``misfit`` tells why they fit no network of resharp."""
+    reasons = []
+    for one in found[:_ATTEMPTS]:
+        try:
+            return one, spandrel_models.recognize(_cleaned(one), parameters), _notes(one, found, {})
+        except (MissingExtraError, UnknownArchitectureError) as error:
+            reasons.append(error)
+            if isinstance(error, MissingExtraError):
+                break
+    raise UnknownArchitectureError(f"{misfit}. {reasons[0]}") from misfit
+
+
+def _likeliest(found: Sequence[Candidate]) -> Candidate:
+    """Return the best of the largest candidates, without the prefixes that are known as such."""
+    best = [one for one in found if one.averaged == found[0].averaged]
+    most = max(len(one.tensors) for one in best)
+    return max(best, key=lambda one: (len(one.tensors) == most, -one.unknown, len(one.trail)))
+
+
+def _refuse_several(chosen: Candidate, fitting: Sequence[Candidate]) -> None:
+    """Refuse a file with several networks if nothing tells which of them is meant."""
+    same = {one.key: one for one in fitting if one.rank == chosen.rank}
+    if len(same) > 1 and chosen.unknown:
+        raise CheckpointError(
+            f"contains several networks ({', '.join(same)}): save the state dict of one of them to "
+            "a file of its own"
+        )
+
+
+def _refuse_quantized(match: Match) -> None:
+    for name, tensor in match.state.items():
+        if name.endswith((".weight", ".bias")) and not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{name} contains integers ({tensor.dtype}): the weights are quantized; use the "
+                "plain checkpoint"
+            )
+
+
+def _notes(
+    chosen: Candidate, found: Sequence[Candidate], failures: Mapping[str, Exception]
+) -> tuple[str, ...]:
+    """Say which weights were taken where a file has averaged and plain ones."""
+    others = [
+        one
+        for one in found
+        if one.averaged != chosen.averaged
+        and 2 * len(one.tensors) > len(chosen.tensors)
+        and one.trail != chosen.trail[: len(one.trail)]
+    ]
+    if not others:
+        return ()
+    here, there = chosen.key or "the plain weights", others[0].key or "the plain weights"
+    if chosen.averaged:
+        return (f"uses the averaged weights (EMA) {here}, not {there}",)
+    reason = failures.get(others[0].key, "its names are unknown")
+    return (f"uses {here}: the averaged weights {there} fit no known network ({reason})",)
 
 
 def build(checkpoint: Checkpoint) -> nn.Module:
@@ -174,32 +257,8 @@ def save_safetensors(checkpoint: Checkpoint, path: str | PathLike[str]) -> None:
     write_whole(path, data)
 
 
-def _state_dict(raw: Any, file: Path) -> tuple[str, dict[str, Tensor]]:
-    """Return the tensors of a loaded file and the key under which they were stored."""
-    if not isinstance(raw, Mapping):
-        raise CheckpointError(f"{file} contains a {type(raw).__name__}, not a state dict")
-    inner = (key for key in STATE_KEYS if isinstance(raw.get(key), Mapping) and raw[key])
-    key = next(inner, BARE)
-    found = raw[key] if key else raw
-    tensors = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise CheckpointError(
-            f"{file} has no weights, found {', '.join(map(str, list(raw)[:6])) or 'nothing'}: "
-            "use the file with the network's weights, not a training state"
-        )
-    return key, _without_prefixes(tensors, file)
-
-
-def _without_prefixes(tensors: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
-    stripped: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        short = name
-        while prefix := next((one for one in _PREFIXES if short.startswith(one)), ""):
-            short = short[len(prefix) :]
-        if short in stripped:
-            raise CheckpointError(f"{file} contains {short} twice, with and without a prefix")
-        stripped[short] = tensor
-    return stripped
+def _cleaned(candidate: Candidate) -> dict[str, Tensor]:
+    return {name: _clean(tensor, name) for name, tensor in candidate.tensors.items()}
 
 
 def _clean(tensor: Tensor, name: str) -> Tensor:

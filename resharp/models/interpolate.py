@@ -54,6 +54,7 @@ def blend(parts: Iterable[tuple[Checkpoint, float]]) -> Checkpoint:
         state_key="blend",
         path=None,
         sha256=sha256,
+        notes=(),
     )
 
 

@@ -42,7 +42,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     found |= {"in_channels": 3, "out_channels": 3}
     stand_in = SimpleNamespace(
         read_checkpoint=lambda path, parameters: SimpleNamespace(
-            **found, facts=SimpleNamespace(**found)
+            **found, facts=SimpleNamespace(**found), notes=()
         ),
         spandrel_models=SimpleNamespace(
             is_foreign=lambda name: name.startswith("spandrel:"), label=lambda name: name
@@ -71,6 +71,18 @@ def test_list_shows_everything(tmp_path: Path) -> None:
     assert rows["yunet"][-1] == "damaged"
     assert "non-commercial purposes only" in " ".join(lines)
     assert rows["codeformer"][-2] in rows  # the mark leads to the terms
+
+
+def test_import_says_which_weights_it_took(tmp_path: Path) -> None:
+    import torch
+
+    from tests.models.nets import srvgg
+
+    states = {"params": srvgg(seed=1).state_dict(), "params_ema": srvgg(seed=2).state_dict()}
+    torch.save(states, tmp_path / "own.pth")
+    done = run("import", tmp_path / "own.pth", "--weights-dir", tmp_path / "w")
+    assert done.exit_code == 0
+    assert done.stderr == "note: own.pth uses the averaged weights (EMA) params_ema, not params\n"
 
 
 def test_list_as_json(tmp_path: Path) -> None:
