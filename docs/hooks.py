@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from resharp.cli import main
+from resharp.images import formats, transfer
 from resharp.weights import ModelEntry, catalogue
 
 CODE = re.compile(r"<code>([^<\n]{1,28})</code>")
@@ -207,9 +208,56 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
+KINDS = {
+    "exif": "EXIF",
+    "maker_notes": "maker notes [^maker]",
+    "icc": "ICC profile [^icc]",
+    "xmp": "XMP",
+    "photoshop": "IPTC, Photoshop data",
+    "text": "comments and texts [^text]",
+    "density": "resolution [^density]",
+    "color": "colors without a profile [^color]",
+    "gain_map": "gain map [^gain]",
+    "own": "PNG data of other programs [^own]",
+    "alpha": "transparency",
+    "deep": "16 bits",
+    "float": "floating point",
+    "thumbnail": "thumbnail",
+    "frames": "frames and pages [^frames]",
+}
+WAYS = {"exif": "in EXIF", "icc": "as ICC profile", "srgb": "as sRGB*", "white": "on white*"}
+WAYS |= {"8 bits": "as 8 bits*", "12 bits": "as 12 bits*", "16 bits": "as 16 bits*"}
+WAYS |= {"note": "no*"}
+
+
+def kept() -> str:
+    """What each format holds and keeps, from the tables that reading and writing use."""
+    outputs = [form for form in formats.FORMATS if form.writes]
+    head = ["", *(form.label for form in outputs)]
+    rows = [head, ["---"] * len(head)]
+    for kind in transfer.KINDS:
+        sources = [form.label for form in formats.FORMATS if kind in form.holds]
+        missing = [form.label for form in formats.FORMATS if kind not in form.holds]
+        found = ", ".join(sources)
+        if len(missing) < 3:
+            found = f"all but {', '.join(missing)}" if missing else "all"
+        ways = [transfer.way(kind, form) for form in outputs]
+        cell = f"{KINDS[kind]}<br><small>{found}</small>"
+        rows.append([cell, *(WAYS.get(one, one) for one in ways)])
+    quality = [str(form.quality) if form.quality else "lossless" for form in outputs]
+    sides = [f"{form.max_side:,}".replace(",", "\N{NO-BREAK SPACE}") for form in outputs]
+    sides = [
+        "any" if form.max_side == 2**31 - 1 else side
+        for form, side in zip(outputs, sides, strict=True)
+    ]
+    rows += [["default quality", *quality], ["largest side in pixels", *sides]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "cli": cli,
     "models": models,
+    "kept": kept,
     "manifest": partial(
         fields,
         "manifest",

@@ -12,3 +12,5 @@ ANIMEVIDEO = SHARED / "weights" / "realesr-animevideov3.pth"
 
 needs_photos = pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"no photos in {PHOTOS.name}")
 needs_animevideo = pytest.mark.skipif(not ANIMEVIDEO.is_file(), reason=f"no {ANIMEVIDEO.name}")
+CASES = SHARED.parent / "cases"
+needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason=f"no inputs in {CASES.name}")

@@ -1,15 +1,17 @@
 """Decode image files to upright pixels and metadata, and encode them again.
 
-OpenCV decodes the pixels. The parsers in ``containers`` provide what OpenCV does not: whether the
-file is complete, how many images it holds, their orientation, and the metadata in the same form for
-every format.
+OpenCV decodes and encodes the pixels. The parsers in ``containers`` provide what OpenCV does not:
+whether the file is complete, how many images it holds, their orientation, and the metadata in the
+same form for every format.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import struct
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,11 +19,11 @@ import numpy as np
 
 from resharp.errors import ImageError, OptionError, OutputError
 from resharp.fsutil import write_whole
-from resharp.images import exif, formats, tiff_tags
-from resharp.images.containers import avif, gif, jpeg, png, tiff, webp
+from resharp.images import exif, formats, transfer
+from resharp.images.containers import avif, bmp, gif, jpeg, png, tiff, webp
 from resharp.images.containers.info import ContainerInfo, DamagedContainerError, UnsupportedError
-from resharp.images.picture import Metadata, Picture, Pixels
-from resharp.images.tiff_ifd import MalformedError
+from resharp.images.ifd import MalformedError
+from resharp.images.picture import Density, Metadata, Picture, Pixels
 
 logger = logging.getLogger(__name__)
 _HEAD = 256
@@ -33,7 +35,9 @@ _WALKERS: dict[str, Callable[[bytes], ContainerInfo]] = {
     "tiff": tiff.inspect,
     "avif": avif.inspect,
     "gif": gif.inspect,
+    "bmp": bmp.inspect,
 }
+_LARGEST_GAIN_MAP = 1 << 28
 
 
 def read(path: str | os.PathLike[str]) -> Picture:
@@ -95,18 +99,56 @@ def decode(data: bytes, name: str = "the image") -> Picture:
         ) from None
     except UnsupportedError as exc:
         raise ImageError(
-            f"{name} is a {form.label} file with {exc}, which cannot be read without changing it. "
+            f"{name} is {form.label} with {exc}, which cannot be read without changing it. "
             "Convert it to gray, RGB or RGBA with 8 or 16 bits."
         ) from None
     if facts.frames > 1:
+        kind, advice = _several(form.name)
         raise ImageError(
-            f"{name} holds {facts.frames} images (frames or pages of one {form.label} file), but "
-            "only one could be kept. Split it into single images, or convert it to a video."
+            f"{name} holds {facts.frames} {kind} of one {form.label} file, but only one could be "
+            f"kept. {advice}"
         )
     pixels = _decoded(facts.decodable or data, form, name)
     for step in facts.finish:
         pixels = step(pixels)
     return _upright(pixels, facts, form, name)
+
+
+def metadata_in(data: bytes) -> Metadata:
+    """Return the metadata of an image file with any number of images, which are not decoded.
+
+    Raises:
+        ImageError: the data is not a complete file of a supported format.
+    """
+    form = _detect(data[:_HEAD], "the file")
+    try:
+        return _inspect(form.name, data).metadata
+    except (DamagedContainerError, UnsupportedError) as exc:
+        raise ImageError(f"the {form.label} file is damaged: {exc}") from None
+
+
+def orientation_in(data: bytes) -> int:
+    """Return how an image file says that its images lie, as an EXIF orientation of 1 to 8.
+
+    Raises:
+        ImageError: the data is not a complete file of a supported format.
+    """
+    form = _detect(data[:_HEAD], "the file")
+    try:
+        facts = _inspect(form.name, data)
+        block = facts.metadata.exif
+        return facts.orientation or (exif.orientation(block) if block else 1)
+    except MalformedError:  # of the EXIF block, which is dropped
+        return 1
+    except (DamagedContainerError, UnsupportedError) as exc:
+        raise ImageError(f"the {form.label} file is damaged: {exc}") from None
+
+
+def _several(form: str) -> tuple[str, str]:
+    """Return what several images in a file of a format are, and what to do with them."""
+    if form in ("gif", "png", "webp", "avif"):
+        return "frames", "Restore it with 'resharp video', which writes GIF, APNG, WebP or a video."
+    return "images", "Split it into single images."
 
 
 def _detect(head: bytes, name: str) -> formats.Format:
@@ -134,7 +176,7 @@ def _decoded(data: bytes, form: formats.Format, name: str) -> Pixels:
         raise ImageError(f"{name} cannot be decoded as {form.label}: {exc.err or exc}") from exc
     if pixels is None:
         raise ImageError(
-            f"{name} is a {form.label} file, but its image data cannot be decoded: it is damaged, "
+            f"{name} is {form.label}, but its image data cannot be decoded: it is damaged, "
             "truncated or a rare variant. Copy it again, or save it as PNG."
         )
     if pixels.dtype == np.float64:
@@ -146,17 +188,57 @@ def _decoded(data: bytes, form: formats.Format, name: str) -> Pixels:
 
 def _upright(pixels: Pixels, facts: ContainerInfo, form: formats.Format, name: str) -> Picture:
     """Apply the orientation of the container, or else of EXIF, and reset it in the metadata."""
-    block, icc, xmp = facts.metadata.exif, facts.metadata.icc, facts.metadata.xmp
-    turn = facts.orientation or 1
+    metadata, lost = facts.metadata, list(facts.metadata.lost)
+    turn, density = facts.orientation or 1, metadata.density
+    block = metadata.exif
     if block:
         try:
             turn = facts.orientation or exif.orientation(block)
-            block = exif.upright(block)
+            block = exif.upright(block, turn)
+            if density is None and (dots := exif.density(block)):
+                density = Density(*dots)
         except MalformedError as exc:
-            logger.warning("%s: the EXIF block is malformed and was dropped: %s.", name, exc)
+            lost.append(f"the EXIF data is left out: it is damaged ({exc})")
+            logger.warning("%s: the EXIF data is left out: it is damaged (%s)", name, exc)
             block = None
-    metadata = Metadata(exif=block, icc=icc, xmp=exif.upright_xmp(xmp) if xmp else None)
-    return Picture(pixels=turned(pixels, turn), metadata=metadata, format=form.name)
+    gain_map = metadata.gain_map
+    if gain_map and turn != 1:
+        gain_map = _turned_gain_map(gain_map, turn)
+        if gain_map is None:
+            lost.append("the gain map is left out: it is damaged")
+    if metadata.density and turn >= 5:
+        density = Density(metadata.density.y, metadata.density.x, metadata.density.inches)
+    packet = metadata.xmp
+    pixels = turned(pixels, turn)
+    if packet:
+        from resharp.images import xmp
+
+        packet = xmp.corrected(packet, *pixels.shape[:2])
+    metadata = replace(
+        metadata,
+        xmp=packet,
+        exif=block,
+        density=density,
+        gain_map=gain_map,
+        lost=tuple(dict.fromkeys(lost)),
+    )
+    return Picture(pixels=pixels, metadata=metadata, format=form.name)
+
+
+def _turned_gain_map(data: bytes, turn: int) -> bytes | None:
+    """Return a gain map turned as its image was, with its own metadata."""
+    flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        if pixels is None:
+            return None
+        full = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+        ok, packed = cv2.imencode(
+            ".jpg", turned(pixels, turn), [cv2.IMWRITE_JPEG_QUALITY, 95, *full]
+        )
+        return jpeg.with_segments_of(packed.tobytes(), data) if ok else None
+    except (cv2.error, DamagedContainerError):
+        return None
 
 
 def turned(pixels: Pixels, orientation: int) -> Pixels:
@@ -226,14 +308,13 @@ def encode(
             f"{form.label} holds at most {form.max_side} pixels per side, but the image is "
             f"{width} x {height}. Write TIFF, or a smaller image."
         )
-    kept, notes = formats.fit_metadata(metadata or Metadata(), form, gray=pixels.ndim == 2)
+    pixels, kept, notes = transfer.fit(pixels, metadata or Metadata(), form)
     fitted, lost = formats.fit_pixels(pixels, form)
-    kept, complaint = _corrected(kept, height, width)
-    notes += complaint
     if form.name == "avif" and fitted.dtype == np.uint16:
         parameters += [cv2.IMWRITE_AVIF_DEPTH, formats.AVIF_DEPTH]
-    data = _encoded(fitted, kept, form, parameters)
-    return data, (*lost, *notes, *_missing(data, kept, form))
+    data = _encoded(fitted, kept, form, parameters, notes)
+    found = (*(metadata.lost if metadata else ()), *lost, *notes, *_missing(data, kept, form))
+    return data, tuple(dict.fromkeys(found))
 
 
 def _parameters(form: formats.Format, quality: int | None) -> list[int]:
@@ -249,25 +330,15 @@ def _parameters(form: formats.Format, quality: int | None) -> list[int]:
     return [cv2.IMWRITE_WEBP_QUALITY if form.name == "webp" else cv2.IMWRITE_AVIF_QUALITY, value]
 
 
-def _corrected(metadata: Metadata, height: int, width: int) -> tuple[Metadata, list[str]]:
-    """Return metadata that matches the pixels: their size, and the upright orientation."""
-    block, packet = metadata.exif, metadata.xmp
-    notes = []
-    if block:
-        try:
-            block = exif.resized(exif.upright(exif.payload(block)), height, width)
-        except MalformedError as exc:
-            notes.append(f"The EXIF block is malformed and was dropped: {exc}.")
-            block = None
-    packet = exif.upright_xmp(packet) if packet else None
-    return Metadata(exif=block, icc=metadata.icc, xmp=packet), notes
-
-
 def _encoded(
-    pixels: Pixels, metadata: Metadata, form: formats.Format, parameters: Sequence[int]
+    pixels: Pixels,
+    metadata: Metadata,
+    form: formats.Format,
+    parameters: Sequence[int],
+    notes: list[str],
 ) -> bytes:
     blocks = {cv2.IMAGE_METADATA_EXIF: metadata.exif, cv2.IMAGE_METADATA_ICCP: metadata.icc}
-    if form.name in ("jpeg", "tiff"):
+    if form.name in ("jpeg", "tiff", "bmp"):
         blocks = {}  # embedded below: OpenCV gets JPEG wrong and cannot do TIFF
     elif form.name != "png":  # XMP in PNG is embedded below: OpenCV gets it wrong
         blocks[cv2.IMAGE_METADATA_XMP] = metadata.xmp
@@ -281,32 +352,33 @@ def _encoded(
         size = f"{pixels.shape[1]} x {pixels.shape[0]} {pixels.dtype}"
         raise OutputError(f"the {form.label} encoder refused an image of {size}. Try PNG.")
     data = packed.tobytes()
-    if form.name == "jpeg":
-        return jpeg.embed(data, metadata)
-    if form.name == "png" and metadata.xmp:
-        return png.embed_xmp(data, metadata.xmp)
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    return tiff.embed(data, metadata, channels) if form.name == "tiff" else data
+    if form.name == "tiff":
+        return tiff.embed(data, metadata, 1 if pixels.ndim == 2 else pixels.shape[2], notes)
+    embed = {"jpeg": jpeg.embed, "png": png.embed, "bmp": bmp.embed, "avif": avif.embed}
+    return embed[form.name](data, metadata) if form.name in embed else data
 
 
 def _missing(data: bytes, wanted: Metadata, form: formats.Format) -> list[str]:
-    """Return notes on blocks missing from the file, since encoders drop them silently."""
+    """Return notes on what is missing from the file, since encoders drop blocks silently."""
     found = _inspect(form.name, data).metadata
-    pairs = {"EXIF": (wanted.exif, found.exif), "XMP": (wanted.xmp, found.xmp)}
-    pairs["ICC"] = (wanted.icc, found.icc)
-    if form.name == "tiff":
-        # By tag: a block with only an orientation leaves nothing in the file, and loses nothing.
-        del pairs["EXIF"]
-        if wanted.exif and tiff_tags.left_behind(wanted.exif):
-            return ["TIFF cannot store the maker notes of the EXIF block."]
+    kinds = [kind for kind in transfer.WORDS if getattr(wanted, kind) and not getattr(found, kind)]
+    if form.name == "tiff":  # their tags were noted one by one
+        kinds = [kind for kind in kinds if kind not in ("exif", "text")]
+    fault = f"too large for {form.label}, or refused by its encoder"
     return [
-        f"The {kind} block of {len(want)} bytes did not fit into {form.label}."
-        for kind, (want, have) in pairs.items()
-        if want and not have
+        f"{transfer.WORDS[kind]} {'are' if kind == 'text' else 'is'} left out: {fault}"
+        for kind in kinds
     ]
 
 
 def _inspect(name: str, data: bytes) -> ContainerInfo:
     """Parse the container; DamagedContainerError if it is truncated or inconsistent."""
     walker = _WALKERS.get(name)
-    return walker(data) if walker else ContainerInfo()
+    try:
+        return walker(data) if walker else ContainerInfo()
+    except MalformedError as exc:
+        raise DamagedContainerError(f"its directory cannot be read: {exc}") from None
+    except (struct.error, IndexError):
+        raise DamagedContainerError(
+            f"it ends after {len(data)} bytes, or contradicts itself"
+        ) from None

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from resharp.errors import ImageError, OptionError
-from resharp.images.picture import Metadata, Pixels
+from resharp.images.picture import Pixels
 
 AVIF_DEPTH = 12
 _TOP = {"uint8": 255, "uint16": 65_535, "float32": 1}
@@ -30,8 +30,12 @@ class Format:
     """Dtypes that it stores without loss of depth, narrow to wide."""
 
     alpha: bool = False
+    holds: tuple[str, ...]
+    """What its files can hold: the kinds of :data:`resharp.images.transfer.KINDS`."""
+
     carries: tuple[str, ...] = ()
-    """Metadata blocks that it keeps: exif, icc, xmp."""
+    """Fields of ``Metadata`` that it has a place for; :mod:`transfer` knows what to do with others.
+    """
 
     max_side: int = 2**31 - 1
     quality: int | None = None
@@ -40,23 +44,27 @@ class Format:
     writes: bool = True
 
 
-_ALL_METADATA = ("exif", "icc", "xmp")
+_BLOCKS = ("exif", "icc", "xmp")
+_ALL = (*_BLOCKS, "photoshop", "text", "density")
+_CAMERA = (*_BLOCKS, "maker_notes", "thumbnail", "frames")
 
 FORMATS = (
     Format(
         name="png",
         label="PNG",
         suffixes=(".png",),
+        holds=(*_ALL, *_CAMERA, "color", "own", "alpha", "deep"),
         dtypes=("uint8", "uint16"),
         alpha=True,
-        carries=_ALL_METADATA,
+        carries=(*_ALL, "color"),
         max_side=1_000_000,
     ),
     Format(
         name="jpeg",
         label="JPEG",
         suffixes=(".jpg", ".jpeg", ".jpe", ".jfif"),
-        carries=_ALL_METADATA,
+        holds=(*_ALL, *_CAMERA, "gain_map"),
+        carries=(*_ALL, "gain_map"),
         max_side=65_500,
         quality=95,
     ),
@@ -64,8 +72,9 @@ FORMATS = (
         name="webp",
         label="WebP",
         suffixes=(".webp",),
+        holds=(*_CAMERA, "alpha"),
         alpha=True,
-        carries=_ALL_METADATA,
+        carries=_BLOCKS,
         max_side=16_383,
         quality=95,
     ),
@@ -73,22 +82,38 @@ FORMATS = (
         name="tiff",
         label="TIFF",
         suffixes=(".tif", ".tiff"),
+        holds=(*_ALL, *_CAMERA, "alpha", "deep", "float"),
         dtypes=("uint8", "uint16", "float32"),
         alpha=True,
-        carries=_ALL_METADATA,
+        carries=_ALL,
     ),
-    Format(name="bmp", label="BMP", suffixes=(".bmp", ".dib"), alpha=True),
+    Format(
+        name="bmp",
+        label="BMP",
+        suffixes=(".bmp", ".dib"),
+        alpha=True,
+        carries=("density",),
+        holds=("icc", "density", "alpha"),
+    ),
     Format(
         name="avif",
         label="AVIF",
         suffixes=(".avif",),
+        holds=(*_CAMERA, "color", "gain_map", "alpha", "deep"),
         alpha=True,
-        carries=_ALL_METADATA,
-        max_side=65_536,
+        carries=(*_BLOCKS, "color"),
+        max_side=32_768,  # of libavif's decoder
         quality=90,
     ),
     # OpenCV would reduce the image to 256 colors, so GIF is only read.
-    Format(name="gif", label="GIF", suffixes=(".gif",), alpha=True, writes=False),
+    Format(
+        name="gif",
+        label="GIF",
+        suffixes=(".gif",),
+        alpha=True,
+        holds=("icc", "xmp", "text", "density", "alpha", "frames"),
+        writes=False,
+    ),
 )
 
 _FOREIGN = (
@@ -199,46 +224,18 @@ def fit_pixels(pixels: Pixels, form: Format) -> tuple[Pixels, list[str]]:
     notes = []
     if pixels.ndim == 3 and pixels.shape[2] == 4 and not form.alpha:
         if (pixels[..., 3] < _TOP[pixels.dtype.name]).any():
-            notes.append(f"{form.label} has no transparency: the image was blended onto white.")
+            notes.append(f"transparency is blended onto white: {form.label} cannot hold it")
         pixels = _by_rows(pixels, _on_white, pixels.dtype.name, 3)
     have = pixels.dtype.name
     if form.name == "avif" and have != "uint8":
-        notes.append(f"AVIF holds {AVIF_DEPTH} bits per channel: {have} samples were rounded.")
+        notes.append(f"colors are rounded to {AVIF_DEPTH} bits, the most that AVIF holds")
         return _by_rows(pixels, lambda rows: _scaled(rows, (1 << AVIF_DEPTH) - 1), "uint16"), notes
     if have not in form.dtypes:
         best = form.dtypes[-1]
         bits = 16 if best == "uint16" else 8
-        notes.append(f"{form.label} holds {bits} bits per channel: {have} samples were rounded.")
+        notes.append(f"colors are rounded to {bits} bits, the most that {form.label} holds")
         pixels = _by_rows(pixels, lambda rows: _scaled(rows, _TOP[best]), best)
     return pixels, notes
-
-
-def fit_metadata(metadata: Metadata, form: Format, gray: bool) -> tuple[Metadata, list[str]]:
-    """Return the blocks that ``form`` can carry, and a note for each one that is dropped."""
-    kept = {"exif": metadata.exif, "icc": metadata.icc, "xmp": metadata.xmp}
-    notes = []
-    for kind, block in kept.items():
-        if block and kind not in form.carries:
-            notes.append(f"{form.label} cannot carry the {kind.upper()} block.")
-            kept[kind] = None
-    # WebP has no gray mode: decoders see color, for which a gray profile would be wrong.
-    gray = gray and form.name != "webp"
-    if kept["icc"] and (reason := _icc_misfit(kept["icc"], b"GRAY" if gray else b"RGB ")):
-        notes.append(f"The ICC profile was dropped: {reason}.")
-        kept["icc"] = None
-    return Metadata(**kept), notes
-
-
-def _icc_misfit(profile: bytes, space: bytes) -> str:
-    """Return why a profile does not suit this color space; empty if it does (ICC.1 7.2)."""
-    if len(profile) < 132 or profile[36:40] != b"acsp":
-        return "it is not an ICC profile"
-    if int.from_bytes(profile[:4], "big") != len(profile):
-        return f"it is {len(profile)} bytes long but states another length"
-    if profile[16:20] != space:
-        names = (profile[16:20].decode("latin-1").strip(), space.decode().strip())
-        return "it is for {} pixels, but the image is {}".format(*names)
-    return ""
 
 
 def _by_rows(

@@ -94,3 +94,13 @@ def test_every_variable_of_resharp_is_in_the_reference() -> None:
 @pytest.mark.parametrize("page", pages())
 def test_every_block_has_a_language(page: str) -> None:
     blocks(page)
+
+
+def test_the_table_of_kept_metadata_has_its_footnotes(hooks: dict[str, Any]) -> None:
+    raw = (ROOT / "docs" / "how-to" / "images.md").read_text(encoding="utf-8")
+    page = hooks["on_page_markdown"](raw)
+    assert (
+        "| IPTC, Photoshop data<br><small>PNG, JPEG, TIFF</small> | yes | yes | no* | yes |" in page
+    )
+    used = set(re.findall(r"\[\^(\w+)\](?!:)", page))
+    assert used == set(re.findall(r"^\[\^(\w+)\]:", page, flags=re.MULTILINE)) != set()

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resharp.errors import ImageError
-from resharp.images import decode, read, suffixes, writable
+from resharp.images import decode, encode, read, suffixes, writable
 from tests.images import test_samples as samples
 from tests.images.test_samples import Array, encoded, make_png, make_tiff, noise
 
@@ -92,17 +92,16 @@ def test_small_png_kinds() -> None:
     np.testing.assert_array_equal(deep.pixels, [[[700] * 3 + [1000], [900] * 3 + [60_000]]])
 
 
-def test_cmyk_jpeg_has_the_right_colors_and_says_that_they_are_approximate(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_cmyk_jpeg_has_the_right_colors_and_says_that_they_are_approximate() -> None:
     data = samples.with_segment(
         samples.JPEG_CMYK, 0xE2, b"ICC_PROFILE\0\1\1" + samples.icc(b"CMYK")
     )
-    with caplog.at_level(logging.WARNING):
-        picture = decode(data)
+    picture = decode(data)
     assert np.abs(picture.pixels.astype(int) - samples.quarters(16, 16)).max() < 20
     assert picture.metadata.icc is None
-    assert "CMYK" in caplog.text
+    note = "CMYK is converted to RGB without its color profile: colors are approximate"
+    assert picture.metadata.lost == (note,)
+    assert encode(picture.pixels, picture.metadata, format="png")[1] == (note,)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -121,7 +120,8 @@ def test_exif_orientation_is_obeyed_and_reset(orientation: int, order: str) -> N
         assert kept is not None
         assert samples.tiff_tags(kept)[0x112] == struct.pack(order + "H", 1)
         changed = sum(a != b for a, b in zip(kept, block, strict=True))
-        assert changed == (0 if orientation == 1 else 2)  # the tag, and the turned thumbnail
+        # The tag and the turned thumbnail, and from 5 on the exchanged width and height.
+        assert changed == (0 if orientation == 1 else 2 if orientation < 5 else 4)
     smooth = samples.photo()
     jpeg = samples.with_segment(encoded(".jpg", smooth), 0xE1, b"Exif\0\0" + block)
     seen = decode(jpeg).pixels.astype(int)
@@ -186,7 +186,7 @@ def test_a_malformed_exif_block_is_dropped_with_a_warning(
     with caplog.at_level(logging.WARNING):
         assert decode(data, "holiday.png").metadata.exif is None
     assert "holiday.png" in caplog.text
-    assert "malformed" in caplog.text
+    assert "damaged" in caplog.text
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
@@ -249,7 +249,7 @@ def test_animations_and_pages_are_refused_with_their_number(suffix: str) -> None
     if suffix not in suffixes():
         pytest.skip("not in this OpenCV build")
     data = make_tiff(noise(4, 4, 3), pages=3) if suffix == ".tif" else several(suffix, 3)
-    with pytest.raises(ImageError, match=r"lots holds 3 images"):
+    with pytest.raises(ImageError, match=r"lots holds 3 (frames|images)"):
         decode(data, "lots")
 
 

@@ -95,8 +95,10 @@ def icc(space: bytes = b"RGB ", extra: int = 0) -> bytes:
 
 
 XMP = (
-    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/>'
-    b"<tiff:Orientation>8</tiff:Orientation></x:xmpmeta>"
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/" xmlns:tiff="http://ns.adobe.com/tiff/1.0/">'
+    b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description tiff:Orientation="6"/><rdf:Description>'
+    b"<tiff:Orientation>8</tiff:Orientation></rdf:Description></rdf:RDF></x:xmpmeta>"
 )
 
 

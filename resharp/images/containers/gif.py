@@ -1,30 +1,60 @@
-"""GIF: a chain of blocks, parsed only to count the images (GIF89a specification)."""
+"""GIF: a chain of blocks (GIF89a specification).
+
+Pillow accepts truncated files, and shows neither XMP nor ICC profiles.
+"""
 
 from __future__ import annotations
 
-from resharp.images.containers.info import ContainerInfo, DamagedContainerError
+from resharp.images.containers.info import (
+    ContainerInfo,
+    DamagedContainerError,
+    behind,
+    left_out,
+    plain,
+)
+from resharp.images.picture import Metadata, stated
 
 _EXTENSION, _PICTURE, _END = 0x21, 0x2C, 0x3B
+_GRAPHIC_CONTROL, _COMMENT, _APPLICATION = 0xF9, 0xFE, 0xFF
+_XMP, _ICC, _LOOP = b"XMP DataXMP", b"ICCRGBG1012", (b"NETSCAPE2.0", b"ANIMEXTS1.0")
+_XMP_TRAILER = 258
+"""Bytes behind an XMP packet, which make it end as a chain of sub-blocks does."""
 
 
 def inspect(data: bytes) -> ContainerInfo:
-    """Walk all blocks up to the trailer and count the images."""
+    """Walk all blocks up to the trailer, count the images and collect comments, ICC and XMP."""
     frames = 0
-    try:
-        at = 13 + _table(data[10])
-        while data[at] != _END:
-            if data[at] == _PICTURE:
-                frames += 1
-                at = _skip_blocks(data, at + 11 + _table(data[at + 9]))
-            elif data[at] == _EXTENSION:
-                at = _skip_blocks(data, at + 2)
-            else:
-                raise DamagedContainerError(f"it has no valid GIF block at byte {at}")
-    except IndexError:
-        raise DamagedContainerError(
-            f"it ends after {len(data)} bytes, without its end mark"
-        ) from None
-    return ContainerInfo(frames=frames)
+    found: dict[bytes, bytes] = {}
+    text: list[tuple[str, str]] = []
+    lost: list[str] = []
+    at = 13 + _table(data[10])
+    while data[at] != _END:
+        if data[at] == _PICTURE:
+            frames += 1
+            at = _blocks(data, at + 11 + _table(data[at + 9]))[0]
+        elif data[at] == _EXTENSION:
+            start, kind = at + 2, data[at + 1]
+            at, parts = _blocks(data, start)
+            if kind == _COMMENT:
+                text.append(("Comment", plain(b"".join(parts))))
+            elif kind == _APPLICATION and parts:
+                found.setdefault(parts[0], b"".join(parts[1:]))
+                if parts[0] == _XMP:
+                    found[_XMP] = data[start + 12 : at - _XMP_TRAILER]
+            elif kind != _GRAPHIC_CONTROL:
+                lost.append("text that the GIF draws over its image is left out")
+        else:
+            raise DamagedContainerError(f"it has no valid GIF block at byte {at}")
+    others = [name for name in found if name not in (_XMP, _ICC, *_LOOP)]
+    lost += left_out("GIF blocks", others) + behind(data, at + 1)
+    metadata = Metadata(
+        icc=found.get(_ICC),
+        xmp=found.get(_XMP),
+        text=tuple(text),
+        density=stated((64, data[12] + 15), None) if data[12] else None,
+        lost=tuple(dict.fromkeys(lost)),
+    )
+    return ContainerInfo(metadata=metadata, frames=frames)
 
 
 def _table(flags: int) -> int:
@@ -32,7 +62,10 @@ def _table(flags: int) -> int:
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
-def _skip_blocks(data: bytes, at: int) -> int:
+def _blocks(data: bytes, at: int) -> tuple[int, list[bytes]]:
+    """Return the end of a chain of sub-blocks, and their contents."""
+    parts = []
     while data[at]:
+        parts.append(data[at + 1 : at + 1 + data[at]])
         at += 1 + data[at]
-    return at + 1
+    return at + 1, parts

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from resharp.images.picture import Metadata, Pixels
 
+CMYK = "CMYK is converted to RGB without its color profile: colors are approximate"
+CREDENTIALS = "the content credentials (C2PA) are removed: they describe the old pixels"
+
 
 class DamagedContainerError(Exception):
     """An incomplete or inconsistent file; the message completes a sentence about it."""
@@ -32,3 +35,30 @@ class ContainerInfo:
 
     finish: tuple[Callable[[Pixels], Pixels], ...] = ()
     """Steps still to be applied to the decoded pixels, in order."""
+
+
+def plain(text: bytes, codec: str | None = None) -> str:
+    """Decode a text, from UTF-8, marked UTF-16 or Latin-1; other containers cannot hold zeros."""
+    marked = text[:2] in (b"\xff\xfe", b"\xfe\xff")
+    try:
+        found = text.decode(codec or ("utf-16" if marked else "utf-8-sig"))
+    except UnicodeDecodeError:
+        found = text.decode("latin-1")
+    return found.rstrip("\0").replace("\0", " ")
+
+
+def named(name: bytes) -> str:
+    """Return the name of a block as text that is safe to print."""
+    return "".join(chr(byte) if 32 <= byte < 127 else "?" for byte in name.strip(b" "))
+
+
+def behind(data: bytes, at: int) -> list[str]:
+    """Return a sentence about what follows the end of a file's format, if it is more than zeros."""
+    size = len(data) - at if at < len(data) and any(data[at:]) else 0
+    return [f"{size} bytes after the end of the image are left out"] if size else []
+
+
+def left_out(what: str, names: list[bytes]) -> list[str]:
+    """Return a sentence about blocks that are not kept, if there are any."""
+    listed = ", ".join(dict.fromkeys(named(name) for name in names))
+    return [f"data that resharp cannot keep is left out: {what} {listed}"] if names else []

@@ -2,22 +2,40 @@
 
 EXIF thumbnails are JPEG files inside an APP1 segment, and phones append images and videos after
 EOI, so neither the first nor the last ``FF D9`` of the file is conclusive: segments are skipped by
-their length, and scans are searched for the marker that ends them.
+their length, and scans are searched for the marker that ends them. Pillow does neither, and shows
+only the last of several comments.
 """
 
 from __future__ import annotations
 
-import logging
 import re
+import struct
 from collections.abc import Iterator
 
-from resharp.images.containers.info import ContainerInfo, DamagedContainerError
-from resharp.images.picture import Metadata
-
-logger = logging.getLogger(__name__)
+from resharp.images import ifd, photoshop
+from resharp.images.containers.info import (
+    CMYK,
+    CREDENTIALS,
+    ContainerInfo,
+    DamagedContainerError,
+    behind,
+    left_out,
+    plain,
+)
+from resharp.images.picture import CENTIMETER, Metadata, stated
 
 EXIF, XMP, ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
-_APP1, _APP2, _EOI, _SOS = 0xE1, 0xE2, 0xD9, 0xDA
+_JFIF, _PHOTOSHOP, _MPF = b"JFIF\0", b"Photoshop 3.0\0", b"MPF\0"
+_LONG_XMP, _GAIN_MAP = b"http://ns.adobe.com/xmp/extension/\0", b"urn:iso:std:iso:ts:21496:-1\0"
+_APP1, _APP2, _APP11, _APP13, _COM = 0xE1, 0xE2, 0xEB, 0xED, 0xFE
+_SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
+_KNOWN = {
+    0xE0: (_JFIF, b"JFXX\0"),  # a thumbnail
+    _APP1: (EXIF[:5], XMP, _LONG_XMP),
+    _APP2: (ICC, _GAIN_MAP, _MPF),
+    _APP13: (_PHOTOSHOP,),
+    0xEE: (b"Adobe",),  # how colors are coded
+}
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _MAX_BODY = 65_533
 _MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
@@ -25,55 +43,165 @@ _MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
 # In a scan, FF 00 is a data byte, FF D0..D7 are restarts, FF FF is padding; the rest ends it.
 _SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
+Segment = tuple[int, bytes, int]
+"""Marker, content and end of a segment."""
+
 
 def inspect(data: bytes) -> ContainerInfo:
-    """Check that the file reaches EOI; collect EXIF, ICC and XMP."""
-    exif = xmp = None
+    """Check that the file reaches EOI; collect metadata, and look at what follows EOI."""
     parts: dict[int, bytes] = {}
-    channels = 3
-    for marker, body in _segments(data):
-        if marker == _APP1 and body.startswith(b"Exif\0"):
-            exif = exif or body[6:]
-        elif marker == _APP1 and body.startswith(XMP):
-            xmp = xmp or body[len(XMP) :]
-        elif marker == _APP2 and body.startswith(ICC) and len(body) > 14:
-            parts.setdefault(body[12], body[14:])
-        elif marker in _FRAMES and len(body) > 5:
+    blocks: dict[bytes, bytes] = {}
+    text: list[tuple[str, str]] = []
+    lost: list[str] = []
+    others: list[bytes] = []
+    channels = 0
+    for marker, body, _ in (segments := list(_segments(data))):
+        start = _start(marker, body)
+        name = b"APP%d " % (marker & 15) + re.sub(rb"[^ -~].*", b"", body[:40], flags=re.DOTALL)
+        if marker in _FRAMES and len(body) > 5:
             channels = body[5]
+        elif marker == _COM:
+            text.append(("Comment", plain(body)))
+        elif start == ICC and len(body) > 14:
+            parts.setdefault(body[12], body[14:])
+        elif start == _PHOTOSHOP:
+            blocks[start] = blocks.get(start, b"") + body[len(start) :]
+        elif start == EXIF[:5] in blocks and body[6:10] not in (b"II*\0", b"MM\0*"):
+            blocks[start] += body[6:]  # too large for one segment
+        elif start and start in blocks and start != _LONG_XMP and marker != 0xE0:
+            others.append(b"a second " + name)
+        elif start:
+            blocks[start] = body[len(start) :]
+        elif marker == _APP11 and body.startswith(b"JP"):
+            lost.append(CREDENTIALS)
+        elif marker & 0xF0 == 0xE0:
+            others.append(name)
+    if others:
+        lost += left_out("JPEG segments", others)
     icc = b"".join(parts[number] for number in sorted(parts)) or None
     if channels == 4:
-        # OpenCV converts the inks to BGR arithmetically, so the profile of the inks is dropped.
-        logger.warning("A CMYK JPEG is converted without its profile; colors are approximate.")
-        icc = None
-    return ContainerInfo(metadata=Metadata(exif=exif, icc=icc, xmp=xmp))
+        icc = None  # OpenCV converts the inks arithmetically
+        lost.append(CMYK)
+    if _LONG_XMP in blocks:
+        lost.append("the extended part of the XMP data is left out: resharp cannot keep it")
+    unit, x, y = struct.unpack(">BHH", blocks.get(_JFIF, b"").ljust(7, b"\0")[2:7])
+    gain_map = _behind(data, segments[-1][2], blocks, lost)
+    metadata = Metadata(
+        exif=blocks.get(EXIF[:5], b"")[1:] or None,
+        icc=icc,
+        xmp=blocks.get(XMP),
+        photoshop=photoshop.sound(blocks[_PHOTOSHOP], lost) if _PHOTOSHOP in blocks else None,
+        text=tuple(text),
+        density=stated((x, y), {1: 1, 2: CENTIMETER}.get(unit)) if unit or x != y else None,
+        gain_map=gain_map,
+        own=(("jpeg", _GAIN_MAP, blocks[_GAIN_MAP]),) if gain_map and _GAIN_MAP in blocks else (),
+        lost=tuple(dict.fromkeys(lost)),
+    )
+    return ContainerInfo(metadata=metadata)
 
 
 def embed(data: bytes, metadata: Metadata) -> bytes:
-    """Insert metadata into an encoded JPEG after JFIF, leaving out blocks that are too large.
+    """Insert metadata into a JPEG of OpenCV behind JFIF, leaving out blocks that are too large.
 
     OpenCV fails on ICC profiles of more than 64 KiB and writes XMP that no reader recognizes.
     """
-    added = b""
-    if metadata.exif and len(EXIF + metadata.exif) <= _MAX_BODY:
-        added += _segment(_APP1, EXIF + metadata.exif)
-    if metadata.xmp and len(XMP + metadata.xmp) <= _MAX_BODY:
-        added += _segment(_APP1, XMP + metadata.xmp)
-    icc = metadata.icc or b""
-    room = _MAX_BODY - len(ICC) - 2
-    parts = [icc[at : at + room] for at in range(0, len(icc), room)]
+    added = [(_APP1, EXIF + metadata.exif)] if metadata.exif else []
+    added += [(_APP1, XMP + metadata.xmp)] if metadata.xmp else []
+    added += [(_APP2, name + body) for _, name, body in metadata.own]
+    parts = _split(metadata.icc or b"", _MAX_BODY - len(ICC) - 2)
     if len(parts) <= 255:
-        for number, part in enumerate(parts, 1):
-            added += _segment(_APP2, ICC + bytes((number, len(parts))) + part)
-    at = 4 + int.from_bytes(data[4:6], "big") if data[2:4] == b"\xff\xe0" else 2
-    return data[:at] + added + data[at:]
+        added += [(_APP2, ICC + bytes((n, len(parts))) + part) for n, part in enumerate(parts, 1)]
+    parts = _split(metadata.photoshop or b"", _MAX_BODY - len(_PHOTOSHOP))
+    added += [(_APP13, _PHOTOSHOP + part) for part in parts]
+    added += [(_COM, text.encode("utf-8", "replace")) for _, text in metadata.text]
+    head = data[:20]
+    if dots := metadata.density:
+        x, y = dots.ratio(65_535)
+        if dots.inches:
+            x, y = (min(max(round(value), 1), 65_535) for value in dots[:2])
+        head = head[:13] + struct.pack(">BHH", dots.inches, x, y) + head[18:]
+    head += b"".join(_segment(marker, body) for marker, body in added if len(body) <= _MAX_BODY)
+    if metadata.gain_map is None:
+        return head + data[20:]
+    index = _mpf(len(head), len(data) - 20, len(metadata.gain_map))
+    return head + index + data[20:] + metadata.gain_map
+
+
+def with_segments_of(data: bytes, source: bytes) -> bytes:
+    """Return a JPEG of OpenCV with the metadata segments of another one as they are."""
+    kept = [_segment(m, body) for m, body, _ in _segments(source) if m == _COM or 0xE1 <= m <= 0xEF]
+    return data[:20] + b"".join(kept) + data[20:]
+
+
+def _mpf(start: int, rest: int, second: int) -> bytes:
+    """Return the index of two images (CIPA DC-007) as a segment for this position in the first."""
+    length, content = 4 + 86, start + 8
+    first = start + length + rest
+    entries = struct.pack("<IIIHH", 0x30000, first, 0, 0, 0)
+    entries += struct.pack("<IIIHH", 0, second, first - content, 0, 0)
+    tags: ifd.Tags = {
+        0xB000: (ifd.UNDEFINED, 4, b"0100"),
+        0xB001: (ifd.LONG, 1, struct.pack("<I", 2)),
+        0xB002: (ifd.UNDEFINED, len(entries), entries),
+    }
+    return _segment(_APP2, _MPF + ifd.block("<", tags))
+
+
+def _split(whole: bytes, size: int) -> list[bytes]:
+    return [whole[at : at + size] for at in range(0, len(whole), size)]
 
 
 def _segment(marker: int, body: bytes) -> bytes:
     return bytes((0xFF, marker)) + (len(body) + 2).to_bytes(2, "big") + body
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 2
+def _start(marker: int, body: bytes) -> bytes:
+    """Return the identifier that a known segment starts with; empty if it is unknown."""
+    return next((start for start in _KNOWN.get(marker, ()) if body.startswith(start)), b"")
+
+
+def _behind(data: bytes, at: int, blocks: dict[bytes, bytes], lost: list[str]) -> bytes | None:
+    """Return the gain map behind a JPEG that announces one; name the rest in ``lost``."""
+    images = []
+    at = len(data) - len(data[at:].lstrip(b"\0"))
+    while data[at : at + 3] == b"\xff\xd8\xff":
+        try:
+            *_, (_, _, end) = _segments(data, at)
+        except DamagedContainerError:
+            break
+        images.append(data[at:end])
+        at = len(data) - len(data[end:].lstrip(b"\0"))
+    gain_map = None
+    if images and (_GAIN_MAP in blocks or _announces(blocks.get(XMP))):
+        sure = [image for image in images if _is_gain_map(image)] or (
+            images if len(images) == 1 else []
+        )
+        gain_map = sure[0] if sure else None
+    if others := len(images) - (gain_map is not None):
+        what = "1 further image is" if others == 1 else f"{others} further images are"
+        lost.append(f"{what} left out: resharp keeps the first image of a JPEG file")
+    # The zeros in front of a box size were skipped as padding.
+    if b"ftyp" in data[at : at + 12] or b"MotionPhoto_Data" in data[at : at + 256]:
+        lost.append("the video of the motion photo is left out: resharp cannot keep it")
+    elif at < len(data):
+        lost += behind(data, at)
+    return gain_map
+
+
+def _announces(packet: bytes | None) -> bool:
+    from resharp.images import xmp
+
+    return packet is not None and xmp.announces_gain_map(packet)
+
+
+def _is_gain_map(image: bytes) -> bool:
+    found = {_start(marker, body): body for marker, body, _ in _segments(image)}
+    return _GAIN_MAP in found or _announces(found.get(XMP, b"")[len(XMP) :])
+
+
+def _segments(data: bytes, at: int = 0) -> Iterator[Segment]:
+    """Yield the segments of the JPEG at this position, up to EOI."""
+    at += 2
     while True:
         # Skip padding, and stray bytes that some cameras leave between segments.
         start = _MARKER.search(data, at)
@@ -82,12 +210,14 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
         at = start.start()
         marker = data[at + 1]
         if marker == _EOI:
+            yield marker, b"", at + 2
             return
         size = int.from_bytes(data[at + 2 : at + 4], "big")
         if size < 2 or at + 2 + size > len(data):
             raise DamagedContainerError(f"it ends after {len(data)} bytes, inside a segment")
-        yield marker, data[at + 4 : at + 2 + size]
+        body = data[at + 4 : at + 2 + size]
         at += 2 + size
+        yield marker, body, at
         if marker == _SOS:
             end = _SCAN_END.search(data, at)
             if end is None:

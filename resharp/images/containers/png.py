@@ -1,49 +1,132 @@
-"""PNG: chunks with a length and a CRC each, from IHDR to IEND (PNG, third edition)."""
+"""PNG: chunks with a length and a CRC each, from IHDR to IEND (PNG, third edition).
+
+Pillow shows neither cICP, mDCV and cLLI nor chunks of other programs, reads texts behind the image
+data only by decoding it, and cannot encode 16-bit colors.
+"""
 
 from __future__ import annotations
 
-import logging
+import re
+import struct
 import zlib
 from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
 
-from resharp.images.containers.info import ContainerInfo, DamagedContainerError
-from resharp.images.picture import Metadata
+import numpy as np
 
-logger = logging.getLogger(__name__)
-_XMP = b"XML:com.adobe.xmp\0"
+from resharp.images import photoshop
+from resharp.images.containers.info import (
+    CREDENTIALS,
+    ContainerInfo,
+    DamagedContainerError,
+    behind,
+    left_out,
+    named,
+    plain,
+)
+from resharp.images.picture import METER, Density, Metadata, Pixels, per_meter, stated
+
+if TYPE_CHECKING:
+    from resharp.images.color_signal import ColorSignal
+
+_XMP = "XML:com.adobe.xmp"
+_RAW = "Raw profile type "
+_PROFILES = {b"II*\0": "exif", b"MM\0*": "exif", b"8BIM": "photoshop"}
+_PROFILES |= dict.fromkeys((b"<?xpacket", b"<x:xmp", b"<rdf:RDF"), "xmp")
+"""How blocks begin, behind the identifiers that they have in JPEG."""
+_LIGHT = (b"mDCV", b"cLLI")
+# These describe the file or the pixels and are used, or decoded by OpenCV.
+_READ = {
+    *(b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"acTL", b"fcTL", b"fdAT", b"eXIf", b"iCCP"),
+    *(b"sRGB", b"gAMA", b"cHRM", b"cICP", b"pHYs", b"iTXt", b"tEXt", b"zTXt", *_LIGHT),
+}
 _MAX_TEXT = 64 << 20
+_LARGEST = 8_000_000
+"""libpng reads chunks of metadata up to this size."""
 
 
 def inspect(data: bytes) -> ContainerInfo:
-    """Check that all chunks are complete; collect eXIf, iCCP and XMP, and count APNG frames."""
+    """Check that all chunks are complete; collect metadata, and count APNG frames."""
     found: dict[bytes, bytes] = {}
-    frames = 1
-    for name, body in _chunks(data):
-        if name == b"acTL" and len(body) >= 4:
-            frames = int.from_bytes(body[:4], "big")
-        elif name == b"eXIf":
-            found.setdefault(b"exif", bytes(body))
-        elif name == b"iCCP":
-            found.setdefault(b"icc", _inflate(bytes(body).partition(b"\0")[2][1:]))
-        elif name in (b"iTXt", b"tEXt") and bytes(body[:18]) == _XMP:
-            text = bytes(body[18:])
-            found.setdefault(b"xmp", _text(text) if name == b"iTXt" else text.rstrip(b"\0"))
+    blocks: dict[str, bytes] = {}
+    text: list[tuple[str, str]] = []
+    own: list[tuple[str, bytes, bytes]] = []
+    lost: list[str] = []
+    others: list[bytes] = []
+    chunks = list(_chunks(data, lost))
+    for name, at, end in chunks:
+        body = b"" if name in (b"IDAT", b"fdAT") else data[at + 8 : end - 4]
+        if name in (b"iTXt", b"tEXt", b"zTXt"):
+            keyword, content, codec = _text(name, body, lost)
+            kind, block = _profile(keyword, content)
+            if kind:
+                blocks.setdefault(kind, block)
+            else:
+                text.append((keyword, plain(content, codec)))
+        elif name == b"caBX":
+            lost.append(CREDENTIALS)
+        elif name in _READ:
+            found.setdefault(name, body)
+        elif name[3:].islower():  # "safe to copy", whatever becomes of the pixels
+            own.append(("png", name, body))
+        else:
+            others.append(name)
+    if b"iCCP" in found:
+        blocks["icc"] = _inflate(found[b"iCCP"].partition(b"\0")[2][1:], lost)
+    if found.get(b"cICP", b"\1" * 4)[3:4] == b"\0":
+        lost.append("the colors are taken for full range, although the file states narrow range")
+    lost += left_out("PNG chunks", others)
+    dots = struct.unpack(">IIB", found[b"pHYs"]) if len(found.get(b"pHYs", b"")) == 9 else (0, 0, 0)
     metadata = Metadata(
-        exif=found.get(b"exif") or None,
-        icc=found.get(b"icc") or None,
-        xmp=found.get(b"xmp") or None,
+        exif=found.get(b"eXIf") or blocks.get("exif"),
+        icc=blocks.get("icc") or None,
+        xmp=blocks.get("xmp") or None,
+        photoshop=photoshop.sound(blocks.get("photoshop", b""), lost),
+        text=tuple(text),
+        density=stated(dots[:2], METER if dots[2] == 1 else None),
+        color=_color(found) if found.keys() & _COLOR else None,
+        own=tuple(own),
+        lost=tuple(lost),
     )
-    return ContainerInfo(metadata=metadata, frames=frames)
+    head, key = found.get(b"IHDR", bytes(13)), found.get(b"tRNS", b"")
+    return ContainerInfo(
+        metadata=metadata,
+        decodable=_critical(data, chunks) if len(data) > _LARGEST else None,
+        frames=int.from_bytes(found[b"acTL"][:4], "big") if b"acTL" in found else 1,
+        finish=(partial(_keyed, key=key, depth=head[8]),) if head[9] == 0 and len(key) > 1 else (),
+    )
 
 
-def embed_xmp(data: bytes, packet: bytes) -> bytes:
-    """Insert an XMP packet after IHDR, as iTXt: other readers ignore the tEXt of OpenCV."""
-    body = b"iTXt" + _XMP + bytes(4) + packet
-    size, crc = (number.to_bytes(4, "big") for number in (len(body) - 4, zlib.crc32(body)))
-    return data[:33] + size + body + crc + data[33:]
+def embed(data: bytes, metadata: Metadata) -> bytes:
+    """Insert what OpenCV does not write, or not so that others find it, behind IHDR."""
+    added = [(b"pHYs", _dots(metadata.density))] if metadata.density else []
+    if metadata.color:
+        added += _color_chunks(metadata.color, metadata.icc)
+    if metadata.xmp:
+        added.append((b"iTXt", _XMP.encode() + bytes(5) + metadata.xmp))
+    if metadata.photoshop:
+        size, digits = len(metadata.photoshop), metadata.photoshop.hex().encode()
+        profile = b"\niptc\n%8d\n%s\n" % (size, re.sub(rb"(.{72})", rb"\1\n", digits))
+        added.append((b"zTXt", _RAW.encode() + b"iptc\0\0" + zlib.compress(profile)))
+    for keyword, text in metadata.text:
+        word = plain(keyword.encode("latin-1", "replace"), "latin-1").encode("latin-1")[:79]
+        word = word or b"Comment"
+        try:
+            added.append((b"tEXt", word + b"\0" + text.encode("latin-1")))
+        except UnicodeEncodeError:
+            added.append((b"iTXt", word + bytes(5) + text.encode("utf-8", "replace")))
+    added += [(name, body) for _, name, body in metadata.own]
+    return data[:33] + b"".join(_chunk(name, body) for name, body in added) + data[33:]
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+def _chunk(name: bytes, body: bytes) -> bytes:
+    crc = zlib.crc32(name + body)
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", crc)
+
+
+def _chunks(data: bytes, lost: list[str]) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, start and end of each chunk."""
     view = memoryview(data)
     at = 8
     while True:
@@ -52,32 +135,116 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
         end = at + 12 + size
         if end > len(view):
             raise DamagedContainerError(f"it ends after {len(view)} bytes, without its IEND chunk")
-        intact = zlib.crc32(view[at + 4 : end - 4]) == int.from_bytes(view[end - 4 : end], "big")
-        if intact:
-            yield name, view[at + 8 : end - 4]
+        if zlib.crc32(view[at + 4 : end - 4]) == int.from_bytes(view[end - 4 : end], "big"):
+            yield name, at, end
         elif name[:1].isupper():
-            raise DamagedContainerError(
-                f"the checksum of its {name.decode('latin-1')} chunk is wrong"
-            )
+            raise DamagedContainerError(f"the checksum of its {named(name)} chunk is wrong")
         else:
-            logger.warning("A PNG chunk %r has a wrong checksum and is ignored.", name)
+            lost.append(f"the PNG chunk {named(name)} is left out: it is damaged")
         if name == b"IEND":
+            lost += behind(data, end)
             return
         at = end
 
 
-def _text(body: bytes) -> bytes:
-    """Return the text of an iTXt chunk from its body after the keyword."""
-    compressed = body[:1] == b"\1"
-    parts = body[2:].split(b"\0", 2)
-    text = parts[2] if len(parts) == 3 else b""
-    return (_inflate(text) if compressed else text).rstrip(b"\0")
+def _critical(data: bytes, chunks: list[tuple[bytes, int, int]]) -> bytes | None:
+    """Return a copy without metadata if these are too large for the decoder."""
+    if all(end - at < _LARGEST or name[:1].isupper() for name, at, end in chunks):
+        return None
+    used = [(at, end) for name, at, end in chunks if name[:1].isupper() or name == b"tRNS"]
+    return data[:8] + b"".join(data[at:end] for at, end in used)
 
 
-def _inflate(packed: bytes) -> bytes:
-    """Decompress up to 64 MiB, since a kilobyte of zlib data can expand to a gigabyte."""
+def _text(name: bytes, body: bytes, lost: list[str]) -> tuple[str, bytes, str]:
+    """Return keyword, text and the encoding of the text."""
+    word, _, rest = body.partition(b"\0")
+    keyword = word.decode("latin-1")
+    if name == b"tEXt":
+        return keyword, rest, "latin-1"
+    if name == b"zTXt":
+        return keyword, _inflate(rest[1:], lost), "latin-1"
+    language, _, translated = rest[2:].partition(b"\0")
+    translation, _, text = translated.partition(b"\0")
+    if language or translation:
+        lost.append(f"the language of the text {keyword!r} is left out")
+    return keyword, _inflate(text, lost) if rest[:1] == b"\1" else text, "utf-8"
+
+
+def _profile(keyword: str, content: bytes) -> tuple[str, bytes]:
+    """Return the kind of block in a text, as ImageMagick and exiftool store them; "" if none."""
+    if keyword == _XMP:
+        return "xmp", content.rstrip(b"\0")
+    if not keyword.startswith(_RAW):
+        return "", content
     try:
-        return zlib.decompressobj().decompress(packed, _MAX_TEXT)
+        block = bytes.fromhex(content.split(maxsplit=2)[2].decode("ascii"))
+    except (ValueError, IndexError):
+        return "", content
+    if block[36:40] == b"acsp":
+        return "icc", block
+    for start, kind in _PROFILES.items():
+        if (at := block[:40].find(start)) >= 0:
+            return kind, block[at:]
+    return ("photoshop", photoshop.of_iptc(block)) if block.startswith(b"\x1c") else ("", content)
+
+
+def _inflate(packed: bytes, lost: list[str]) -> bytes:
+    """Decompress up to 64 MiB, since a kilobyte of zlib data can expand to a gigabyte."""
+    stream = zlib.decompressobj()
+    try:
+        whole = stream.decompress(packed, _MAX_TEXT)
     except zlib.error:
-        logger.warning("A compressed PNG metadata chunk is damaged and is ignored.")
+        whole = b""
+    if not stream.eof:
+        lost.append("compressed metadata is left out: it is damaged or too large")
         return b""
+    return whole
+
+
+def _dots(density: Density) -> bytes:
+    if density.inches:
+        return struct.pack(">IIB", per_meter(density.x), per_meter(density.y), 1)
+    return struct.pack(">IIB", *density.ratio(2**31 - 1), 0)
+
+
+_COLOR = {b"cICP", b"sRGB", b"gAMA", b"cHRM", *_LIGHT}
+
+
+def _color(found: dict[bytes, bytes]) -> ColorSignal | None:
+    from resharp.images.color_signal import ColorSignal
+
+    signal, gamma = found.get(b"cICP", b""), found.get(b"gAMA", b"")
+    xy, intent = found.get(b"cHRM", b""), found.get(b"sRGB", b"")
+    color = ColorSignal(
+        cicp=(signal[0], signal[1]) if len(signal) == 4 else None,
+        gamma=int.from_bytes(gamma, "big") / 1e5 if len(gamma) == 4 and any(gamma) else None,
+        chromaticities=tuple(v / 1e5 for v in struct.unpack(">8I", xy)) if len(xy) == 32 else None,
+        intent=intent[0] if len(intent) == 1 else None,
+        light=tuple((name.decode(), found[name]) for name in found if name in _LIGHT),
+    )
+    return None if color == ColorSignal() else color
+
+
+def _color_chunks(color: ColorSignal, icc: bytes | None) -> list[tuple[bytes, bytes]]:
+    chunks = [(name.encode(), body) for name, body in color.light]
+    if color.cicp:
+        chunks.append((b"cICP", bytes((*color.cicp, 0, 1))))
+    if color.intent is not None and not icc:  # a file has one of both
+        chunks.append((b"sRGB", bytes((color.intent,))))
+    if color.gamma:
+        chunks.append((b"gAMA", struct.pack(">I", round(color.gamma * 1e5))))
+    if color.chromaticities:
+        chunks.append(
+            (b"cHRM", struct.pack(">8I", *(round(v * 1e5) for v in color.chromaticities)))
+        )
+    return chunks
+
+
+def _keyed(pixels: Pixels, *, key: bytes, depth: int) -> Pixels:
+    """Return gray pixels with the alpha that a transparent gray value (tRNS) means."""
+    if pixels.ndim != 2:
+        return pixels
+    top = np.iinfo(pixels.dtype).max
+    value = int.from_bytes(key[:2], "big") & ((1 << depth) - 1)
+    alpha = np.where(pixels == value * top // ((1 << depth) - 1), 0, top).astype(pixels.dtype)
+    return np.dstack([pixels, pixels, pixels, alpha])

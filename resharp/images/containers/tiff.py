@@ -1,109 +1,196 @@
 """TIFF: the variants that OpenCV reads correctly, and the tags that it does not read or write.
 
 OpenCV applies some orientations and not others, multiplies colors by a straight alpha in 8 bits but
-not in 16, and writes neither metadata nor the tag that defines the fourth channel. So the decoder
-gets a copy with neutral tags, and the rest is done here. Tags: TIFF 6.0, XMP part 3.
+not in 16, cannot read gray with alpha, and writes neither metadata nor the tag that defines the
+fourth channel. So the decoder gets a copy with neutral tags, and the rest is done here. Pillow has
+no 16-bit colors. Tags: TIFF 6.0, EXIF 2.32, XMP part 3.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from fractions import Fraction
+from functools import partial
 
 import numpy as np
 
-from resharp.images import tiff_ifd as ifd
-from resharp.images import tiff_tags
-from resharp.images.containers.info import ContainerInfo, DamagedContainerError, UnsupportedError
-from resharp.images.exif import ORIENTATION
-from resharp.images.picture import Metadata, Pixels
+from resharp.images import ifd, photoshop
+from resharp.images.containers.info import CMYK, ContainerInfo, UnsupportedError
+from resharp.images.ifd import MalformedError
+from resharp.images.picture import CENTIMETER, Density, Metadata, Pixels, stated
 
-_SUBFILE, _BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR = 254, 258, 262, 277, 284
-_EXTRA, _SAMPLE_FORMAT, _XMP, _ICC = 338, 339, 700, 34675
+_SUBFILE, _WIDTH, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES = 254, 256, 258, 262, 274, 277
+_X, _Y, _UNIT, _PLANAR, _PREDICTOR, _TILE_WIDTH = 282, 283, 296, 284, 317, 322
+_INNER, _EXTRA, _SAMPLE_FORMAT, _XMP, _ICC = 330, 338, 339, 700, 34675
+_IPTC, _PHOTOSHOP = 33723, 34377
 _BLACK_IS_ZERO, _RGB, _INKS = 1, 2, 5
 _PHOTOMETRICS = (0, _BLACK_IS_ZERO, _RGB, 3, _INKS, 6)  # 0 white is zero, 3 palette, 6 YCbCr
 _ASSOCIATED, _UNASSOCIATED = 1, 2
 _KINDS = {1: "unsigned", 2: "signed", 3: "float"}
+_EXIF, _GPS, _INTEROP, _MAKER_NOTE = 0x8769, 0x8825, 0xA005, 0x927C
+_DAMAGED = "some EXIF tags are left out: they are damaged"
+# What an EXIF block has in its first directory, and a TIFF file in its own, with the same meaning:
+# names, maker, model, software, date, artist, host, chromaticities, rating, copyright, XP texts.
+_DESCRIPTIVE = {
+    *(269, ifd.DESCRIPTION, 271, 272, 285, 305, 306, 315, 316, 318, 319, 18246, 18249, 33432),
+    *range(40091, 40096),
+}
+# How pixels are stored; and previews, which would be of the old ones.
+_STRUCTURE = {
+    *(_XMP, _ICC, _IPTC, _PHOTOSHOP, *range(254, 267), *range(273, 285), *range(288, 294), _UNIT),
+    *(297, *range(317, 349), 351, *range(512, 522), *range(529, 533), 559, _EXIF, _GPS, 59932),
+}
 
 
 def inspect(data: bytes) -> ContainerInfo:
-    """Count the pages, refuse variants that OpenCV misreads, collect ICC, XMP and EXIF."""
-    try:
-        form = ifd.layout(data)
-        page = ifd.directory(data, form, form.first)
-        frames = 1 + _further_pages(data, form, page.following)
-    except ifd.MalformedError as exc:
-        raise DamagedContainerError(f"its directory cannot be read: {exc}") from None
-    tags = {
-        tag: ifd.integers(data, form, page.entries.get(tag))
-        for tag in (_BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR, _EXTRA, _SAMPLE_FORMAT, ORIENTATION)
-    }
-    _refuse_misread(tags)
-    inks = tags[_PHOTOMETRIC][:1] == (_INKS,)
-    blocks = {
-        tag: data[entry.value : entry.value + entry.size]
-        for tag in (_XMP, _ICC)
-        if (entry := page.entries.get(tag)) is not None
-    }
-    premultiplied = tags[_EXTRA][:1] == (_ASSOCIATED,)
+    """Count the pages, refuse variants that OpenCV misreads, collect metadata."""
+    lost: list[str] = []
+    page = ifd.Page(data)
+    frames = 1 + _further_pages(data, page.following, *page.integers(_INNER))
+    _refuse_misread(page)
+    inks = page.integers(_PHOTOMETRIC)[:1] == (_INKS,)
+    if inks:
+        lost.append(CMYK)
+    resources = photoshop.sound(page.raw(_PHOTOSHOP) or b"", lost) or b""
+    if (record := page.raw(_IPTC)) and photoshop.iptc(resources) is None:
+        resources = photoshop.of_iptc(_record(page, record)) + resources
+    twins = page.integers(_SAMPLES)[:1] == (2,)
+    premultiplied = page.integers(_EXTRA)[:1] == (_ASSOCIATED,)
+    finish: list[Callable[[Pixels], Pixels]] = []
+    if twins:
+        finish.append(partial(_parted, difference=page.integers(_PREDICTOR)[:1] == (2,)))
+    finish += [_without_alpha] if inks else [_straight] if premultiplied else []
+    tags = movable(data, page.order, lost)
     return ContainerInfo(
         metadata=Metadata(
-            exif=tiff_tags.from_tiff(data),
-            icc=None if inks else blocks.get(_ICC),
-            xmp=blocks.get(_XMP),
+            exif=ifd.block(page.order, tags) if tags.keys() - {_X, _Y, _UNIT} else None,
+            icc=None if inks else page.raw(_ICC),
+            xmp=page.raw(_XMP),
+            photoshop=resources or None,
+            density=_density(page),
+            lost=tuple(lost),
         ),
         frames=frames,
-        orientation=next((o for o in tags[ORIENTATION][:1] if 1 <= o <= 8), 1),
-        decodable=_neutral(data, form, page),
-        finish=(_without_alpha,) if inks else (_straight,) if premultiplied else (),
+        orientation=next((o for o in page.integers(_ORIENTATION)[:1] if 1 <= o <= 8), 1),
+        decodable=_as_gray(data, page) if twins else _neutral(data, page),
+        finish=tuple(finish),
     )
 
 
-def _further_pages(data: bytes, form: ifd.IfdLayout, at: int) -> int:
-    """Count the pages after the first, without previews (subfile type 1) and masks (4)."""
-    pages = 0
-    seen: set[int] = set()
-    while at and at not in seen and len(seen) < 65_536:
-        seen.add(at)
-        page = ifd.directory(data, form, at)
-        kind = ifd.integers(data, form, page.entries.get(_SUBFILE))
-        pages += not (kind and kind[0] & 5)
-        at = page.following
+def movable(data: bytes, order: ifd.Order, lost: list[str]) -> ifd.Tags:
+    """Return the tags of a TIFF file or an EXIF block that the other one can hold, in this order.
+
+    Maker notes contain private positions that only their maker can correct, so they are left out,
+    as are tags of unknown meaning; ``lost`` gets a sentence about them.
+    """
+    root = ifd.Page(data)
+    tags: ifd.Tags = {}
+    for tag in root.movable() & (_DESCRIPTIVE | {_X, _Y, _UNIT}):
+        tags[tag] = root.value(tag, order)
+    if root.damaged:
+        lost.append(_DAMAGED)
+    foreign = sorted(root.values.keys() - _DESCRIPTIVE - _STRUCTURE - {_X, _Y})
+    if foreign:
+        numbers = ", ".join(map(str, foreign[:8])) + (" ..." if foreign[8:] else "")
+        lost.append(f"tags that resharp does not know are left out: TIFF tags {numbers}")
+    return tags | _inner(data, root, order, lost, (_EXIF, _GPS))
+
+
+def _inner(
+    data: bytes, root: ifd.Page, order: ifd.Order, lost: list[str], pointers: tuple[int, ...]
+) -> ifd.Tags:
+    """Return the directories for EXIF, GPS and interoperability that a directory points to."""
+    tags: ifd.Tags = {}
+    for pointer in pointers:
+        for at in root.integers(pointer)[:1]:
+            try:
+                page = ifd.Page(data, at)
+            except MalformedError:
+                lost.append(_DAMAGED)
+                continue
+            if page.damaged:
+                lost.append(_DAMAGED)
+            if _MAKER_NOTE in page.values:
+                lost.append(
+                    "the maker notes are left out: they cannot be moved into or out of TIFF"
+                )
+            plain_tags = page.movable() - {_MAKER_NOTE, _EXIF, _GPS, _INTEROP}
+            inner: ifd.Tags = {tag: page.value(tag, order) for tag in plain_tags}
+            if pointer == _EXIF:
+                inner |= _inner(data, page, order, lost, (_INTEROP,))
+            if inner:
+                tags[pointer] = inner
+    return tags
+
+
+def _record(page: ifd.Page, record: bytes) -> bytes:
+    """Return the IPTC record; old writers declare its bytes as LONGs, in the file's byte order."""
+    kind = page.values[_IPTC][0]
+    return page.value(_IPTC, ">")[2] if kind == ifd.LONG and record[3:4] == b"\x1c" else record
+
+
+def _further_pages(data: bytes, *places: int) -> int:
+    """Count the pages behind and inside the first, without previews (type 1) and masks (4)."""
+    pages, seen, left = 0, {0}, [*places]
+    while left and len(seen) < 65_536:
+        at = left.pop()
+        if at not in seen:
+            seen.add(at)
+            page = ifd.Page(data, at)
+            kind = page.integers(_SUBFILE)
+            pages += not (kind and kind[0] & 5)
+            left.append(page.following)
     return pages
 
 
-def _refuse_misread(tags: dict[int, tuple[int, ...]]) -> None:
+def _refuse_misread(page: ifd.Page) -> None:
     """Refuse variants outside the measured list; docs/design/files.md has the table."""
-    bits = max(tags[_BITS], default=1)
-    kind = _KINDS.get(max(tags[_SAMPLE_FORMAT], default=1), "other")
-    samples = next(iter(tags[_SAMPLES]), 1)
-    photometric = next(iter(tags[_PHOTOMETRIC]), _BLACK_IS_ZERO)
+    bits = max(page.integers(_BITS), default=1)
+    kind = _KINDS.get(max(page.integers(_SAMPLE_FORMAT), default=1), "other")
+    samples = next(iter(page.integers(_SAMPLES)), 1)
+    photometric = next(iter(page.integers(_PHOTOMETRIC)), _BLACK_IS_ZERO)
+    planes = page.integers(_PLANAR)[:1] == (2,)
     sound = {"unsigned": bits <= 16, "float": bits in (32, 64)}
     if not sound.get(kind, False):
         raise UnsupportedError(f"{bits}-bit {kind} samples")
-    if samples not in (1, 3, 4):
+    gray_alpha = (
+        photometric == _BLACK_IS_ZERO and bits in (8, 16, 32) and not planes and not page.big
+    )
+    if samples not in (1, 3, 4) and not (samples == 2 and gray_alpha and page.integers(_EXTRA)):
         raise UnsupportedError(f"{samples} channels")
     if samples == 4 and photometric not in (_RGB, _INKS):
         raise UnsupportedError("4 channels that are neither RGB with alpha nor CMYK")
     if photometric not in (_PHOTOMETRICS if bits <= 8 else (_BLACK_IS_ZERO, _RGB)):
         raise UnsupportedError(f"{bits} bits and photometric interpretation {photometric}")
-    if bits > 8 and samples > 1 and tags[_PLANAR][:1] == (2,):
+    if bits > 8 and samples > 1 and planes:
         raise UnsupportedError(f"{bits} bits with one plane per channel")
 
 
-def _neutral(data: bytes, form: ifd.IfdLayout, page: ifd.Directory) -> bytes | None:
+def _neutral(data: bytes, page: ifd.Page) -> bytes | None:
     """Return a copy with orientation 1 and an alpha that libtiff keeps; None if not needed."""
-    wanted = {ORIENTATION: 1, _EXTRA: _ASSOCIATED}
-    changes = {
-        tag: value
-        for tag, value in wanted.items()
-        if tag in page.entries and ifd.integers(data, form, page.entries[tag]) != (value,)
-    }
-    if not changes:
-        return None
     copy = bytearray(data)
-    for tag, value in changes.items():
-        ifd.put(copy, form, page.entries[tag], value)
-    return bytes(copy)
+    for tag, value in ((_ORIENTATION, 1), (_EXTRA, _ASSOCIATED)):
+        if tag in page.entries and page.integers(tag) != (value,):
+            page.put(copy, tag, value)
+    return None if copy == data else bytes(copy)
+
+
+def _as_gray(data: bytes, page: ifd.Page) -> bytes:
+    """Return a copy of gray with alpha that is a gray image of twice the width."""
+    changes = {tag: 2 * n for tag in (_WIDTH, _TILE_WIDTH) for n in page.integers(tag)}
+    changes |= {_SAMPLES: 1, _ORIENTATION: 1}
+    changes |= {tag: n for tag in (_BITS, _SAMPLE_FORMAT) for n in page.integers(tag)}
+    longs = {tag: (ifd.LONG, 1, struct.pack(page.order + "I", n)) for tag, n in changes.items()}
+    return ifd.extended(data, {**longs}, without=(_EXTRA, _PREDICTOR))
+
+
+def _parted(pixels: Pixels, *, difference: bool) -> Pixels:
+    """Return BGRA for gray and alpha side by side, as they are or as differences (predictor 2)."""
+    pairs = pixels.reshape(len(pixels), -1, 2)
+    if difference:
+        pairs = np.cumsum(pairs, axis=1, dtype=pixels.dtype)
+    return pairs[..., [0, 0, 0, 1]]
 
 
 def _without_alpha(pixels: Pixels) -> Pixels:
@@ -126,27 +213,52 @@ def _straight(pixels: Pixels) -> Pixels:
     return out
 
 
-def embed(data: bytes, metadata: Metadata, channels: int) -> bytes:
-    """Add ICC, XMP, EXIF and the meaning of the alpha channel to a TIFF written by OpenCV.
+def _density(page: ifd.Page) -> Density | None:
+    """Return the resolution; the unit is inch unless it is stated to be none (1) or cm (3)."""
+    sides = []
+    for tag in (_X, _Y):
+        above, below = page.integers(tag) if len(page.integers(tag)) == 2 else (0, 0)
+        sides.append(above / below if below else 0.0)
+    unit = next(iter(page.integers(_UNIT)), 2)
+    return stated(tuple(sides), {1: None, 3: CENTIMETER}.get(unit, 1))
 
-    A new directory is appended and the header points to it; no other byte moves.
+
+def embed(data: bytes, metadata: Metadata, channels: int, lost: list[str]) -> bytes:
+    """Add metadata and the meaning of the alpha channel to a TIFF written by OpenCV.
+
+    ``lost`` gets a sentence about tags that cannot be stored.
     """
-    form = ifd.layout(data)
-    page = ifd.directory(data, form, form.first)
-    out = bytearray(data)
-    tags = {tag: bytes(out[e.at : e.at + 12]) for tag, e in page.entries.items()}
-    added: tiff_tags.Tags = {}
-    if channels == 4:
-        added[_EXTRA] = (ifd.SHORT, 1, struct.pack(form.order + "H", _UNASSOCIATED))
-    if metadata.icc:
-        added[_ICC] = (ifd.UNDEFINED, len(metadata.icc), metadata.icc)
-    if metadata.xmp:
-        added[_XMP] = (ifd.BYTE, len(metadata.xmp), metadata.xmp)
+    page = ifd.Page(data)
+    added: ifd.Tags = {}
     if metadata.exif:
-        added |= tiff_tags.for_tiff(metadata.exif, form.order, skip=tags.keys())
-    if not added:
-        return data
-    for tag, value in added.items():
-        tags[tag] = tiff_tags.place(out, form.order, tag, value)
-    out[4:8] = struct.pack(form.order + "I", tiff_tags.append_directory(out, form.order, tags))
-    return bytes(out)
+        found = movable(metadata.exif, page.order, lost)
+        added |= {tag: value for tag, value in found.items() if tag not in page.values}
+    if metadata.density:
+        unit = ifd.SHORT, 1, struct.pack(page.order + "H", 2 if metadata.density.inches else 1)
+        ratios = [Fraction(side).limit_denominator(10_000) for side in metadata.density[:2]]
+        added[_UNIT] = unit
+        for tag, ratio in zip((_X, _Y), ratios, strict=True):
+            sides = min(ratio.numerator, 2**32 - 1), ratio.denominator
+            added[tag] = ifd.RATIONAL, 1, struct.pack(page.order + "II", *sides)
+    if channels == 4:
+        added[_EXTRA] = ifd.SHORT, 1, struct.pack(page.order + "H", _UNASSOCIATED)
+    for tag, kind, block in (
+        (ifd.DESCRIPTION, ifd.ASCII, _description(metadata)),
+        (_ICC, ifd.UNDEFINED, metadata.icc),
+        (_XMP, ifd.BYTE, metadata.xmp),
+        (_IPTC, ifd.UNDEFINED, photoshop.iptc(metadata.photoshop or b"")),
+        (_PHOTOSHOP, ifd.UNDEFINED, _others(metadata.photoshop)),
+    ):
+        if block:
+            added[tag] = kind, len(block), block
+    return ifd.extended(data, added) if added else data
+
+
+def _description(metadata: Metadata) -> bytes | None:
+    return metadata.text[0][1].encode("utf-8", "replace") + b"\0" if metadata.text else None
+
+
+def _others(blocks: bytes | None) -> bytes | None:
+    """Return Photoshop resources, if there are others than the IPTC record, which has a tag."""
+    record = photoshop.iptc(blocks or b"")
+    return None if blocks is None or (record and blocks == photoshop.of_iptc(record)) else blocks

@@ -1,0 +1,40 @@
+"""BMP: the resolution of all headers, and the ICC profile of version 5 (Windows GDI)."""
+
+from __future__ import annotations
+
+import struct
+
+from resharp.images.containers.info import ContainerInfo, behind
+from resharp.images.picture import METER, Metadata, per_meter, stated
+
+_HEADER, _DENSITY = 14, 38
+_PLAIN = (b"BGRs", b" niW")
+"""sRGB, and the default of Windows, which is the same."""
+
+
+def inspect(data: bytes) -> ContainerInfo:
+    """Read resolution and ICC profile, and note other statements about colors."""
+    size = int.from_bytes(data[_HEADER : _HEADER + 4], "little")
+    if size < 40 or len(data) < _HEADER + size:
+        return ContainerInfo()
+    icc, lost = None, []
+    start, width, height, bits, packed, length = struct.unpack_from("<I4xii2xHII", data, 10)
+    end = start + (length if packed in (1, 2) else (width * bits + 31) // 32 * 4 * abs(height))
+    space = data[70:74] if size >= 108 else b"BGRs"
+    if size >= 124 and space == b"DEBM":  # embedded
+        profile, length = struct.unpack_from("<II", data, 126)
+        icc = data[_HEADER + profile : _HEADER + profile + length] or None
+        end = max(end, _HEADER + profile + length)
+    elif space not in _PLAIN and any(data[70:122]):
+        lost.append("the color calibration is left out: resharp cannot keep that of a BMP")
+    lost += behind(data, max(end, int.from_bytes(data[2:6], "little")))
+    density = stated(struct.unpack_from("<ii", data, _DENSITY), METER)
+    return ContainerInfo(metadata=Metadata(density=density, icc=icc, lost=tuple(lost)))
+
+
+def embed(data: bytes, metadata: Metadata) -> bytes:
+    """Set the resolution of a BMP of OpenCV."""
+    if metadata.density is None:
+        return data
+    sides = struct.pack("<ii", *(per_meter(value) for value in metadata.density[:2]))
+    return data[:_DENSITY] + sides + data[_DENSITY + 8 :]
