@@ -189,6 +189,10 @@ class Nearest:
         """Return itself."""
         return self
 
+    def key(self) -> str:
+        """Return the key of its one setting."""
+        return self.info.key
+
     def on(self, **settings: Any) -> Nearest:
         """Return itself for any settings."""
         return self

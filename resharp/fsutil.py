@@ -7,6 +7,7 @@ killed process or a power cut leaves either the old file or the new one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import hashlib
 import os
@@ -67,6 +68,20 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         commit_file(part, target)
     finally:
         _remove(part)
+
+
+def make_folder(path: Path) -> list[Path]:
+    """Create a folder and its parents; return those that may be removed if they stay empty.
+
+    They are those that did not exist, the outermost first.
+
+    Raises:
+        OSError: the folder cannot be created.
+    """
+    missing = [one for one in (path, *path.parents) if not os.path.isdir(one)]
+    path.mkdir(parents=True, exist_ok=True)
+    # A path with ".." needs the folders that it leads through.
+    return [] if ".." in path.parts else missing[::-1]
 
 
 def remove_leftovers(path: str | os.PathLike[str]) -> None:
@@ -178,8 +193,14 @@ def _remove(path: Path) -> None:
 
 
 def _shortened(name: str) -> str:
-    """Limit a name to 200 bytes: temporary names are longer and file systems allow 255."""
-    return name.encode("utf-8", "surrogateescape")[:200].decode("utf-8", "ignore")
+    """Limit a name to 200 bytes: temporary names are longer and file systems allow 255.
+
+    The bytes are those of the file system's encoding, which may be ASCII: Python then holds all
+    other bytes as surrogates, which must stay as they are.
+    """
+    while len(os.fsencode(name)) > 200:
+        name = name[:-1]
+    return name
 
 
 def _reason(error: OSError, target: Path) -> str:
@@ -187,6 +208,8 @@ def _reason(error: OSError, target: Path) -> str:
         return f"the folder {target.parent} does not exist. Create it first."
     if os.path.isdir(target):
         return "it is a folder. Choose another name."
+    if error.errno == errno.ENAMETOOLONG:
+        return "its name is too long. Choose a shorter one."
     if isinstance(error, PermissionError):
         return f"no permission to write to {target.parent}. Choose another folder."
     return f"{error.strerror or error}. Free some space or choose another folder."

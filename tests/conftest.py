@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
+import shutil
 import signal
+import tempfile
 from importlib import metadata
 from pathlib import Path
 
@@ -12,6 +15,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several processes: a thread in each, 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a script
     signal.signal(signal.SIGINT, signal.default_int_handler)  # or children would ignore it too
+
+if "RESHARP_HOME" not in os.environ:  # journals stay out of the cache folder of whoever tests
+    os.environ["RESHARP_HOME"] = tempfile.mkdtemp(prefix="resharp-tests-")
+    atexit.register(shutil.rmtree, os.environ["RESHARP_HOME"], ignore_errors=True)
 
 import pytest
 import torch

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import os
+import subprocess
 import sys
 import tempfile
 import threading
@@ -54,6 +55,34 @@ def test_a_file_is_written_and_replaced(tmp_path: Path, name: str) -> None:
     write_whole(str(tmp_path / name), b"")
     assert (tmp_path / name).read_bytes() == b""
     assert names(tmp_path) == [name]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX alone")
+def test_names_are_those_of_the_file_system_s_encoding(tmp_path: Path) -> None:
+    """In a process whose file system encoding is ASCII, and names of up to 255 bytes."""
+    code = (
+        "import os, sys; from resharp.fsutil import replacing, write_whole\n"
+        "assert sys.getfilesystemencoding() == 'ascii'\n"
+        "for name in sys.argv[1:]:\n"
+        "    write_whole(name, b'data')\n"
+        "    with replacing(name) as part: assert len(os.fsencode(part.name)) < 220; part.touch()"
+    )
+    names = ["\u65e5.png", "\uac00" * 83 + ".png", "a" * 250 + "é.md"]
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command: list[str | bytes] = [sys.executable, "-c", code, *map(os.fsencode, names)]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems take text alone")
+def test_leftovers_of_names_that_are_no_text_are_their_own(tmp_path: Path) -> None:
+    name = os.fsdecode(b"a\xff.png")
+    other, own = tmp_path / ".a.png.01234567.part", tmp_path / f".{name}.01234567.part"
+    for path in (other, own):
+        path.write_bytes(b"half")
+    remove_leftovers(tmp_path / name)
+    assert other.exists()
+    assert not own.exists()
 
 
 def test_folders_are_made_where_that_is_asked_for(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from resharp.optional import require
 
 PACKAGE = Path(resharp.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
-SHARED = {"drawing", "errors", "fsutil", "optional", "paths", "types", "__init__"}
+SHARED = {"drawing", "errors", "fsutil", "optional", "outputs", "paths", "types"}
+SHARED |= {"__init__"}
 
 MAY_IMPORT = {
     "gpu": set(),
@@ -44,7 +45,7 @@ MAY_IMPORT = {
 
 HEAVY = {"torch", "onnx", "onnxruntime", "onnxscript", "safetensors", "tensorrt", "pycuda", "cuda"}
 HEAVY |= {"av", "ray", "matplotlib", "jinja2", "pynvml", "psutil", "openvino", "ncnn", "pnnx"}
-LATE = {"filelock", "platformdirs", "pooch", "tqdm"}
+LATE = {"filelock", "platformdirs", "pooch", "tqdm", "PIL"}
 """Small packages of the base that are imported only inside functions."""
 ALLOWED = {
     "models": {"torch", "safetensors"},

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
+import io
 import logging
 import sys
 from difflib import get_close_matches
@@ -11,7 +14,7 @@ from typing import IO, Any
 import click
 
 from resharp import __version__
-from resharp.errors import ResharpError
+from resharp.errors import OutputError, ResharpError
 
 COMMANDS = {
     "upscale": ("upscale:command", "Restore images: files, folders and globs."),
@@ -63,6 +66,11 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
         return command
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line, on streams that take any file name; see click."""
+        take_any_text()
+        return super().main(*args, **kwargs)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -80,11 +88,32 @@ class LazyGroup(click.Group):
                 formatter.write_dl([(name, text) for name, (_, text) in commands.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; a :class:`ResharpError` becomes a message and exit code 1."""
+        """Run a command; a :class:`ResharpError` becomes a message and exit code 1.
+
+        So does a full disk behind standard output: other files have a name in the error.
+        """
         try:
             return super().invoke(ctx)
         except ResharpError as error:
             raise Failed(error) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or error.filename is not None:
+                raise
+            text = f"standard output cannot be written: {error.strerror}. Redirect it elsewhere."
+            raise Failed(OutputError(text)) from error
+
+
+def take_any_text() -> None:
+    """Make standard output and error replace characters that their encoding lacks.
+
+    File names can hold any character, or bytes that are no text at all. A stream whose encoding
+    lacks one, as on Windows when the output is redirected, would raise in the middle of a run.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        fails = getattr(stream, "errors", None) in ("strict", "surrogateescape")
+        if fails and isinstance(stream, io.TextIOWrapper):
+            with contextlib.suppress(ValueError):  # it is closed
+                stream.reconfigure(errors="replace")
 
 
 class _Flags(logging.Formatter):

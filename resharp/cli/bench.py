@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -167,9 +168,18 @@ def _measure(
 ) -> tuple[Records, Path]:
     from resharp.bench import cases
     from resharp.bench.benchmark import Benchmark
+    from resharp.bench.records import read
 
     chosen = cases.load(suite or _by_device(""))
     picked = cases.choose(chosen, _split(models), _split(backends))
+    if output is not None and os.path.lexists(output):
+        try:
+            read(output)
+        except ResharpError:
+            text = (
+                f"{output} exists and is no file of records, so it is not replaced: choose another"
+            )
+            raise OptionError(f"{text} `output`") from None
     path = output or FOLDER / f"run-{datetime.now():%Y%m%d-%H%M%S}.jsonl"
     try:
         return Benchmark(chosen, picked, path, store, say).run(), path

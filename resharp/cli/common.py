@@ -12,9 +12,10 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from resharp.errors import ResharpError
-from resharp.folders import FolderOptions, FolderReport, FolderRun, Output, Result
+from resharp.errors import OptionError, ResharpError
+from resharp.folders import FolderOptions, FolderReport, FolderRun, Output, Plan, Result
 from resharp.optional import require
+from resharp.outputs import JournalOption
 from resharp.pipeline.restorer import RestoreConfig
 from resharp.runtime import DEFAULT_MODEL
 from resharp.types import BackendName, Precision, Tta
@@ -129,9 +130,17 @@ _CONFIG = (
     click.option("--only-center", is_flag=True, help="Restore only the most central face."),
     weights_dir_option,
 )
+journal_option = click.option(
+    "--journal",
+    type=click.Choice(get_args(JournalOption)),
+    default="auto",
+    show_default=True,
+    help="Where finished work is recorded: beside the output, in the cache folder, or auto: the "
+    "former for folders of images.",
+)
 _INPUTS = (
     click.argument("inputs", nargs=-1, required=True, metavar="INPUT..."),
-    click.option("-o", "--output", type=click.Path(path_type=Path), help="Output file or folder."),
+    click.option("-o", "--output", help="Output file or folder; - for standard output."),
     *_CONFIG,
     click.option(
         "--suffix", help="Suffix of output names (default: none with -o, else _restored or _x2)."
@@ -140,6 +149,7 @@ _INPUTS = (
         "--format", "format_", help="Output format: png, jpg, webp, ... (default: the input's)."
     ),
     click.option("--quality", type=click.IntRange(1, 100), help="JPEG, WebP and AVIF quality."),
+    journal_option,
 )
 
 
@@ -194,10 +204,12 @@ def folder_run(
     Raises:
         OptionError: an option is invalid.
     """
+    if "-" in (options["output"], *options["inputs"]):
+        raise OptionError("`-` is for one image: use 'resharp upscale - -o -'")
     config = config_of(options, aligned=aligned)
     names = (options["suffix"], options["format_"])
     output = Output.from_args(options["output"], *names, config.scale)
-    own = ("quality", "overwrite", "workers")
+    own = ("quality", "overwrite", "workers", "journal")
     chosen = FolderOptions(watch=watch, **{one: options[one] for one in own if one in options})
     return FolderRun(options["inputs"], output, config, chosen, **how)
 
@@ -231,7 +243,7 @@ class ProgressBar:
 def run_once(options: dict[str, Any], as_json: bool, **how: Any) -> None:
     """Run with a progress bar and print the outcome; exit with code 1 if an image failed."""
     bar = ProgressBar()
-    run = folder_run(options, progress=bar, **how)
+    run = folder_run(options, progress=bar, on_plan=say_plan, **how)
     bar.names = lambda: run.active
     try:
         with closing(bar):
@@ -246,6 +258,18 @@ def run_once(options: dict[str, Any], as_json: bool, **how: Any) -> None:
     report(done, as_json)
     if done.failed:
         raise click.exceptions.Exit(1)
+
+
+def say_plan(plan: Plan) -> None:
+    """Say which earlier results are going to be replaced."""
+    if plan.redone:
+        results = (
+            "1 earlier result was" if plan.redone == 1 else f"{plan.redone} earlier results were"
+        )
+        say(
+            f"{results} made from a different input, model or options, and will be redone; "
+            f"{len(plan.todo) - plan.redone} more to restore, {plan.finished} left as they are"
+        )
 
 
 def report(done: FolderReport, as_json: bool) -> None:

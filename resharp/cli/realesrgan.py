@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +18,18 @@ from resharp.compat.gfpgan import GFPGANer
 from resharp.compat.realesrgan import RealESRGANer, device_of
 from resharp.engines import Bundle
 from resharp.errors import OptionError, OutputError, ResharpError, UnknownModelError
-from resharp.images import read, suffixes, writable, write
+from resharp.fsutil import make_folder, sha256_of, write_whole
+from resharp.images import encode, read, suffixes, writable
+from resharp.outputs import (
+    FileStat,
+    InputFiles,
+    JournalEntry,
+    OutputRecords,
+    check_not_empty,
+    expanded,
+    name_in,
+    refusal,
+)
 from resharp.types import Image
 
 NAMES = (
@@ -114,19 +127,21 @@ def command(
 ) -> None:
     """Restore images with the options of Real-ESRGAN's inference_realesrgan.py.
 
-    A model is fetched and exported at its first use. Existing results are overwritten. 'resharp
-    upscale' does more.
+    A model is fetched and exported at its first use. Existing results of this command are
+    overwritten, other files are not. 'resharp upscale' does more.
     """
+    for text, what in ((source, "-i"), (output, "-o")):
+        check_not_empty(text, what)
     ext = ext.lower().lstrip(".")
     if ext != "auto" and f".{ext}" not in writable():
         able = ", ".join(sorted(item[1:] for item in writable()))
         raise OptionError(f"`ext` must be one of auto, {able}, got {ext!r}")
-    images = _images(Path(source).expanduser())
+    images = _images(expanded(source))
     bundle = _bundle(name, model_path, denoise)
     upsampler = RealESRGANer(bundle.manifest.scale, bundle, half=not fp32, **options)
     folder = Path(output)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        created = make_folder(folder)
     except OSError as error:
         raise OutputError(
             f"cannot create the folder {folder}: {error}; choose another -o"
@@ -141,28 +156,86 @@ def command(
         device = None if gpu is None else device_of(None, gpu)
         faces = GFPGANer(FACES, outscale, bg_upsampler=background, device=device)
     failed = 0
+    targets = _Targets(images, folder)
     for index, path in enumerate(images):
         click.echo(f"Testing {index} {path.stem}")
         try:
             picture = read(path)
             target = folder / _result_name(path, picture.pixels, suffix, ext)
-            if os.path.realpath(path) == os.path.realpath(target):
-                raise OptionError("its result would overwrite it: choose another -o or `suffix`")
+            targets.check(target)
             result: Image | None
             if faces is None:
                 result, _ = enhance(picture.pixels, outscale=outscale)
             else:
                 result = faces.enhance(picture.pixels)[2]
             assert result is not None
-            notes = write(target, result, picture.metadata)
+            data, notes = encode(result, picture.metadata, format=target.suffix)
+            targets.write(path, target, data)
         except ResharpError as error:
             failed += 1
             say(f"failed: {path}: {error}")
         else:
             for note in notes:
                 say(f"note: {target}: {note}")
+    for one in reversed(created):
+        with suppress(OSError):  # anything was made in it
+            one.rmdir()
     if failed:
         raise click.exceptions.Exit(1)
+
+
+class _Targets:
+    """The results of a run, none of which may replace an input or a file of others.
+
+    Args:
+        images: the inputs.
+        folder: folder of results. What was made in it is recorded in the cache folder.
+    """
+
+    def __init__(self, images: Sequence[Path], folder: Path) -> None:
+        self._inputs, self._made = InputFiles(images), InputFiles()
+        self._folder, self._records = folder, OutputRecords(folder, "cache")
+
+    def check(self, target: Path) -> None:
+        """Check that a result may be written.
+
+        Raises:
+            OptionError: it would replace an input, or another result of this run.
+            OutputError: it would replace a file that was not made by this program.
+        """
+        if error := self._inputs.refusal(target):
+            raise OptionError(error)
+        if self._made.find(target) is not None:
+            raise OptionError(
+                f"the result would overwrite {target}, made from another input: use `ext` auto, or "
+                "rename the input"
+            )
+        entries = self._records.all(name_in(target, self._folder))
+        ours = any(entry.wrote(target) for entry in entries)
+        recorded = bool(entries)
+        if error := refusal(target, ours=ours, typed=False, overwrite=True, recorded=recorded):
+            raise OutputError(error)
+
+    def write(self, source: Path, target: Path, data: bytes) -> None:
+        """Write a result and record it."""
+        write_whole(target, data)
+        self._made.add(target)
+        try:
+            self._records.add(
+                JournalEntry(
+                    target=name_in(target, self._folder),
+                    source=self._records.source_of(source),
+                    key="",
+                    input_sha256="",
+                    input_size=0,
+                    input_mtime_ns=0,
+                    output_sha256=sha256_of(data),
+                    output_size=len(data),
+                    output_mtime_ns=FileStat.of(target).mtime_ns,
+                )
+            )
+        except OSError as error:
+            say(f"note: {target}: not recorded, so another run will not overwrite it: {error}")
 
 
 def _result_name(source: Path, pixels: Image, suffix: str, ext: str) -> str:

@@ -19,6 +19,7 @@ from resharp.cli.common import (
     add_options,
     config_of,
     config_options,
+    journal_option,
     say,
     with_flags,
 )
@@ -62,7 +63,7 @@ _OPTIONS = (
         type=click.Choice(["auto", *CODECS]),
         default="auto",
         show_default=True,
-        help="Video codec; auto is h264, or hevc for more than 8 bits.",
+        help="Video codec; auto is h264, hevc for more than 8 bits, or av1 for .webm.",
     ),
     click.option(
         "--crf", type=float, help="Quality, lower is better (default: h264 18, hevc 20, av1 26)."
@@ -70,6 +71,17 @@ _OPTIONS = (
     click.option("--preset", help="Encoder preset (default: a fast one)."),
     click.option(
         "--encoder", help="FFmpeg encoder to use instead of the default, e.g. h264_nvenc."
+    ),
+    click.option(
+        "--pixel-format",
+        metavar="NAME",
+        help="FFmpeg's pixel format, e.g. yuv444p (default: one that players support).",
+    ),
+    click.option(
+        "--stream",
+        type=click.IntRange(0),
+        metavar="INDEX",
+        help="Video stream to restore, as ffprobe counts (default: the one that players play).",
     ),
     click.option("--start", callback=_seconds, help="Start time: seconds, or minutes:seconds."),
     click.option("--end", callback=_seconds, help="End time: seconds, or minutes:seconds."),
@@ -93,6 +105,7 @@ _OPTIONS = (
         type=click.IntRange(1),
         help="Encoder threads (default: 1.5 per core).",
     ),
+    journal_option,
 )
 
 
@@ -129,7 +142,7 @@ def show(run: Callable[[Shown], VideoReport], as_json: bool) -> None:
     "--output",
     required=True,
     metavar="OUT",
-    help="Output file, folder or pattern such as %06d.png.",
+    help="Output file (also .gif, .webp, .apng), folder or pattern such as %06d.png.",
 )
 @config_options
 @video_options
@@ -138,8 +151,8 @@ def show(run: Callable[[Shown], VideoReport], as_json: bool) -> None:
 def command(source: str, output: str, overwrite: bool, as_json: bool, **options: Any) -> None:
     """Restore a video; its timestamps, audio, subtitles, chapters and colors are kept.
 
-    IN and OUT are video files, or numbered images such as frames/%06d.png. Run the same command
-    again to resume an interrupted run.
+    IN and OUT are video files, animated images, or numbered images such as frames/%06d.png. Run
+    the same command again to resume an interrupted run.
     """
     config = config_of(options)
     workers = options.pop("workers")

@@ -10,13 +10,15 @@ from pathlib import Path
 from resharp.cluster.session import ClusterOptions, ClusterSession, session
 from resharp.errors import VideoError
 from resharp.fsutil import write_whole
+from resharp.outputs import check_not_empty
 from resharp.pipeline.restorer import RestoreConfig
 from resharp.types import Log, Progress
+from resharp.video.encoding import AlphaWatch
 from resharp.video.options import VideoOptions
 from resharp.video.render import Rendering
 from resharp.video.report import VideoReport
 from resharp.video.resume import workspace
-from resharp.video.run import VideoJob, expected, is_done, task_of
+from resharp.video.run import VideoJob, expected, finished, task_of
 from resharp.video.timeline import Position, frames
 
 
@@ -51,9 +53,10 @@ def restore_video(
         BackendError: the cluster cannot be reached, or its workers die.
         ResharpError: as for :func:`resharp.restore_video`.
     """
-    config, task = task_of(Path(src).resolve(), dst, config, options, log)
-    if is_done(task) and not overwrite:
-        return task.there()
+    check_not_empty(os.fspath(src), "the input")
+    config, task = task_of(Path(src).resolve(), dst, config, options, overwrite, log)
+    if (done := finished(task)) is not None:
+        return done
     with workspace(task.target) as work:
         job = VideoJob(task, work)
         with session(job.pinned(config), cluster or ClusterOptions()) as workers:
@@ -92,9 +95,10 @@ class _Run:
         work, length = self._job.work, what.options.segment
         done = {segment.index for segment in work.segments}
         place = work.place
-        last = place
+        last, notes, alpha = place, self._job.task.notes, AlphaWatch(what.encoder)
         try:
-            for frame in frames(what.clip, what.options, place):
+            for frame in frames(what.clip, what.options, place, notes.add):
+                notes.add(alpha.note(frame.source.image))
                 if frame.number % length == length - 1:
                     if frame.number // length not in done:
                         yield what, place, frame.number + 1

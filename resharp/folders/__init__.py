@@ -8,6 +8,7 @@ from __future__ import annotations
 from resharp.folders.discovery import Job, Output, discover
 from resharp.folders.folder_run import FolderRun, restore_folder
 from resharp.folders.report import FolderReport, Result
+from resharp.folders.scheduler import Plan
 from resharp.folders.stages import FolderOptions
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "FolderRun",
     "Job",
     "Output",
+    "Plan",
     "Result",
     "discover",
     "restore_folder",

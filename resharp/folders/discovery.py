@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
+from itertools import count, takewhile
 from os.path import realpath
 from pathlib import Path
 
 from resharp.errors import OptionError
 from resharp.images import suffixes, writable
+from resharp.outputs import InputFiles, check_not_empty, expanded, name_in, parse_output
+
+logger = logging.getLogger(__name__)
 
 _SAME = {"jpeg": "jpg", "tif": "tiff"}
-_RESULT = re.compile(r"_(restored|x\d+(\.\d+)?)$")  # default suffixes without `dst`
+IsResult = Callable[["Job"], bool]
+"""Returns whether the input of a job is itself a result, according to the journal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +28,8 @@ class Output:
 
     path: Path | None = None
     """A file or a folder; None writes each result next to its input."""
+    is_file: bool = False
+    """Whether ``path`` is a file."""
     suffix: str = ""
     """Added to each file name before its extension."""
     format: str | None = None
@@ -34,57 +40,59 @@ class Output:
             raise OptionError(f"`format` must be one of {_writable()}, got {self.format!r}")
         if os.sep in self.suffix or "/" in self.suffix:
             raise OptionError(f"`suffix` must not contain a path separator, got {self.suffix!r}")
+        if self.is_file and self.path is not None and self.format is not None:
+            named, asked = self.path.suffix.lower()[1:], self.format
+            if _SAME.get(named, named) != _SAME.get(asked, asked):
+                text = f"`format` must match the extension of {self.path.name}, got {asked!r}"
+                raise OptionError(text)
 
     @classmethod
     def from_args(
-        cls, path: Path | None, suffix: str | None, format_: str | None, scale: float | None
+        cls,
+        dst: str | os.PathLike[str] | None,
+        suffix: str | None,
+        format_: str | None,
+        scale: float | None,
     ) -> Output:
         """Create an output from the arguments of a command or of :func:`restore_folder`.
 
         Args:
-            path: same as :attr:`path`.
-            suffix: None is empty with a ``path``, else ``_restored``, or e.g. ``_x2`` with a scale.
+            dst: a file with the extension of a format that can be written, or a folder; None writes
+                next to the inputs.
+            suffix: None is empty with a ``dst``, else ``_restored``, or e.g. ``_x2`` with a scale.
             format_: a file extension, with or without the dot, in any case.
             scale: the requested scale; None is the model's.
 
         Raises:
-            OptionError: the format cannot be written, or the suffix has a path separator.
+            OptionError: the format or the extension of ``dst`` cannot be written, ``dst`` is empty,
+                or the suffix has a path separator.
         """
-        if suffix is None and path is None:
+        if suffix is None and dst is None:
             suffix = "_restored" if scale is None else f"_x{scale:g}"
         plain = None if format_ is None else format_.lower().lstrip(".")
-        return cls(path=path, suffix=suffix or "", format=plain)
+        if dst is None:
+            return cls(suffix=suffix or "", format=plain)
+        named = parse_output(dst, writable())
+        return cls(path=named.path, is_file=named.is_file, suffix=suffix or "", format=plain)
 
-    @property
-    def is_file(self) -> bool:
-        """Whether the output is a single file.
-
-        Raises:
-            OptionError: the file's format cannot be written.
-        """
-        if self.path is None or os.path.isdir(self.path):
-            return False
-        ending = self.path.suffix.lower()
-        if ending in suffixes() and ending not in writable():
-            raise OptionError(
-                f"the extension of `dst` must be one of {_writable()}, got {self.path.name!r}"
-            )
-        return ending in writable()
-
-    def of(self, source: Path, root: Path) -> Path:
+    def of(self, source: Path, root: Path, *, distinct: int = 0) -> Path:
         """Return the path of an input's result; not for an output that is a single file.
 
         Args:
             source: the input.
             root: folder whose structure is kept in the output.
+            distinct: how often the input's extension is kept in the name, for inputs that differ
+                only in that.
         """
         ending = f".{self.format}" if self.format else source.suffix
         if ending.lower() not in writable():
             ending = ".png"
-        name = f"{source.stem}{self.suffix}{ending}"
+        name = f"{source.stem}{source.suffix * distinct}{self.suffix}{ending}"
         if self.path is None:
             return source.with_name(name)
-        return self.path / source.relative_to(root).parent / name
+        # Parts of a glob behind its first wildcard may lead upwards, but not out of the folder.
+        inner = Path(os.path.normpath(source.relative_to(root).parent))
+        return self.path.joinpath(*(part for part in inner.parts if part != "..")) / name
 
 
 def _writable() -> str:
@@ -97,81 +105,95 @@ class Job:
 
     source: Path
     target: Path
+    root: Path
+    """Folder of results, to which the journal belongs."""
+    base: Path
+    """Folder of inputs whose structure is kept in the folder of results."""
     error: str = ""
     """Why it cannot be restored, if that is known before any work starts; else empty."""
-    root: Path | None = None
-    """Folder of results, which has the journal; None for single files outside such a folder."""
     explicit: bool = False
     """Whether the user passed this file itself, not a folder or glob that contains it."""
+    typed: bool = False
+    """Whether the user typed the name of the result, instead of leaving it to this module."""
+    lone: bool = False
+    """Whether it is a single file without a folder of results, where a journal would be litter."""
     number: int = 0
     """Position in the order of results, set by the scheduler."""
 
     @property
     def name(self) -> str:
         """The result's name in the journal: its path relative to :attr:`root`, with slashes."""
-        return self.target.relative_to(self.root or "").as_posix()
+        return name_in(self.target, self.root)
 
 
-def discover(inputs: Sequence[str], output: Output, *, watching: bool = False) -> list[Job]:
+def discover(
+    inputs: Sequence[str],
+    output: Output,
+    *,
+    watching: bool = False,
+    is_result: IsResult = lambda job: False,
+) -> list[Job]:
     """Return a job for every input image, without duplicates, in order.
-
-    Images in a folder or glob that are results of other images there are left out.
 
     Args:
         inputs: files, folders and globs.
         output: where results are written.
         watching: ignore single files, and accept empty or temporarily missing folders.
+        is_result: inputs in folders and globs for which it is true are left out.
 
     Raises:
-        OptionError: a folder or glob contains no image, or several would go to one output file.
+        OptionError: an input is empty, a folder or glob contains no image, or several would go to
+            one output file.
     """
-    found: dict[str, tuple[Path, Path | None]] = {}
+    found: dict[str, Job] = {}
     for text in inputs:
-        for path, root in _expand(text, output.path, watching):
-            found.setdefault(realpath(path), (path, root))
-    file = output.path if output.is_file else None
-    if file is not None and len(found) > 1:
-        raise OptionError(f"{len(found)} images need a folder as `dst`, got the file {file}")
-    made = [_job(path, root, output, file) for path, root in found.values()]
-    return list(_without_collisions(_without_results(made, output)))
+        for path, base in _expand(text, watching):
+            found.setdefault(realpath(path), _job(path, base, output))
+    made = [job for job in found.values() if job.explicit or not is_result(job)]
+    if output.is_file and len(made) > 1:
+        raise OptionError(f"{len(made)} images need a folder as `dst`, got the file {output.path}")
+    named = list(_distinct(made, output))
+    taken = InputFiles(job.source for job in made)
+    return [_refused(job, taken, first) for job, first in zip(named, _firsts(named), strict=True)]
 
 
 def is_collection(text: str) -> bool:
     """Whether an input is an existing folder or a glob, which can be watched."""
-    path = Path(text).expanduser()
+    path = expanded(text)
     return os.path.isdir(path) or (not os.path.exists(path) and glob.has_magic(text))
 
 
-def _job(path: Path, root: Path | None, output: Output, file: Path | None) -> Job:
-    """Return the job of an image in the folder ``root``, or of a single file if that is None."""
-    if file is None:
-        target = output.of(path, root or path.parent)
-        return Job(path, target, root=output.path or root, explicit=root is None)
-    named, asked = file.suffix.lower()[1:], output.format
-    if asked is not None and _SAME.get(named, named) != _SAME.get(asked, asked):
-        raise OptionError(f"`format` must match the extension of {file.name}, got {asked!r}")
-    return Job(path, file, explicit=root is None)
+def _job(path: Path, base: Path | None, output: Output) -> Job:
+    """Return the job of an image in the folder ``base``, or of a single file if that is None."""
+    explicit, base = base is None, base or path.parent
+    if not output.is_file or output.path is None:
+        target = output.of(path, base)
+        root = output.path or (target.parent if explicit else base)
+        lone = explicit and output.path is None
+        return Job(path, target, root=root, base=base, explicit=explicit, lone=lone)
+    root = output.path.parent
+    return Job(path, output.path, root=root, base=base, explicit=explicit, typed=True, lone=True)
 
 
-def _expand(text: str, output: Path | None, watching: bool) -> Iterator[tuple[Path, Path | None]]:
+def _expand(text: str, watching: bool) -> Iterator[tuple[Path, Path | None]]:
     """Yield the images of a folder or glob with their root folder, or a single file with None."""
-    path = Path(text).expanduser()
+    check_not_empty(text, "an input")
+    path = expanded(text)
     if not is_collection(text):
         if not watching:  # a missing file becomes a failed result later
             yield path, None
         return
     if os.path.isdir(path):
-        root, where, paths = path, f"in the folder {path}", _pictures(path)
+        root, where, paths = path, f"in the folder {path}", _pictures(path, watching)
     else:
         root, where = _plain_part(path), f"among the files that match {text}"
         matches = sorted(map(Path, glob.glob(os.fspath(path), recursive=True)))  # noqa: PTH207
         if not matches and not watching:
             raise OptionError(f"no file matches {text}")
         paths = [item for item in matches if item.suffix.lower() in suffixes() and item.is_file()]
-    inside = [item for item in paths if not _within(item, output, root)]
-    if not inside and not watching:
+    if not paths and not watching:
         raise OptionError(f"no images {where}; supported are {', '.join(suffixes())}")
-    yield from ((item, root) for item in inside)
+    yield from ((item, root) for item in paths)
 
 
 def _plain_part(pattern: Path) -> Path:
@@ -179,51 +201,73 @@ def _plain_part(pattern: Path) -> Path:
     return Path(*takewhile(lambda part: not glob.has_magic(part), pattern.parts[:-1]))
 
 
-def _pictures(folder: Path) -> list[Path]:
-    """List the images in a folder and its subfolders by extension, except hidden ones."""
-    known = set(suffixes())
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in known
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+def _pictures(folder: Path, watching: bool) -> list[Path]:
+    """List the images in a folder and its subfolders by extension, except hidden ones.
+
+    Subfolders that are left out are logged, but not each time that a folder is watched.
+    """
+    left_out: list[str] = []
+
+    def unreadable(error: OSError) -> None:
+        left_out.append(f"cannot read the folder {error.filename}: {error.strerror}")
+
+    known, real, found = set(suffixes()), realpath(folder), []
+    for top, folders, files in os.walk(folder, onerror=unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for link in filter(os.path.islink, (os.path.join(top, name) for name in folders)):  # noqa: PTH118
+            if not f"{realpath(link)}{os.sep}".startswith(f"{real}{os.sep}"):
+                left_out.append(f"{link} is a link to a folder, which is not followed: name it too")
+        paths = (Path(top, name) for name in files if not name.startswith("."))
+        found += [path for path in paths if path.suffix.lower() in known and path.is_file()]
+    for text in () if watching else left_out:
+        logger.warning("%s", text)
+    return sorted(found)
 
 
-def _within(path: Path, output: Path | None, root: Path) -> bool:
-    """Whether an image is a result: it is in an output folder that is inside the input folder."""
-    if output is None or output.resolve() == root.resolve():
-        return False
-    return output.resolve() in path.resolve().parents
+def _distinct(made: Sequence[Job], output: Output) -> Iterator[Job]:
+    """Give results of one name different ones, if their inputs differ in their extension.
 
-
-def _without_results(made: Sequence[Job], output: Output) -> Iterator[Job]:
-    """Leave out results of earlier runs among the inputs, unless the user passed them."""
-    targets = {realpath(job.target) for job in made if realpath(job.target) != realpath(job.source)}
-    names = {realpath(job.source.with_suffix("")) for job in made}
-    for job in made:
-        result = realpath(job.source) in targets
-        if output.path is None:  # it may be from a run with another scale
-            plain = _RESULT.sub("", job.source.stem)
-            result |= plain != job.source.stem and realpath(job.source.with_name(plain)) in names
-        if job.explicit or not result:
-            yield job
-
-
-def _without_collisions(made: Iterable[Job]) -> Iterator[Job]:
-    taken: dict[str, Path] = {}
+    The name goes to the input that has it already (``cat.png`` of ``cat.png``, not of ``cat.gif``),
+    or else to the first one; the other results keep the input's extension: ``cat.gif.png``. Where
+    that is the name of another result, they have it once more.
+    """
+    if output.is_file:
+        yield from made
+        return
+    owners: dict[str, Job] = {}
     for job in made:
         key = realpath(job.target)
-        first = taken.setdefault(key, job.source)
-        if key == realpath(job.source):
-            error = "the result would overwrite the input: use another `dst` or `suffix`"
-            yield replace(job, error=error)
-        elif first != job.source:
-            yield replace(
-                job,
-                error=f"the result would have the same name as that of {first}: rename one of the "
-                "inputs, or use a different `dst` for each",
-            )
-        else:
+        if key not in owners or (_keeps_ending(job) and not _keeps_ending(owners[key])):
+            owners[key] = job
+    for job in made:
+        owner = owners[realpath(job.target)]
+        if owner is job or owner.source.suffix == job.source.suffix:
             yield job
+        else:
+            names = (output.of(job.source, job.base, distinct=many) for many in count(1))
+            target = next(name for name in names if realpath(name) not in owners)
+            owners[realpath(target)] = job
+            yield replace(job, target=target)
+
+
+def _keeps_ending(job: Job) -> bool:
+    return job.source.suffix.lower() == job.target.suffix.lower()
+
+
+def _firsts(made: Iterable[Job]) -> list[Path]:
+    """Return, for each job, the input of the first job with the same target."""
+    taken: dict[str, Path] = {}
+    return [taken.setdefault(realpath(job.target), job.source) for job in made]
+
+
+def _refused(job: Job, inputs: InputFiles, first: Path) -> Job:
+    """Return the job with an error if its result would overwrite an input or another result."""
+    error = inputs.refusal(job.target)
+    if error:
+        error += " or `suffix`"
+    elif first != job.source:
+        error = (
+            f"the result would have the same name as that of {first}: rename one of the inputs, or "
+            "use a different `dst` for each"
+        )
+    return replace(job, error=error) if error else job

@@ -6,13 +6,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resharp.errors import ResharpError
+from resharp.errors import OptionError, ResharpError
 from resharp.folders.discovery import Job, Output, discover
 from resharp.folders.report import FolderReport, Used
-from resharp.folders.scheduler import OnResult, Scheduler, SkipPolicy
+from resharp.folders.scheduler import OnResult, Plan, Scheduler, SkipPolicy
 from resharp.folders.stages import (
     WRITERS,
     FolderOptions,
@@ -25,6 +24,7 @@ from resharp.folders.stages import (
 )
 from resharp.folders.task import ClaimedImage, FailedImage
 from resharp.folders.watcher import FolderWatcher
+from resharp.outputs import JournalOption
 from resharp.pipeline.restorer import RestoreConfig, RestoreOptions, config_from
 from resharp.pipeline.staged_pipeline import Pipeline, Stage
 from resharp.types import Progress
@@ -52,6 +52,7 @@ class FolderRun:
             the thread that calls :meth:`run`; raising cancels.
         on_result: called with each :class:`Result`, from any thread but one at a time; raising ends
             the run.
+        on_plan: called once with what was found and what is to be done, unless watching.
         on_ready: called once, when the models are open.
         stop: when it is set, no image is begun, those in flight are finished, and the run ends.
 
@@ -69,16 +70,19 @@ class FolderRun:
         open_stages: OpenStages = local_stages,
         progress: Progress | None = None,
         on_result: OnResult | None = None,
+        on_plan: Callable[[Plan], object] | None = None,
         on_ready: Callable[[], object] | None = None,
         stop: threading.Event | None = None,
     ) -> None:
         self._inputs, self._output, self._config = inputs, output, config
         self._options, self._open_stages = options or FolderOptions(), open_stages
-        self._progress, self._on_ready = progress, on_ready
+        self._progress, self._on_plan, self._on_ready = progress, on_plan, on_ready
         self._stop = stop or threading.Event()
         self._policy = SkipPolicy(config.key, self._options.quality, self._options.overwrite)
-        self._scheduler = Scheduler(self._policy, on_result)
-        self._watcher = None if self._options.watch is None else FolderWatcher(inputs, output)
+        self._scheduler = Scheduler(self._policy, on_result, self._options.journal)
+        self._watcher: FolderWatcher | None = None
+        if self._options.watch is not None:
+            self._watcher = FolderWatcher(inputs, output, self._scheduler.is_result)
         self._pipeline: Pipeline | None = None
         self._used: Used = (None, None)
         self._seconds = 0.0
@@ -103,10 +107,15 @@ class FolderRun:
         """
         todo: list[Job] = []
         if self._watcher is None:
-            found = discover(self._inputs, self._output)
-            todo += self._scheduler.plan(found, beside=self._output.path is None)
+            found = discover(self._inputs, self._output, is_result=self._scheduler.is_result)
+            plan = self._scheduler.plan(found)
+            todo = plan.todo
+            if self._on_plan is not None:
+                self._on_plan(plan)
         if todo or self._watcher is not None:
             self._restore(todo)
+        else:
+            self._scheduler.tidy()
         return self.report()
 
     def report(self) -> FolderReport:
@@ -145,6 +154,7 @@ class FolderRun:
         while True:
             if watcher is not None and time.monotonic() - polled >= interval:
                 polled = time.monotonic()
+                scheduler.refresh()
                 waiting += map(scheduler.add, watcher.poll())
             busy = []
             for job in waiting:
@@ -200,6 +210,7 @@ def restore_folder(
     overwrite: bool = False,
     workers: int | None = None,
     watch: float | None = None,
+    journal: JournalOption = "auto",
     progress: Progress | None = None,
     on_result: OnResult | None = None,
     stop: threading.Event | None = None,
@@ -214,15 +225,19 @@ def restore_folder(
     Args:
         src: a folder, a file or a glob, or several.
         dst: folder of results, which keeps the folder structure, or one file; None writes next to
-            the inputs.
+            the inputs. A name with an extension that cannot be written is refused; for a folder of
+            such a name, end it with a slash.
         config: how to restore; None takes ``options``, or the built-in model.
         suffix: added to file names; None: nothing with ``dst``, else ``_restored`` or ``_x2``.
         format: ``png``, ``jpg``, ...; None keeps the input's format if it can be written.
         quality: JPEG, WebP and AVIF quality, 1 to 100; None is the format's default.
-        overwrite: restore finished images again.
+        overwrite: restore finished images again, and replace ``dst`` if it is a file.
         workers: images in flight at once on each device; None: one on the CPU, which uses all
             cores, and on a GPU as many as keep it busy.
         watch: seconds between two checks for new files, until ``stop`` is set; None: check once.
+        journal: where the journal of finished images is kept: ``output`` (beside the results),
+            ``cache`` (in the cache folder), or ``auto``: the former for folders, the latter for
+            single files.
         progress: called with (images done, images in all), where fractions of an image count, from
             this thread; raising cancels.
         on_result: called with each :class:`Result`, from any thread but one at a time.
@@ -239,12 +254,15 @@ def restore_folder(
     """
     config = config_from(config, options)
     several = [src] if isinstance(src, str | os.PathLike) else src
-    folder = None if dst is None else Path(dst)
+    if not several:
+        raise OptionError("`src` is empty: name a file, a folder or a glob")
     run = FolderRun(
         [os.fspath(one) for one in several],
-        Output.from_args(folder, suffix, format, config.scale),
+        Output.from_args(dst, suffix, format, config.scale),
         config,
-        FolderOptions(quality=quality, overwrite=overwrite, workers=workers, watch=watch),
+        FolderOptions(
+            quality=quality, overwrite=overwrite, workers=workers, watch=watch, journal=journal
+        ),
         progress=progress,
         on_result=on_result,
         stop=stop,

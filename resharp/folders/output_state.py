@@ -1,175 +1,39 @@
 """State of one folder of results: the journal of finished images, and the claims of each run.
 
-The journal is a file of JSON lines that several processes append to. A line is written at once and
-read only when it is complete; the last line of a target counts. Invalid lines are ignored, e.g. a
-partial one after a power cut.
-
 Each claim is a file lock, which the system releases when its holder dies. Lock files are removed
 only by a process that is alone in the folder: otherwise, one of two waiting processes could hold
-the lock of a file that was removed. Each run holds a lock of its own to show that it is alive.
+the lock of a file that was removed. Each run holds a lock of its own to show that it is alive; its
+name says which options it has.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import secrets
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from resharp.errors import OutputError
 from resharp.folders.discovery import Job
-from resharp.fsutil import remove_leftovers, sha256_of, write_whole
+from resharp.fsutil import PART, make_folder, remove_leftovers, sha256_of
 from resharp.optional import require
+from resharp.outputs import (
+    GATE,
+    LOCK_TIMEOUT,
+    JournalEntry,
+    JournalPlace,
+    OutputRecords,
+    name_in,
+)
 
 logger = logging.getLogger(__name__)
 
-FOLDER = ".resharp"
-"""Name of our folder in the folder of results; hidden folders are not searched for images."""
-SCHEMA = 1
-"""Version of the journal's lines; lines of other versions are ignored."""
-SPARE = 200
-"""Number of lines, beyond two per target, above which a journal is compacted."""
-MUTEX, RUN = "gate", "run-"
-LOCK_TIMEOUT = 60.0
-"""Seconds to wait for the mutex, which is never held for more than a moment."""
-
-
-@dataclass(frozen=True)
-class FileStat:
-    """A file's size and time, to detect a change without reading the file."""
-
-    size: int
-    """Size in bytes."""
-    mtime_ns: int
-    """Time of the last change, in nanoseconds."""
-
-    @classmethod
-    def of(cls, path: Path) -> FileStat:
-        """Read them from the file system.
-
-        Raises:
-            OSError: the file does not exist or is not accessible.
-        """
-        found = path.stat()
-        return cls(found.st_size, found.st_mtime_ns)
-
-
-@dataclass(frozen=True, kw_only=True)
-class JournalEntry:
-    """One finished image."""
-
-    target: str
-    """Path of the result, relative to the folder of results, with slashes."""
-    source: str
-    """Path of the input, relative to the folder of results if they are on one drive."""
-    key: str
-    """Hash of everything that the result depends on, from :meth:`SkipPolicy.key`."""
-    input_sha256: str
-    """Hash of the input file."""
-    input_size: int
-    input_mtime_ns: int
-    output_sha256: str
-    """Hash of the file that was written."""
-    output_size: int
-    output_mtime_ns: int
-
-    def line(self) -> bytes:
-        """Return the entry as a line of the journal."""
-        return json.dumps({"v": SCHEMA, **asdict(self)}).encode("ascii") + b"\n"
-
-    @classmethod
-    def parse(cls, line: bytes) -> JournalEntry | None:
-        """Parse a line; return None if it is not a valid line of this version."""
-        try:
-            values = json.loads(line)
-        except ValueError:
-            return None
-        if not isinstance(values, dict) or values.pop("v", None) != SCHEMA:
-            return None
-        types = {field.name: field.type for field in fields(cls)}
-        found = {name: type(value).__name__ for name, value in values.items()}
-        return cls(**values) if found == types else None
-
-
-class Journal:
-    """The entries of one journal file. Safe to use from several threads.
-
-    Args:
-        path: path of the file, which may not exist yet.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        self._warned = False
-        self._forget()
-
-    def _forget(self) -> None:
-        self._entries: dict[str, tuple[int, JournalEntry]] = {}
-        self.lines, self._offset = 0, 0
-        self._file: tuple[int, int] | None = None
-
-    def refresh(self) -> None:
-        """Read the lines that any process has appended since the last call."""
-        with self._lock:
-            try:
-                with self._path.open("rb") as file:
-                    self._read(file)
-            except FileNotFoundError:
-                self._forget()
-            except OSError as error:
-                logger.warning(
-                    "cannot read %s, so results are recognized by name only: %s", self._path, error
-                )
-
-    def _read(self, file: Any) -> None:
-        found = os.fstat(file.fileno())
-        if (found.st_dev, found.st_ino) != self._file or found.st_size < self._offset:
-            self._forget()
-            self._file = (found.st_dev, found.st_ino)
-        file.seek(self._offset)
-        whole, end, _ = file.read().rpartition(b"\n")
-        self._offset += len(whole + end)
-        for line in whole.split(b"\n") if end else ():
-            self.lines += 1
-            entry = JournalEntry.parse(line)
-            if entry is not None:
-                self._entries[entry.target] = (self.lines, entry)
-        if found.st_size and not self._entries and not self._warned:
-            self._warned = True
-            text = "%s has no valid entries, so results are recognized by name only"
-            logger.warning(text, self._path)
-
-    def get(self, target: str, since: int = -1) -> JournalEntry | None:
-        """Return the newest entry of a target if its line number is above ``since``, else None."""
-        line, entry = self._entries.get(target, (-1, None))
-        return entry if line > since else None
-
-    def append(self, entry: JournalEntry) -> None:
-        """Append a line; the caller holds the lock that excludes other processes.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
-        with self._path.open("a+b") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(size - 1, 0))
-            torn = size and file.read(1) != b"\n"  # a process was killed while writing a line
-            file.write((b"\n" if torn else b"") + entry.line())
-
-    def compact(self) -> None:
-        """Drop outdated lines if they are the majority; no other process may use the file."""
-        self.refresh()
-        if self.lines > 2 * len(self._entries) + SPARE:
-            lines = [entry.line() for _, entry in self._entries.values()]
-            with contextlib.suppress(OSError):
-                write_whole(self._path, b"".join(lines))
+RUN, LOCKS = "run-", "locks"
 
 
 @dataclass(frozen=True)
@@ -186,37 +50,105 @@ class OutputState:
 
     Args:
         root: the folder; no file is created before :meth:`open`.
+        place: where the journal is kept.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root, self._folder = root, root / FOLDER / "locks"
-        self.journal = Journal(root / FOLDER / "journal.jsonl")
-        self.journal.refresh()
-        self.snapshot = self.journal.lines
+    def __init__(self, root: Path, place: JournalPlace = "output") -> None:
+        self.root, self.records = root, OutputRecords(root, place)
+        self.snapshot = self.records.journal.lines
         """Number of lines at the start; later ones come from this run or concurrent ones."""
+        self.alone = False
+        """Whether another run with other options must not write to the folder at the same time,
+        since that would leave a mixture."""
         self._filelock = require("filelock", feature="Restoring folders", extra="")
         self._threads = threading.Lock()
-        self._mutex, self._run = (
-            self._lock(MUTEX),
-            self._lock(f"{RUN}{os.getpid()}-{secrets.token_hex(4)}"),
-        )
+        self._run: Any = None
         self._held: set[Any] = set()
+        self._claimed: set[str] = set()  # names of the locks that this run has made
+        self._created: list[Path] = []
         self._tried = False
 
-    def open(self) -> None:
+    def open(self, key: str) -> None:
         """Prepare to claim and to record results; a second call does nothing.
 
-        If locks do not work, log a warning; results are then recognized by name only.
+        If locks do not work beside the results, log a warning and keep the journal in the cache
+        folder. If they do not work there either, nothing is recorded.
+
+        Args:
+            key: hash of the options of the run.
+
+        Raises:
+            OutputError: another run with other options is writing to the folder.
         """
         if self._tried:
             return
         self._tried = True
-        try:
-            with self._exclusive():
-                self._run.acquire(timeout=0)
-        except OSError as error:
-            text = "cannot lock files in %s, so no journal is kept and runs may collide: %s"
-            logger.warning(text, self._folder, error)
+        while True:
+            try:
+                self._enter(key)
+                return
+            except OutputError:
+                raise
+            except OSError as error:
+                if self.records.place == "cache":
+                    text = "cannot lock files in %s, so no journal is kept and runs may collide: %s"
+                    logger.warning(text, self._folder, error)
+                    return
+                text = "cannot lock files in %s, so the journal is kept in the cache folder: %s"
+                logger.warning(text, self._folder, error)
+                self.records.use_cache()
+                self.snapshot = self.records.journal.lines
+
+    def _enter(self, key: str) -> None:
+        """Show that this run is alive, unless another one with other options is."""
+        kind = "alone" if self.alone else "any"
+        name = f"{RUN}{kind}-{key[:16]}-{os.getpid()}-{secrets.token_hex(4)}"
+        with self._exclusive():
+            mixed = self._mixed(key, self._folder)
+            if any(self.alone or one.split("-")[1] == "alone" for one in mixed):
+                raise OutputError(self._mixture)
+            run = self._lock(name)
+            run.acquire(timeout=1)  # a run with its journal in the other place may be looking at it
+            # Such a run does the same, so that of two runs at least one sees the other.
+            mixed = self._mixed(key, self.records.other_folder / LOCKS) if self.alone else []
+            if any(one.split("-")[1] == "alone" for one in mixed):
+                run.release()
+                self._remove_locks()
+                raise OutputError(self._mixture)
+            self._run = run
+
+    @property
+    def _mixture(self) -> str:
+        return (
+            f"another run with other options is writing to {self.root}, and the results would be a "
+            "mixture: wait until it has ended, or choose another `dst`"
+        )
+
+    def _mixed(self, key: str, folder: Path) -> list[str]:
+        """Return the names of the other runs that have other options."""
+        return [one for one in self._others(folder) if one.split("-")[2] != key[:16]]
+
+    @property
+    def _folder(self) -> Path:
+        return self.records.folder / LOCKS
+
+    @property
+    def has_locks(self) -> bool:
+        """Whether another run is alive in the folder, or has been killed."""
+        return os.path.isdir(self._folder)
+
+    @property
+    def _is_open(self) -> bool:
+        return self._run is not None
+
+    def make_folder(self, folder: Path) -> None:
+        """Create a folder of results and its parents; those that stay empty are removed at the end.
+
+        Raises:
+            OSError: it cannot be created.
+        """
+        with self._threads:
+            self._created += make_folder(folder)
 
     def claim(self, job: Job) -> Lease | None:
         """Claim a result, and remove what a killed run left of it; None if another run has it.
@@ -224,11 +156,11 @@ class OutputState:
         Raises:
             OutputError: the lock file cannot be created or locked.
         """
-        if not self._run.is_locked:
+        if not self._is_open:
             return Lease(self, None)
         lock = self._lock(sha256_of(os.fsencode(job.name))[:40])
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self.make_folder(self._folder)
             before = os.path.exists(lock.lock_file)
             lock.acquire(timeout=0)
         except self._filelock.Timeout:
@@ -237,6 +169,7 @@ class OutputState:
             raise OutputError(f"cannot lock files in {self._folder}: {error}") from error
         with self._threads:
             self._held.add(lock)
+            self._claimed.add(Path(lock.lock_file).name)
         if before:
             remove_leftovers(job.target)
         return Lease(self, lock)
@@ -249,42 +182,68 @@ class OutputState:
             lease.lock.release()
 
     def record(self, entry: JournalEntry) -> None:
-        """Add an entry to the journal.
+        """Add an entry to the journal; without one, it counts for this run only.
 
         Raises:
             OutputError: the journal cannot be written.
         """
-        if not self._run.is_locked:
+        if not self._is_open:
+            self.records.remember(entry)
             return
         try:
             with self._exclusive():
-                self.journal.append(entry)
+                self.records.journal.append(entry)
         except OSError as error:
+            self.records.remember(entry)
             raise OutputError(f"cannot write the journal in {self.root}: {error}") from error
 
     def close(self) -> None:
-        """Release all claims; the last run in the folder compacts the journal and removes locks."""
-        if not self._run.is_locked:
-            return
-        for lock in tuple(self._held):
-            self.release(Lease(self, lock))
-        try:
-            with self._exclusive():
-                self._run.release()
-                if not self._others():
-                    self.journal.compact()
-                    for path in self._folder.glob("*.lock"):
-                        if path.name != f"{MUTEX}.lock":
-                            path.unlink(missing_ok=True)
-        except OSError:
-            self._run.release()  # the folder was removed or is read-only: no cleanup
+        """Release all claims; the last run in the folder compacts the journal and removes locks.
 
-    def source_of(self, job: Job) -> str:
-        """Return a job's input as it is named in the journal."""
-        path = os.path.realpath(job.source)
-        with contextlib.suppress(ValueError):  # on another Windows drive
-            path = os.path.relpath(path, os.path.realpath(self.root))
-        return path.replace(os.sep, "/")
+        A run that made nothing leaves nothing: neither the folder of the journal nor folders for
+        results that were not made.
+        """
+        if not self._tried:
+            return
+        if self._is_open:
+            for lock in tuple(self._held):
+                self.release(Lease(self, lock))
+            try:
+                with self._exclusive():
+                    self._run.release()
+                    if not self._remove_locks():
+                        return
+                    self.records.journal.compact()
+            except OSError:
+                self._run.release()  # the folder was removed or is read-only: no cleanup
+        for folder in (self._folder, self.records.folder):
+            with contextlib.suppress(OSError):  # it is not empty, or was not created
+                folder.rmdir()
+        for folder in sorted(self._created, reverse=True):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+    def _remove_locks(self) -> bool:
+        """Remove all locks, unless another run is alive; return whether that was done."""
+        if self._others(self._folder):
+            return False
+        locks = list(self._folder.glob("*.lock"))
+        if any(path.name not in {*self._claimed, f"{GATE}.lock"} for path in locks):
+            self._remove_leftovers()
+        for path in locks:  # the gate too: see _exclusive
+            with contextlib.suppress(OSError):  # Windows keeps files that are open
+                path.unlink()
+        return True
+
+    def _remove_leftovers(self) -> None:
+        """Remove partial files of killed runs whose images this run had no need to claim."""
+        if self._others(self.records.other_folder / LOCKS):
+            return
+        for path in self.root.rglob(f".*{PART}"):
+            name = path.name[1:].removesuffix(PART).rpartition(".")[0]
+            if name and self.records.all(name_in(path.with_name(name), self.root)):
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def _lock(self, name: str) -> Any:
         # One thread claims and another one releases, so the lock must not belong to a thread.
@@ -297,19 +256,43 @@ class OutputState:
         Raises:
             OSError: the lock cannot be acquired.
         """
-        with self._threads:
-            self._folder.mkdir(parents=True, exist_ok=True)  # it may have been removed
-            with self._mutex.acquire(timeout=LOCK_TIMEOUT, poll_interval=0.005):
-                yield
+        path = self._folder / f"{GATE}.lock"
+        while True:
+            self.make_folder(self._folder)  # it may have been removed
+            gate = self._lock(GATE)
+            with self._threads, gate.acquire(timeout=LOCK_TIMEOUT, poll_interval=0.005):
+                if _is_file_of(gate, path):
+                    yield
+                    return
+            # A run that was alone has removed the file while this one waited for its lock.
 
-    def _others(self) -> bool:
-        """Whether another run is alive in the folder; remove the locks of dead ones."""
-        alive = False
-        for path in self._folder.glob(f"{RUN}*.lock"):
+    def _others(self, folder: Path) -> list[str]:
+        """Return the names of the other runs in a folder of locks; remove the locks of dead ones.
+
+        In the folder of the other place, these are left to the runs there.
+        """
+        alive = []
+        for path in folder.glob(f"{RUN}*.lock"):
+            if self._run is not None and self._run.is_locked and path == Path(self._run.lock_file):
+                continue
             try:
-                with self._lock(path.stem).acquire(timeout=0):
+                with self._filelock.FileLock(path, thread_local=False).acquire(timeout=0):
                     pass
-                path.unlink(missing_ok=True)
+                if folder == self._folder:
+                    path.unlink(missing_ok=True)
             except self._filelock.Timeout:
-                alive = True
+                alive.append(path.stem)
+            except OSError:
+                if folder == self._folder:
+                    raise
         return alive
+
+
+def _is_file_of(lock: Any, path: Path) -> bool:
+    """Return whether a lock is held on the file that is at its path now."""
+    handle = getattr(getattr(lock, "_context", None), "lock_file_fd", None)
+    try:
+        now = path.stat()
+        return not isinstance(handle, int) or os.path.samestat(os.fstat(handle), now)
+    except OSError:
+        return False

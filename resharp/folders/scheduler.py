@@ -6,18 +6,20 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from resharp.errors import OptionError
+from resharp.errors import OptionError, OutputError
 from resharp.folders.discovery import Job
-from resharp.folders.output_state import FileStat, JournalEntry, OutputState
+from resharp.folders.output_state import OutputState
 from resharp.folders.report import Result
 from resharp.folders.task import ClaimedImage, FailedImage
 from resharp.fsutil import sha256_of
 from resharp.images.formats import choose
+from resharp.outputs import FileStat, JournalEntry, JournalOption, JournalPlace, refusal
 
 OnResult = Callable[[Result], object]
 """Called with each result immediately, from any thread but one at a time."""
@@ -30,12 +32,17 @@ class Decision:
     restore: bool
     redone: bool = False
     """Whether it replaces a result made from a different input, model or options."""
+    replaces: bool = False
+    """Whether a file exists that it may replace."""
     note: str = ""
     """Why it is not restored, if the user should know."""
+    error: str = ""
+    """Why it cannot be restored."""
 
 
 DO, SKIP = Decision(True), Decision(False)
-CHANGED = Decision(False, note="changed since it was written, so it is kept; `overwrite` redoes it")
+REPLACE = Decision(True, replaces=True)
+CHANGED = "changed since it was written, so it is kept"
 
 
 class SkipPolicy:
@@ -52,47 +59,87 @@ class SkipPolicy:
         self._key: str | None = None
         self._hashes: dict[tuple[Path, FileStat], str] = {}
 
-    def decide(self, job: Job, state: OutputState | None) -> Decision:
+    def decide(self, job: Job, state: OutputState) -> Decision:
         """Decide about one image, from the files and the journal as of now.
 
         Raises:
             ResharpError: the model cannot be found.
         """
-        if not os.path.exists(job.target):
+        if not os.path.lexists(job.target):
             return DO
-        if state is None:
-            return DO if self._overwrite else SKIP
-        if self._overwrite:  # except what a concurrent run has restored since this one started
-            entry = state.journal.get(job.name, since=state.snapshot)
-            return SKIP if entry is not None and self._judge(job, state, entry) == SKIP else DO
-        entry = state.journal.get(job.name)
-        return SKIP if entry is None else self._judge(job, state, entry)
+        entries = state.records.all(job.name)
+        entry = next((one for one in entries if self._is_as_written(job, one)), None)
+        if error := self._refusal(job, entries, entry):
+            changed = entries and not self._overwrite and os.path.isfile(job.target)
+            return self._changed(job) if changed else Decision(False, error=error)
+        if entry is None:
+            return REPLACE
+        if not self._overwrite:
+            return self._judge(job, state, entry)
+        # Except what a concurrent run has restored since this one started.
+        entry = state.records.journal.get(job.name, since=state.snapshot)
+        return SKIP if entry is not None and self._judge(job, state, entry) == SKIP else REPLACE
 
-    def _judge(self, job: Job, state: OutputState, entry: JournalEntry) -> Decision:
+    def _is_as_written(self, job: Job, entry: JournalEntry) -> bool:
+        """Return whether a result is what was written, by hash, so that a copy counts too."""
         written = FileStat(entry.output_size, entry.output_mtime_ns)
-        read = FileStat(entry.input_size, entry.input_mtime_ns)
+        own = entry.output_sha256
         try:
             same_size = FileStat.of(job.target).size == written.size
-            own = entry.output_sha256  # compared by hash, so that a copy of the result counts too
-            if not same_size or self._sha256(job.target, written, own) != own:
-                return CHANGED
+            return same_size and self._sha256(job.target, written, own) == own
+        except OSError:
+            return False
+
+    def refusal(self, job: Job, state: OutputState) -> str:
+        """Return why the result must not be written now; empty if nothing would be lost."""
+        entries = state.records.all(job.name)
+        entry = next((one for one in entries if self._is_as_written(job, one)), None)
+        return self._refusal(job, entries, entry)
+
+    def _refusal(
+        self, job: Job, entries: Sequence[JournalEntry], entry: JournalEntry | None
+    ) -> str:
+        return refusal(
+            job.target,
+            ours=entry is not None,
+            typed=job.typed,
+            overwrite=self._overwrite,
+            recorded=bool(entries),
+        )
+
+    def _changed(self, job: Job) -> Decision:
+        """Keep a file that is no longer what was written: it may be somebody's work."""
+        way = "use `overwrite`" if job.typed else "remove it"
+        return Decision(False, note=f"{CHANGED}; {way} to restore it again")
+
+    def _judge(self, job: Job, state: OutputState, entry: JournalEntry) -> Decision:
+        """Decide about a result that is as it was written."""
+        read = FileStat(entry.input_size, entry.input_mtime_ns)
+        try:
             key = self.key(job, self._sha256(job.source, read, entry.input_sha256))
-        except OSError:  # a file is missing or unreadable, so nothing can be compared
-            return SKIP
+        except OSError:
+            return REPLACE  # reading the input raises the proper error, and replaces nothing
         if key == entry.key:
             return SKIP
-        if state.source_of(job) != entry.source:
+        if state.records.source_of(job.source) != entry.source:
             text = f"already the result of {entry.source}: choose another `dst`, or use `overwrite`"
-            return Decision(False, note=text)
-        return Decision(True, redone=True)
+            return Decision(False, error=f"{job.target} is {text}")
+        return Decision(True, redone=True, replaces=True)
+
+    def run_key(self) -> str:
+        """Hash the options that all results of a run share."""
+        return hashlib.sha256(f"{self._config()} {self._quality}".encode()).hexdigest()
+
+    def _config(self) -> str:
+        if self._key is None:
+            self._key = self._config_key()
+        return self._key
 
     def key(self, job: Job, input_sha256: str) -> str:
         """Hash everything that a result depends on: config, format, and the input's bytes."""
-        if self._key is None:
-            self._key = self._config_key()
         form = choose(job.target.suffix)
         quality = None if form.quality is None else self._quality or form.quality
-        options = hashlib.sha256(f"{self._key} {form.name} {quality}".encode()).hexdigest()
+        options = hashlib.sha256(f"{self._config()} {form.name} {quality}".encode()).hexdigest()
         return hashlib.sha256(f"{options} {input_sha256}".encode()).hexdigest()
 
     def _sha256(self, path: Path, known: FileStat, sha256: str) -> str:
@@ -105,6 +152,18 @@ class SkipPolicy:
         return self._hashes[path, found]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run found, and what it is going to do."""
+
+    todo: list[Job]
+    """Images to restore."""
+    redone: int
+    """How many of them have a result made from a different input, model or options."""
+    finished: int
+    """Number of images that need no work, or cannot be restored."""
+
+
 class Scheduler:
     """Decides which images to restore, claims them, and collects the results.
 
@@ -113,11 +172,14 @@ class Scheduler:
     Args:
         policy: decides whether to restore an image.
         on_result: called with each result.
+        journal: where the journal is kept.
     """
 
-    def __init__(self, policy: SkipPolicy, on_result: OnResult | None) -> None:
-        self._policy, self._on_result = policy, on_result
-        self._states: dict[Path, OutputState] = {}
+    def __init__(
+        self, policy: SkipPolicy, on_result: OnResult | None, journal: JournalOption = "auto"
+    ) -> None:
+        self._policy, self._on_result, self._journal = policy, on_result, journal
+        self._states: dict[tuple[Path, JournalPlace], OutputState] = {}
         self._results: dict[int, Result] = {}
         self._in_flight: dict[int, tuple[str, float]] = {}  # name and fraction done
         self._lock = threading.RLock()  # on_result may read the results
@@ -141,27 +203,29 @@ class Scheduler:
         with self._lock:
             return tuple(name for name, _ in self._in_flight.values())
 
-    def plan(self, found: Iterable[Job], *, beside: bool) -> Iterator[Job]:
-        """Yield the jobs that need work, before anything is opened or claimed.
+    def is_result(self, job: Job) -> bool:
+        """Return whether the input of a job is a result of an earlier run, by the journal."""
+        return self._state(job).records.made(job.source)
 
-        Args:
-            found: all jobs.
-            beside: results are written next to the inputs, so an input may be a result.
-        """
+    def refresh(self) -> None:
+        """Read what any run has recorded meanwhile."""
+        for state in self._states.values():
+            state.records.journal.refresh()
+
+    def plan(self, found: Iterable[Job]) -> Plan:
+        """Decide about all jobs, before anything is opened or claimed."""
+        todo, redone = [], 0
         for one in found:
-            state = self._state(one)
-            if beside and state is not None and not one.explicit:
-                name = one.source.relative_to(state.root).as_posix()
-                if state.journal.get(name) is not None:  # it is a result itself
-                    continue
             job = self.add(one)
             if self._refused(job):
                 continue
-            decision = self._policy.decide(job, state)
+            decision = self._policy.decide(job, self._state(job))
             if decision.restore:
-                yield job
+                todo.append(job)
+                redone += decision.redone
             else:
                 self._skip(job, decision)
+        return Plan(todo=todo, redone=redone, finished=self._seen - len(todo))
 
     def add(self, job: Job) -> Job:
         """Count a job and return it with its number."""
@@ -185,21 +249,23 @@ class Scheduler:
         Raises:
             ResharpError: the model cannot be found, or the folder cannot be locked.
         """
-        state, lease = self._state(job), None
         if self._refused(job):
             return None
-        if state is not None:
-            state.open()
-            lease = state.claim(job)
-            if lease is None:
-                return job
-            state.journal.refresh()
+        state = self._state(job)
+        state.open(self._policy.run_key())
+        lease = state.claim(job)
+        if lease is None:
+            return job
+        state.records.journal.refresh()
         decision = self._policy.decide(job, state)
-        task = ClaimedImage(job=job, lease=lease, redone=decision.redone)
+        task = ClaimedImage(
+            job=job, lease=lease, redone=decision.redone, replaces=decision.replaces
+        )
         if decision.restore:
             return task
         self._release(task)
-        self._skip(job, decision, elsewhere=not watching and not decision.note)
+        elsewhere = not watching and not decision.note
+        self._skip(job, decision, elsewhere=elsewhere)
         return None
 
     def advance(self, task: ClaimedImage, share: float) -> None:
@@ -231,21 +297,31 @@ class Scheduler:
 
     def _release(self, task: ClaimedImage) -> None:
         """Release the claim of an image."""
-        if task.lease is not None:
-            task.lease.state.release(task.lease)
+        task.lease.state.release(task.lease)
 
     def close(self) -> None:
         """Release all claims."""
         for state in self._states.values():
             state.close()
 
-    def _state(self, job: Job) -> OutputState | None:
-        """Return the state of the job's folder of results, if it has one."""
-        if job.root is None:
-            return None
-        if job.root not in self._states:
-            self._states[job.root] = OutputState(job.root)
-        return self._states[job.root]
+    def tidy(self) -> None:
+        """Remove what killed runs left in the folders of results, where nothing is to be done."""
+        for state in self._states.values():
+            if state.has_locks:
+                with suppress(OutputError):  # another run is alive, and will do it
+                    state.open(self._policy.run_key())
+                state.close()
+
+    def _state(self, job: Job) -> OutputState:
+        """Return the state of the job's folder of results."""
+        place: JournalPlace = "cache" if job.lone else "output"
+        if self._journal != "auto":
+            place = self._journal
+        if (job.root, place) not in self._states:
+            self._states[job.root, place] = OutputState(job.root, place)
+        state = self._states[job.root, place]
+        state.alone |= not job.explicit
+        return state
 
     def _refused(self, job: Job) -> bool:
         if job.error:
@@ -253,8 +329,11 @@ class Scheduler:
         return bool(job.error)
 
     def _skip(self, job: Job, decision: Decision, elsewhere: bool = False) -> None:
-        notes = (decision.note,) if decision.note else ()
-        self._forgo(job, "skipped", notes=notes, elsewhere=elsewhere)
+        if decision.error:
+            self._forgo(job, "failed", error=decision.error, code=OutputError.code)
+        else:
+            notes = (decision.note,) if decision.note else ()
+            self._forgo(job, "skipped", notes=notes, elsewhere=elsewhere)
 
     def _forgo(self, job: Job, status: str, **values: Any) -> None:
         """Record the result of a job that is not claimed."""

@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any
+from typing import Any, get_args
 
 from numpy.typing import NDArray
 
 from resharp.errors import OptionError, OutputError, ResharpError
-from resharp.folders.output_state import FileStat, JournalEntry
 from resharp.folders.report import Used, used_by
 from resharp.folders.scheduler import SkipPolicy
 from resharp.folders.task import (
@@ -29,6 +28,7 @@ from resharp.folders.task import (
 from resharp.fsutil import sha256_of, write_whole
 from resharp.gpu.devices import available_memory
 from resharp.images import Metadata, decode, encode, load
+from resharp.outputs import FileStat, JournalEntry, JournalOption
 from resharp.pipeline.restorer import RestoreConfig, Restorer, RestorerPool
 from resharp.pipeline.staged_pipeline import Stage
 
@@ -56,7 +56,10 @@ class FolderOptions:
     quality: int | None = None
     """JPEG, WebP and AVIF quality, 1 to 100; None is the format's default."""
     overwrite: bool = False
-    """Restore finished images again."""
+    """Restore finished images again. Files that the journal does not know are never replaced,
+    except one whose name was given as the output."""
+    journal: JournalOption = "auto"
+    """Where the journal of finished images is kept."""
     workers: int | None = None
     """Images in flight at once on each device; None: one on the CPU, which uses all cores, and on a
     GPU as many as keep it busy."""
@@ -66,6 +69,9 @@ class FolderOptions:
     def __post_init__(self) -> None:
         if self.quality is not None and not 1 <= self.quality <= 100:
             raise OptionError(f"`quality` must be between 1 and 100, got {self.quality}")
+        if self.journal not in get_args(JournalOption):
+            able = ", ".join(get_args(JournalOption))
+            raise OptionError(f"`journal` must be one of {able}, got {self.journal!r}")
         if self.watch is not None and not self.watch > 0:
             raise OptionError(f"`watch` must be a positive number of seconds, got {self.watch}")
 
@@ -123,7 +129,7 @@ def begin(task: ClaimedImage) -> tuple[ClaimedImage, FileStat]:
         stat = FileStat.of(task.job.source)
     folder = task.job.target.parent
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        task.lease.state.make_folder(folder)
     except OSError as error:
         text = f"cannot create the folder {folder}: {error}. Choose another `dst`."
         raise OutputError(text) from error
@@ -132,6 +138,14 @@ def begin(task: ClaimedImage) -> tuple[ClaimedImage, FileStat]:
             f"permission denied: cannot write to {folder}. Choose another `dst`, or change the "
             "folder's permissions."
         )
+    try:
+        task.job.target.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise OutputError(
+                f"the name of the result is too long: {task.job.target.name}. Rename the input, or "
+                "use another `suffix` or `format`."
+            ) from error
     return task, stat
 
 
@@ -141,7 +155,7 @@ def read(advance: Advance, task: ClaimedImage) -> DecodedImage | FailedImage:
     try:
         task, stat = begin(task)
         data = load(task.job.source)
-        found = InputFile(stat, "" if task.lease is None else sha256_of(data))
+        found = InputFile(stat, sha256_of(data))
         return DecodedImage(task, found, decode(data, str(task.job.source)))
     except (ResharpError, MemoryError) as error:
         return FailedImage.of(task, error)
@@ -224,33 +238,37 @@ def encode_image(item: RestoredImage | EncodedImage, quality: int | None) -> Enc
 def write(item: EncodedImage, policy: SkipPolicy) -> tuple[str, ...]:
     """Write a result and its journal entry; return a note if the entry could not be written.
 
-    The entry of a new result comes first, with the time that the file is given afterwards: a run
-    killed in between leaves an entry without a file, which is restored again. A result that is
-    redone already has an entry, which stays true until the file is replaced.
+    The entry comes first, with the time that the file is given afterwards. A run killed in between
+    leaves an entry without a file, or the earlier result, which the journal knows too: it is
+    restored again.
 
     Raises:
-        OutputError: the result cannot be written, or the disk is full.
+        OutputError: the result cannot be written, what was at its path has changed during the work,
+            or the disk is full.
     """
-    target, data = item.task.job.target, item.file.data
-    if os.path.lexists(target):
-        write_whole(target, data)
-        return _record(item, FileStat.of(target), policy)
+    job, data = item.task.job, item.file.data
+    if os.path.lexists(job.target):
+        if not item.task.replaces:
+            raise OutputError(
+                f"{job.target} was created by another program meanwhile, so it is not replaced: "
+                "rename or remove it, then run it again"
+            )
+        if error := policy.refusal(job, item.task.lease.state):
+            raise OutputError(error)
     stat = FileStat(len(data), time.time_ns())
     notes = _record(item, stat, policy)
-    write_whole(target, data)
+    write_whole(job.target, data)
     with suppress(OSError):  # without its time, the file is recognized by its hash
-        os.utime(target, ns=(stat.mtime_ns, stat.mtime_ns))
+        os.utime(job.target, ns=(stat.mtime_ns, stat.mtime_ns))
     return notes
 
 
 def _record(item: EncodedImage, written: FileStat, policy: SkipPolicy) -> tuple[str, ...]:
     lease, job, read = item.task.lease, item.task.job, item.input
-    if lease is None:
-        return ()
     try:
         entry = JournalEntry(
             target=job.name,
-            source=lease.state.source_of(job),
+            source=lease.state.records.source_of(job.source),
             key=policy.key(job, read.sha256),
             input_sha256=read.sha256,
             input_size=read.stat.size,

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from resharp.errors import OutOfMemoryError, ResharpError
 from resharp.folders.discovery import Job
-from resharp.folders.output_state import FileStat, Lease
+from resharp.folders.output_state import Lease
 from resharp.images import Metadata, Picture
+from resharp.outputs import FileStat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +23,11 @@ class ClaimedImage:
     """An image that this run, and no other, restores."""
 
     job: Job
-    lease: Lease | None
-    """None if there is no journal."""
+    lease: Lease
     redone: bool
     """Whether a result exists, made from a different input, model or options."""
+    replaces: bool = False
+    """Whether a file exists at the target that may be replaced."""
     began: float = field(default_factory=time.monotonic)
     """Start of the work, as a ``time.monotonic`` value."""
 
@@ -37,7 +39,7 @@ class InputFile:
     stat: FileStat
     """Its size and time before it was read."""
     sha256: str
-    """Hash of its bytes; empty if there is no journal."""
+    """Hash of its bytes."""
 
 
 @dataclass(frozen=True, eq=False)

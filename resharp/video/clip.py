@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,16 +13,40 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from resharp.errors import VideoError
+from resharp.images import Metadata
 from resharp.types import Image
-from resharp.video.color import Color, PixelFormat, color_of, pixel_format
+from resharp.video.color import UNSPECIFIED, Color, PixelFormat, color_of, pixel_format
 from resharp.video.pyav import open_video, pyav, reason
+from resharp.video.side_data import (
+    Mastering,
+    chunks_of,
+    losses,
+    mastering_in,
+    mastering_of,
+    matrix_of,
+    side_data,
+)
+from resharp.video.streams import (
+    alpha_decoder,
+    choose_stream,
+    codec_name,
+    has_alpha_packets,
+    is_stereo,
+    open_decoder,
+    seconds,
+)
 
 if TYPE_CHECKING:
     from av.container.input import InputContainer
     from av.video.frame import VideoFrame
 
+    from resharp.images.color_signal import ColorSignal
+    from resharp.video.animation import Animation
+
 DEFAULT_RATE = Fraction(25)
 """Frames per second of an input that does not state a rate."""
+ALPHA_FORMAT = "yuva420p"
+"""Pixel format of VP8 and VP9 with transparency."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +73,43 @@ class Clip:
     """Pixel width over height; None if pixels are square or the file does not say."""
     matrix: tuple[int, ...] | None = None
     """Display matrix (rotation and mirroring): nine fixed-point numbers, 16.16 and 2.30 bits."""
+    mastering: Mastering | None = None
+    """HDR mastering metadata of the first frame."""
+    side_data: frozenset[str] = frozenset()
+    """Kinds of side data of the first frame, which notes are about."""
+    decoder: str | None = None
+    """FFmpeg's decoder to use instead of its own choice."""
     late: int | None = None
     """Ticks to subtract from decoding times, which AVI has instead of timestamps; else None."""
     files: tuple[Path, ...] = ()
     """Image files, if the input is an image sequence instead of a video file."""
+    animation: Animation | None = None
+    """What the file states besides its frames, if it is an animated image; else None."""
+    icc: bytes | None = None
+    """ICC profile of images; their ``color`` does not count then."""
+    signal: ColorSignal | None = None
+    """Colors that images state by numbers, e.g. a gamma; None: by ``color``, if at all."""
     notes: tuple[str, ...] = ()
     """Notes about the input for the user."""
+
+    @property
+    def colors(self) -> Metadata:
+        """What a result that is an image must state about its colors."""
+        if self.icc is not None:
+            return Metadata(icc=self.icc)
+        color = self.signal or self.color.signal
+        if color is not None and color.cicp is not None and self.mastering is not None:
+            color = replace(color, light=chunks_of(self.mastering))
+        return Metadata(color=color)
+
+    @property
+    def colors_are_tags(self) -> bool:
+        """Whether the tags of a video state the same colors."""
+        if self.icc is not None or self.signal is None:
+            return self.icc is None
+        transfer = self.signal.gamma is None or self.color.transfer != UNSPECIFIED
+        primaries = self.signal.chromaticities is None or self.color.primaries != UNSPECIFIED
+        return transfer and primaries
 
     @property
     def start(self) -> Fraction:
@@ -88,23 +142,31 @@ class SourceFrame:
         return ResumePoint(self.pts, zlib.crc32(np.ascontiguousarray(self.image).data))
 
 
-def probe(path: str | os.PathLike[str]) -> Clip:
+def probe(path: str | os.PathLike[str], wanted: int | None = None) -> Clip:
     """Return the properties of a video file. Decodes its first frame.
+
+    Args:
+        path: the file.
+        wanted: index of the video stream to restore; None takes the one that players play.
 
     Raises:
         VideoError: the file cannot be read, or no frame can be decoded.
+        OptionError: ``wanted`` is none of its video streams.
     """
     with open_video(path) as container:
-        videos = [s for s in container.streams.video if not is_cover(s)]
-        if not videos:
-            kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
-            raise VideoError(
-                f"{path} has no video stream, only {kinds}: there is nothing to restore"
-            )
-        stream = videos[0]
-        frame = _first_frame(container, stream, path)
-        form = pixel_format(frame.format.name)
-        color, side_data = color_of(frame, form), _side_data(frame)
+        stream = choose_stream(container, Path(path), wanted)
+        frame, transparent = _first_frame(container, stream, path)
+        data = side_data(frame, codec_name(stream))
+        form, decoder, notes = pixel_format(frame.format.name), None, []
+        if transparent and not form.alpha:
+            decoder = alpha_decoder(stream)
+            if decoder is None:
+                codec = codec_name(stream).upper()
+                notes.append(f"transparency is left out: this FFmpeg cannot read that of {codec}")
+            else:
+                form = pixel_format(ALPHA_FORMAT)
+        keeps = {"STEREO3D"} if is_stereo(stream) else set()  # as a tag: the container decides
+        color = color_of(frame, form)
         rate, time_base, aspect = _rate(stream), stream.time_base, stream.sample_aspect_ratio
         first = frame.pts if frame.pts is not None else frame.dts or 0
         late: int | None = None
@@ -126,27 +188,35 @@ def probe(path: str | os.PathLike[str]) -> Clip:
             late=late,
             frames=stream.frames or _estimate(container, stream, rate),
             aspect=None if not aspect or aspect == 1 else Fraction(aspect),
-            matrix=_matrix(side_data),
-            notes=tuple(_notes(frame, form, color, side_data)),
+            matrix=matrix_of(data, frame),
+            mastering=mastering_of(data),
+            side_data=frozenset(data),
+            decoder=decoder,
+            notes=(*notes, *_notes(frame, form, color), *losses(data, keeps)),
         )
 
 
-def is_cover(stream: Any) -> bool:
-    """Return whether a video stream is cover art, i.e. a single attached image."""
-    return bool(stream.disposition & pyav().stream.Disposition.attached_pic)
+def with_colors(clip: Clip, stated: Metadata) -> Clip:
+    """Return a clip with the colors that its images state, where video cannot state them."""
+    color = stated.color
+    if color is not None and color.cicp is not None:
+        return replace(clip, mastering=clip.mastering or mastering_in(color.light))
+    if stated.icc is not None:
+        return replace(clip, icc=stated.icc)
+    return clip if color is None or color.is_srgb else replace(clip, signal=color)
 
 
-def _first_frame(container: InputContainer, stream: Any, path: object) -> VideoFrame:
+def _first_frame(container: InputContainer, stream: Any, path: object) -> tuple[VideoFrame, bool]:
+    """Return the first frame, and whether the stream stores transparency beside its frames."""
     av = pyav()
-    if stream.codec_context is None:
-        raise VideoError(f"{path}: this build of FFmpeg has no decoder for the video stream")
-    failure = ""
+    context, failure, transparent = open_decoder(stream), "", False
     try:
         for packet in container.demux(stream):
+            transparent = transparent or has_alpha_packets(stream, packet)
             try:
-                frames: list[VideoFrame] = packet.decode()
+                frames: list[VideoFrame] = context.decode(packet)
                 if frames:
-                    return frames[0]
+                    return frames[0], transparent
             except av.error.FFmpegError as error:
                 failure = f": {reason(error)}"
     except av.error.FFmpegError as error:
@@ -163,32 +233,11 @@ def _rate(stream: Any) -> Fraction:
 
 
 def _estimate(container: InputContainer, stream: Any, rate: Fraction) -> int:
-    if stream.duration is not None and stream.time_base is not None:
-        return round(Fraction(stream.duration * stream.time_base) * rate)
-    return round(Fraction(container.duration or 0, 1_000_000) * rate)
+    return round((seconds(stream) or Fraction(container.duration or 0, 1_000_000)) * rate)
 
 
-def _side_data(frame: VideoFrame) -> dict[str, Any]:
-    found: Any = frame.side_data
-    # Iterating yields the values up to PyAV 18, and the keys from 19 on.
-    values = [item if hasattr(item, "type") else found[item] for item in found]
-    return {data.type.name: data for data in values}
-
-
-def _matrix(side_data: dict[str, Any]) -> tuple[int, ...] | None:
-    if "DISPLAYMATRIX" not in side_data:
-        return None
-    numbers = struct.unpack("=9i", bytes(side_data["DISPLAYMATRIX"]))
-    return None if numbers == (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30) else numbers
-
-
-def _notes(
-    frame: VideoFrame, form: PixelFormat, color: Color, side_data: dict[str, Any]
-) -> Iterator[str]:
+def _notes(frame: VideoFrame, form: PixelFormat, color: Color) -> Iterator[str]:
     if frame.interlaced_frame:
-        yield "interlaced video is not deinterlaced: combing stays, and the interlaced flag is lost"
+        yield "interlaced video is not deinterlaced: combing stays, its flag is left out"
     if color.math != color.matrix and not form.rgb:
         yield f"color matrix {color.matrix} is treated as BT.709; the tag is kept"
-    hdr = {"MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL", "DYNAMIC_HDR_PLUS"}
-    if hdr & side_data.keys():
-        yield "HDR mastering metadata (display brightness) is not kept"

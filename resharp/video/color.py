@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from resharp.images.color_signal import ColorSignal
 from resharp.types import Image
 from resharp.video.planes import PLANAR, fill
 from resharp.video.pyav import pyav
@@ -24,6 +25,8 @@ LIMITED, FULL = 1, 2
 """Color ranges, numbered as in FFmpeg (AVColorRange)."""
 RGB, BT709, UNSPECIFIED, BT601, BT2020 = 0, 1, 2, 6, 9
 """Color matrices, numbered as in FFmpeg and ISO/IEC 23091-2."""
+ALIKE_PRIMARIES, ALIKE_TRANSFERS = frozenset({0, 1, 2, 5, 6, 7}), frozenset({0, 1, 2, 6, 7, 13})
+"""Color primaries and transfers that are shown like sRGB."""
 KNOWN_MATRICES = frozenset({1, 4, 5, 6, 7, 9})
 """Color matrices that libswscale supports."""
 ACCURATE = 0x4 | 0x2000 | 0x4000 | 0x40000
@@ -52,6 +55,17 @@ class Color:
         names = pyav().video.reformatter.Colorspace
         known = KNOWN_MATRICES if hasattr(names, "BT2020") else KNOWN_MATRICES - {BT2020}
         return self.matrix if self.matrix in known else BT709
+
+    @property
+    def signal(self) -> ColorSignal | None:
+        """What an image of these colors must state; None if untagged images show them alike.
+
+        Players show BT.601 and BT.709 video as if it were sRGB, so these are not stated.
+        """
+        if self.primaries in ALIKE_PRIMARIES and self.transfer in ALIKE_TRANSFERS:
+            return None
+        known = self.primaries if self.primaries != UNSPECIFIED else BT709
+        return ColorSignal(cicp=(known, self.transfer))
 
 
 @dataclass(frozen=True)
@@ -120,7 +134,10 @@ class Converter:
         array = self._to(frame, form.array, color, color.range, FULL).to_ndarray()
         if form.array == "rgba64le":
             array = array[:, :, [2, 1, 0, 3]]
-        return _stretched(np.ascontiguousarray(array), *_ends(form, color))
+        array = _stretched(np.ascontiguousarray(array), *_ends(form, color))
+        if form.name.startswith("yuva") and form.depth > 8:  # alpha has no limited range
+            array[:, :, 3] = _scaled(_alpha_plane(frame, form.depth), (1 << form.depth) - 1, 65535)
+        return array
 
     def to_frame(self, array: Image, form: PixelFormat, color: Color) -> VideoFrame:
         """Convert an array to a frame.
@@ -144,7 +161,12 @@ class Converter:
             frame = pyav().VideoFrame.from_numpy_buffer(array, format=name)
         else:
             frame = pyav().VideoFrame.from_ndarray(array, format=name)
-        return _tagged(self._to(frame, form.name, color, FULL, color.range), color)
+        made = self._to(frame, form.name, color, FULL, color.range)
+        if form.name.startswith("yuva") and array.shape[2] == 4:  # libswscale adds a level
+            white = int(np.iinfo(array.dtype).max)
+            alpha = _scaled(array[:, :, 3], white, (1 << form.depth) - 1)
+            _alpha_plane(made, form.depth)[:] = alpha
+        return _tagged(made, color)
 
     def _in_planes(self, array: Image, form: PixelFormat, color: Color) -> VideoFrame:
         height, width = array.shape[:2]
@@ -170,6 +192,20 @@ class Converter:
         return self._reformatter.reformat(
             frame, format=name, interpolation=ACCURATE, threads=1, **how
         )
+
+
+def _alpha_plane(frame: VideoFrame, depth: int) -> Image:
+    """Return the fourth plane of a frame, ``[h, w]``, to read or write."""
+    plane = frame.planes[3]
+    rows = np.frombuffer(memoryview(plane), np.uint8 if depth == 8 else np.uint16)
+    return rows.reshape(plane.height, -1)[:, : plane.width]
+
+
+def _scaled(values: Image, white: int, top: int) -> Image:
+    """Scale integers from 0..``white`` to 0..``top``, rounded."""
+    if white == top:
+        return values
+    return np.asarray((values.astype(np.uint32) * np.uint32(top) + white // 2) // white)
 
 
 def _ends(form: PixelFormat, color: Color) -> tuple[float, float]:

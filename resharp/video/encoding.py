@@ -10,12 +10,16 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from resharp.errors import OptionError, OutputError
 from resharp.fsutil import commit_file
+from resharp.types import Image
 from resharp.video.clip import Clip
 from resharp.video.color import BT709, FULL, LIMITED, RGB, Color, PixelFormat, pixel_format
 from resharp.video.options import CODECS, VideoOptions
 from resharp.video.pyav import pyav, reason
+from resharp.video.side_data import Mastering
 from resharp.video.timeline import timing
 
 if TYPE_CHECKING:
@@ -23,8 +27,35 @@ if TYPE_CHECKING:
 
 LARGEST_DELAY = 16
 """Largest number of frames by which codecs reorder."""
+SLICED = 8
+"""Pixels of the shorter side from which on ffv1 divides any frame into 16 slices."""
 SEGMENT_FORMAT = "mp4"
 """MP4 preserves timestamps of any time base, and all properties in the stream's header."""
+
+
+@dataclass(frozen=True)
+class HdrParameters:
+    """How an encoder takes HDR mastering metadata."""
+
+    key: str
+    """Option that holds the parameters."""
+    display: str
+    light: str
+    unit: int | None = 50_000
+    """Parts of 1 in which chromaticity is counted; None: it is a decimal number."""
+    level: int | None = 10_000
+    """Parts of 1 cd/m2 in which luminance is counted; None: it is a decimal number."""
+
+
+MASTERING = "HDR mastering metadata (display brightness)"
+HDR_PARAMETERS = {
+    "libx264": HdrParameters("x264-params", "mastering-display", "cll"),
+    "libx265": HdrParameters("x265-params", "master-display", "max-cll"),
+    "libsvtav1": HdrParameters(
+        "svtav1-params", "mastering-display", "content-light", unit=None, level=None
+    ),
+}
+"""Encoders that write HDR mastering metadata."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,27 +98,25 @@ def choose_encoder(
         threads: number of encoder threads.
 
     Raises:
-        OptionError: this build of FFmpeg lacks the encoder, or ``crf`` does not fit it.
+        OptionError: this build of FFmpeg lacks the encoder, or ``crf`` or ``pixel_format`` does
+            not fit it.
     """
     codec = options.codec if options.codec != "auto" else ("h264", "hevc")[clip.form.depth > 8]
     options = replace(options, codec=codec)  # this checks the crf
     name = _available_encoder(options.encoder, codec)
-    form, lost = _choose_format(name, clip.form)
-    color = clip.color
-    if form.rgb:  # it may differ from the input's family
-        color = replace(color, range=FULL, matrix=RGB)
-    elif color.matrix == RGB:
-        color = replace(color, range=LIMITED, matrix=BT709)
+    form, lost = _choose_format(name, clip.form, options.pixel_format)
+    color = _color_in(form, clip, lossless=name == "ffv1")
+    mastering, note = _mastering(name, clip.mastering)
+    lost = (*lost, note) if note else lost
     even_width, even_height = width + width % form.across, height + height % form.down
     if (even_width, even_height) != (width, height):
-        note = (
-            f"padded from {width}x{height} to {even_width}x{even_height}, as {form.name} requires"
-        )
+        sides = f"from {width}x{height} to {even_width}x{even_height}"
+        note = f"frames are padded {sides}, as {form.name} requires"
         lost = (*lost, note)
     time_base, rate = timing(clip, options)
     return VideoEncoder(
         name=name,
-        options=_options(name, codec, options, threads),
+        options=_options(name, codec, options, threads, mastering, min(even_width, even_height)),
         width=even_width,
         height=even_height,
         form=form,
@@ -100,16 +129,43 @@ def choose_encoder(
     )
 
 
+class AlphaWatch:
+    """Looks for transparency that an encoder does not support.
+
+    Formats with alpha often hold opaque frames only, which lose nothing without it.
+
+    Args:
+        encoder: encoder settings; None if frames are written as image files.
+    """
+
+    def __init__(self, encoder: VideoEncoder | None) -> None:
+        self._name = encoder.name if encoder is not None and not encoder.form.alpha else None
+
+    def note(self, image: Image) -> str:
+        """Return a note about the first frame that loses something; else an empty string."""
+        if self._name is None or image.shape[2] < 4:
+            return ""
+        if image[:, :, 3].min() == np.iinfo(image.dtype).max:
+            return ""
+        name, self._name = self._name, None
+        return f"transparency is left out: {name} cannot hold it, `codec` ffv1 can"
+
+
 def _available_encoder(asked: str | None, codec: str) -> str:
     wanted = (asked,) if asked else CODECS[codec].encoders
     for name in wanted:
         if _is_encoder(name):
             return name
-    able = [name for name, one in CODECS.items() if any(map(_is_encoder, one.encoders))]
+    able = [name for name in CODECS if has_encoder(name)]
     raise OptionError(
         f"this build of FFmpeg (PyAV {pyav().__version__}) has no encoder {' or '.join(wanted)}: "
         f"use `codec` {' or '.join(able)}"
     )
+
+
+def has_encoder(codec: str) -> bool:
+    """Return whether this build of FFmpeg can write a codec, one of :data:`CODECS`."""
+    return any(map(_is_encoder, CODECS[codec].encoders))
 
 
 def _is_encoder(name: str) -> bool:
@@ -120,23 +176,49 @@ def _is_encoder(name: str) -> bool:
         return False
 
 
-def _choose_format(name: str, wanted: PixelFormat) -> tuple[PixelFormat, tuple[str, ...]]:
-    """Return the encoder's format closest to the input's, and notes about what is lost."""
+def _choose_format(
+    name: str, source: PixelFormat, asked: str | None
+) -> tuple[PixelFormat, tuple[str, ...]]:
+    """Return the format asked for, or the encoder's closest, and notes about what is lost."""
+    lossless = name == "ffv1"
     known = pyav().codec.Codec(name, "w").video_formats or ()
     able = [pixel_format(one.name) for one in known if not one.name.startswith("yuvj")]
-    able = [one for one in able if one.depth >= 8 and (name == "ffv1" or not one.alpha)]
+    able = [one for one in able if one.depth >= 8 and (lossless or not one.alpha)]
     able = able or [pixel_format("yuv420p")]
-    found = min(able, key=lambda one: _distance(wanted, one, lossless=name == "ffv1"))
+    wanted = source
+    if not lossless and (source.rgb or source.gray):  # players expect 4:2:0
+        wanted = replace(source, across=2, down=2)
+    if asked is None:
+        found = min(able, key=lambda one: _distance(wanted, one, lossless=lossless))
+    else:
+        wanted = source
+        names = [one.name for one in able]
+        if asked not in names:
+            raise OptionError(
+                f"`pixel_format` must be one of {name}'s ({', '.join(names)}), got {asked!r}"
+            )
+        found = able[names.index(asked)]
     lost = []
-    if found.depth < wanted.depth:
-        lost.append(
-            f"{wanted.depth} bits are reduced to {found.depth}, the most that {name} supports"
-        )
-    if wanted.alpha and not found.alpha:
-        lost.append(f"transparency is lost: {name} does not support it, `codec` ffv1 does")
-    if not wanted.gray and (found.across > wanted.across or found.down > wanted.down):
+    if found.depth < source.depth:
+        most = "as `pixel_format` asks" if asked else f"the most that {name} holds"
+        lost.append(f"colors are rounded to {found.depth} bits, {most}")
+    if found.gray and not source.gray:
+        lost.append(f"color is left out: `pixel_format` {found.name} cannot hold it")
+    elif not wanted.gray and (found.across > wanted.across or found.down > wanted.down):
         lost.append(f"chroma is stored at a lower resolution ({found.name})")
     return found, tuple(lost)
+
+
+def _color_in(form: PixelFormat, clip: Clip, *, lossless: bool) -> Color:
+    """Return the color properties of the result, whose format may be of another family."""
+    color = clip.color
+    if form.rgb:
+        return replace(color, range=FULL, matrix=RGB)
+    if form.gray:  # libswscale writes gray in full range only
+        return replace(color, range=FULL, matrix=BT709 if color.matrix == RGB else color.matrix)
+    if color.matrix == RGB or (clip.form.gray and color.range == FULL and not lossless):
+        return replace(color, range=LIMITED, matrix=BT709)
+    return color
 
 
 def _distance(wanted: PixelFormat, one: PixelFormat, *, lossless: bool) -> tuple[Any, ...]:
@@ -159,8 +241,34 @@ def _distance(wanted: PixelFormat, one: PixelFormat, *, lossless: bool) -> tuple
     )
 
 
+def _mastering(name: str, found: Mastering | None) -> tuple[str, str]:
+    """Return HDR mastering metadata as the encoder's parameters, and a note if it is lost."""
+    if found is None:
+        return "", ""
+    form, parts, note = HDR_PARAMETERS.get(name), [], ""
+    if form is None:
+        return "", f"the {MASTERING} is left out: {name} cannot hold it"
+    if found.primaries and found.luminance:
+        red, green, blue, white = (
+            f"({_number(x, form.unit)},{_number(y, form.unit)})"
+            for x, y in zip(found.primaries[::2], found.primaries[1::2], strict=True)
+        )
+        low, high = (_number(value, form.level) for value in found.luminance)
+        parts.append(f"{form.display}=G{green}B{blue}R{red}WP{white}L({high},{low})")
+    elif found.primaries or found.luminance:
+        note = f"the {MASTERING} is left out: it is incomplete"
+    if found.light is not None:
+        parts.append(f"{form.light}={found.light[0]},{found.light[1]}")
+    return ":".join(parts), note
+
+
+def _number(value: Fraction, unit: int | None) -> str:
+    """Format a number, or a count of its ``unit`` parts if there is one."""
+    return f"{float(value):.6g}" if unit is None else str(round(value * unit))
+
+
 def _options(
-    name: str, codec: str, options: VideoOptions, threads: int
+    name: str, codec: str, options: VideoOptions, threads: int, mastering: str, side: int
 ) -> tuple[tuple[str, str], ...]:
     known = CODECS[codec]
     quality = options.crf if options.crf is not None or known.crf is None else known.crf[0]
@@ -177,7 +285,11 @@ def _options(
     if name == "libsvtav1":
         values["svtav1-params"] = f"lp={min(threads, 6)}"
     if name == "ffv1":
-        values |= {"level": "3", "slices": "16", "slicecrc": "1"}
+        slices = "16" if side >= SLICED else "1"
+        values |= {"level": "3", "slices": slices, "slicecrc": "1"}
+    if mastering:
+        key = HDR_PARAMETERS[name].key
+        values[key] = f"{values[key]}:{mastering}" if key in values else mastering
     return tuple(sorted(values.items()))
 
 
@@ -228,7 +340,8 @@ class Encoding:
         except pyav().error.FFmpegError as error:
             options = " ".join(f"{name}={value}" for name, value in encoder.options)
             raise OptionError(
-                f"the encoder {encoder.name} cannot be opened with {options}: {reason(error)}"
+                f"the encoder {encoder.name} cannot be opened for {encoder.width}x{encoder.height} "
+                f"pixels with {options}: {reason(error)}"
             ) from error
         return stream
 

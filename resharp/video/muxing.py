@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resharp.errors import OutputError
-from resharp.fsutil import commit_file
-from resharp.video.clip import Clip, is_cover
-from resharp.video.container_choice import MuxPlan, add_stream, codec_name, is_wanted, open_source
+from resharp.fsutil import remove_leftovers, replacing
+from resharp.video.clip import Clip
+from resharp.video.container_choice import OURS, MuxPlan, add_stream, is_wanted, open_source
 from resharp.video.encoding import VideoEncoder
 from resharp.video.options import VideoOptions
 from resharp.video.pyav import open_file, open_video, pyav, reason
 from resharp.video.resume import Segment
+from resharp.video.side_data import optional
+from resharp.video.streams import codec_name, is_cover, is_time_code
 from resharp.video.timestamps import CutShift, DecodingTimes
 
 if TYPE_CHECKING:
     from av.container.output import OutputContainer
 
-OURS = {"major_brand", "minor_version", "compatible_brands", "encoder"}
-"""File tags that are not copied, because every file has its own."""
-MEASURED = ("DURATION", "BPS", "NUMBER_OF_", "_STATISTICS", "ENCODER")
+MEASURED = ("DURATION", "BPS", "NUMBER_OF_", "_STATISTICS", "ENCODER", "ALPHA_MODE")
 """Prefixes of stream tags that describe the bytes of the input, not of the result."""
 PLAIN_TAGS = {
     "title", "artist", "album", "album_artist", "author", "comment", "composer", "copyright",
@@ -34,6 +35,18 @@ PLAIN_TAGS = {
     "synopsis", "track", "year",
 }  # fmt: skip
 """Tags that MP4 has dedicated fields for."""
+
+
+class _Expected(NamedTuple):
+    """What a result should hold."""
+
+    kinds: Counter[str]
+    """Number of streams of each type."""
+    time_code: str | None
+    damaged: int
+    """Packets that were refused, and are left out."""
+
+
 Timed = tuple[Fraction, int, Any]
 """Decoding time in seconds, rank of the stream (0 for the video, which goes first) and packet."""
 
@@ -45,7 +58,8 @@ def mux(
     encoder: VideoEncoder,
     segments: Sequence[Segment],
     folder: Path,
-) -> str:
+    record: Callable[[Path], object],
+) -> tuple[str, ...]:
     """Write the result, completely or not at all.
 
     Args:
@@ -55,27 +69,29 @@ def mux(
         encoder: encoder settings of the segments.
         segments: all segments, in order.
         folder: folder of the segments.
+        record: called with the complete file before it takes its name.
 
     Returns:
-        A note for the user; empty if there is none.
+        Notes for the user on what is not in the result.
 
     Raises:
         OutputError: the result cannot be written.
     """
     target = plan.target
-    part = target.with_name(f".{target.name}.part")
     shift = CutShift(clip, options.start, options.end)
     try:
-        lost = _write(part, plan, clip, shift, encoder, segments, folder)
-        commit_file(part, target)
-        return f"{lost} damaged audio or subtitle packets were left out" if lost else ""
+        remove_leftovers(target)
+        with replacing(target) as part:
+            expected = _write(part, plan, clip, shift, encoder, segments, folder)
+            nothing: list[str] = []
+            notes = optional("the result", lambda: list(_missing(part, expected)), nothing)
+            record(part)
+        return tuple(notes)
     except (pyav().error.FFmpegError, OSError) as error:
         raise OutputError(
             f"cannot write {target}: {reason(error)}. All frames are finished and kept in "
             f"{folder}: free space or fix the cause, then run it again to resume."
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _write(
@@ -86,14 +102,15 @@ def _write(
     encoder: VideoEncoder,
     segments: Sequence[Segment],
     folder: Path,
-) -> int:
-    """Write all streams, and return the number of damaged packets that were left out."""
+) -> _Expected:
+    """Write all streams, and return what the result should hold."""
     with open_source(clip) as source:
         found = source.metadata if source else {}
         tags = {key: value for key, value in found.items() if key.lower() not in OURS}
         if plan.format not in ("mp4", "mov"):
             # Otherwise audio that begins before zero would shift all streams, video included.
             how = {"avoid_negative_ts": "disabled"}
+            how["fflags"] = "bitexact"  # identifiers would be random
         else:
             how = {"movie_timescale": str(encoder.time_base.denominator)}
             if {tag.lower() for tag in tags} - PLAIN_TAGS:
@@ -106,9 +123,14 @@ def _write(
             for stream in source.streams if source else [None]:
                 if stream is None or stream.index == clip.stream:
                     made = _add_picture(out, plan, template.streams.video[0], stream, clip, encoder)
+                    if source and (code := _time_code(source, stream, clip, shift, encoder)):
+                        made.metadata["timecode"] = code
+                        tags |= {name: code for name in tags if name.lower() == "timecode"}
                     streams[clip.stream] = made
                 elif is_wanted(stream, clip) and stream.index not in plan.left_out:
                     streams[stream.index] = add_stream(out, stream, plan.format)
+            if plan.format in ("mp4", "mov"):
+                _mark_default(streams[clip.stream], streams.values())
             out.metadata.update(tags)
             out.set_chapters(list(shift.chapters(source.chapters() if source else [])))
             out.start_encoding()
@@ -122,7 +144,37 @@ def _write(
                     if not place:  # a packet of the restored video
                         raise
                     lost += 1
-            return lost
+            kinds = Counter(_kind(stream) for stream in streams.values())
+            return _Expected(kinds, streams[clip.stream].metadata.get("timecode"), lost)
+
+
+def _mark_default(picture: Any, streams: Iterable[Any]) -> None:
+    """Mark the restored stream as the default if no video is; MP4 would mark the first."""
+    default = int(pyav().stream.Disposition.default)
+    videos = [one for one in streams if one.type == "video" and not is_cover(one)]
+    if len(videos) > 1 and not any(int(one.disposition) & default for one in videos):
+        picture.disposition = int(picture.disposition) | default
+
+
+def _kind(stream: Any) -> str:
+    """Return the type of a stream; Matroska reads attached images as video."""
+    mimetype = stream.mimetype if stream.type == "attachment" else None
+    return "video" if (mimetype or "").startswith("image/") else str(stream.type)
+
+
+def _missing(path: Path, expected: _Expected) -> Iterator[str]:
+    """Yield a note for each thing that is not in a finished file."""
+    if expected.damaged:
+        yield f"{expected.damaged} damaged audio or subtitle packets are left out"
+    with open_video(path) as made:
+        found = Counter(_kind(stream) for stream in made.streams)
+        tags = [made.metadata, *(stream.metadata for stream in made.streams)]
+        codes = {value for one in tags for name, value in one.items() if name.lower() == "timecode"}
+    for kind, count in expected.kinds.items():
+        if found[kind] < count:
+            yield f"{count - found[kind]} of {count} {kind} streams are missing in the result"
+    if expected.time_code and expected.time_code not in codes:
+        yield f"the time code {expected.time_code} is left out: the result cannot hold it"
 
 
 def _add_picture(
@@ -152,6 +204,13 @@ def _add_picture(
                 picture.metadata[tag] = value
         picture.disposition = source.disposition
     return picture
+
+
+def _time_code(source: Any, stream: Any, clip: Clip, shift: CutShift, encoder: VideoEncoder) -> str:
+    """Return the time code of the result's first frame; empty if the input has none."""
+    holders = [stream, source, *filter(is_time_code, source.streams)]
+    codes = (one.metadata.get("timecode", "") for one in holders)
+    return shift.time_code(next(filter(None, codes), ""), clip.rate, encoder.rate)
 
 
 def _picture_packets(
@@ -186,7 +245,9 @@ def _other_packets(
     copied = [
         stream
         for stream in source.streams
-        if stream.index in streams and stream.index != clip.stream and stream.type != "attachment"
+        if stream.index in streams
+        and stream.index != clip.stream
+        and streams[stream.index].type != "attachment"
     ]
     now = Fraction(-(10**9))
     last: dict[int, int] = {}

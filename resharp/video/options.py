@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from resharp.errors import OptionError
+from resharp.outputs import JournalOption
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +44,19 @@ class VideoOptions:
     """
 
     codec: CodecName = "auto"
-    """One of :data:`CODECS`, or ``auto`` for h264, or hevc for more than 8 bits."""
+    """One of :data:`CODECS`, or ``auto`` for h264, hevc for more than 8 bits, or av1 in WebM."""
     encoder: str | None = None
     """FFmpeg encoder to use instead of the codec's default, e.g. ``h264_nvenc``."""
     crf: float | None = None
     """Quality of the codec, lower is better; None is the codec's default."""
     preset: str | None = None
     """Preset of the encoder; None is a fast one."""
+    pixel_format: str | None = None
+    """FFmpeg's pixel format of the result, e.g. ``yuv444p``; None is the one closest to the input
+    that players support."""
+    stream: int | None = None
+    """Index of the video stream to restore, counted over all streams; None is the one that players
+    play."""
     fps: Fraction | None = None
     """Constant frame rate of the result; None keeps every timestamp."""
     start: Fraction | None = None
@@ -64,7 +71,13 @@ class VideoOptions:
     encoder_threads: int | None = None
     """Threads of the encoder, on which its bytes depend; None: 1.5 per core."""
 
+    journal: JournalOption = "auto"
+    """Where it is recorded that the result is finished; ``auto`` is the cache folder."""
+
     def __post_init__(self) -> None:
+        if self.journal not in get_args(JournalOption):
+            able = ", ".join(get_args(JournalOption))
+            raise OptionError(f"`journal` must be one of {able}, got {self.journal!r}")
         if self.codec != "auto" and self.codec not in CODECS:
             raise OptionError(
                 f"`codec` must be one of auto, {', '.join(CODECS)}, got {self.codec!r}"
@@ -78,6 +91,8 @@ class VideoOptions:
                 raise OptionError(
                     f"`crf` must be between {low:g} and {high:g} for {self.codec}, got {self.crf:g}"
                 )
+        if self.stream is not None and (type(self.stream) is not int or self.stream < 0):
+            raise OptionError(f"`stream` must be an integer from 0 on, got {self.stream!r}")
         if self.fps is not None and not 0 < self.fps <= 1000:
             raise OptionError(f"`fps` must be in (0, 1000], got {self.fps}")
         start = self.start or Fraction(0)
@@ -97,7 +112,7 @@ class VideoOptions:
     def deciding(self) -> dict[str, Any]:
         """Return the options that determine the frames, as JSON; not ``end``, which only cuts."""
         values = asdict(self)
-        del values["end"], values["encoder_threads"]
+        del values["end"], values["encoder_threads"], values["journal"]
         return {
             name: str(value) if isinstance(value, Fraction) else value
             for name, value in values.items()

@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
-from resharp.errors import OptionError, VideoError
-from resharp.fsutil import sha256_of
+from resharp.errors import OptionError
+from resharp.images import writable
+from resharp.images.color_signal import describe
+from resharp.images.transfer import cannot_hold
+from resharp.outputs import OutputName, check_not_empty, parse_output
 from resharp.pipeline.restorer import RestorerInfo
 from resharp.types import Log
+from resharp.video.animation_output import ANIMATED, animation_plan
 from resharp.video.clip import Clip
 from resharp.video.color import Converter
-from resharp.video.container_choice import CONTAINERS, MuxPlan, choose_container
-from resharp.video.encoding import Encoding, VideoEncoder, choose_encoder
+from resharp.video.container_choice import (
+    ANIMATIONS,
+    CONTAINERS,
+    MuxPlan,
+    choose_container,
+    left_out_of_images,
+)
+from resharp.video.encoding import Encoding, VideoEncoder, choose_encoder, has_encoder
+from resharp.video.finished import VideoOutput, hash_of, key_of
 from resharp.video.options import VideoOptions
 from resharp.video.pyav import pyav
 from resharp.video.report import VideoReport
+from resharp.video.resume import identity_of
 from resharp.video.sequence import FrameFiles, probe_any, sequence_target
 
 
@@ -28,16 +42,17 @@ class Notes:
     """Notes for the user, each of them logged once."""
 
     def __init__(self, log: Log | None) -> None:
-        self._log = log
+        self._log, self._lock = log, Lock()
         self.all: tuple[str, ...] = ()
 
     def add(self, *notes: str) -> None:
         """Record and log the notes that are new."""
         for note in notes:
-            if note and note not in self.all:
-                self.all = (*self.all, note)
-                if self._log is not None:
-                    self._log(note)
+            with self._lock:
+                new = bool(note) and note not in self.all
+                self.all = (*self.all, note) if new else self.all
+            if new and self._log is not None:
+                self._log(note)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +66,20 @@ class VideoTask:
     mux_plan: MuxPlan | None
     """Path and container of the result; None if frames are written as image files."""
     files: FrameFiles | None
+    outputs: VideoOutput
     notes: Notes
 
-    def there(self) -> VideoReport:
-        """Return the report of a result that already exists."""
-        self.notes.add(
-            f"{self.target} already exists, perhaps from other options: pass `overwrite` to redo it"
-        )
+    def there(self, *, same: bool) -> VideoReport:
+        """Return the report of a result that already exists.
+
+        Args:
+            same: whether it was made from the same input, model and options.
+        """
+        if not same:
+            self.notes.add(
+                f"{self.target} was made from a different input, model or options: pass "
+                "`overwrite` to redo it"
+            )
         return VideoReport(
             target=self.target, frames=0, restored=0, repeated=0, resumed_at=0, width=0, height=0,
             seconds=0.0, skipped=True, notes=self.notes.all,
@@ -68,50 +90,120 @@ def plan(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     options: VideoOptions,
+    config_key: str,
+    *,
+    overwrite: bool,
     log: Log | None = None,
 ) -> VideoTask:
-    """Inspect the input, and check that the result can be produced.
+    """Inspect the input, and check that the result can be produced without losing anything.
+
+    Args:
+        source: the input.
+        target: the output that the user asked for.
+        options: options of the video.
+        config_key: hash of the model and how it is used.
+        overwrite: whether to replace an existing result.
+        log: called with each note.
 
     Raises:
         VideoError, OptionError, OutputError: it cannot be produced.
     """
+    check_not_empty(os.fspath(source), "the input")
+    if os.fspath(source) == "-":
+        raise OptionError("a video cannot be read from standard input: name a file")
+    if os.fspath(target) == "-":
+        raise OptionError("a video cannot be written to standard output: name a file as `dst`")
     clip = probe_any(source, options)
-    if clip.files:  # it is the rate of the images
+    if clip.files:
+        if options.stream is not None:
+            raise OptionError("images have no streams: leave out `stream`")
+        # It is the rate of the images.
         options = replace(options, fps=None)
-    notes, wanted, mux_plan = Notes(log), _result_path(target, clip), None
+    notes, mux_plan, typed = Notes(log), None, True
     notes.add(*clip.notes)
-    files = sequence_target(wanted)
-    if files is None:
-        mux_plan = _try_containers(wanted, clip, options)
-        notes.add(*mux_plan.notes)
-        wanted = mux_plan.target
-    else:
-        for path in clip.files:
-            if files.has(path):
-                raise OptionError(f"a frame would overwrite {path}: choose another `dst`")
+    check_not_empty(os.fspath(target), "`dst`")
+    files = sequence_target(Path(target))
+    if files is not None:
+        if clip.animation is not None:
+            lost = clip.animation.lost_in("a sequence of images", frozenset({"icc"}))
+            notes.add(*lost)
+        if clip.matrix is not None:
+            notes.add("images are written as the frames are stored: their rotation is not applied")
+        if clip.matrix is not None:
+            notes.add("images are written as the frames are stored: their rotation is not applied")
+        notes.add(*left_out_of_images(clip, "images"))
         wanted = files.folder
+    else:
+        asked = _result_path(target, clip)
+        mux_plan = animation_plan(asked.path, clip, options)
+        if mux_plan is None:
+            mux_plan, options = _try_containers(asked.path, clip, options)
+        notes.add(*mux_plan.notes)
+        if mux_plan.format not in ANIMATED:
+            notes.add(*_lost_in_video(clip))
+        wanted = mux_plan.target
+        typed = asked.is_file and wanted == asked.path
+    outputs = VideoOutput(
+        clip=clip,
+        target=wanted,
+        files=files,
+        typed=typed,
+        overwrite=overwrite,
+        key=key_of(config_key, options.deciding()),
+        place="output" if options.journal == "output" else "cache",
+    )
+    outputs.check_inputs()
     return VideoTask(
-        clip=clip, options=options, target=wanted, mux_plan=mux_plan, files=files, notes=notes
+        clip=clip,
+        options=options,
+        target=wanted,
+        mux_plan=mux_plan,
+        files=files,
+        outputs=outputs,
+        notes=notes,
     )
 
 
-def _result_path(target: str | os.PathLike[str], clip: Clip) -> Path:
-    """Return the path of the result; in a folder, it is named after the input.
-
-    Raises:
-        OptionError: it is the input itself.
-    """
-    text = os.fspath(target)
-    path = Path(text)
-    if os.path.isdir(path) or text.endswith(("/", os.sep)) or not path.suffix:
-        ending = clip.path.suffix.lower()
-        path = path / f"{clip.path.stem}{ending if ending in CONTAINERS else '.mp4'}"
-    if os.path.realpath(path) == os.path.realpath(clip.path):
-        raise OptionError(f"the result would overwrite {clip.path}: choose another `dst`")
-    return path
+def _lost_in_video(clip: Clip) -> Iterator[str]:
+    """Yield a note for each thing that images state and a video cannot hold."""
+    if clip.animation is not None:
+        yield from clip.animation.lost_in("a video")
+    elif clip.icc is not None:
+        yield cannot_hold("a video", "icc")
+    if clip.signal is not None and not clip.colors_are_tags:
+        yield cannot_hold("a video", f"the color space ({describe(clip.signal)})")
 
 
-def _try_containers(target: Path, clip: Clip, options: VideoOptions) -> MuxPlan:
+def _result_path(target: str | os.PathLike[str], clip: Clip) -> OutputName:
+    """Return the path of the result; in a folder, it is named after the input."""
+    stem, suffix = os.path.splitext(os.fspath(target))  # noqa: PTH122
+    hint = f"; for one image per frame, number them: {stem.rstrip('%')}%06d{suffix}"
+    # A .png is an animation only if the input is one: otherwise it is likely a typing error.
+    endings = {*CONTAINERS, *ANIMATIONS, *([".png"] if clip.animation is not None else [])}
+    named = parse_output(target, endings, hint if suffix.lower() in writable() else "")
+    if named.is_file:
+        return named
+    ending = clip.path.suffix.lower()
+    name = f"{clip.path.stem}{ending if ending in CONTAINERS else '.mp4'}"
+    return OutputName(named.path / name, is_file=False)
+
+
+def _try_containers(
+    target: Path, clip: Clip, options: VideoOptions
+) -> tuple[MuxPlan, VideoOptions]:
+    """Choose the container, and the codec too where that is open and WebM is asked for."""
+    webm = CONTAINERS.get(target.suffix.lower()) == "webm"
+    if not (webm and options.codec == "auto" and options.encoder is None and has_encoder("av1")):
+        return _try_container(target, clip, options), options
+    av1 = replace(options, codec="av1")
+    found = _try_container(target, clip, av1)
+    if found.format == "webm":
+        return found, av1
+    choose_encoder(clip, options, 256, 256, 1)  # checks its options
+    return found, options  # containers that hold AV1 hold H.264 and HEVC too
+
+
+def _try_container(target: Path, clip: Clip, options: VideoOptions) -> MuxPlan:
     """Choose the container by encoding a gray frame, to fail now instead of after hours."""
     encoder = choose_encoder(clip, options, 256, 256, 1)
     with tempfile.TemporaryDirectory(prefix="resharp-") as folder:
@@ -141,7 +233,7 @@ def header(task: VideoTask, restorer: RestorerInfo, encoder: VideoEncoder | None
             "format": encoder.form.name,
             "rate": str(encoder.rate),
         },
-        "files": None if task.files is None else [str(task.files.folder), task.files.pattern],
+        "files": identity_of(task.files),
         "machine": {
             "backend": restorer.device_label,
             "tile": restorer.tile,
@@ -149,17 +241,3 @@ def header(task: VideoTask, restorer: RestorerInfo, encoder: VideoEncoder | None
             "libavcodec": ".".join(map(str, pyav().library_versions["libavcodec"])),
         },
     }
-
-
-def hash_of(clip: Clip) -> str:
-    """Return the SHA-256 of the input.
-
-    Raises:
-        VideoError: the input cannot be read.
-    """
-    try:
-        if not clip.files:
-            return sha256_of(clip.path)
-        return sha256_of(b"".join(bytes.fromhex(sha256_of(path)) for path in clip.files))
-    except OSError as error:
-        raise VideoError(f"{clip.path} cannot be read: {error.strerror}") from error

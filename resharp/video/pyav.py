@@ -14,6 +14,10 @@ from resharp.optional import require
 if TYPE_CHECKING:
     from av.container.input import InputContainer
 
+UNTIMED = {"default_fps": "10"}
+"""Demuxer option: show APNG frames without a delay for 100 ms, as browsers do, and FFmpeg does for
+GIF."""
+
 
 def pyav() -> Any:
     """Return the module ``av``.
@@ -47,7 +51,7 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
     if Path(path).stat().st_size == 0:
         raise VideoError(f"{path} is empty")
     try:
-        container = open_file(os.fspath(path), "r")
+        container = open_file(os.fspath(path), "r", options=dict(UNTIMED))
     except (av.error.FFmpegError, ValueError) as error:
         raise VideoError(
             f"{path} cannot be read as a video: {reason(error)}. If copying or recording it was "

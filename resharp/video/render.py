@@ -17,7 +17,7 @@ from resharp.pipeline.staged_pipeline import Pipeline, Stage, StageReport
 from resharp.types import Image, Log
 from resharp.video.clip import Clip
 from resharp.video.color import Converter
-from resharp.video.encoding import Encoding, VideoEncoder
+from resharp.video.encoding import AlphaWatch, Encoding, VideoEncoder
 from resharp.video.options import VideoOptions
 from resharp.video.resume import Segment
 from resharp.video.sequence import FrameFiles
@@ -134,9 +134,11 @@ class Renderer:
     def _read(self, place: Position, stop: int | None) -> Iterator[_Group]:
         clip, options = self._rendering.clip, self._rendering.options
         items: list[_Item] = []
-        problem = None
+        problem, alpha = None, AlphaWatch(self._rendering.encoder)
         try:
             for frame in frames(clip, options, place, self._warn):
+                if note := alpha.note(frame.source.image):
+                    self._warn(note)
                 items.append(_Item(frame))
                 if (frame.number + 1) % options.segment == 0 or len(items) == self._batch:
                     yield _Group(items)
@@ -163,7 +165,9 @@ class Renderer:
             if item.result is None:
                 return item
             if files is not None:
-                write(files.path(item.frame.number), item.result)
+                stated = self._rendering.clip.colors
+                for note in write(files.path(item.frame.number), item.result, stated):
+                    self._warn(note)
                 return replace(item, result=True)
             assert encoder is not None
             assert converter is not None

@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
+import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from resharp import fsutil
 from resharp.errors import OutputError
 from resharp.fsutil import LockTimeoutError, locked, replacing, sha256_of
 from resharp.video.clip import ResumePoint
@@ -27,6 +28,11 @@ logger = logging.getLogger(__name__)
 
 SCHEMA = 1
 JOURNAL = "journal.jsonl"
+LOCK = ".lock"
+_OWN = re.compile(
+    rf"\d{{6,}}\.mp4(\.part)?|{re.escape(JOURNAL)}|\.{re.escape(JOURNAL)}\.[0-9a-f]+\.part|{LOCK}"
+)
+"""Names of the files of a workspace."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +74,8 @@ class Workspace:
         """Image files of the result, to be checked before a run resumes; None for a video file."""
         self.header: dict[str, Any] | None = None
         self.segments: list[Segment] = []
+        self.created: list[Path] = []
+        """Folders of this run, which are removed if they are empty at its end."""
         self._load()
 
     def _load(self) -> None:
@@ -117,8 +125,8 @@ class Workspace:
             note = "" if self.header is None else f"starting over: {_changes(self.header, header)}"
             self.segments = []
         self.header = header
-        kept = {one.file for one in self.segments} | {JOURNAL, ".lock"}
-        for path in self.folder.iterdir():
+        kept = {one.file for one in self.segments} | {JOURNAL, LOCK}
+        for path in _own_files(self.folder):
             if path.name not in kept:
                 path.unlink(missing_ok=True)
         self._rewrite()
@@ -175,7 +183,7 @@ class Workspace:
 
     def remove(self) -> None:
         """Delete the folder, when the result is complete."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        _remove(self.folder)
 
 
 @contextmanager
@@ -186,32 +194,70 @@ def workspace(target: Path) -> Iterator[Workspace]:
         OutputError: the folder cannot be created, or another process is writing this result.
     """
     folder = folder_of(target)
-    make_folder(folder)
+    if os.path.isdir(folder) and not os.path.exists(folder / JOURNAL):
+        foreign = set(folder.iterdir()) - set(_own_files(folder))
+        if foreign:
+            raise OutputError(
+                f"{folder} is needed for unfinished work, but holds other files, e.g. "
+                f"{min(foreign).name}: rename it, or choose another `dst`"
+            )
+    created = make_folder(folder)
     with ExitStack() as stack:
         try:
-            stack.enter_context(locked(folder / ".lock", timeout=0))
+            stack.enter_context(locked(folder / LOCK, timeout=0))
         except LockTimeoutError as error:
             raise OutputError(
                 f"another process is writing {target}: wait for it, or choose another `dst`"
             ) from error
         except OSError as error:
             raise OutputError(f"cannot write to {folder}: {error.strerror}") from error
+        work = Workspace(folder)
+        work.created += created
         try:
-            yield Workspace(folder)
+            yield work
         finally:
             stack.close()
             if not (folder / JOURNAL).exists():  # nothing was begun, or everything is done
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
+            for path in reversed(work.created):
+                with suppress(OSError):
+                    path.rmdir()
 
 
-def make_folder(folder: Path) -> None:
-    """Create a folder and its parents, unless they exist.
+def is_unfinished(target: Path, files: FrameFiles | None) -> bool:
+    """Return whether an interrupted run has left a workspace, and writes the same files."""
+    folder = folder_of(target)
+    if not os.path.exists(folder / JOURNAL):
+        return False
+    return files is None or (Workspace(folder).header or {}).get("files") == identity_of(files)
+
+
+def identity_of(files: FrameFiles | None) -> list[str] | None:
+    """Return an image sequence as it stands in the header; None for a video file."""
+    return None if files is None else [str(files.folder), files.pattern]
+
+
+def _own_files(folder: Path) -> list[Path]:
+    """Return the files in a workspace that a run has made."""
+    return [path for path in folder.iterdir() if _OWN.fullmatch(path.name)]
+
+
+def _remove(folder: Path) -> None:
+    """Delete a workspace; files in it that no run has made are kept, and the folder with them."""
+    with suppress(OSError):
+        for path in _own_files(folder):
+            path.unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def make_folder(folder: Path) -> list[Path]:
+    """Create a folder and its parents; return those that did not exist, the outermost first.
 
     Raises:
         OutputError: the folder cannot be created.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        return fsutil.make_folder(folder)
     except OSError as error:
         raise OutputError(f"cannot create the folder {folder}: {error.strerror}") from error
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from resharp.errors import OptionError, VideoError
 from resharp.gpu.devices import usable_threads
+from resharp.outputs import JournalOption
 from resharp.pipeline.restorer import (
     RestoreConfig,
     RestoreOptions,
@@ -21,6 +22,13 @@ from resharp.pipeline.restorer import (
 )
 from resharp.pipeline.staged_pipeline import StageReport
 from resharp.types import Image, Log, Progress
+from resharp.video.animation_output import (
+    ANIMATED,
+    animation_encoder,
+    check_side,
+    write_animation,
+)
+from resharp.video.animation_writers import upright_size
 from resharp.video.clip import Clip
 from resharp.video.encoding import choose_encoder
 from resharp.video.muxing import mux
@@ -29,7 +37,14 @@ from resharp.video.preparation import VideoTask, header, plan
 from resharp.video.pyav import pyav
 from resharp.video.render import Renderer, Rendering
 from resharp.video.report import VideoReport
-from resharp.video.resume import JOURNAL, Workspace, folder_of, make_folder, workspace
+from resharp.video.resume import (
+    JOURNAL,
+    Workspace,
+    folder_of,
+    is_unfinished,
+    make_folder,
+    workspace,
+)
 from resharp.video.timeline import last_tick, timing
 
 if TYPE_CHECKING:
@@ -51,6 +66,8 @@ def restore_video(
     crf: float | None = None,
     preset: str | None = None,
     encoder: str | None = None,
+    pixel_format: str | None = None,
+    stream: int | None = None,
     fps: Fraction | float | None = None,
     start: Fraction | float | None = None,
     end: Fraction | float | None = None,
@@ -59,6 +76,7 @@ def restore_video(
     encoder_threads: int | None = None,
     workers: int | None = None,
     overwrite: bool = False,
+    journal: JournalOption = "auto",
     progress: Progress | None = None,
     on_stages: OnStages | None = None,
     log: Log | None = None,
@@ -71,13 +89,20 @@ def restore_video(
     the same, bit for bit.
 
     Args:
-        src: a video file, a folder of images, or a pattern of them (``frames/%06d.png``).
-        dst: a video file, a folder, or a pattern of images (``out/%06d.png``).
+        src: a video file, an animated image, a folder of images, or a pattern of them
+            (``frames/%06d.png``).
+        dst: a video file, an animated image (``.gif``, ``.webp``, ``.apng``), a folder, or a
+            pattern of images (``out/%06d.png``).
         config: how to restore each frame; None takes ``options``, or the built-in model.
-        codec: ``auto`` (h264, or hevc for more than 8 bits), ``h264``, ``hevc``, ``av1``, ``ffv1``.
+        codec: ``auto`` (h264, hevc for more than 8 bits, av1 in WebM), ``h264``, ``hevc``, ``av1``,
+            ``ffv1``.
         crf: quality of the codec, lower is better; None is the codec's default.
         preset: preset of the encoder; None is a fast one.
         encoder: FFmpeg encoder to use instead of the codec's default, e.g. ``h264_nvenc``.
+        pixel_format: FFmpeg's pixel format of the result, e.g. ``yuv444p``; None is the one closest
+            to the input that players support.
+        stream: index of the video stream to restore, counted over all streams; None is the one
+            that players play.
         fps: constant frame rate of the result; None keeps every timestamp.
         start: seconds at the beginning to leave out.
         end: seconds from the first frame at which to stop.
@@ -87,6 +112,8 @@ def restore_video(
         encoder_threads: threads of the encoder; None: 1.5 per core.
         workers: frames in flight at once on each device; None leaves it to the device.
         overwrite: replace an existing result.
+        journal: where it is recorded that the result is finished: ``output`` (in ``.resharp``
+            beside it) or ``cache`` (the cache folder, also the meaning of ``auto``).
         progress: called with (frames done, frames in all) from this thread; the total is an
             estimate, or 0 if it is unknown; raising cancels.
         on_stages: called before ``progress`` with what each stage has done so far.
@@ -96,8 +123,9 @@ def restore_video(
 
     Raises:
         VideoError: the input is not a video, or damaged; finished frames are kept.
-        OutputError: the result cannot be written; finished frames are kept.
-        OptionError: an option is invalid.
+        OutputError: the result cannot be written; finished frames are kept. Or ``dst`` exists and
+            was not made by resharp.
+        OptionError: an option is invalid, or the result would overwrite the input.
         MissingExtraError: PyAV is not installed.
         ResharpError: as for :class:`~resharp.Upscaler`.
     """
@@ -106,12 +134,15 @@ def restore_video(
         crf=crf,
         preset=preset,
         encoder=encoder,
+        pixel_format=pixel_format,
+        stream=stream,
         fps=_fraction("fps", fps, 100_000),
         start=_fraction("start", start, 1_000_000),
         end=_fraction("end", end, 1_000_000),
         segment=segment,
         skip_duplicates=skip_duplicates,
         encoder_threads=encoder_threads,
+        journal=journal,
     )
     return render_video(
         src,
@@ -149,9 +180,9 @@ def render_video(
     log: Log | None = None,
 ) -> VideoReport:
     """Do the work of :func:`restore_video`, with its options as objects."""
-    config, task = task_of(src, dst, config, options, log)
-    if is_done(task) and not overwrite:
-        return task.there()
+    config, task = task_of(src, dst, config, options, overwrite, log)
+    if (done := finished(task)) is not None:
+        return done
     with workspace(task.target) as work:
         job = VideoJob(task, work)
         with RestorerPool(job.pinned(config), workers=workers) as pool:
@@ -166,6 +197,7 @@ def task_of(
     target: str | os.PathLike[str],
     config: RestoreConfig | None,
     options: VideoOptions | None,
+    overwrite: bool,
     log: Log | None,
 ) -> tuple[RestoreConfig, VideoTask]:
     """Return the config and task of :func:`restore_video`, after checking that it is possible."""
@@ -173,26 +205,29 @@ def task_of(
     config = config or RestoreConfig()
     if config.aligned:
         raise OptionError("`aligned` faces are images, not a video: leave out `aligned`")
-    return config, plan(source, target, options or VideoOptions(), log)
+    chosen = options or VideoOptions()
+    return config, plan(source, target, chosen, config.key(), overwrite=overwrite, log=log)
 
 
-def is_done(task: VideoTask) -> bool:
-    """Return whether the result exists and is complete.
+def finished(task: VideoTask) -> VideoReport | None:
+    """Return the report of a result that needs no work; None if it is to be made.
 
     An image sequence is incomplete while its workspace exists. A video file appears only when it is
-    complete; a workspace with an older journal was left by a run that was killed in its last
-    moment, and is deleted.
+    complete; a workspace beside it was left by a run that was killed in its last moment, and is
+    deleted.
+
+    Raises:
+        OutputError: what exists was not made by this program, and must not be replaced.
     """
-    folder = folder_of(task.target)
-    if task.files is not None:
-        return os.path.exists(task.files.path(0)) and not os.path.isdir(folder)
-    if not os.path.exists(task.target):
-        return False
-    journal = folder / JOURNAL
-    if os.path.exists(journal) and journal.stat().st_mtime_ns <= task.target.stat().st_mtime_ns:
+    resumes = is_unfinished(task.target, task.files)
+    entry = task.outputs.standing(resumes=resumes)
+    if entry is None or task.outputs.overwrite:
+        return None
+    journal = folder_of(task.target) / JOURNAL
+    if resumes and journal.stat().st_mtime_ns <= task.target.stat().st_mtime_ns:
         with workspace(task.target) as work:
             work.remove()
-    return True
+    return task.there(same=task.outputs.matches(entry))
 
 
 class VideoJob:
@@ -244,13 +279,17 @@ class VideoJob:
         """
         task, encoder, end = self.task, None, self.task.options.end
         if task.files is not None:
-            make_folder(task.files.folder)
+            self.work.created += make_folder(task.files.folder)
         else:
             asked = task.options.encoder_threads
             stored = self._stored.get("encoder_threads")
             threads = asked or stored or min(usable_threads() * 3 // 2, MOST_ENCODER_THREADS)
             size = output_size(task.clip, restorer)
-            encoder = choose_encoder(task.clip, task.options, *size, threads)
+            if task.mux_plan is not None and task.mux_plan.format in ANIMATED:
+                check_side(task.mux_plan, task.clip, *size)
+                encoder = animation_encoder(task.clip, task.options, *size, threads)
+            else:
+                encoder = choose_encoder(task.clip, task.options, *size, threads)
             task.notes.add(*encoder.notes)
         until = last_tick(task.clip, task.options)
         key = header(task, restorer, encoder)
@@ -283,13 +322,27 @@ class VideoJob:
             self.work.remove()
             raise VideoError(f"{task.clip.path} has no frames between `start` and `end`")
         width, height = output_size(task.clip, restorer)
+        source = (self.work.header or {}).get("input", "")
         if task.files is not None:
             times = [pts for segment in segments for pts in segment.times]
-            task.files.finish(times, timing(task.clip, task.options)[0])
+            time_base = timing(task.clip, task.options)[0]
+            text = task.files.timecodes(times, time_base, segments[-1].duration)
+            earlier = task.outputs.earlier()
+            task.outputs.record_sequence(len(times), text, source)
+            if left := task.files.finish(len(times), text, earlier):
+                task.notes.add(f"{left} images after the last one are not of this video, and stay")
         elif task.mux_plan is not None and encoder is not None:
-            folder = self.work.folder
-            task.notes.add(mux(task.mux_plan, task.clip, task.options, encoder, segments, folder))
-            width, height = encoder.width, encoder.height  # which may be padded
+            folder, width, height = self.work.folder, encoder.width, encoder.height  # or padded
+            task.outputs.standing(resumes=True)  # a file of others may have appeared meanwhile
+            record = partial(task.outputs.record_file, input_sha256=source)  # checks it once more
+            if task.mux_plan.format in ANIMATED:
+                width, height = upright_size(task.clip, width, height)
+                notes = write_animation(task.mux_plan, task.clip, encoder, segments, folder, record)
+            else:
+                notes = mux(
+                    task.mux_plan, task.clip, task.options, encoder, segments, folder, record
+                )
+            task.notes.add(*notes)
         count = sum(len(one.times) for one in segments)
         report = VideoReport(
             target=task.target,

@@ -6,15 +6,21 @@ import logging
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
+from itertools import takewhile
 from math import floor
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from resharp.errors import VideoError
 from resharp.types import Log
+from resharp.video.animation import animated
 from resharp.video.clip import Clip, ResumePoint, SourceFrame
 from resharp.video.color import Converter, color_of, pixel_format
 from resharp.video.pyav import open_video, pyav, reason
 from resharp.video.sequence import sequence
+from resharp.video.side_data import LossWatch
+from resharp.video.streams import codec_name, is_cover, open_decoder, seconds
 
 if TYPE_CHECKING:
     from av.container.input import InputContainer
@@ -59,18 +65,25 @@ def pictures(
         LostError: the resume point is not where it should be; raised before any frame.
     """
     if clip.files:
-        shown = _from_mark(sequence(clip, after.pts), after) if after else sequence(clip)
+        shown = sequence(clip, after.pts if after else begin or 0, warn)
+        shown = _from_mark(shown, after) if after else shown
         yield from (one for one in shown if until is None or one.pts < until)
+        return
+    if clip.animation is not None and clip.animation.decoder is not None:
+        goal = begin if after is None else after.pts
+        shown = (one for one in animated(clip) if goal is None or one.pts >= goal)
+        shown = shown if after is None else _from_mark(shown, after)
+        yield from takewhile(lambda one: until is None or one.pts < until, shown)
         return
     with open_video(clip.path) as container:
         stream: Any = container.streams[clip.stream]
-        stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = DECODER_THREADS
         goal = begin if after is None else after.pts
         if seek and goal is not None:
             _seek(container, stream, clip, goal)
-        decoded = _decoded(container, stream, clip, until, warn)
-        shown = _converted(decoded, clip, goal, until, counts=not seek)
+        decoder = open_decoder(stream, clip.decoder, DECODER_THREADS)
+        decoded = _decoded(container, decoder, clip, until, warn)
+        losses = LossWatch(clip.side_data, codec_name(stream))
+        shown = _converted(decoded, clip, goal, until, losses, warn, counts=not seek)
         yield from shown if after is None else _from_mark(shown, after)
 
 
@@ -90,14 +103,14 @@ def _from_mark(shown: Iterator[SourceFrame], mark: ResumePoint) -> Iterator[Sour
 
 
 def _decoded(
-    container: InputContainer, stream: Any, clip: Clip, until: int | None, warn: Log
+    container: InputContainer, decoder: Any, clip: Clip, until: int | None, warn: Log
 ) -> Iterator[VideoFrame]:
     """Yield all frames; damaged packets are skipped with a warning, an early end is an error."""
     av = pyav()
     ends, damaged, why = _Ends(container, clip, until), 0, ""
     for packet in _whole(ends.packets(), clip, warn):
         try:
-            frames = packet.decode()
+            frames = decoder.decode(packet)
         except av.error.FFmpegError as error:
             frames, damaged, why = [], damaged + 1, reason(error)
         yield from frames
@@ -177,7 +190,8 @@ class _Ends:
         slack = 2 / clip.rate + Fraction(1, 4)
         end = self._seen.get(clip.stream, clip.start)
         # In some formats, FFmpeg reports the duration of the file for each stream.
-        own = None if self._shared else _own_duration(self._stream)
+        shared = self._shared or is_cover(self._stream)
+        own = None if shared else seconds(self._stream) or None
         if own is not None:  # some state a length, others the time of the end
             return own if end < own - slack and end - clip.start < own - slack else None
         last = max(self._seen.values(), default=self._start)
@@ -190,20 +204,15 @@ def milliseconds(seconds: Fraction) -> str:
     return f"{floor(seconds * 1000) / 1000:.3f}"
 
 
-def _own_duration(stream: Any) -> Fraction | None:
-    """Return the duration that a stream states, in seconds."""
-    tag = stream.metadata.get("DURATION", "").split(":")  # Matroska's, 00:01:02.000000000
-    try:
-        hours, minutes, seconds = (Fraction(part.strip()) for part in tag)
-    except ValueError:
-        if stream.duration is None or stream.time_base is None:
-            return None
-        return Fraction(stream.duration * stream.time_base)
-    return hours * 3600 + minutes * 60 + seconds
-
-
 def _converted(
-    frames: Iterator[VideoFrame], clip: Clip, goal: int | None, until: int | None, *, counts: bool
+    frames: Iterator[VideoFrame],
+    clip: Clip,
+    goal: int | None,
+    until: int | None,
+    losses: LossWatch,
+    warn: Log,
+    *,
+    counts: bool,
 ) -> Iterator[SourceFrame]:
     """Yield frames as arrays, from the first at or after ``goal`` on and before ``until``.
 
@@ -225,9 +234,14 @@ def _converted(
         if (frame.width, frame.height) != (clip.width, clip.height):
             before, now = f"{clip.width}x{clip.height}", f"{frame.width}x{frame.height}"
             raise VideoError(_changed(clip, pts, before, now, "size"))
+        for note in losses.notes(frame):
+            warn(note)
         form = clip.form if frame.format.name == clip.form.name else pixel_format(frame.format.name)
         image = converter.to_array(frame, form, color_of(frame, form))
-        if form.array != clip.form.array:
+        if clip.form.alpha and not form.alpha:  # some codecs leave it out where all is opaque
+            white = np.iinfo(image.dtype).max
+            image = np.dstack([image, np.full(image.shape[:2], white, image.dtype)])
+        elif form.array != clip.form.array:
             raise VideoError(_changed(clip, pts, clip.form.name, form.name, "pixel format"))
         yield SourceFrame(pts, _rescaled(frame.duration, frame, clip), image)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -10,6 +11,9 @@ from typing import Any
 from resharp.video.clip import Clip
 from resharp.video.encoding import VideoEncoder
 from resharp.video.resume import Segment
+
+TIME_CODE = re.compile(r"(?P<h>\d+):(?P<m>\d\d):(?P<s>\d\d)(?P<mark>[:;.])(?P<f>\d+)")
+"""A time code as FFmpeg writes it."""
 
 
 class CutShift:
@@ -22,6 +26,7 @@ class CutShift:
     """
 
     def __init__(self, clip: Clip, start: Fraction | None, end: Fraction | None) -> None:
+        self._cut = start or Fraction(0)
         self._begin = clip.start + start if start else None
         self._end = None if end is None else clip.start + end
 
@@ -45,6 +50,27 @@ class CutShift:
         packet.dts = None if packet.dts is None else packet.dts - ticks
         return packet
 
+    def time_code(self, text: str, before: Fraction, after: Fraction) -> str:
+        """Return the time code of the result's first frame.
+
+        Args:
+            text: that of the input's first frame: ``hours:minutes:seconds:frames``, with a
+                semicolon before the frames if it drops numbers (SMPTE ST 12-1).
+            before: frames per second of the input.
+            after: frames per second of the result.
+        """
+        match = TIME_CODE.fullmatch(text.strip())
+        if match is None or (self._cut == 0 and before == after):
+            return text
+        usual = round(after)
+        hours, minutes, seconds, frames = (int(match[name]) for name in "hmsf")
+        frames = frames * usual // round(before)
+        mark = match["mark"] if usual % 30 == 0 else ":"
+        dropped = 0 if mark == ":" else usual // 15
+        total = ((hours * 60 + minutes) * 60 + seconds) * usual + frames
+        total -= dropped * (hours * 54 + minutes - minutes // 10)  # 54 minutes of 60 drop some
+        return _time_code(total + round(self._cut * after), usual, dropped, mark)
+
     def chapters(self, chapters: Sequence[Any]) -> Iterator[Any]:
         """Yield the chapters that are inside, with shifted times."""
         for chapter in chapters:
@@ -54,6 +80,18 @@ class CutShift:
                 end = min(end, round(self._end / base))
             if max(chapter["start"], begin) < end:
                 yield chapter | {"start": max(chapter["start"] - begin, 0), "end": end - begin}
+
+
+def _time_code(total: int, usual: int, dropped: int, mark: str) -> str:
+    """Format a number of frames since midnight as a time code that drops numbers each minute."""
+    if dropped:
+        tens, rest = divmod(total, usual * 600 - dropped * 9)
+        first = usual * 60
+        minutes = 0 if rest < first else 1 + (rest - first) // (usual * 60 - dropped)
+        total += dropped * (tens * 9 + minutes)
+    seconds, frames = divmod(total, usual)
+    hours, minutes, seconds = seconds // 3600 % 24, seconds // 60 % 60, seconds % 60
+    return f"{hours:02d}:{minutes:02d}:{seconds:02d}{mark}{frames:02d}"
 
 
 class DecodingTimes:

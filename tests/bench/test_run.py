@@ -299,3 +299,12 @@ def test_ctrl_c_leaves_whole_records_and_no_process(store: Path, tmp_path: Path)
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         process.stderr.close()
+
+
+def test_a_file_of_others_is_no_place_for_records(tmp_path: Path) -> None:
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(b"mine")
+    code, text = call("bench", "run", "--quick", "-o", str(photo))
+    assert code == 1
+    assert "is no file of records, so it is not replaced: choose another --output" in text
+    assert photo.read_bytes() == b"mine"

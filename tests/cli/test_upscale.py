@@ -16,6 +16,8 @@ from click.testing import CliRunner, Result
 from resharp.cli import main
 from resharp.drawing import draw
 from resharp.engines import Bundle
+from resharp.errors import OptionError
+from resharp.pipeline.restorer import RestoreConfig
 from tests import held
 from tests.waiting import LIMIT, until
 
@@ -143,9 +145,12 @@ def test_an_input_is_never_overwritten_and_names_never_collide(run: Any) -> None
     before = Path("a.png").read_bytes()
     done = run("a.png", "-o", ".", "--overwrite")
     assert done.exit_code == 1
-    assert "would overwrite the input: use another -o or --suffix" in done.output
+    assert "would overwrite the input a.png: choose another -o or --suffix" in done.output
     assert Path("a.png").read_bytes() == before
-    done = run("a.png", "a.jpg", "-o", "out", "--format", "png")
+    assert run("a.png", "a.jpg", "-o", "out", "--format", "png").exit_code == 0
+    assert files("out") == {"a.png", "a.jpg.png"}
+    save("sub/a.png")
+    done = run("a.png", "sub/a.png", "-o", "new", "--format", "png")
     assert done.exit_code == 1
     assert "1 restored, 1 failed" in done.output
     assert "would have the same name as that of" in done.output
@@ -405,3 +410,109 @@ def test_a_full_disk_ends_a_folder(run: Any, tmp_path: Path) -> None:
         assert not [name for name in files(str(place)) if name.endswith(".part")]
     finally:
         subprocess.run(["umount", place], check=True)
+
+
+def piped(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "resharp", "upscale", *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=LIMIT)
+
+
+@pytest.mark.slow
+def test_standard_input_and_output(run: Any, compact: Bundle) -> None:
+    data = save("a.png").read_bytes()
+    options = ("-m", str(compact.folder), "--backend", "onnx")
+    run("a.png", "-o", "expected.png")
+    expected = Path("expected.png").read_bytes()
+    before = set(Path().rglob("*"))
+    for source in ("-", "a.png"):
+        done = piped(source, "-o", "-", *options, stdin=data)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == expected
+    assert (
+        piped("-", "-o", "-", "--format", "jpg", *options, stdin=data).stdout[:3] == b"\xff\xd8\xff"
+    )
+    assert set(Path().rglob("*")) == before
+    assert piped("-", "-o", "b.png", *options, stdin=data).returncode == 0
+    assert Path("b.png").read_bytes() == expected
+    assert piped("-", "-o", "new/", *options, stdin=data).returncode == 0
+    assert Path("new/stdin.png").read_bytes() == expected
+
+
+@pytest.mark.parametrize("source", ["-", "a.png"])
+def test_the_file_behind_a_stream_is_an_input(run: Any, source: str) -> None:
+    data = save("a.png").read_bytes()
+    os.link("a.png", "b.png")
+    command = [sys.executable, "-m", "resharp", "upscale", source, "-o"]
+    for output, words in (
+        ("-", "standard output is the input file"),
+        ("b.png", "the result would overwrite the input"),
+    ):
+        with Path("a.png").open("rb") as stdin, Path("b.png").open("ab") as stdout:
+            done = subprocess.run(
+                [*command, output, "--overwrite"],
+                stdin=stdin,
+                stdout=stdout if output == "-" else subprocess.PIPE,
+                stderr=subprocess.STDOUT if output != "-" else subprocess.PIPE,
+                check=False,
+                timeout=LIMIT,
+            )
+        assert done.returncode == 1
+        assert words in (done.stderr or done.stdout).decode()
+        assert Path("a.png").read_bytes() == data
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("output", ["-", "b.png"])
+def test_a_full_standard_output_is_one_line(run: Any, output: str, compact: Bundle) -> None:
+    save("a.png")
+    command = [sys.executable, "-m", "resharp", "upscale", "a.png", "-o", output]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*command, "-m", str(compact.folder), "--backend", "onnx"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=LIMIT,
+        )
+    assert done.returncode == 1
+    assert b"Error: standard output cannot be written: No space left on device" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_closed_stream_is_an_error(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from resharp.cli.upscale import restore_stream
+
+    save("a.png")
+    how: dict[str, Any] = {"suffix": None, "format_": None, "quality": None, "overwrite": False}
+    for name, source, output in (("stdin", "-", "b.png"), ("stdout", "a.png", "-")):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, name, None)
+            with pytest.raises(OptionError, match="is closed: redirect it, or name a file"):
+                restore_stream(RestoreConfig(), [source], output, **how)
+    assert files() == {"a.png"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("-", "a.png", "-o", "-"), "are for one image, got 2"),
+        (("-",), "needs an --output"),
+        (("a.png", "-o", "-", "--format", "xyz"), "--format must be one of "),
+        (("a.png", "-o", "-", "--format", "gif"), "--format must be one of "),
+        (("-", "-o", "b.png", "--format", "jpg"), "--format must match the extension of b.png"),
+        (("-", "-o", "-", "--json"), "--json is not possible"),
+        (("a.png", "-o", "-", "--watch"), "--watch is not possible"),
+        (("-", "-o", "b.png"), "standard input is empty"),
+        (("gone.png", "-o", "-"), "gone.png does not exist"),
+        (("a.png", "-o", "out.heic"), "must be one of .avif"),
+        (("a.png", "-o", "results.v2"), "end it with a slash: results.v2/"),
+        (("a.png", "-o", ""), "-o is empty"),
+        (("", "-o", "out"), "an input is empty"),
+    ],
+)
+def test_refused_before_anything_is_done(run: Any, arguments: tuple[str, ...], words: str) -> None:
+    save("a.png")
+    done = run(*arguments)
+    assert done.exit_code == 1
+    assert words in done.output
+    assert files() == {"a.png"}

@@ -33,17 +33,19 @@ def test_a_video_from_one_command(clip: Path, compact: Bundle) -> None:
     code, said = call("video", "in.mp4", "-o", "out.mp4", "-m", str(compact.folder))
     assert code == 0
     assert "1 skipped" in said
-    assert "pass --overwrite to redo it" in said
-    code, said = call(
-        "video", "in.mp4", "-o", "out.mp4", "-m", str(compact.folder), "--overwrite", "--scale", "3"
-    )
+    assert "note:" not in said
+    other = ("video", "in.mp4", "-o", "out.mp4", "-m", str(compact.folder), "--scale", "3")
+    code, said = call(*other)
+    assert code == 0
+    assert "made from a different input, model or options: pass --overwrite to redo it" in said
+    code, said = call(*other, "--overwrite")
     assert code == 0, said
     assert "(384x288)" in said
 
 
 def test_lines_of_json(clip: Path, compact: Bundle) -> None:
     model = ("-m", str(compact.folder))
-    code, said = call("video", "in.mp4", "-o", "out.flv", *model, "--json", "--codec", "h264")
+    code, said = call("video", "in.mp4", "-o", "out.webm", *model, "--json", "--codec", "h264")
     assert code == 0
     events = [json.loads(line) for line in said.splitlines()]
     assert events[0]["event"] == "note"
@@ -73,7 +75,8 @@ def test_options_reach_the_run(clip: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr("resharp.cli.video.restore_video", fake)
     command = """video in.mp4 -o out.mkv -m realesr-animevideov3 --scale 2 --fps 24000/1001
-        --codec hevc --crf 19 --preset slow --start 1:02.5 --end 01:00:00 --skip-duplicates
+        --codec hevc --crf 19 --preset slow --pixel-format yuv444p
+        --stream 1 --start 1:02.5 --end 01:00:00 --skip-duplicates
         --segment 60 --device cuda:0,1 --workers 2 --face codeformer --fidelity 0.7 --overwrite"""
     code, said = call(*command.split())
     assert code == 0, said
@@ -82,6 +85,8 @@ def test_options_reach_the_run(clip: Path, monkeypatch: pytest.MonkeyPatch) -> N
         codec="hevc",
         crf=19,
         preset="slow",
+        pixel_format="yuv444p",
+        stream=1,
         fps=Fraction(24000, 1001),
         start=Fraction(125, 2),
         end=Fraction(3600),
@@ -103,6 +108,9 @@ def test_options_reach_the_run(clip: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (("--end", "1/0"), 2, "not a time such as"),
         (("--start", "2", "--end", "1"), 1, "--end after it, got 2 and 1"),
         (("--codec", "vp8"), 2, "is not one of"),
+        (("--stream", "-1"), 2, "is not in the range"),
+        (("--stream", "3"), 1, "--stream must be a video stream of in.mp4"),
+        (("--pixel-format", "rgb565"), 1, "--pixel-format must be one of libx264's (yuv420p,"),
         (("--codec", "ffv1", "--crf", "3"), 1, "lossless: leave out --crf"),
         (("--device", "cuda:1,1"), 1, "each once"),
         (("--backend", "trt"), 2, "is not one of"),

@@ -163,6 +163,55 @@ def test_a_picture_that_fails_does_not_stop_the_rest(inputs: Path, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("asked")
+def test_only_results_of_this_command_are_overwritten(inputs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "b_out.jpg").write_bytes(b"mine")
+    code, text = call("realesrgan", "-i", str(inputs), "-o", str(out))
+    assert code == 1
+    assert "b_out.jpg already exists, and the journal does not say that resharp made it" in text
+    assert (out / "b_out.jpg").read_bytes() == b"mine"
+    assert listed(out) == ["a_out.png", "b_out.jpg", "c_out.png"]
+    (out / "b_out.jpg").unlink()
+    for _ in range(2):
+        assert call("realesrgan", "-i", str(inputs), "-o", str(out))[0] == 0
+
+
+@pytest.mark.usefixtures("asked")
+def test_two_results_of_one_name_are_not_one(inputs: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(inputs / "a.jpg"), picture("bgr"))
+    code, text = call("realesrgan", "-i", str(inputs), "-o", str(tmp_path / "out"), "--ext", "png")
+    assert code == 1
+    assert "made from another input: use --ext auto" in text
+    assert listed(tmp_path / "out") == ["a_out.png", "b_out.png", "c_out.png"]
+
+
+@pytest.mark.usefixtures("asked")
+def test_a_link_to_another_input_is_not_overwritten(inputs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a_out.png").symlink_to(inputs / "b.jpg")
+    before = (inputs / "b.jpg").read_bytes()
+    code, text = call("realesrgan", "-i", str(inputs), "-o", str(out))
+    assert code == 1
+    assert "would overwrite the input" in text
+    assert (inputs / "b.jpg").read_bytes() == before
+
+
+@pytest.mark.usefixtures("asked")
+@pytest.mark.parametrize("empty", ["-i", "-o"])
+def test_an_empty_path_is_not_the_current_folder(
+    inputs: Path, tmp_path: Path, empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(inputs)
+    paths = {"-i": str(inputs), "-o": str(tmp_path / "out")} | {empty: ""}
+    code, text = call("realesrgan", *(word for pair in paths.items() for word in pair))
+    assert code == 1
+    assert f"{empty} is empty" in text
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("asked")
 def test_an_input_is_not_overwritten(inputs: Path) -> None:
     before = (inputs / "a.png").read_bytes()
     code, text = call("realesrgan", "-i", str(inputs / "a.png"), "-o", str(inputs), "--suffix", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -20,17 +21,18 @@ from resharp.drawing import draw
 from resharp.engines import Bundle
 from resharp.errors import ImageError, OptionError, OutputError
 from resharp.folders import FolderReport, FolderRun, Job, Output, Result, restore_folder
-from resharp.folders.output_state import SPARE, Journal, JournalEntry, OutputState
+from resharp.folders.output_state import OutputState
 from resharp.folders.stages import READERS, WRITERS, read, restore_batch
 from resharp.folders.watcher import FolderWatcher
 from resharp.fsutil import write_whole
+from resharp.outputs import SPARE, Journal, JournalEntry
 from resharp.pipeline.restorer import RestoreConfig, Restorer
 from tests.waiting import LIMIT, joined, until
 
 pytestmark = pytest.mark.processes
 
 JOURNAL = ".resharp/journal.jsonl"
-LEFT = {"journal.jsonl", "gate.lock"}
+LEFT = {"journal.jsonl"}
 """All files that a run leaves in its .resharp folder."""
 
 
@@ -175,20 +177,29 @@ def test_what_others_changed_is_left_alone(config: RestoreConfig) -> None:
     assert counts(report) == (0, 2, 0)
     assert "changed since it was written" in report.results[0].notes[0]
     assert Path("out/00.png").read_bytes() == b"mine"
-    assert counts(restore_folder("in", "out", config=config, overwrite=True)) == (2, 0, 0)
-    assert counts(restore_folder("in", "out", config=config)) == (0, 2, 0)
+    report = restore_folder("in", "out", config=config, overwrite=True)
+    assert counts(report) == (1, 0, 1)
+    assert "was changed since it was written" in report.results[0].error
+    assert Path("out/00.png").read_bytes() == b"mine"
+    Path("out/00.png").unlink()
+    assert counts(restore_folder("in", "out", config=config)) == (1, 1, 0)
 
 
-def test_what_is_missing_is_done_and_what_is_unknown_is_skipped_by_name(
+def test_what_is_missing_is_done_and_what_is_unknown_is_nobody_elses_to_replace(
     config: RestoreConfig,
 ) -> None:
     several(3)
     restore_folder("in", "out", config=config)
     Path("out/00.png").unlink()
     assert counts(restore_folder("in", "out", config=config)) == (1, 2, 0)
-    Path("out", JOURNAL).unlink()
-    save("in/01.png", seed=7)
-    assert counts(restore_folder("in", "out", config=config)) == (0, 3, 0)
+    shutil.rmtree("out/.resharp")
+    before = {path.name: path.read_bytes() for path in Path("out").glob("*.png")}
+    for overwrite in (False, True):
+        report = restore_folder("in", "out", config=config, overwrite=overwrite)
+        assert counts(report) == (0, 0, 3)
+        assert "already exists, and the journal does not say that" in report.results[0].error
+    assert {path.name: path.read_bytes() for path in Path("out").glob("*.png")} == before
+    assert not Path("out/.resharp").exists()
 
 
 def test_another_inputs_result_is_not_replaced(config: RestoreConfig) -> None:
@@ -197,8 +208,8 @@ def test_another_inputs_result_is_not_replaced(config: RestoreConfig) -> None:
     restore_folder("one", "out", config=config)
     before = pixels("out/a.png")
     report = restore_folder("two", "out", config=config)
-    assert counts(report) == (0, 1, 0)
-    assert "already the result of ../one/a.png" in report.results[0].notes[0]
+    assert counts(report) == (0, 0, 1)
+    assert "already the result of ../one/a.png" in report.results[0].error
     assert np.array_equal(pixels("out/a.png"), before)
 
 
@@ -212,11 +223,14 @@ def test_beside_the_inputs_results_are_known_though_their_inputs_are_gone(
     assert left("in") == LEFT
 
 
-def test_lone_files_have_no_journal(config: RestoreConfig) -> None:
+def test_the_journal_of_single_files_is_in_the_cache_folder(config: RestoreConfig) -> None:
     save("a.png")
-    assert counts(restore_folder("a.png", config=config)) == (1, 0, 0)
-    assert counts(restore_folder("a.png", "b.png", config=config)) == (1, 0, 0)
+    for expected in ((1, 0, 0), (0, 1, 0)):
+        assert counts(restore_folder("a.png", config=config)) == expected
+        assert counts(restore_folder("a.png", "b.png", config=config)) == expected
     assert sorted(path.name for path in Path().iterdir()) == ["a.png", "a_restored.png", "b.png"]
+    assert counts(restore_folder("a.png", "b.png", config=config.on(scale=3.0))) == (1, 0, 0)
+    assert pixels("b.png").shape == (36, 48, 3)
 
 
 def test_a_damaged_journal_is_read_as_far_as_it_goes(config: RestoreConfig) -> None:
@@ -426,6 +440,7 @@ def test_a_failed_result_has_the_code_of_its_error(
     Path("in/b.png").write_bytes(b"")
     save("in/c.jpg", seed=1)
     save("in/c.png", seed=2)
+    save("in/sub/c.png", seed=3)
 
     def refuse(path: Path, data: bytes) -> None:
         if path.name == "a.png":
@@ -434,21 +449,22 @@ def test_a_failed_result_has_the_code_of_its_error(
 
     monkeypatch.setattr("resharp.folders.stages.write_whole", refuse)
     report = restore_folder(
-        ["in/a.png", "in/b.png", "in/c.jpg", "in/c.png", "gone.png"],
+        ["in/a.png", "in/b.png", "in/c.jpg", "in/sub/c.png", "in/c.png", "gone.png"],
         "out",
         config=config,
         format="png",
     )
-    codes = {Path(one.input).name: one.code for one in report.results}
+    codes = {Path(one.input).as_posix(): one.code for one in report.results}
     assert codes == {
-        "a.png": "output",  # written
-        "b.png": "invalid-image",  # read
-        "c.jpg": "",
-        "c.png": "invalid-option",  # discovered: its result would have the same name
+        "in/a.png": "output",  # written
+        "in/b.png": "invalid-image",  # read
+        "in/c.jpg": "",  # becomes c.jpg.png
+        "in/sub/c.png": "",
+        "in/c.png": "invalid-option",  # discovered: two results would have one name
         "gone.png": "invalid-image",
     }
     assert [bool(one.error) for one in report.results] == [bool(code) for code in codes.values()]
-    found = {Path(one["input"]).name: one["code"] for one in report.as_dict()["results"]}
+    found = {Path(one["input"]).as_posix(): one["code"] for one in report.as_dict()["results"]}
     assert found == codes
 
 
@@ -459,25 +475,41 @@ def test_an_unwritable_place_is_a_failure_of_each(config: RestoreConfig, caplog:
     assert counts(report) == (0, 0, 2)
     assert "cannot create the folder" in report.results[0].error
     assert [one.code for one in report.results] == ["output"] * 2
-    assert "no journal is kept" in caplog.text
+    assert "the journal is kept in the cache folder" in caplog.text
 
 
-def test_a_hidden_file_in_place_of_the_journals_folder(config: RestoreConfig, caplog: Any) -> None:
+def test_without_a_place_beside_the_results_the_journal_is_in_the_cache_folder(
+    config: RestoreConfig, caplog: Any
+) -> None:
     several(2)
     Path("out").mkdir()
     Path("out/.resharp").write_text("mine")
     assert counts(restore_folder("in", "out", config=config)) == (2, 0, 0)
-    assert "no journal is kept" in caplog.text
+    assert "the journal is kept in the cache folder" in caplog.text
     assert counts(restore_folder("in", "out", config=config)) == (0, 2, 0)
+    assert Path("out/.resharp").read_text() == "mine"
+
+
+def test_without_any_journal_nothing_is_replaced(
+    config: RestoreConfig, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several(2)
+    Path("out").mkdir()
+    Path("out/.resharp").write_text("mine")
+    Path("home").write_text("no folder")
+    monkeypatch.setenv("RESHARP_HOME", os.path.abspath("home"))  # noqa: PTH100
+    assert counts(restore_folder("in", "out", config=config)) == (2, 0, 0)
+    assert "no journal is kept" in caplog.text
+    assert counts(restore_folder("in", "out", config=config)) == (0, 0, 2)
 
 
 def test_a_claim_is_one_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = OutputState(tmp_path), OutputState(tmp_path)
     tidied: list[int] = []
     for number, state in enumerate((one, two), 1):
-        monkeypatch.setattr(state.journal, "compact", partial(tidied.append, number))
-        state.open()
-    job = Job(Path("a.png"), tmp_path / "b.png", root=tmp_path)
+        monkeypatch.setattr(state.records.journal, "compact", partial(tidied.append, number))
+        state.open("k")
+    job = Job(Path("a.png"), tmp_path / "b.png", root=tmp_path, base=Path())
     held = one.claim(job)
     assert held is not None
     assert two.claim(job) is None
@@ -488,12 +520,12 @@ def test_a_claim_is_one_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     one.close()
     assert tidied == []  # the other one is alive
     three = OutputState(tmp_path)
-    three.open()
+    three.open("k")
     assert three.claim(job) is None
     three.close()
     two.close()
     assert tidied == [2]
-    assert left(str(tmp_path)) == {"gate.lock"}
+    assert not Path(tmp_path, ".resharp").exists()
 
 
 def test_overwriting_runs_at_once_do_each_picture_once(
@@ -523,7 +555,7 @@ def test_overwriting_runs_at_once_do_each_picture_once(
 
 def test_a_file_that_grows_is_taken_when_it_has_ended() -> None:
     Path("in").mkdir()
-    watch = FolderWatcher(["in"], Output(path=Path("out")))
+    watch = FolderWatcher(["in"], Output(path=Path("out")), lambda job: False)
 
     def arrived() -> list[str]:
         return [job.source.name for job in watch.poll()]
@@ -618,5 +650,5 @@ def test_a_journal_of_garbage_is_said(config: RestoreConfig, caplog: Any) -> Non
     save("in/a.png")
     restore_folder("in", "out", config=config)
     Path("out", JOURNAL).write_bytes(bytes(range(256)) * 4)
-    assert counts(restore_folder("in", "out", config=config.on(scale=3.0))) == (0, 1, 0)
+    assert counts(restore_folder("in", "out", config=config.on(scale=3.0))) == (0, 0, 1)
     assert "has no valid entries" in caplog.text

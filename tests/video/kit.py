@@ -310,6 +310,9 @@ class Enlarged:
     def open(self) -> Enlarged:
         return self
 
+    def key(self) -> str:
+        return self.info.key
+
     def on(self, **settings: Any) -> Enlarged:
         return self
 

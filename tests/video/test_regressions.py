@@ -188,11 +188,12 @@ def test_transparent_and_deep_is_left_out_with_a_note(tmp_path: Path, codec: str
     with av.open(str(clip), "w") as out:
         stream = out.add_stream("ffv1", rate=24)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuva444p10le"
-        image = av.VideoFrame.from_ndarray(np.ascontiguousarray(draw(1)[:48, :64]), "bgr24")
+        pixels = np.dstack([draw(1)[:48, :64], np.full((48, 64), 200, np.uint8)])
+        image = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "bgra")
         out.mux(stream.encode(image.reformat(format="yuva444p10le")))
         out.mux(stream.encode(None))
     report = restore(clip, tmp_path / "out.mkv", codec=codec)
-    assert any("transparency is lost" in note for note in report.notes)
+    assert any("transparency is left out" in note for note in report.notes)
     assert "10" in parts(report.target).stream["format"]
 
 

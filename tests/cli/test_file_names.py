@@ -1,0 +1,139 @@
+"""Names of files that the output's encoding or the file system's cannot hold: shown, and made."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from resharp.cli import main
+from resharp.drawing import draw
+
+SUN = "\u65e5.png"
+ENCODINGS = ("cp1252", "latin-1", "shift_jis", "ascii", "utf-8")
+SMALL = ["--backend", "onnx", "--device", "cpu"]
+
+posix_only = pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX alone")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, and a home of its own."""
+    monkeypatch.setenv("RESHARP_HOME", str(tmp_path / "home"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+def image(name: str) -> None:
+    data: bytes = cv2.imencode(".png", draw(8, 9))[1].tobytes()
+    Path(name).write_bytes(data)
+
+
+def pixels(name: str) -> Any:
+    """What Pillow reads."""
+    with Image.open(name) as opened:
+        return np.asarray(opened)
+
+
+def process(*arguments: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
+    """The command as a shell starts it, with these variables of the environment."""
+    unset = ("PYTHONIOENCODING", "PYTHONUTF8", "LC_ALL", "LC_CTYPE", "LANG")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    command: list[str | bytes] = [sys.executable, "-m", "resharp", *map(os.fsencode, arguments)]
+    done = subprocess.run(command, capture_output=True, env=environment | variables, check=False)
+    assert b"Traceback" not in done.stderr, done.stderr.decode(errors="replace")
+    return done
+
+
+@pytest.mark.parametrize("charset", ENCODINGS)
+def test_a_name_that_the_output_lacks_is_replaced(here: Path, charset: str) -> None:
+    image(SUN)
+    done = CliRunner(charset=charset).invoke(main, ["upscale", SUN, "-o", "\u6708é.png", *SMALL])
+    assert (done.exit_code, done.exception) == (0, None)
+    assert pixels("\u6708é.png").shape == (32, 36, 3)
+    shown = "\u6708é.png".encode(charset, "replace").decode(charset)
+    # click takes an ASCII stream for a mistake and writes UTF-8 to it.
+    assert f"{shown} (36x32)" in done.stdout or charset == "ascii"
+    assert ".png (36x32)" in done.stdout
+
+
+@pytest.mark.parametrize("charset", ENCODINGS)
+def test_errors_and_tables_show_such_names(here: Path, charset: str) -> None:
+    """Each keeps its exit code: a usage error, an error of ours, a failed image, a table."""
+    runner = CliRunner(charset=charset)
+    Path("\u6708").mkdir()
+    for arguments, code in (
+        (["\u6708"], 2),
+        (["info", "\u6708"], 1),
+        (["upscale", SUN, "-o", "x.png"], 1),
+        (["models", "verify", "yunet", "--weights-dir", "\u6708"], 1),
+        (["models", "import", SUN], 1),
+    ):
+        done = runner.invoke(main, arguments)
+        assert done.exit_code == code, arguments
+        assert not isinstance(done.exception, UnicodeError)
+        assert done.output
+
+
+@pytest.mark.parametrize("charset", ["cp1252", "ascii"])
+def test_json_names_them_exactly(here: Path, charset: str) -> None:
+    image(SUN)
+    runner = CliRunner(charset=charset)
+    done = runner.invoke(main, ["upscale", SUN, "-o", "\u6708/", "--json", *SMALL])
+    (result,) = json.loads(done.stdout)["results"]
+    assert (result["input"], Path(result["output"])) == (SUN, Path("\u6708") / SUN)
+    done = runner.invoke(main, ["models", "list", "--weights-dir", "\u6708", "--json"])
+    paths = [row["path"] for row in json.loads(done.stdout) if row["path"]]
+    assert paths
+    assert all(path.startswith("\u6708") for path in paths)
+
+
+@posix_only
+@pytest.mark.parametrize("charset", ["utf-8", "cp1252"])
+def test_names_that_are_no_text_are_shown(here: Path, charset: str) -> None:
+    name = os.fsdecode(b"a\xff.png")
+    image("a.png")
+    Path("a.png").rename(name)
+    done = CliRunner(charset=charset).invoke(main, ["upscale", name, "-o", name + ".png", *SMALL])
+    assert done.exit_code == 0, done.output
+    assert "a\ufffd.png.png".encode(charset, "replace").decode(charset) in done.stdout
+
+
+@posix_only
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "cp1252:strict"])
+def test_a_process_ends_with_the_code_of_its_work(here: Path, encoding: str) -> None:
+    image(SUN)
+    good = process("upscale", SUN, "-o", "\u6708.png", *SMALL, PYTHONIOENCODING=encoding)
+    assert good.returncode == 0, good.stderr
+    assert b".png (36x32)" in good.stdout
+    assert pixels("\u6708.png").shape == (32, 36, 3)
+    bad = process("upscale", "\u7121.png", "-o", "x.png", *SMALL, PYTHONIOENCODING=encoding)
+    assert bad.returncode == 1
+    assert b".png does not exist" in bad.stderr
+
+
+@posix_only
+@pytest.mark.slow
+def test_an_ascii_file_system_encoding_is_no_obstacle(here: Path) -> None:
+    """The C locale with Python's UTF-8 mode and coercion off, as in old services and cron."""
+    names = [SUN, "é" * 120 + ".png", "a" * 247 + ".png"]
+    for name in names:
+        image(name)
+    c = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = process("upscale", *names, "-o", "\u6708/", *SMALL, **c)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in Path("\u6708").glob("*.png")) == sorted(names)
+    assert {pixels(f"\u6708/{name}").shape for name in names} == {(32, 36, 3)}
+    again = process("upscale", *names, "-o", "\u6708/", *SMALL, **c)
+    assert b"3 skipped" in again.stdout
