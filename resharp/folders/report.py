@@ -123,7 +123,8 @@ class FolderReport:
         if status == "skipped" and count:
             elsewhere = sum(result.elsewhere for result in self.results)
             others = f", {elsewhere} of them just now by another run" if elsewhere else ""
-            text += f" (already done{others}; use `overwrite` to redo them)"
+            them = "it" if count == 1 else "them"
+            text += f" (already done{others}; use `overwrite` to redo {them})"
         return text
 
     def _speed(self) -> str:

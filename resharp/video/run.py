@@ -330,7 +330,8 @@ class VideoJob:
             earlier = task.outputs.earlier()
             task.outputs.record_sequence(len(times), text, source)
             if left := task.files.finish(len(times), text, earlier):
-                task.notes.add(f"{left} images after the last one are not of this video, and stay")
+                what = "1 image" if left == 1 else f"{left} images"
+                task.notes.add(f"{what} after the last frame kept: not made from this video")
         elif task.mux_plan is not None and encoder is not None:
             folder, width, height = self.work.folder, encoder.width, encoder.height  # or padded
             task.outputs.standing(resumes=True)  # a file of others may have appeared meanwhile

@@ -93,7 +93,7 @@ def test_done_work_is_skipped_unless_told(run: Any) -> None:
     stamp = Path("out/a.png").stat().st_mtime_ns
     done = run("a.png", "-o", "out/")
     assert done.exit_code == 0
-    assert "1 skipped (already done; use --overwrite to redo them)" in done.output
+    assert "1 skipped (already done; use --overwrite to redo it)" in done.output
     assert Path("out/a.png").stat().st_mtime_ns == stamp
     assert "1 restored" in run("a.png", "-o", "out/", "--overwrite").output
     assert Path("out/a.png").stat().st_mtime_ns > stamp

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from resharp.errors import ImageError
 from resharp.images import Density, Metadata, decode, encode, writable
 from resharp.images.color_signal import ColorSignal
+from resharp.images.ifd import Page
 from resharp.images.transfer import WORDS as FIELDS
 from tests.images import test_samples as samples
 from tests.images.test_transfer import CELLS, SOURCES, WORDS, XMP
@@ -79,26 +80,45 @@ metadata = st.builds(
 def test_random_metadata_is_kept_or_noted(
     target: str, found: Metadata, shape: tuple[int, ...]
 ) -> None:
-    pixels = samples.noise(*shape)
-    data, notes = encode(pixels, found, format=target)
+    data, notes = encode(samples.noise(*shape), found, format=target)
     again = decode(data)
     assert again.pixels.shape[:2] == shape[:2]
     assert again.metadata.lost == ()
-    said = " ".join(notes)
-    for kind in FIELDS:
-        if getattr(found, kind) and not getattr(again.metadata, kind):
-            elsewhere = kind in ("text", "density") and again.metadata.exif
-            assert elsewhere or re.search(WORDS[kind], said) or _stale(kind, found), (kind, notes)
-    if found.color and not again.metadata.color and not again.metadata.icc:
-        assert found.color.is_srgb or "sRGB" in said or "ICC" in said or found.icc
+    _check(found, again.metadata, notes)
     # What was kept once is kept again, without a note but those on pixels.
     second, remarks = encode(again.pixels, again.metadata, format=target)
     assert remarks == ()
     assert decode(second).metadata == again.metadata
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("target", OUTPUTS)
+@pytest.mark.parametrize("source", OUTPUTS)
+@settings(max_examples=8, deadline=None)
+@given(found=metadata, shape=st.sampled_from([(6, 8), (6, 8, 3), (6, 8, 4)]))
+def test_what_a_file_holds_is_kept_or_noted_in_any_other_format(
+    source: str, target: str, found: Metadata, shape: tuple[int, ...]
+) -> None:
+    picture = decode(encode(samples.noise(*shape), found, format=source)[0])
+    data, notes = encode(picture.pixels, picture.metadata, format=target)
+    _check(picture.metadata, decode(data).metadata, notes)
+
+
+def _check(found: Metadata, again: Metadata, notes: tuple[str, ...]) -> None:
+    """Check that each kind of metadata was kept, noted or stale."""
+    said = " ".join(notes)
+    for kind in FIELDS:
+        if getattr(found, kind) and not getattr(again, kind):
+            elsewhere = kind in ("text", "density") and again.exif
+            assert elsewhere or re.search(WORDS[kind], said) or _stale(kind, found), (kind, notes)
+    if found.color and not again.color and not again.icc:
+        assert found.color.is_srgb or "sRGB" in said or "ICC" in said or found.icc
+
+
 def _stale(kind: str, found: Metadata) -> bool:
-    """Whether a block held nothing that is true of the result."""
+    """Whether a block held nothing that is true of the result and has no other place in it."""
+    if kind == "exif":  # TIFF has the resolution itself
+        return found.exif is not None and Page(found.exif).values.keys() <= {282, 283, 296}
     if kind == "photoshop":
         return found.photoshop is not None and (
             not any(found.photoshop)

@@ -116,7 +116,7 @@ def test_images_after_the_last_one_go_only_if_a_run_has_made_them(tmp_path: Path
     assert report.frames == 3
     names = {path.name for path in out.glob("*.png")}
     assert names == {"000001.png", "000002.png", "000003.png", "000009.png"}
-    assert "1 images after the last one are not of this video, and stay" in report.notes
+    assert "1 image after the last frame kept: not made from this video" in report.notes
     assert restore(clip, out / "%06d.png", end=Fraction(1, 10)).skipped
 
 
