@@ -184,5 +184,6 @@ def open_decoder(stream: Any, name: str | None = None, threads: int = 1) -> Any:
             context.extradata = usual.extradata
         for tag in ("color_range", "colorspace", "color_primaries", "color_trc"):
             setattr(context, tag, getattr(usual, tag))  # what the container says
-    context.thread_type, context.thread_count = "AUTO", threads
+    # The threads of libvpx's VP8 wait for each other in busy loops, on cores that restoring needs.
+    context.thread_type, context.thread_count = "AUTO", 1 if name == "libvpx" else threads
     return context

@@ -183,6 +183,7 @@ def _transparent(path: Path, codec: str) -> Path:
         options = {"g": "4", "auto-alt-ref": "0", "crf": "4", "b": "2M"}
         stream = out.add_stream(codec, rate=4, options=options)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuva420p"
+        stream.codec_context.thread_count = 1
         for number in range(24):
             image = np.full((48, 64, 4), 128, np.uint8)
             image[:, :, 3] = number * 10
