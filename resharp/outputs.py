@@ -24,7 +24,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -234,13 +234,18 @@ class JournalEntry:
     output_size: int
     output_mtime_ns: int
 
-    def wrote(self, path: Path) -> bool:
-        """Return whether a file is what was written, by its hash, so that a copy counts too."""
+    def wrote(self, path: Path, hashed: Callable[[Path], str] = sha256_of) -> bool:
+        """Return whether a file is what was written, by its hash, so that a copy counts too.
+
+        Args:
+            path: the file.
+            hashed: returns the SHA-256 of a file; called only if its time is another.
+        """
         try:
             found = FileStat.of(path)
             if found == FileStat(self.output_size, self.output_mtime_ns):
                 return True
-            return found.size == self.output_size and sha256_of(path) == self.output_sha256
+            return found.size == self.output_size and hashed(path) == self.output_sha256
         except OSError:
             return False
 
@@ -322,6 +327,11 @@ class Journal:
         """Whether it has no valid entry."""
         return not self._entries
 
+    @property
+    def names(self) -> set[str]:
+        """Names of all outputs that it knows."""
+        return set(self._entries)
+
     def get(self, target: str, since: int = -1) -> JournalEntry | None:
         """Return the newest entry of a target if its line number is above ``since``, else None."""
         line, entry = self._entries.get(target, (-1, None))
@@ -367,7 +377,7 @@ class OutputRecords:
     """
 
     def __init__(self, root: Path, place: JournalPlace) -> None:
-        self.root, self.place = root, place
+        self.root, self.place, self._real_root = root, place, os.path.realpath(root)
         beside, cached = folder_beside(root), folder_in_cache(root)
         both = (beside, cached) if place == "output" else (cached, beside)
         self.folder, self.other_folder = both
@@ -375,6 +385,11 @@ class OutputRecords:
         self._remembered: dict[str, JournalEntry] = {}
         self.journal.refresh()
         self._other.refresh()
+
+    @property
+    def names(self) -> set[str]:
+        """Names of all recorded outputs."""
+        return {name for one in self._both for name in one.names} | self._remembered.keys()
 
     def get(self, name: str) -> JournalEntry | None:
         """Return the newest entry of an output, from either journal; None if there is none."""
@@ -391,7 +406,7 @@ class OutputRecords:
         """Return whether a file in the folder is recorded as an output."""
         if all(one.empty for one in self._both) and not self._remembered:
             return False
-        real, root = os.path.realpath(path), os.path.realpath(self.root)
+        real, root = os.path.realpath(path), self._real_root
         if not real.startswith(os.path.join(root, "")):  # noqa: PTH118 - strings of realpath
             return False
         return self.get(name_in(real, root)) is not None
@@ -414,7 +429,7 @@ class OutputRecords:
         """Return an input as it is named in the journal."""
         path = os.path.realpath(source)
         with contextlib.suppress(ValueError):  # on another Windows drive
-            path = os.path.relpath(path, os.path.realpath(self.root))
+            path = os.path.relpath(path, self._real_root)
         return path.replace(os.sep, "/")
 
     def add(self, *entries: JournalEntry) -> None:

@@ -19,6 +19,7 @@ from resharp.errors import OptionError, OutputError, ResharpError
 from resharp.folders import Output, Result
 from resharp.fsutil import write_whole
 from resharp.images import decode, encode, load, writable
+from resharp.images.formats import available
 from resharp.outputs import InputFiles, expanded, refusal
 from resharp.pipeline.restorer import RestoreConfig
 
@@ -107,8 +108,8 @@ def restore_stream(
     else:
         name, data = source, load(expanded(source))
     picture = decode(data, name)
-    usual = {"jpeg": "jpg", "tiff": "tif"}.get(picture.format, picture.format)
-    ending = f".{named.format or usual}"
+    usual = next(one.suffixes[0] for one in available() if one.name == picture.format)
+    ending = f".{named.format}" if named.format else usual
     target = None
     if named.path is not None:
         ending = named.path.suffix if named.is_file else ending

@@ -239,11 +239,11 @@ class OutputState:
         """Remove partial files of killed runs whose images this run had no need to claim."""
         if self._others(self.records.other_folder / LOCKS):
             return
-        for path in self.root.rglob(f".*{PART}"):
-            name = path.name[1:].removesuffix(PART).rpartition(".")[0]
-            if name and self.records.all(name_in(path.with_name(name), self.root)):
-                with contextlib.suppress(OSError):
-                    path.unlink()
+        for folder in {(self.root / name).parent for name in self.records.names}:
+            for path in folder.glob(f".*{PART}"):
+                target = path.with_name(path.name[1:].removesuffix(PART).rpartition(".")[0] or "-")
+                if self.records.all(name_in(target, self.root)):
+                    remove_leftovers(target)
 
     def _lock(self, name: str) -> Any:
         # One thread claims and another one releases, so the lock must not belong to a thread.

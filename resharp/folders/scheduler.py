@@ -68,7 +68,7 @@ class SkipPolicy:
         if not os.path.lexists(job.target):
             return DO
         entries = state.records.all(job.name)
-        entry = next((one for one in entries if self._is_as_written(job, one)), None)
+        entry = self._written(job, entries)
         if error := self._refusal(job, entries, entry):
             changed = entries and not self._overwrite and os.path.isfile(job.target)
             return self._changed(job) if changed else Decision(False, error=error)
@@ -80,21 +80,14 @@ class SkipPolicy:
         entry = state.records.journal.get(job.name, since=state.snapshot)
         return SKIP if entry is not None and self._judge(job, state, entry) == SKIP else REPLACE
 
-    def _is_as_written(self, job: Job, entry: JournalEntry) -> bool:
-        """Return whether a result is what was written, by hash, so that a copy counts too."""
-        written = FileStat(entry.output_size, entry.output_mtime_ns)
-        own = entry.output_sha256
-        try:
-            same_size = FileStat.of(job.target).size == written.size
-            return same_size and self._sha256(job.target, written, own) == own
-        except OSError:
-            return False
+    def _written(self, job: Job, entries: Sequence[JournalEntry]) -> JournalEntry | None:
+        """Return the entry of what is at the target now; None if it is none of them."""
+        return next((one for one in entries if one.wrote(job.target, self._hashed)), None)
 
     def refusal(self, job: Job, state: OutputState) -> str:
         """Return why the result must not be written now; empty if nothing would be lost."""
         entries = state.records.all(job.name)
-        entry = next((one for one in entries if self._is_as_written(job, one)), None)
-        return self._refusal(job, entries, entry)
+        return self._refusal(job, entries, self._written(job, entries))
 
     def _refusal(
         self, job: Job, entries: Sequence[JournalEntry], entry: JournalEntry | None
@@ -144,9 +137,11 @@ class SkipPolicy:
 
     def _sha256(self, path: Path, known: FileStat, sha256: str) -> str:
         """Hash a file; if its size and time are the known ones, return the known hash instead."""
+        return sha256 if FileStat.of(path) == known else self._hashed(path)
+
+    def _hashed(self, path: Path) -> str:
+        """Hash a file once for each size and time of it."""
         found = FileStat.of(path)
-        if found == known:
-            return sha256
         if (path, found) not in self._hashes:
             self._hashes[path, found] = sha256_of(path)
         return self._hashes[path, found]

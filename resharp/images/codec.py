@@ -37,7 +37,6 @@ _WALKERS: dict[str, Callable[[bytes], ContainerInfo]] = {
     "gif": gif.inspect,
     "bmp": bmp.inspect,
 }
-_LARGEST_GAIN_MAP = 1 << 28
 
 
 def read(path: str | os.PathLike[str]) -> Picture:
@@ -114,21 +113,11 @@ def decode(data: bytes, name: str = "the image") -> Picture:
     return _upright(pixels, facts, form, name)
 
 
-def metadata_in(data: bytes) -> Metadata:
-    """Return the metadata of an image file with any number of images, which are not decoded.
+def metadata_in(data: bytes) -> tuple[Metadata, int]:
+    """Return what an image file with any number of images states; they are not decoded.
 
-    Raises:
-        ImageError: the data is not a complete file of a supported format.
-    """
-    form = _detect(data[:_HEAD], "the file")
-    try:
-        return _inspect(form.name, data).metadata
-    except (DamagedContainerError, UnsupportedError) as exc:
-        raise ImageError(f"the {form.label} file is damaged: {exc}") from None
-
-
-def orientation_in(data: bytes) -> int:
-    """Return how an image file says that its images lie, as an EXIF orientation of 1 to 8.
+    Returns:
+        The metadata as it is in the file, and how the images lie as an EXIF orientation of 1 to 8.
 
     Raises:
         ImageError: the data is not a complete file of a supported format.
@@ -136,12 +125,14 @@ def orientation_in(data: bytes) -> int:
     form = _detect(data[:_HEAD], "the file")
     try:
         facts = _inspect(form.name, data)
-        block = facts.metadata.exif
-        return facts.orientation or (exif.orientation(block) if block else 1)
-    except MalformedError:  # of the EXIF block, which is dropped
-        return 1
     except (DamagedContainerError, UnsupportedError) as exc:
         raise ImageError(f"the {form.label} file is damaged: {exc}") from None
+    block = facts.metadata.exif
+    try:
+        turn = facts.orientation or (exif.orientation(block) if block else 1)
+    except MalformedError:  # of the EXIF block, which is dropped
+        turn = 1
+    return facts.metadata, turn
 
 
 def _several(form: str) -> tuple[str, str]:
@@ -206,8 +197,8 @@ def _upright(pixels: Pixels, facts: ContainerInfo, form: formats.Format, name: s
         gain_map = _turned_gain_map(gain_map, turn)
         if gain_map is None:
             lost.append("the gain map is left out: it is damaged")
-    if metadata.density and turn >= 5:
-        density = Density(metadata.density.y, metadata.density.x, metadata.density.inches)
+    if metadata.density:
+        density = metadata.density.turned(turn)
     packet = metadata.xmp
     pixels = turned(pixels, turn)
     if packet:
@@ -232,10 +223,8 @@ def _turned_gain_map(data: bytes, turn: int) -> bytes | None:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         if pixels is None:
             return None
-        full = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-        ok, packed = cv2.imencode(
-            ".jpg", turned(pixels, turn), [cv2.IMWRITE_JPEG_QUALITY, 95, *full]
-        )
+        parameters = _parameters(formats.choose("jpeg"), None)
+        ok, packed = cv2.imencode(".jpg", turned(pixels, turn), parameters)
         return jpeg.with_segments_of(packed.tobytes(), data) if ok else None
     except (cv2.error, DamagedContainerError):
         return None

@@ -26,6 +26,10 @@ class Density(NamedTuple):
     inches: bool = True
     """Whether ``x`` and ``y`` are pixels per inch; otherwise only their ratio has a meaning."""
 
+    def turned(self, orientation: int) -> Density:
+        """Return the resolution of an image that was turned upright from an EXIF orientation."""
+        return self._replace(x=self.y, y=self.x) if orientation >= 5 else self
+
     def ratio(self, top: int) -> tuple[int, int]:
         """Return ``x`` and ``y`` as whole numbers from 1 to ``top`` in the same ratio, nearly."""
         whole = self.x == round(self.x) and self.y == round(self.y) and max(self.x, self.y) <= top

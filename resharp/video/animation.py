@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from resharp.errors import ImageError, VideoError
-from resharp.images import Metadata, exif, metadata_in, orientation_in
+from resharp.images import Metadata, exif, metadata_in
 from resharp.images.transfer import cannot_hold
 from resharp.optional import require
 from resharp.types import Image
@@ -161,7 +161,7 @@ def _described(loop: int | None, path: str | os.PathLike[str], form: AnimationFo
         plays = 1 if loop is None else loop + 1 if loop else 0
     try:
         data = Path(path).read_bytes()
-        found, turn = metadata_in(data), orientation_in(data)
+        found, turn = metadata_in(data)
     except (ImageError, OSError) as error:
         note = f"the metadata of {path} is left out: the file is incomplete or damaged ({error})"
         return Animation(format=form, plays=plays, notes=(note,))
@@ -182,9 +182,7 @@ def _upright(found: Metadata, turn: int) -> Metadata:
             block = exif.upright(block, turn)
         except ValueError:  # it is malformed, which the writer says
             logger.debug("the EXIF block is malformed", exc_info=True)
-    if density is not None and turn >= 5:
-        density = density._replace(x=density.y, y=density.x)
-    return replace(found, exif=block, density=density, lost=())
+    return replace(found, exif=block, density=density and density.turned(turn), lost=())
 
 
 def _of_webp(path: str | os.PathLike[str]) -> Clip:

@@ -9,15 +9,14 @@ from math import floor
 from pathlib import Path
 
 from resharp.errors import OptionError, OutputError
-from resharp.fsutil import remove_leftovers, replacing
 from resharp.images.transfer import cannot_hold
 from resharp.video.animation_writers import WRITERS, AnimationFrames, Scheduled
 from resharp.video.clip import Clip
 from resharp.video.color import FULL, RGB, Color, pixel_format
 from resharp.video.container_choice import ANIMATIONS, MuxPlan, left_out_of_images
 from resharp.video.encoding import VideoEncoder, choose_encoder
+from resharp.video.muxing import recorded_result
 from resharp.video.options import VideoOptions
-from resharp.video.pyav import pyav, reason
 from resharp.video.resume import Segment
 
 
@@ -204,16 +203,7 @@ def write_animation(
     usual = max(round(1 / (encoder.rate * base)), 1)
     end = times[-1] + (segments[-1].duration or usual)
     shown, unit, notes = schedule(times, end, base, form)
-    try:
+    with recorded_result(plan.target, folder, record) as part:
         frames = AnimationFrames(clip, encoder, segments, folder, shown, unit)
         frames.plays = min(frames.plays, form.plays)
-        remove_leftovers(plan.target)
-        with replacing(plan.target) as part:
-            notes = (*notes, *WRITERS[plan.format](part, frames))
-            record(part)
-        return notes
-    except (pyav().error.FFmpegError, OSError) as error:
-        raise OutputError(
-            f"cannot write {plan.target}: {reason(error)}. All frames are finished and kept in "
-            f"{folder}: free space or fix the cause, then run it again to resume."
-        ) from error
+        return (*notes, *WRITERS[plan.format](part, frames))

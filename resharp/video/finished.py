@@ -69,10 +69,8 @@ class VideoOutput:
         """
         inputs = InputFiles(self.clip.files or [self.clip.path])
         for path in [self.target] if self.files is None else self.files.existing():
-            if found := inputs.find(path):
-                raise OptionError(
-                    f"the result would overwrite the input {found}: choose another `dst`"
-                )
+            if error := inputs.refusal(path):
+                raise OptionError(error)
         if self.files is not None:
             for path in self.clip.files:  # also the names of frames that do not exist yet
                 if self.files.has(path):

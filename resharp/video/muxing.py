@@ -6,6 +6,7 @@ import heapq
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -77,16 +78,31 @@ def mux(
     Raises:
         OutputError: the result cannot be written.
     """
-    target = plan.target
     shift = CutShift(clip, options.start, options.end)
+    nothing: list[str] = []
+    with recorded_result(plan.target, folder, record) as part:
+        expected = _write(part, plan, clip, shift, encoder, segments, folder)
+        notes = optional("the result", lambda: list(_missing(part, expected)), nothing)
+    return tuple(notes)
+
+
+@contextmanager
+def recorded_result(target: Path, folder: Path, record: Callable[[Path], object]) -> Iterator[Path]:
+    """Yield a file to write; at the end it is recorded and becomes the result.
+
+    Args:
+        target: path of the result.
+        folder: folder of the segments, for the error message.
+        record: called with the complete file before it takes its name.
+
+    Raises:
+        OutputError: the result cannot be written; nothing of it is left.
+    """
     try:
         remove_leftovers(target)
         with replacing(target) as part:
-            expected = _write(part, plan, clip, shift, encoder, segments, folder)
-            nothing: list[str] = []
-            notes = optional("the result", lambda: list(_missing(part, expected)), nothing)
+            yield part
             record(part)
-        return tuple(notes)
     except (pyav().error.FFmpegError, OSError) as error:
         raise OutputError(
             f"cannot write {target}: {reason(error)}. All frames are finished and kept in "

@@ -129,8 +129,6 @@ def plan(
             notes.add(*lost)
         if clip.matrix is not None:
             notes.add("images are written as the frames are stored: their rotation is not applied")
-        if clip.matrix is not None:
-            notes.add("images are written as the frames are stored: their rotation is not applied")
         notes.add(*left_out_of_images(clip, "images"))
         wanted = files.folder
     else:

@@ -136,7 +136,7 @@ def _of_pictures(source: Path, found: Sequence[Path], asked: Fraction | None) ->
 
 def _stated(path: Path) -> Metadata:
     try:
-        return metadata_in(path.read_bytes())
+        return metadata_in(path.read_bytes())[0]
     except (ImageError, OSError):  # `picture` says why
         return Metadata()
 

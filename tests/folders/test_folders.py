@@ -43,16 +43,6 @@ def _no_thread_left() -> Iterator[None]:
     assert set(threading.enumerate()) <= before
 
 
-@pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def config(compact: Bundle) -> RestoreConfig:
-    return RestoreConfig(model=str(compact.folder), backend="onnx")
-
-
 def save(path: str, height: int = 12, width: int = 16, seed: int = 0) -> Path:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(path, draw(height, width, seed))

@@ -14,9 +14,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from resharp.video import VideoOptions, VideoReport
+from resharp.video.run import render_video
+from tests.video.kit import Enlarged
+
 pillow: Any = pytest.importorskip("PIL.Image", reason="needs Pillow")
 
 Image = NDArray[Any]
+DURATIONS = (40, 100, 250, 30, 700)
+"""Of the frames of an animation, in milliseconds."""
+
+
+def restore_scaled(source: Path, target: Path, scale: int, **options: Any) -> VideoReport:
+    """Restore with each pixel repeated instead of a network."""
+    config: Any = Enlarged(scale)
+    return render_video(source, target, config, options=VideoOptions(**options))
 
 
 class GifFrame(NamedTuple):

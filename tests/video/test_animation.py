@@ -16,10 +16,10 @@ from resharp.errors import ImageError, OptionError, VideoError
 from resharp.images import read
 from resharp.video import VideoOptions, VideoReport
 from resharp.video.clip import Clip, SourceFrame
-from resharp.video.run import render_video
 from resharp.video.sequence import probe_any
 from resharp.video.source import pictures
 from tests.video.animations import (
+    DURATIONS,
     GIF_FRAMES,
     ApngFrame,
     ApngSpec,
@@ -31,17 +31,16 @@ from tests.video.animations import (
     gif,
     gif_canvases,
     pillow,
+    restore_scaled,
     save,
     shown,
 )
-from tests.video.kit import Enlarged, av, parts
+from tests.video.kit import av, parts
 from tests.video.test_animation_output import ICC
-
-DURATIONS = (40, 100, 250, 30, 700)
 
 
 def restore(source: Path, target: Path, scale: int = 1, **options: Any) -> VideoReport:
-    return render_video(source, target, Enlarged(scale), options=VideoOptions(**options))  # type: ignore[arg-type]
+    return restore_scaled(source, target, scale, **options)
 
 
 def decoded(path: Path) -> tuple[Clip, list[SourceFrame]]:

@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resharp.errors import OptionError, OutputError
-from resharp.video import VideoOptions, VideoReport
+from resharp.video import VideoReport
 from resharp.video.animation_output import ANIMATED, schedule
 from resharp.video.gif_palette import GifColors
 from resharp.video.run import render_video
 from tests.video.animations import (
+    DURATIONS,
     GIF_FRAMES,
     ApngFrame,
     ApngSpec,
@@ -28,17 +29,16 @@ from tests.video.animations import (
     gif,
     gif_canvases,
     pillow,
+    restore_scaled,
     save,
     shown,
 )
 from tests.video.kit import Enlarged, Spec, av, draw, make, number_in
 from tests.video.test_resume import interrupt
 
-DURATIONS = (40, 100, 250, 30, 700)
-
 
 def restore(source: Path, target: Path, scale: int = 2, **options: Any) -> VideoReport:
-    return render_video(source, target, Enlarged(scale), options=VideoOptions(**options))  # type: ignore[arg-type]
+    return restore_scaled(source, target, scale, **options)
 
 
 def doubled(image: Any) -> Any:
