@@ -16,7 +16,7 @@ from resharp.optional import require
 
 PACKAGE = Path(resharp.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
-SHARED = {"drawing", "errors", "fsutil", "optional", "outputs", "paths", "types"}
+SHARED = {"drawing", "errors", "fsutil", "optional", "outputs", "paths", "reading", "types"}
 SHARED |= {"__init__"}
 
 MAY_IMPORT = {
