@@ -16,8 +16,18 @@ from resharp.optional import require
 
 PACKAGE = Path(resharp.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
-SHARED = {"drawing", "errors", "fsutil", "optional", "outputs", "paths", "reading", "types"}
-SHARED |= {"__init__"}
+SHARED = {
+    "drawing",
+    "errors",
+    "fsutil",
+    "memory",
+    "optional",
+    "outputs",
+    "paths",
+    "reading",
+    "types",
+}
+SHARED |= {"__init__", "memory"}
 
 MAY_IMPORT = {
     "gpu": set(),

@@ -13,7 +13,8 @@ from typing import Any
 import resharp
 from resharp.bench.measure.nvml import Nvml, open_nvml
 from resharp.errors import ResharpError
-from resharp.gpu.devices import available_memory, cpu_name, driver_version, gpus, usable_threads
+from resharp.gpu.devices import cpu_name, driver_version, gpus, usable_threads
+from resharp.memory import available_memory
 
 PACKAGES = (
     *("numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "torch", "openvino"),

@@ -15,8 +15,9 @@ import numpy as np
 
 from resharp import __version__
 from resharp.cli import common
-from resharp.gpu.devices import CudaError, available_memory, device_name, driver_version, gpus
+from resharp.gpu.devices import CudaError, device_name, driver_version, gpus
 from resharp.gpu.tensorrt import rtx_refusal
+from resharp.memory import available_memory
 from resharp.paths import store_folder, weights_folder
 from resharp.runtime.backends import BackendOptions
 from resharp.runtime.bundle_lookup import DEFAULT_MODEL, resolve

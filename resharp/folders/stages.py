@@ -26,8 +26,8 @@ from resharp.folders.task import (
     RestoredImage,
 )
 from resharp.fsutil import sha256_of, write_whole
-from resharp.gpu.devices import available_memory
 from resharp.images import Metadata, decode, encode, load
+from resharp.memory import available_memory
 from resharp.outputs import FileStat, JournalEntry, JournalOption
 from resharp.pipeline.restorer import RestoreConfig, Restorer, RestorerPool
 from resharp.pipeline.staged_pipeline import Stage

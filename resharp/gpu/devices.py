@@ -1,8 +1,7 @@
-"""Device names and memory, and the memory of the host.
+"""Device names, and the memory of GPUs.
 
 NVIDIA GPUs are queried from the driver through ctypes, without torch or the CUDA toolkit. The
 driver API is CUDA's own (``cuda.h``); only calls that every driver since CUDA 11 supports are used.
-Free host memory comes from /proc and cgroups, or else from psutil.
 """
 
 from __future__ import annotations
@@ -15,12 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resharp.errors import BackendError, MissingExtraError, OutOfMemoryError, ResharpError
-from resharp.optional import require
+from resharp.errors import BackendError, OutOfMemoryError, ResharpError
 
-MEMINFO = Path("/proc/meminfo")
-FALLBACK = 2 << 30
-"""Free memory in bytes that is assumed if the system does not report it."""
 LOST = "CUDA refuses all further calls from this process: restart it, and report this error"
 """Hint for errors that CUDA calls sticky."""
 _HINTS = {
@@ -152,55 +147,6 @@ def usable_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def available_memory() -> int:
-    """Return the bytes that a process can use without swapping, as far as the system reports.
-
-    This is the smaller of what the kernel calls available and what a cgroup (e.g. a container)
-    still allows.
-    """
-    return min(_kernel_memory(), _cgroup_memory())
-
-
-def _kernel_memory() -> int:
-    try:
-        for line in MEMINFO.read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    try:
-        psutil = require("psutil", feature="Reading the free memory", extra="")
-        return int(psutil.virtual_memory().available)
-    except (MissingExtraError, OSError, RuntimeError):  # RuntimeError: unsupported system
-        pass
-    try:
-        return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
-    except (AttributeError, OSError, ValueError):
-        return FALLBACK
-
-
-def _cgroup_memory(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the bytes that cgroup version 2 or 1 still allows; 2**62 without a limit."""
-    for limit, used, stat, cache in (
-        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        (
-            "memory/memory.limit_in_bytes",
-            "memory/memory.usage_in_bytes",
-            "memory/memory.stat",
-            "total_inactive_file",
-        ),
-    ):
-        try:
-            most = int((root / limit).read_text(encoding="ascii"))
-            taken = int((root / used).read_text(encoding="ascii"))
-            # File cache counts as used but is reclaimed on demand.
-            fields = dict(x.split() for x in (root / stat).read_text(encoding="ascii").splitlines())
-            return max(most - taken + int(fields.get(cache, 0)), 0)
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
-    return 1 << 62
 
 
 def has_gpu() -> bool:

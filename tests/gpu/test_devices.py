@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from resharp.gpu.devices import available_memory
+from resharp.memory import available_memory
 from tests.fakes import fake_cuda
 
 SCRIPT = """

@@ -10,7 +10,7 @@ import numpy as np
 
 from resharp.engines import Bundle
 from resharp.errors import BackendError, OutOfMemoryError
-from resharp.gpu.devices import available_memory
+from resharp.memory import available_memory
 from resharp.optional import require
 from resharp.runtime.backends.base import Backend, BackendOptions, ensure_open
 from resharp.types import Image

@@ -19,7 +19,7 @@ import numpy as np
 
 from resharp.engines import Bundle
 from resharp.errors import OutOfMemoryError
-from resharp.gpu.devices import available_memory
+from resharp.memory import available_memory
 from resharp.optional import require
 from resharp.runtime.backends.base import Advance, Backend, BackendOptions, ensure_open
 from resharp.runtime.backends.lane_pool import LanePool

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from resharp.gpu import devices
-from resharp.gpu.devices import FALLBACK, _cgroup_memory, available_memory
+from resharp import memory
+from resharp.memory import FALLBACK, available_memory, total_memory
 
 
 @pytest.mark.parametrize(
@@ -23,39 +23,47 @@ from resharp.gpu.devices import FALLBACK, _cgroup_memory, available_memory
         ),
     ],
 )
-def test_file_cache_of_a_container_counts_as_free(tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_file_cache_of_a_container_counts_as_free(
+    tmp_path: Path, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
     limit, used, stat, cache = names
     (tmp_path / limit).parent.mkdir(exist_ok=True)
     (tmp_path / limit).write_text("1000\n")
     (tmp_path / used).write_text("900\n")
     (tmp_path / stat).write_text(f"anon 300\n{cache} 500\n")
-    assert _cgroup_memory(tmp_path) == 600
+    assert available_memory() == 600
+    assert total_memory() == 1000
 
 
-def test_no_limit_is_no_limit(tmp_path: Path) -> None:
-    assert _cgroup_memory(tmp_path) > 1 << 50
+def test_no_limit_is_no_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    3000 kB\n")
+    assert (total_memory(), available_memory()) == (9000 * 1024, 3000 * 1024)
     (tmp_path / "memory.max").write_text("max\n")
-    assert _cgroup_memory(tmp_path) > 1 << 50
+    assert (total_memory(), available_memory()) == (9000 * 1024, 3000 * 1024)
 
 
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A system without /proc, and its folder of cgroups."""
-    monkeypatch.setattr(devices, "MEMINFO", tmp_path / "none")
-    monkeypatch.setattr(devices, "_cgroup_memory", lambda: _cgroup_memory(tmp_path))
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "none")
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
     return tmp_path
 
 
 def has(available: int) -> SimpleNamespace:
     """A psutil that finds so many bytes."""
-    return SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=available))
+    found = SimpleNamespace(available=available, total=2 * available)
+    return SimpleNamespace(virtual_memory=lambda: found)
 
 
 def test_psutil_is_asked_where_there_is_no_proc(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "psutil", has(12 << 30))
-    assert available_memory() == 12 << 30
+    assert (available_memory(), total_memory()) == (12 << 30, 24 << 30)
     (elsewhere / "memory.max").write_text("1000\n")
     (elsewhere / "memory.current").write_text("900\n")
     (elsewhere / "memory.stat").write_text("inactive_file 500\n")
@@ -83,5 +91,6 @@ def test_without_psutil_it_is_a_guess(
     monkeypatch.setitem(sys.modules, "psutil", psutil)
     monkeypatch.setattr(os, "sysconf", lambda name: 1 << 12, raising=False)
     assert available_memory() == 1 << 23  # half of all
+    assert total_memory() == 1 << 24
     monkeypatch.delattr(os, "sysconf")
-    assert available_memory() == FALLBACK
+    assert available_memory() == total_memory() == FALLBACK
