@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,15 +18,14 @@ import numpy as np
 
 from resharp.errors import ImageError, OptionError, OutputError
 from resharp.fsutil import write_whole
-from resharp.images import exif, formats, transfer
+from resharp.images import exif, formats, limits, transfer
 from resharp.images.containers import avif, bmp, gif, jpeg, png, tiff, webp
 from resharp.images.containers.info import ContainerInfo, DamagedContainerError, UnsupportedError
+from resharp.images.header import HEAD, damaged, detect, header, parsing, readable
 from resharp.images.ifd import MalformedError
 from resharp.images.picture import Density, Metadata, Picture, Pixels
 
 logger = logging.getLogger(__name__)
-_HEAD = 256
-_PIXEL_LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"
 _WALKERS: dict[str, Callable[[bytes], ContainerInfo]] = {
     "png": png.inspect,
     "jpeg": jpeg.inspect,
@@ -39,63 +37,62 @@ _WALKERS: dict[str, Callable[[bytes], ContainerInfo]] = {
 }
 
 
-def read(path: str | os.PathLike[str]) -> Picture:
+def read(path: str | os.PathLike[str], *, max_pixels: int | None = None) -> Picture:
     """Read one image: complete, upright, with the depth, alpha and metadata of its file.
 
     The format is detected from the content, not from the suffix.
 
+    Args:
+        path: the file.
+        max_pixels: most pixels that an image may have; None reads ``RESHARP_MAX_PIXELS``, or takes
+            as many as the memory of this machine allows, and refuses files that are too small for
+            what they claim.
+
     Raises:
+        OptionError: ``max_pixels`` is not a positive integer.
         ImageError: the file cannot be read, is not an image, is damaged or truncated, holds
-            several images, or is a variant that OpenCV would read incorrectly.
+            several images, has more pixels than it may, or is a variant that OpenCV would read
+            incorrectly.
     """
-    return decode(load(path), str(path))
+    return decode(load(path, max_pixels=max_pixels), str(path), max_pixels=max_pixels)
 
 
-def load(path: str | os.PathLike[str]) -> bytes:
+def load(path: str | os.PathLike[str], *, max_pixels: int | None = None) -> bytes:
     """Return the bytes of an image file for :func:`decode`; reading stops early for other files.
 
+    Args:
+        path: the file.
+        max_pixels: as for :func:`read`.
+
     Raises:
-        ImageError: the file cannot be read, or does not start like a supported image.
+        OptionError: ``max_pixels`` is not a positive integer.
+        ImageError: the file cannot be read, does not start like a supported image, or is larger
+            than it may be.
     """
-    source = Path(path)
-    try:
-        with source.open("rb") as file:
-            head = file.read(_HEAD)
-            _detect(head, str(source))
-            return head + file.read()
-    except IsADirectoryError:
-        raise ImageError(f"{source} is a folder. Name the images in it instead.") from None
-    except FileNotFoundError:
-        raise ImageError(f"{source} does not exist. Check the path.") from None
-    except PermissionError as exc:
-        if source.is_dir():  # Windows reports folders this way
-            raise ImageError(f"{source} is a folder. Name the images in it instead.") from None
-        raise ImageError(
-            f"{source} cannot be read: {exc.strerror}. Change its permissions."
-        ) from exc
-    except (OSError, ValueError) as exc:
-        if isinstance(exc, ImageError):
-            raise
-        raise ImageError(f"{source} cannot be read: {exc}. Check the disk or the path.") from exc
+    name = str(path)
+    with readable(name), Path(path).open("rb") as file:
+        return limits.read_file(file, name, max_pixels)
 
 
-def decode(data: bytes, name: str = "the image") -> Picture:
+def decode(data: bytes, name: str = "the image", *, max_pixels: int | None = None) -> Picture:
     """Decode the bytes of one image file, as :func:`read` does.
 
     Args:
         data: contents of the file.
         name: how error messages refer to the file.
+        max_pixels: as for :func:`read`.
 
     Raises:
-        ImageError: the data is not one intact image of a supported format.
+        OptionError: ``max_pixels`` is not a positive integer.
+        ImageError: the data is not one intact image of a supported format, or the image has more
+            pixels than it may.
     """
-    form = _detect(data[:_HEAD], name)
+    form = detect(data[:HEAD], name)
+    limits.check_header(header(data, name), name, max_pixels)
     try:
         facts = _inspect(form.name, data)
     except DamagedContainerError as exc:
-        raise ImageError(
-            f"{name} is a damaged {form.label} file: {exc}. Copy or download it again."
-        ) from None
+        raise damaged(name, form, exc) from None
     except UnsupportedError as exc:
         raise ImageError(
             f"{name} is {form.label} with {exc}, which cannot be read without changing it. "
@@ -116,13 +113,15 @@ def decode(data: bytes, name: str = "the image") -> Picture:
 def metadata_in(data: bytes) -> tuple[Metadata, int]:
     """Return what an image file with any number of images states; they are not decoded.
 
+    So there is no limit on their pixels.
+
     Returns:
         The metadata as it is in the file, and how the images lie as an EXIF orientation of 1 to 8.
 
     Raises:
         ImageError: the data is not a complete file of a supported format.
     """
-    form = _detect(data[:_HEAD], "the file")
+    form = detect(data[:HEAD], "the file")
     try:
         facts = _inspect(form.name, data)
     except (DamagedContainerError, UnsupportedError) as exc:
@@ -142,28 +141,11 @@ def _several(form: str) -> tuple[str, str]:
     return "images", "Split it into single images."
 
 
-def _detect(head: bytes, name: str) -> formats.Format:
-    if not head:
-        raise ImageError(f"{name} is empty (0 bytes). Copy or download it again.")
-    found = formats.detect(head)
-    readable = {form.name: form for form in formats.available()}
-    if found in readable:
-        return readable[found]
-    what = f"{found.upper()}, unsupported by this OpenCV" if found else formats.describe(head[:64])
-    labels = ", ".join(form.label for form in readable.values())
-    raise ImageError(f"{name} is not a supported image: it is {what}. Use {labels}.")
-
-
-def _decoded(data: bytes, form: formats.Format, name: str) -> Pixels:
+def _decoded(data: bytes | bytearray, form: formats.Format, name: str) -> Pixels:
     """Decode with OpenCV and convert to the dtypes and shapes of this package."""
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as exc:
-        if "CV_IO_MAX_IMAGE" in str(exc):
-            raise ImageError(
-                f"{name} claims more pixels than the default limit, which guards against hostile "
-                f"files. If you trust it, set {_PIXEL_LIMIT} to a higher number and try again."
-            ) from exc
         raise ImageError(f"{name} cannot be decoded as {form.label}: {exc.err or exc}") from exc
     if pixels is None:
         raise ImageError(
@@ -194,7 +176,7 @@ def _upright(pixels: Pixels, facts: ContainerInfo, form: formats.Format, name: s
             block = None
     gain_map = metadata.gain_map
     if gain_map and turn != 1:
-        gain_map = _turned_gain_map(gain_map, turn)
+        gain_map = _turned_gain_map(gain_map, turn, pixels.shape[0] * pixels.shape[1])
         if gain_map is None:
             lost.append("the gain map is left out: it is damaged")
     if metadata.density:
@@ -216,17 +198,19 @@ def _upright(pixels: Pixels, facts: ContainerInfo, form: formats.Format, name: s
     return Picture(pixels=pixels, metadata=metadata, format=form.name)
 
 
-def _turned_gain_map(data: bytes, turn: int) -> bytes | None:
-    """Return a gain map turned as its image was, with its own metadata."""
+def _turned_gain_map(data: bytes, turn: int, most: int) -> bytes | None:
+    """Return a gain map of at most so many pixels turned as its image was, with its metadata."""
     flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
     try:
+        if header(data).pixels > most:
+            return None
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         if pixels is None:
             return None
         parameters = _parameters(formats.choose("jpeg"), None)
         ok, packed = cv2.imencode(".jpg", turned(pixels, turn), parameters)
         return jpeg.with_segments_of(packed.tobytes(), data) if ok else None
-    except (cv2.error, DamagedContainerError):
+    except (cv2.error, DamagedContainerError, ImageError):
         return None
 
 
@@ -363,11 +347,5 @@ def _missing(data: bytes, wanted: Metadata, form: formats.Format) -> list[str]:
 def _inspect(name: str, data: bytes) -> ContainerInfo:
     """Parse the container; DamagedContainerError if it is truncated or inconsistent."""
     walker = _WALKERS.get(name)
-    try:
+    with parsing(len(data)):
         return walker(data) if walker else ContainerInfo()
-    except MalformedError as exc:
-        raise DamagedContainerError(f"its directory cannot be read: {exc}") from None
-    except (struct.error, IndexError):
-        raise DamagedContainerError(
-            f"it ends after {len(data)} bytes, or contradicts itself"
-        ) from None

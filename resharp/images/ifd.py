@@ -8,9 +8,13 @@ or hostile block can only raise MalformedError. Layout: TIFF 6.0 section 2, and 
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
+
+from resharp.images.file_data import Data
 
 
 class MalformedError(ValueError):
@@ -38,8 +42,10 @@ class Page:
     ``damaged`` is whether tags were skipped because their values are not within the data.
     """
 
-    def __init__(self, data: bytes, at: int | None = None) -> None:
-        """Read the directory at ``at``, or the first one."""
+    def __init__(
+        self, data: Data, at: int | None = None, only: Collection[int] | None = None
+    ) -> None:
+        """Read the directory at ``at``, or the first one; and only the values of some tags."""
         self.order: Order = "<" if data[:2] == b"II" else ">"
         mark = _take(data, self.order + "H", 2)
         if data[:2] not in (b"II", b"MM") or mark not in (42, 43):
@@ -56,14 +62,17 @@ class Page:
         self.following = _take(data, self.order + wide, end) if end + 4 <= len(data) else 0
         self.values: dict[int, Value] = {}
         self.damaged = False
+        table = data[at:end]
         room = 2 * len(data)  # values that overlap could fill a memory from a small file
         self.entries: dict[int, int] = {}
         self.positions: dict[int, int] = {}
         for entry in range(at, end, step):
-            tag, kind, count = struct.unpack_from(f"{self.order}HH{wide}", data, entry)
+            tag, kind, count = struct.unpack_from(f"{self.order}HH{wide}", table, entry - at)
             if tag in self.entries:
                 continue
             self.entries[tag] = entry
+            if only is not None and tag not in only:
+                continue
             size, where = _SIZES.get(kind, 0) * count, entry + step - struct.calcsize(wide)
             if size > struct.calcsize(wide):
                 where = _take(data, self.order + wide, where)
@@ -80,6 +89,12 @@ class Page:
         if kind not in _NUMBERS or count > _MOST:
             return ()
         return struct.unpack(self.order + count * _NUMBERS[kind], raw)
+
+    def numbers(self, tag: int) -> npt.NDArray[np.float64]:
+        """Return the integers of a tag of any length, as far as 53 bits hold them."""
+        kind, _, raw = self.values.get(tag, (0, 0, b""))
+        codes = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}
+        return np.frombuffer(raw, self.order + codes.get(kind, "u1")).astype(np.float64)
 
     def movable(self) -> set[int]:
         """Return the tags of types that an EXIF block has; others are of BigTIFF or positions."""
@@ -166,8 +181,8 @@ def block(order: Order, tags: Tags) -> bytes:
     )
 
 
-def _take(data: bytes, code: str, at: int) -> int:
+def _take(data: Data, code: str, at: int) -> int:
     try:
-        return int(struct.unpack_from(code, data, at)[0])
-    except (struct.error, OverflowError):  # BigTIFF has positions beyond any memory
+        return int(struct.unpack(code, data[at : at + struct.calcsize(code)])[0])
+    except struct.error:
         raise MalformedError(f"it ends before position {at + struct.calcsize(code)}") from None

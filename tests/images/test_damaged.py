@@ -110,7 +110,7 @@ def test_a_bomb_is_an_error_with_advice() -> None:
     data = samples.make_png(0, 8, [b"\0" * 10], 10)
     head = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
     bomb = data[:8] + samples.png_chunk(head[:4], head[4:]) + data[33:]
-    with pytest.raises(ImageError, match="OPENCV_IO_MAX_IMAGE_PIXELS"):
+    with pytest.raises(ImageError, match=r"claims 60000 x 60000 pixels, which 68 bytes cannot"):
         decode(bomb)
 
 

@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from resharp.images.containers import av1
 from resharp.images.containers.info import (
     CREDENTIALS,
     ContainerInfo,
     DamagedContainerError,
+    Size,
     UnsupportedError,
     left_out,
 )
 from resharp.images.exif import payload
+from resharp.images.file_data import Data
 from resharp.images.picture import Metadata, Pixels
 
 if TYPE_CHECKING:
@@ -109,6 +112,74 @@ def inspect(data: bytes) -> ContainerInfo:
     )
 
 
+def size(data: Data) -> Size:
+    """Read the size of the primary image, or of a larger one that is decoded with it.
+
+    Raises:
+        DamagedContainerError: the coded images are smaller than the image that they make up.
+    """
+    spans = (span for name, span in _boxes(data, (0, len(data))) if name == b"meta")
+    start, end = next(spans, _NOWHERE)
+    meta = dict(_boxes(data, (start + 4, end)))
+    iprp = dict(_boxes(data, meta.get(b"iprp", _NOWHERE)))
+    shelf = list(_boxes(data, iprp.get(b"ipco", _NOWHERE)))
+    width = height = 0
+    depth = 8
+    for name, (at, _) in _properties(data, meta, iprp, shelf):
+        if name == b"ispe":
+            width, height = struct.unpack(">II", data[at + 4 : at + 12])
+        elif name == b"av1C":
+            depth = (8, 8, 10, 12)[data[at + 2] >> 5 & 3]
+    coded = _coded(data, meta)
+    tiles, alpha = coded.get("tiles", []), coded.get("alpha", [])
+    across, down = coded["grid"][0] if "grid" in coded else (1, 1)
+    if tiles and (width > across * tiles[0][0] or height > down * tiles[0][1]):
+        raise DamagedContainerError(
+            f"its header claims {width} x {height} pixels, but its image data has "
+            f"{across * tiles[0][0]} x {down * tiles[0][1]}"
+        )
+    largest = max([(width, height), *tiles, *alpha], key=lambda sides: sides[0] * sides[1])
+    channels = 4 if alpha else 3
+    return Size(
+        width=largest[0],
+        height=largest[1],
+        bits=depth * channels,
+        depth=depth,
+        channels=channels,
+    )
+
+
+def _coded(data: Data, meta: dict[bytes, Span]) -> dict[str, list[tuple[int, int]]]:
+    """Return the coded sizes of the primary image or its tiles, its grid, and those of its alpha.
+
+    They are the lists ``tiles``, ``grid`` (one of columns and rows) and ``alpha``.
+    """
+    if not {b"pitm", b"iinf", b"iloc"} <= meta.keys():
+        return {}
+    primary, kinds = _primary(data, meta), _kinds(data, meta)
+    made_of: dict[int, tuple[int, ...]] = {}
+    shown: list[int] = []
+    for name, source, targets in _references(data, meta):
+        if name == b"dimg":
+            made_of[source] = targets
+        elif name == b"auxl" and primary in targets:
+            shown.append(source)
+    names = dict.fromkeys((one for aux in shown for one in (aux, *made_of.get(aux, ()))), "alpha")
+    names |= dict.fromkeys((primary, *made_of.get(primary, ())), "tiles")
+    found: dict[str, list[tuple[int, int]]] = {}
+    for item, spans in _locations(data, meta):
+        if item not in names or not spans:
+            continue
+        if kinds.get(item) == b"av01":
+            head = b"".join(data[at : at + min(size, av1.HEAD)] for at, size in spans[:2])
+            if sides := av1.frame_size(head):
+                found.setdefault(names[item], []).append(sides)
+        elif kinds.get(item) == b"grid" and item == primary:
+            rows, columns = data[spans[0][0] + 2 : spans[0][0] + 4]
+            found["grid"] = [(columns + 1, rows + 1)]
+    return found
+
+
 def embed(data: bytes, metadata: Metadata) -> bytes:
     """Set the colors of an AVIF of OpenCV; it wrote all else."""
     code = (2, 2) if metadata.icc else metadata.color.cicp if metadata.color else None
@@ -130,13 +201,13 @@ def _color(primaries: int, transfer: int) -> ColorSignal | None:
     return None if (primaries, transfer) in _SRGB else ColorSignal(cicp=(primaries, transfer))
 
 
-def _boxes(data: bytes, span: Span, skip: int = 0) -> Iterator[tuple[bytes, Span]]:
+def _boxes(data: Data, span: Span, skip: int = 0) -> Iterator[tuple[bytes, Span]]:
     at, end = span[0] + skip, span[1]
     while at + 8 <= end:
-        size, name = struct.unpack_from(">I4s", data, at)
+        size, name = struct.unpack(">I4s", data[at : at + 8])
         body = at + 8
         if size == 1:
-            (size,) = struct.unpack_from(">Q", data, body)
+            (size,) = struct.unpack(">Q", data[body : body + 8])
             body += 8
         stop = at + size if size else end
         if stop > end or stop < body:
@@ -148,9 +219,9 @@ def _boxes(data: bytes, span: Span, skip: int = 0) -> Iterator[tuple[bytes, Span
 class _Reader:
     """Big-endian numbers, one after another."""
 
-    def __init__(self, data: bytes, at: int) -> None:
+    def __init__(self, data: Data, at: int, *, plain: bool = False) -> None:
         self.data, self.at = data, at
-        self.version, self.flags = self.take(1), self.take(3)
+        self.version, self.flags = (0, 0) if plain else (self.take(1), self.take(3))
 
     def take(self, size: int) -> int:
         self.at += size
@@ -160,13 +231,12 @@ class _Reader:
 
 
 def _properties(
-    data: bytes, meta: dict[bytes, Span], iprp: dict[bytes, Span], shelf: list[tuple[bytes, Span]]
+    data: Data, meta: dict[bytes, Span], iprp: dict[bytes, Span], shelf: list[tuple[bytes, Span]]
 ) -> Iterator[tuple[bytes, Span]]:
     """Yield the properties of the primary image, in order."""
     if b"ipma" not in iprp or b"pitm" not in meta:
         return
-    read = _Reader(data, meta[b"pitm"][0])
-    primary = read.take(4 if read.version else 2)
+    primary = _primary(data, meta)
     read = _Reader(data, iprp[b"ipma"][0])
     for _ in range(read.take(4)):
         item = read.take(4 if read.version else 2)
@@ -176,17 +246,42 @@ def _properties(
                 yield shelf[index - 1]
 
 
-def _items(data: bytes, meta: dict[bytes, Span]) -> dict[bytes, bytes]:
-    """Return the kinds of items, with the content of the first EXIF and XMP (``mime``) item."""
+def _primary(data: Data, meta: dict[bytes, Span]) -> int:
+    read = _Reader(data, meta[b"pitm"][0])
+    return read.take(4 if read.version else 2)
+
+
+def _references(
+    data: Data, meta: dict[bytes, Span]
+) -> Iterator[tuple[bytes, int, tuple[int, ...]]]:
+    """Yield kind, source and targets of each reference between items."""
+    if b"iref" not in meta:
+        return
+    start, end = meta[b"iref"]
+    size = 4 if data[start] else 2
+    for name, (at, _) in _boxes(data, (start, end), 4):
+        read = _Reader(data, at, plain=True)
+        source = read.take(size)
+        yield name, source, tuple(read.take(size) for _ in range(read.take(2)))
+
+
+def _kinds(data: Data, meta: dict[bytes, Span]) -> dict[int, bytes]:
+    """Return the kind of each item."""
     kinds: dict[int, bytes] = {}
-    if b"iinf" not in meta or b"iloc" not in meta:
-        return {}
     start, end = meta[b"iinf"]
     for name, (at, _) in _boxes(data, (start + (8 if data[start] else 6), end)):
         read = _Reader(data, at)
         if name == b"infe" and read.version >= 2:
             item, _ = read.take(4 if read.version > 2 else 2), read.take(2)
             kinds[item] = read.take(4).to_bytes(4, "big")
+    return kinds
+
+
+def _items(data: bytes, meta: dict[bytes, Span]) -> dict[bytes, bytes]:
+    """Return the kinds of items, with the content of the first EXIF and XMP (``mime``) item."""
+    if b"iinf" not in meta or b"iloc" not in meta:
+        return {}
+    kinds = _kinds(data, meta)
     found = {kind: b"" for kind in kinds.values() if kind not in (b"Exif", b"mime")}
     for item, spans in _locations(data, meta):
         kind = kinds.get(item, b"")
@@ -196,7 +291,7 @@ def _items(data: bytes, meta: dict[bytes, Span]) -> dict[bytes, bytes]:
     return found
 
 
-def _locations(data: bytes, meta: dict[bytes, Span]) -> Iterator[tuple[int, list[Span]]]:
+def _locations(data: Data, meta: dict[bytes, Span]) -> Iterator[tuple[int, list[Span]]]:
     """Yield each item, with positions and sizes of its parts."""
     read = _Reader(data, meta[b"iloc"][0])
     sizes = read.take(2)

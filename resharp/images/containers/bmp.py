@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import struct
 
-from resharp.images.containers.info import ContainerInfo, behind
+from resharp.images.containers.info import ContainerInfo, Size, behind
+from resharp.images.file_data import Data
 from resharp.images.picture import METER, Metadata, per_meter, stated
 
 _HEADER, _DENSITY = 14, 38
+_RUNS = (1, 2)
+"""Compressions that code runs. They may skip the rest of an image in two bytes."""
 _PLAIN = (b"BGRs", b" niW")
 """sRGB, and the default of Windows, which is the same."""
 
@@ -19,7 +22,7 @@ def inspect(data: bytes) -> ContainerInfo:
         return ContainerInfo()
     icc, lost = None, []
     start, width, height, bits, packed, length = struct.unpack_from("<I4xii2xHII", data, 10)
-    end = start + (length if packed in (1, 2) else (width * bits + 31) // 32 * 4 * abs(height))
+    end = start + (length if packed in _RUNS else (width * bits + 31) // 32 * 4 * abs(height))
     space = data[70:74] if size >= 108 else b"BGRs"
     if size >= 124 and space == b"DEBM":  # embedded
         profile, length = struct.unpack_from("<II", data, 126)
@@ -30,6 +33,20 @@ def inspect(data: bytes) -> ContainerInfo:
     lost += behind(data, max(end, int.from_bytes(data[2:6], "little")))
     density = stated(struct.unpack_from("<ii", data, _DENSITY), METER)
     return ContainerInfo(metadata=Metadata(density=density, icc=icc, lost=tuple(lost)))
+
+
+def size(data: Data) -> Size:
+    """Read the header of any version."""
+    head = data[:34]
+    if head[_HEADER] == 12:
+        (width, height, bits), packed = struct.unpack_from("<HH2xH", head, 18), 0
+    else:
+        width, height, bits, packed = struct.unpack_from("<ii2xHI", head, 18)
+    width, height = abs(width), abs(height)
+    raw = (width * bits + 31) // 32 * 4 * height
+    least = 0 if packed in _RUNS else max(raw - 3, 0)  # some writers omit the last padding
+    channels = 4 if bits == 32 else 3
+    return Size(width=width, height=height, bits=bits, channels=channels, least=least)
 
 
 def embed(data: bytes, metadata: Metadata) -> bytes:

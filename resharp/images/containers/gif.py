@@ -5,18 +5,27 @@ Pillow accepts truncated files, and shows neither XMP nor ICC profiles.
 
 from __future__ import annotations
 
+import struct
+
 from resharp.images.containers.info import (
     ContainerInfo,
     DamagedContainerError,
+    Size,
     behind,
     left_out,
+    lzw_bytes,
     plain,
 )
+from resharp.images.file_data import Data
 from resharp.images.picture import Metadata, stated
 
 _EXTENSION, _PICTURE, _END = 0x21, 0x2C, 0x3B
 _GRAPHIC_CONTROL, _COMMENT, _APPLICATION = 0xF9, 0xFE, 0xFF
 _XMP, _ICC, _LOOP = b"XMP DataXMP", b"ICCRGBG1012", (b"NETSCAPE2.0", b"ANIMEXTS1.0")
+_FAR = 1 << 20
+"""Bytes in which to look for the first image."""
+_MONITOR = 1 << 22
+"""Pixels of a screen that need not be covered by images."""
 _XMP_TRAILER = 258
 """Bytes behind an XMP packet, which make it end as a chain of sub-blocks does."""
 
@@ -55,6 +64,26 @@ def inspect(data: bytes) -> ContainerInfo:
         lost=tuple(dict.fromkeys(lost)),
     )
     return ContainerInfo(metadata=metadata, frames=frames)
+
+
+def size(data: Data) -> Size:
+    """Read the sizes of the screen and of the first image.
+
+    Large screens must be coverable too; old programs state that of their monitor.
+    """
+    head = data[:13]
+    width, height = struct.unpack_from("<HH", head, 6)
+    at, first = 13 + _table(head[10]), 0
+    while at < _FAR and data[at : at + 1] == bytes((_EXTENSION,)):
+        at += 2
+        while at < _FAR and data[at]:
+            at += 1 + data[at]
+        at += 1
+    if data[at : at + 1] == bytes((_PICTURE,)):
+        across, down = struct.unpack("<HH", data[at + 5 : at + 9])
+        first = across * down
+    claimed = max(first, width * height if width * height > _MONITOR else 0)
+    return Size(width=width, height=height, bits=8, channels=4, least=lzw_bytes(claimed))
 
 
 def _table(flags: int) -> int:

@@ -11,12 +11,46 @@ CMYK = "CMYK is converted to RGB without its color profile: colors are approxima
 CREDENTIALS = "the content credentials (C2PA) are removed: they describe the old pixels"
 
 
+DEFLATE = 1032
+"""Bytes of zeros that a byte of deflate data can stand for: 258 by two codes of one bit each."""
+
+
 class DamagedContainerError(Exception):
     """An incomplete or inconsistent file; the message completes a sentence about it."""
 
 
 class UnsupportedError(Exception):
     """A variant that OpenCV would read incorrectly; the message names the variant."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """Size of an image as its header states it."""
+
+    width: int
+    """Width in pixels as stored, before any rotation."""
+    height: int
+    bits: int
+    """Bits per pixel as stored, before any compression."""
+    depth: int = 8
+    """Bits per sample."""
+    channels: int = 3
+    """Channels of the decoded image."""
+    least: int = 0
+    """Fewest bytes in which the format can hold such an image; 0 if nothing is certain."""
+
+
+def lzw_bytes(count: int) -> int:
+    """Return the fewest bytes of LZW codes that ``count`` values of 8 bits or fewer can have.
+
+    A code stands for at most one value more than any before it, until the table of 4096 is full.
+    """
+    bits = code = 0
+    while count > 0 and code < 4096:
+        code += 1
+        count -= code
+        bits += max(code.bit_length(), 3)
+    return (bits + 12 * max(-(-count // 4096), 0)) // 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +64,7 @@ class ContainerInfo:
     orientation: int | None = None
     """EXIF orientation, 1 to 8, if the container itself states it; None: the EXIF block decides."""
 
-    decodable: bytes | None = None
+    decodable: bytes | bytearray | None = None
     """Bytes to pass to OpenCV if it would misread the original ones."""
 
     finish: tuple[Callable[[Pixels], Pixels], ...] = ()

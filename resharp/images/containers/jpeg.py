@@ -18,10 +18,12 @@ from resharp.images.containers.info import (
     CREDENTIALS,
     ContainerInfo,
     DamagedContainerError,
+    Size,
     behind,
     left_out,
     plain,
 )
+from resharp.images.file_data import Data
 from resharp.images.picture import CENTIMETER, Metadata, stated
 
 EXIF, XMP, ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
@@ -37,6 +39,10 @@ _KNOWN = {
     0xEE: (b"Adobe",),  # how colors are coded
 }
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_FEWEST = {0xC0: 2, 0xC1: 2, 0xC2: 1}
+"""Bits that a block of 8x8 has at least, by frame header: a Huffman code for its mean, and one for
+the end of the block unless the frame is progressive. An arithmetic coder needs next to nothing."""
+_STEP = 1 << 16
 _MAX_BODY = 65_533
 _MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
 
@@ -98,6 +104,32 @@ def inspect(data: bytes) -> ContainerInfo:
         lost=tuple(dict.fromkeys(lost)),
     )
     return ContainerInfo(metadata=metadata)
+
+
+def size(data: Data) -> Size:
+    """Read the frame header.
+
+    Raises:
+        DamagedContainerError: there is none.
+    """
+    for marker, body, _ in _segments(data):
+        if marker in _FRAMES and len(body) > 5:
+            depth, height, width, count = struct.unpack_from(">BHHB", body)
+            bits = _FEWEST.get(marker, 0) * _blocks(body, width, height, count)
+            channels = 1 if count == 1 else 3
+            return Size(
+                width=width, height=height, bits=depth * count, channels=channels, least=bits // 8
+            )
+        if marker == _SOS:
+            break
+    raise DamagedContainerError("it has no frame header, which states its size")
+
+
+def _blocks(body: bytes, width: int, height: int, count: int) -> int:
+    """Return the number of 8x8 blocks of all components of a frame header."""
+    factors = [(body[at] >> 4 or 1, body[at] & 15 or 1) for at in range(7, 6 + 3 * count, 3)]
+    across, down = (max(sides) for sides in zip(*factors, strict=True))
+    return sum(-(-width * h // (8 * across)) * -(-height * v // (8 * down)) for h, v in factors)
 
 
 def embed(data: bytes, metadata: Metadata) -> bytes:
@@ -199,15 +231,28 @@ def _is_gain_map(image: bytes) -> bool:
     return _GAIN_MAP in found or _announces(found.get(XMP, b"")[len(XMP) :])
 
 
-def _segments(data: bytes, at: int = 0) -> Iterator[Segment]:
+def _find(pattern: re.Pattern[bytes], data: Data, at: int) -> int | None:
+    """Return where a pattern of two bytes is found from a position on."""
+    if isinstance(data, bytes):
+        found = pattern.search(data, at)
+        return found.start() if found else None
+    while at < len(data):
+        found = pattern.search(data[at : at + _STEP + 1])
+        if found:
+            return at + found.start()
+        at += _STEP
+    return None
+
+
+def _segments(data: Data, at: int = 0) -> Iterator[Segment]:
     """Yield the segments of the JPEG at this position, up to EOI."""
     at += 2
     while True:
         # Skip padding, and stray bytes that some cameras leave between segments.
-        start = _MARKER.search(data, at)
+        start = _find(_MARKER, data, at)
         if start is None:
             raise DamagedContainerError(f"it ends after {len(data)} bytes, without its end marker")
-        at = start.start()
+        at = start
         marker = data[at + 1]
         if marker == _EOI:
             yield marker, b"", at + 2
@@ -219,9 +264,9 @@ def _segments(data: bytes, at: int = 0) -> Iterator[Segment]:
         at += 2 + size
         yield marker, body, at
         if marker == _SOS:
-            end = _SCAN_END.search(data, at)
+            end = _find(_SCAN_END, data, at)
             if end is None:
                 raise DamagedContainerError(
                     f"it ends after {len(data)} bytes, inside the image data"
                 )
-            at = end.start()
+            at = end

@@ -18,13 +18,16 @@ import numpy as np
 from resharp.images import photoshop
 from resharp.images.containers.info import (
     CREDENTIALS,
+    DEFLATE,
     ContainerInfo,
     DamagedContainerError,
+    Size,
     behind,
     left_out,
     named,
     plain,
 )
+from resharp.images.file_data import Data
 from resharp.images.picture import METER, Density, Metadata, Pixels, per_meter, stated
 
 if TYPE_CHECKING:
@@ -41,6 +44,14 @@ _READ = {
     *(b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"acTL", b"fcTL", b"fdAT", b"eXIf", b"iCCP"),
     *(b"sRGB", b"gAMA", b"cHRM", b"cICP", b"pHYs", b"iTXt", b"tEXt", b"zTXt", *_LIGHT),
 }
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Channels by color type."""
+_WHOLE = ((0, 0, 1, 1),)
+_ADAM7 = (
+    *((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2)),
+    (1, 0, 2, 1),
+)
+"""First row and column of each pass, and the steps to the next."""
 _MAX_TEXT = 64 << 20
 _LARGEST = 8_000_000
 """libpng reads chunks of metadata up to this size."""
@@ -95,6 +106,32 @@ def inspect(data: bytes) -> ContainerInfo:
         decodable=_critical(data, chunks) if len(data) > _LARGEST else None,
         frames=int.from_bytes(found[b"acTL"][:4], "big") if b"acTL" in found else 1,
         finish=(partial(_keyed, key=key, depth=head[8]),) if head[9] == 0 and len(key) > 1 else (),
+    )
+
+
+def size(data: Data) -> Size:
+    """Read the header chunk.
+
+    Raises:
+        DamagedContainerError: it is not the first chunk.
+    """
+    if data[8:16] != b"\0\0\0\rIHDR":
+        raise DamagedContainerError("it does not begin with its header chunk")
+    width, height, depth, kind, interlaced = struct.unpack(">IIBB2xB", data[16:29])
+    bits = depth * _CHANNELS.get(kind, 1)
+    raw = sum(
+        len(range(top, height, down)) * (1 + (len(range(left, width, right)) * bits + 7) // 8)
+        for top, left, down, right in (_ADAM7 if interlaced else _WHOLE)
+        if left < width
+    )
+    channels = 4 if kind in (3, 4) else _CHANNELS.get(kind, 1)  # a palette may be transparent
+    return Size(
+        width=width,
+        height=height,
+        bits=bits,
+        depth=depth,
+        channels=channels,
+        least=raw // DEFLATE,
     )
 
 

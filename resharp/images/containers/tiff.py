@@ -16,10 +16,24 @@ from functools import partial
 import numpy as np
 
 from resharp.images import ifd, photoshop
-from resharp.images.containers.info import CMYK, ContainerInfo, UnsupportedError
+from resharp.images.containers.info import (
+    CMYK,
+    DEFLATE,
+    ContainerInfo,
+    Size,
+    UnsupportedError,
+    lzw_bytes,
+)
+from resharp.images.file_data import Data
 from resharp.images.ifd import MalformedError
 from resharp.images.picture import CENTIMETER, Density, Metadata, Pixels, stated
 
+_HEIGHT, _COMPRESSION = 257, 259
+_PLACES = ((273, 279), (324, 325))
+"""Tags of the positions and sizes of strips and tiles."""
+_PALETTE, _YCBCR = 3, 6
+_PLAIN, _LZW, _RATIOS = 1, 5, {8: DEFLATE, 32946: DEFLATE, 32773: 64}
+"""Compressions, and how many bytes a byte can stand for; others have no limit that is certain."""
 _SUBFILE, _WIDTH, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES = 254, 256, 258, 262, 274, 277
 _X, _Y, _UNIT, _PLANAR, _PREDICTOR, _TILE_WIDTH = 282, 283, 296, 284, 317, 322
 _INNER, _EXTRA, _SAMPLE_FORMAT, _XMP, _ICC = 330, 338, 339, 700, 34675
@@ -76,6 +90,43 @@ def inspect(data: bytes) -> ContainerInfo:
         decodable=_as_gray(data, page) if twins else _neutral(data, page),
         finish=tuple(finish),
     )
+
+
+def size(data: Data) -> Size:
+    """Read the size of the first image, and whether its strips or tiles can hold it."""
+    tags = (_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, *sum(_PLACES, ()))
+    page = ifd.Page(data, only=tags)
+    width, height, depth, samples, packed, kind = (
+        next(iter(page.integers(tag)), default)
+        for tag, default in (
+            *((_WIDTH, 0), (_HEIGHT, 0), (_BITS, 1)),
+            *((_SAMPLES, 1), (_COMPRESSION, _PLAIN), (_PHOTOMETRIC, _BLACK_IS_ZERO)),
+        )
+    )
+    # Colors of YCbCr may be stored for several pixels together.
+    raw = (width * depth * (1 if kind == _YCBCR else samples) + 7) // 8 * height
+    if packed == _LZW:
+        least = lzw_bytes(raw)
+    else:
+        least = raw if packed == _PLAIN else raw // _RATIOS.get(packed, raw + 1)
+    channels = 3 if kind == _PALETTE else {1: 1, 3: 3}.get(samples, 4)
+    return Size(
+        width=width,
+        height=height,
+        bits=depth * samples,
+        depth=depth,
+        channels=channels,
+        least=0 if _stored(data, page) > len(data) else least,
+    )
+
+
+def _stored(data: Data, page: ifd.Page) -> int:
+    """Return the sum of the sizes of all strips or tiles; several may be the same bytes."""
+    for tags in _PLACES:
+        starts, sizes = (page.numbers(tag) for tag in tags)
+        if len(starts) and len(starts) == len(sizes):
+            return int(np.minimum(sizes, np.maximum(len(data) - starts, 0)).sum())
+    return 0
 
 
 def movable(data: bytes, order: ifd.Order, lost: list[str]) -> ifd.Tags:
@@ -167,13 +218,16 @@ def _refuse_misread(page: ifd.Page) -> None:
         raise UnsupportedError(f"{bits} bits with one plane per channel")
 
 
-def _neutral(data: bytes, page: ifd.Page) -> bytes | None:
+def _neutral(data: bytes, page: ifd.Page) -> bytearray | None:
     """Return a copy with orientation 1 and an alpha that libtiff keeps; None if not needed."""
+    wanted = ((_ORIENTATION, 1), (_EXTRA, _ASSOCIATED))
+    changes = [(tag, n) for tag, n in wanted if tag in page.entries and page.integers(tag) != (n,)]
+    if not changes:
+        return None
     copy = bytearray(data)
-    for tag, value in ((_ORIENTATION, 1), (_EXTRA, _ASSOCIATED)):
-        if tag in page.entries and page.integers(tag) != (value,):
-            page.put(copy, tag, value)
-    return None if copy == data else bytes(copy)
+    for tag, value in changes:
+        page.put(copy, tag, value)
+    return copy
 
 
 def _as_gray(data: bytes, page: ifd.Page) -> bytes:

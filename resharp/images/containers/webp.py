@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from resharp.images.containers.info import ContainerInfo, DamagedContainerError, behind, left_out
+import struct
+from dataclasses import replace
+
+from resharp.images.containers.info import (
+    ContainerInfo,
+    DamagedContainerError,
+    Size,
+    behind,
+    left_out,
+)
 from resharp.images.exif import payload
+from resharp.images.file_data import Data
 from resharp.images.picture import Metadata
 
 _PIXELS = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF"}
@@ -33,3 +43,45 @@ def inspect(data: bytes) -> ContainerInfo:
     lost = (*left_out("WebP chunks", others), *behind(data, end + end % 2))
     metadata = Metadata(exif=exif, icc=found.get(b"ICCP"), xmp=found.get(b"XMP "), lost=lost)
     return ContainerInfo(metadata=metadata, frames=max(frames, 1))
+
+
+def size(data: Data) -> Size:
+    """Read the size of the canvas, or of the only image.
+
+    Raises:
+        DamagedContainerError: the canvas of a still image is not as large as the image.
+    """
+    canvas, at = (0, 0), 12
+    while at + 8 <= len(data):
+        name = data[at : at + 4]
+        if name == b"VP8X":
+            head = data[at + 8 : at + 18]
+            across, down = (int.from_bytes(head[i : i + 3], "little") for i in (4, 7))
+            canvas = across + 1, down + 1
+            if head[0] & 2:
+                return Size(width=canvas[0], height=canvas[1], bits=32, channels=4)
+        elif name in (b"VP8 ", b"VP8L"):
+            found = _lossy(data[at + 8 : at + 18]) if name == b"VP8 " else _lossless(data, at + 8)
+            if canvas not in ((0, 0), (found.width, found.height)):
+                raise DamagedContainerError(
+                    f"its canvas is {canvas[0]} x {canvas[1]} pixels, but its image is "
+                    f"{found.width} x {found.height}"
+                )
+            return replace(found, bits=32, channels=4) if canvas != (0, 0) else found
+        length = int.from_bytes(data[at + 4 : at + 8], "little")
+        at += 8 + length + length % 2
+    raise DamagedContainerError("it has no image data")
+
+
+def _lossy(head: bytes) -> Size:
+    """Read the header of a VP8 key frame; each block of 16x16 has modes of fixed probability."""
+    width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", head, 6))
+    blocks = -(-width // 16) * -(-height // 16)
+    return Size(width=width, height=height, bits=24, least=blocks * 2 // 8)
+
+
+def _lossless(data: Data, at: int) -> Size:
+    """Read the header of VP8L, which needs no bit per pixel."""
+    sides = int.from_bytes(data[at + 1 : at + 5], "little")
+    width, height = (sides & 0x3FFF) + 1, (sides >> 14 & 0x3FFF) + 1
+    return Size(width=width, height=height, bits=32, channels=4)

@@ -1,0 +1,175 @@
+"""The largest image that is read, and the largest file: what an unknown file may cost at most."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from resharp.errors import ImageError, OptionError
+from resharp.images import formats
+from resharp.images.header import HEAD, Header, damaged, detect, header
+from resharp.memory import total_memory
+
+VARIABLE = "RESHARP_MAX_PIXELS"
+"""Environment variable with the default of ``max_pixels``."""
+_SHARE, _PIXEL = 4, 3 + 3 * 4**2
+"""By default, an 8-bit color image and its result of 4 times the size fit into a quarter of the
+memory."""
+_SMALL, _RATIO = 1 << 25, 100
+"""By default, larger images have at least one byte per so many decoded ones in their own depth."""
+_FILE_PIXEL, _FILE_MORE = 16, 64 << 20
+"""Bytes per pixel, and for metadata, that a file may have: RGBA of 32 bits is the largest."""
+_OPENCV_BYTES = 2**31 - 1
+"""OpenCV counts the bytes of a file in 32 bits."""
+_OPENCV_LIMITS = {"PIXELS": 1 << 30, "WIDTH": 1 << 20, "HEIGHT": 1 << 20}
+_UNITS = {"": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class PixelLimit:
+    """How many pixels an image may have."""
+
+    pixels: int
+    chosen: bool
+    """Whether the user chose it, and so trusts the files."""
+
+    @property
+    def bytes(self) -> int:
+        """The most bytes that the file of such an image may have."""
+        return self.pixels * _FILE_PIXEL + _FILE_MORE
+
+
+def check_max_pixels(value: object) -> None:
+    """Check a value of the option ``max_pixels``; None is the default.
+
+    Raises:
+        OptionError: it is no positive integer.
+    """
+    if value is not None and (type(value) is not int or value < 1):
+        raise OptionError(f"`max_pixels` must be a positive integer, got {value!r}")
+
+
+def pixel_limit(max_pixels: int | None) -> PixelLimit:
+    """Return the limit that applies: the option, the environment's, or that of the memory.
+
+    Raises:
+        OptionError: the option or the variable is no positive integer.
+    """
+    check_max_pixels(max_pixels)
+    if max_pixels is not None:
+        return PixelLimit(max_pixels, chosen=True)
+    text = os.environ.get(VARIABLE, "").strip()
+    if text:
+        if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) < 1:
+            raise OptionError(f"{VARIABLE} must be a positive integer, got {text!r}")
+        return PixelLimit(int(text), chosen=True)
+    most = total_memory() // _SHARE // _PIXEL
+    return PixelLimit(min(most, _opencv("PIXELS")), chosen=False)
+
+
+def check_header(found: Header, name: str, max_pixels: int | None, *, whole: bool = True) -> None:
+    """Check what the header of an image claims, before anything is decoded.
+
+    Args:
+        found: the header.
+        name: how error messages refer to the file.
+        max_pixels: the option of that name.
+        whole: whether the file is to be complete; False does not compare it with its size.
+
+    Raises:
+        ImageError: the file is smaller than any such image, or the image is larger than it may be.
+    """
+    if whole and found.least > found.size:
+        form = next(form for form in formats.available() if form.name == found.format)
+        why = f"its header claims {_claim(found)}, which {found.size} bytes cannot hold"
+        raise damaged(name, form, why)
+    limit = pixel_limit(max_pixels)
+    trust = f"If you trust it, set `max_pixels` to {found.pixels}."
+    if found.pixels > limit.pixels:
+        raise ImageError(
+            f"{name} has {_claim(found)}, more than the {limit.pixels} that are allowed. {trust}"
+        )
+    decoded = found.pixels * found.bits // 8
+    if not limit.chosen and found.pixels > _SMALL and found.size * _RATIO < decoded:
+        raise ImageError(
+            f"{name} has {_claim(found)} in {found.size} bytes. Files that small are rarely images "
+            f"of that size. {trust}"
+        )
+    sides = {"PIXELS": found.pixels, "WIDTH": found.width, "HEIGHT": found.height}
+    for side, value in sides.items():
+        if value > (most := _opencv(side)):
+            raise ImageError(
+                f"{name} has {_claim(found)}, but OpenCV reads at most {most} ({side.lower()}). If "
+                f"you trust it, set the environment variable {_variable(side)} to {value}."
+            )
+
+
+def _claim(found: Header) -> str:
+    return f"{found.width} x {found.height} pixels"
+
+
+def check_file(path: str | os.PathLike[str], max_pixels: int | None, *, whole: bool = True) -> None:
+    """Check an image file by its header, as :func:`check_header` does."""
+    check_header(header(path), os.fspath(path), max_pixels, whole=whole)
+
+
+def read_file(file: BinaryIO, name: str, max_pixels: int | None) -> bytes:
+    """Return the bytes of an open image file, which are held once.
+
+    The header is checked first, so that little is read of files that are refused.
+
+    Args:
+        file: opened for reading; a pipe is read to its end.
+        name: how error messages refer to the file.
+        max_pixels: as for :func:`check_header`.
+
+    Raises:
+        ImageError: the file is no image that may be read, or is too large for one.
+        OSError: it cannot be read.
+    """
+    limit = pixel_limit(max_pixels).bytes
+    if not file.seekable():
+        return _read_pipe(file, name, limit)
+    found = header(file, name)
+    check_header(found, name, max_pixels)
+    _check_bytes(found.size, name, limit)
+    file.seek(0)
+    return file.read(found.size)  # with a number, it is not put together from two parts
+
+
+def _read_pipe(file: BinaryIO, name: str, limit: int) -> bytes:
+    whole = io.BytesIO()
+    while part := file.read(_CHUNK):
+        if not whole.tell():
+            detect(part[:HEAD], name)  # or more would be read in vain
+        whole.write(part)
+        _check_bytes(whole.tell(), name, limit)
+    return whole.getvalue()
+
+
+def _check_bytes(size: int, name: str, limit: int) -> None:
+    if size > _OPENCV_BYTES:
+        raise ImageError(
+            f"{name} has more than {_OPENCV_BYTES} bytes, the most that OpenCV reads. Save it with "
+            "compression, or split it."
+        )
+    if size > limit:
+        raise ImageError(
+            f"{name} has more than {limit} bytes, and no image of the size that is allowed needs "
+            "as many. If you trust it, set a larger `max_pixels`."
+        )
+
+
+def _variable(side: str) -> str:
+    return f"OPENCV_IO_MAX_IMAGE_{side}"
+
+
+def _opencv(side: str) -> int:
+    """Return one of OpenCV's own limits, which the environment may set, also in KB, MB or GB."""
+    text = os.environ.get(_variable(side), "").strip().upper()
+    found = re.fullmatch(r"([0-9]{1,18})(|KB|MB|GB)", text)
+    return int(found[1]) * _UNITS[found[2]] if found else _OPENCV_LIMITS[side]
