@@ -138,6 +138,12 @@ journal_option = click.option(
     help="Where finished work is recorded: beside the output, in the cache folder, or auto: the "
     "former for folders of images.",
 )
+max_pixels_option = click.option(
+    "--max-pixels",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Most pixels that an image may have (default: RESHARP_MAX_PIXELS, or by the memory).",
+)
 _INPUTS = (
     click.argument("inputs", nargs=-1, required=True, metavar="INPUT..."),
     click.option("-o", "--output", help="Output file or folder; - for standard output."),
@@ -150,6 +156,7 @@ _INPUTS = (
     ),
     click.option("--quality", type=click.IntRange(1, 100), help="JPEG, WebP and AVIF quality."),
     journal_option,
+    max_pixels_option,
 )
 
 
@@ -209,7 +216,7 @@ def folder_run(
     config = config_of(options, aligned=aligned)
     names = (options["suffix"], options["format_"])
     output = Output.from_args(options["output"], *names, config.scale)
-    own = ("quality", "overwrite", "workers", "journal")
+    own = ("quality", "overwrite", "workers", "journal", "max_pixels")
     chosen = FolderOptions(watch=watch, **{one: options[one] for one in own if one in options})
     return FolderRun(options["inputs"], output, config, chosen, **how)
 

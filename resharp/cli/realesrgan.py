@@ -12,14 +12,14 @@ from typing import Any
 
 import click
 
-from resharp.cli.common import say
+from resharp.cli.common import max_pixels_option, say
 from resharp.compat.checkpoints import bundle_for, named
 from resharp.compat.gfpgan import GFPGANer
 from resharp.compat.realesrgan import RealESRGANer, device_of
 from resharp.engines import Bundle
 from resharp.errors import OptionError, OutputError, ResharpError, UnknownModelError
 from resharp.fsutil import make_folder, sha256_of, write_whole
-from resharp.images import encode, read, suffixes, writable
+from resharp.images import check_result, encode, read, suffixes, writable
 from resharp.outputs import (
     FileStat,
     InputFiles,
@@ -111,6 +111,7 @@ GENERAL, TWIN = "realesr-general-x4v3", "realesr-general-wdn-x4v3"
     help="Output format, e.g. jpg or png; auto keeps the input's.",
 )
 @click.option("-g", "--gpu-id", type=int, help="Number of the GPU to use.")
+@max_pixels_option
 def command(
     source: str,
     name: str,
@@ -123,6 +124,7 @@ def command(
     fp32: bool,
     suffix: str,
     ext: str,
+    max_pixels: int | None,
     **options: Any,
 ) -> None:
     """Restore images with the options of Real-ESRGAN's inference_realesrgan.py.
@@ -160,8 +162,10 @@ def command(
     for index, path in enumerate(images):
         click.echo(f"Testing {index} {path.stem}")
         try:
-            picture = read(path)
+            picture = read(path, max_pixels=max_pixels)
             target = folder / _result_name(path, picture.pixels, suffix, ext)
+            height, width = picture.pixels.shape[:2]
+            check_result(target.suffix, height, width, outscale)
             targets.check(target)
             result: Image | None
             if faces is None:

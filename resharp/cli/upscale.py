@@ -18,7 +18,7 @@ from resharp.cli.common import config_of
 from resharp.errors import OptionError, OutputError, ResharpError
 from resharp.folders import Output, Result
 from resharp.fsutil import write_whole
-from resharp.images import decode, encode, load, writable
+from resharp.images import check_result, decode, encode, load, load_stream, writable
 from resharp.images.formats import available
 from resharp.outputs import InputFiles, expanded, refusal
 from resharp.pipeline.restorer import RestoreConfig
@@ -73,6 +73,7 @@ def restore_stream(
     format_: str | None,
     quality: int | None,
     overwrite: bool,
+    max_pixels: int | None,
     **others: Any,
 ) -> None:
     """Restore one image from standard input, to standard output, or both.
@@ -104,10 +105,10 @@ def restore_stream(
         if is_file and reading.find(stdout.fileno()) is not None:
             raise OptionError("standard output is the input file: redirect it to another file")
     if source == "-":
-        data = sys.stdin.buffer.read()
+        data = load_stream(sys.stdin.buffer, name, max_pixels=max_pixels)
     else:
-        name, data = source, load(expanded(source))
-    picture = decode(data, name)
+        name, data = source, load(expanded(source), max_pixels=max_pixels)
+    picture = decode(data, name, max_pixels=max_pixels)
     usual = next(one.suffixes[0] for one in available() if one.name == picture.format)
     ending = f".{named.format}" if named.format else usual
     target = None
@@ -122,6 +123,8 @@ def restore_stream(
             raise OutputError(error)
     ending = ending if ending.lower() in writable() else ".png"
     with config.open() as restorer, closing(common.ProgressBar()) as bar:
+        height, width = picture.pixels.shape[:2]
+        check_result(ending, height, width, restorer.info.scale)
         pixels, _ = restorer.with_count(picture.pixels, progress=bar)
     made, notes = encode(pixels, picture.metadata, format=ending, quality=quality)
     if target is not None:

@@ -20,6 +20,7 @@ from resharp.cli.common import (
     config_of,
     config_options,
     journal_option,
+    max_pixels_option,
     say,
     with_flags,
 )
@@ -106,6 +107,7 @@ _OPTIONS = (
         help="Encoder threads (default: 1.5 per core).",
     ),
     journal_option,
+    max_pixels_option,
 )
 
 

@@ -32,7 +32,7 @@ def cluster_stages(cluster: ClusterOptions) -> OpenStages:
     ) -> Iterator[RestoreStages]:
         with session(config, cluster) as workers:
             calls = [
-                partial(_restore, workers, number % workers.count, options.quality, advance)
+                partial(_restore, workers, number % workers.count, options, advance)
                 for number in range(workers.count * AHEAD)
             ]
             yield [Stage(name="restore", calls=calls)], (workers.info.upscaler, workers.info.face)
@@ -41,7 +41,11 @@ def cluster_stages(cluster: ClusterOptions) -> OpenStages:
 
 
 def _restore(
-    workers: ClusterSession, which: int, quality: int | None, advance: Advance, task: ClaimedImage
+    workers: ClusterSession,
+    which: int,
+    options: FolderOptions,
+    advance: Advance,
+    task: ClaimedImage,
 ) -> EncodedImage | FailedImage:
     """Have one of the workers read, restore and encode an image."""
     waits = partial(advance, task, 0.0)
@@ -49,7 +53,7 @@ def _restore(
     source = Path(os.path.abspath(task.job.source))  # noqa: PTH100 - links stay as they are
     try:
         task, stat = begin(task)
-        unit = (source, task.job.target.suffix, quality)
+        unit = (source, task.job.target.suffix, options.quality, options.max_pixels)
         sha256, made = workers.call(which, "picture", unit, waits)
         return EncodedImage(task, InputFile(stat, sha256), made)
     except BackendError:  # no worker is left; the image is not at fault

@@ -11,7 +11,7 @@ from pathlib import Path
 from resharp.folders.stages import encode_file
 from resharp.folders.task import EncodedFile
 from resharp.fsutil import sha256_of
-from resharp.images import decode, load
+from resharp.images import check_result, decode, header, load
 from resharp.pipeline.restorer import RestoreConfig, RestorerInfo
 from resharp.video.render import Renderer, Rendering
 from resharp.video.resume import Segment
@@ -39,13 +39,16 @@ class RestoreWorker:
         """Return the id of its process."""
         return os.getpid()
 
-    def picture(self, source: Path, suffix: str, quality: int | None) -> tuple[str, EncodedFile]:
+    def picture(
+        self, source: Path, suffix: str, quality: int | None, max_pixels: int | None
+    ) -> tuple[str, EncodedFile]:
         """Restore an image.
 
         Args:
             source: file to read.
             suffix: file extension of the result, with the dot.
             quality: quality of the encoder; None is the format's default.
+            max_pixels: most pixels that the image may have; None is the default.
 
         Returns:
             SHA-256 of the input's bytes, and the encoded result.
@@ -53,8 +56,10 @@ class RestoreWorker:
         Raises:
             ResharpError: the image cannot be read, restored or encoded.
         """
-        data = load(source)
-        picture = decode(data, str(source))
+        data = load(source, max_pixels=max_pixels)
+        size = header(data, str(source))
+        check_result(suffix, size.height, size.width, self._restorer.info.scale)
+        picture = decode(data, str(source), max_pixels=max_pixels)
         pixels, faces = self._restorer.with_count(picture.pixels)
         made = encode_file(pixels, picture.metadata, faces, suffix, quality)
         return sha256_of(data), made

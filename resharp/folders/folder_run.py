@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from resharp.errors import OptionError, ResharpError
@@ -18,6 +19,7 @@ from resharp.folders.stages import (
     OpenStages,
     Restored,
     encode_image,
+    header_of,
     is_full,
     local_stages,
     write,
@@ -162,7 +164,7 @@ class FolderRun:
                     return
                 claimed = scheduler.claim(job, watching=watcher is not None)
                 if isinstance(claimed, ClaimedImage):
-                    yield claimed
+                    yield replace(claimed, header=header_of(claimed))
                 elif claimed is not None:
                     busy.append(claimed)
             waiting = busy
@@ -211,6 +213,7 @@ def restore_folder(
     workers: int | None = None,
     watch: float | None = None,
     journal: JournalOption = "auto",
+    max_pixels: int | None = None,
     progress: Progress | None = None,
     on_result: OnResult | None = None,
     stop: threading.Event | None = None,
@@ -238,6 +241,9 @@ def restore_folder(
         journal: where the journal of finished images is kept: ``output`` (beside the results),
             ``cache`` (in the cache folder), or ``auto``: the former for folders, the latter for
             single files.
+        max_pixels: most pixels that an image may have; None reads ``RESHARP_MAX_PIXELS``, or takes
+            as many as the memory of this machine allows, and refuses files that are too small for
+            what they claim.
         progress: called with (images done, images in all), where fractions of an image count, from
             this thread; raising cancels.
         on_result: called with each :class:`Result`, from any thread but one at a time.
@@ -261,7 +267,12 @@ def restore_folder(
         Output.from_args(dst, suffix, format, config.scale),
         config,
         FolderOptions(
-            quality=quality, overwrite=overwrite, workers=workers, watch=watch, journal=journal
+            quality=quality,
+            overwrite=overwrite,
+            workers=workers,
+            watch=watch,
+            journal=journal,
+            max_pixels=max_pixels,
         ),
         progress=progress,
         on_result=on_result,

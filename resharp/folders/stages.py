@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from numpy.typing import NDArray
 
-from resharp.errors import OptionError, OutputError, ResharpError
+from resharp.errors import ImageError, OptionError, OutputError, ResharpError
 from resharp.folders.report import Used, used_by
 from resharp.folders.scheduler import SkipPolicy
 from resharp.folders.task import (
@@ -26,7 +26,16 @@ from resharp.folders.task import (
     RestoredImage,
 )
 from resharp.fsutil import sha256_of, write_whole
-from resharp.images import Metadata, decode, encode, load
+from resharp.images import (
+    Header,
+    Metadata,
+    check_result,
+    decode,
+    encode,
+    header,
+    load,
+    pixel_limit,
+)
 from resharp.memory import available_memory
 from resharp.outputs import FileStat, JournalEntry, JournalOption
 from resharp.pipeline.restorer import RestoreConfig, Restorer, RestorerPool
@@ -65,6 +74,8 @@ class FolderOptions:
     GPU as many as keep it busy."""
     watch: float | None = None
     """Seconds between two looks for new files, until the run is stopped; None: one look."""
+    max_pixels: int | None = None
+    """Most pixels that an image may have; None: as :func:`resharp.images.read`."""
 
     def __post_init__(self) -> None:
         if self.quality is not None and not 1 <= self.quality <= 100:
@@ -72,6 +83,7 @@ class FolderOptions:
         if self.journal not in get_args(JournalOption):
             able = ", ".join(get_args(JournalOption))
             raise OptionError(f"`journal` must be one of {able}, got {self.journal!r}")
+        pixel_limit(self.max_pixels)  # also the environment's
         if self.watch is not None and not self.watch > 0:
             raise OptionError(f"`watch` must be a positive number of seconds, got {self.watch}")
 
@@ -104,14 +116,19 @@ def local_stages(
             a, b = one.picture.pixels, other.picture.pixels
             return a.shape == b.shape and a.dtype == b.dtype and fills(*a.shape[:2])
 
-        reads = Stage(name="read", calls=[partial(read, advance)] * READERS)
+        scale = pool.first.info.scale
+        # From here on, since a decoded image may be a thousand times as large as its file.
+        reads = Stage(
+            name="read",
+            calls=[partial(read, advance, scale, options.max_pixels)] * READERS,
+            cost=partial(memory_cost, scale),
+            budget=available_memory() // MEMORY_SHARE,
+        )
         restores = Stage(
             name="restore",
             calls=[partial(restoring, slot, advance) for slot in pool.slots],
             batch=batch,
             can_batch=can_batch,
-            cost=partial(memory_cost, pool.first.info.scale),
-            budget=available_memory() // MEMORY_SHARE,
         )
         yield [reads, restores], used_by(pool.workers)
 
@@ -149,23 +166,36 @@ def begin(task: ClaimedImage) -> tuple[ClaimedImage, FileStat]:
     return task, stat
 
 
-def read(advance: Advance, task: ClaimedImage) -> DecodedImage | FailedImage:
-    """Read and decode the input."""
+def read(
+    advance: Advance, scale: float, max_pixels: int | None, task: ClaimedImage
+) -> DecodedImage | FailedImage:
+    """Read and decode the input, unless it or its result is too large."""
     advance(task, 0.0)
     try:
         task, stat = begin(task)
-        data = load(task.job.source)
+        name = str(task.job.source)
+        data = load(name, max_pixels=max_pixels)
+        size = header(data, name)
+        check_result(task.job.target.suffix, size.height, size.width, scale)
         found = InputFile(stat, sha256_of(data))
-        return DecodedImage(task, found, decode(data, str(task.job.source)))
+        return DecodedImage(task, found, decode(data, name, max_pixels=max_pixels))
     except (ResharpError, MemoryError) as error:
         return FailedImage.of(task, error)
 
 
-def memory_cost(scale: float, item: DecodedImage | FailedImage) -> int:
-    """Return the bytes of an input and its result."""
-    if isinstance(item, FailedImage):
+def header_of(task: ClaimedImage) -> Header | None:
+    """Return what an input states; None if it is no image, which reading it will report."""
+    try:
+        return header(task.job.source)
+    except ImageError:
+        return None
+
+
+def memory_cost(scale: float, task: ClaimedImage) -> int:
+    """Return the bytes of a file, its pixels and its result, as its header states them."""
+    if task.header is None:
         return 0
-    return int(item.picture.pixels.nbytes * (1 + scale**2))
+    return task.header.size + int(task.header.decoded * (1 + scale**2))
 
 
 def restore(

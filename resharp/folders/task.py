@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from resharp.errors import OutOfMemoryError, ResharpError
 from resharp.folders.discovery import Job
 from resharp.folders.output_state import Lease
-from resharp.images import Metadata, Picture
+from resharp.images import Header, Metadata, Picture
 from resharp.outputs import FileStat
 
 
@@ -28,6 +28,8 @@ class ClaimedImage:
     """Whether a result exists, made from a different input, model or options."""
     replaces: bool = False
     """Whether a file exists at the target that may be replaced."""
+    header: Header | None = None
+    """What the input stated when it was claimed; None if it could not be read."""
     began: float = field(default_factory=time.monotonic)
     """Start of the work, as a ``time.monotonic`` value."""
 

@@ -9,23 +9,32 @@ from resharp.images.codec import (
     decode,
     encode,
     load,
+    load_stream,
     metadata_in,
     read,
     turned,
     write,
 )
-from resharp.images.formats import suffixes, writable
+from resharp.images.formats import check_result, suffixes, writable
+from resharp.images.header import Header, header
+from resharp.images.limits import PixelLimit, pixel_limit
 from resharp.images.picture import Density, Metadata, Picture, Pixels
 
 __all__ = [
     "Density",
+    "Header",
     "Metadata",
     "Picture",
+    "PixelLimit",
     "Pixels",
+    "check_result",
     "decode",
     "encode",
+    "header",
     "load",
+    "load_stream",
     "metadata_in",
+    "pixel_limit",
     "read",
     "suffixes",
     "turned",

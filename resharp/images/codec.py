@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -72,6 +73,20 @@ def load(path: str | os.PathLike[str], *, max_pixels: int | None = None) -> byte
     name = str(path)
     with readable(name), Path(path).open("rb") as file:
         return limits.read_file(file, name, max_pixels)
+
+
+def load_stream(
+    stream: BinaryIO, name: str = "the stream", *, max_pixels: int | None = None
+) -> bytes:
+    """Return the bytes of an image from an open file or pipe, as :func:`load` does.
+
+    Args:
+        stream: read from its position to its end.
+        name: how error messages refer to it.
+        max_pixels: as for :func:`read`.
+    """
+    with readable(name):
+        return limits.read_file(stream, name, max_pixels)
 
 
 def decode(data: bytes, name: str = "the image", *, max_pixels: int | None = None) -> Picture:
@@ -276,11 +291,7 @@ def encode(
     parameters = _parameters(form, quality)
     pixels = formats.checked(pixels)
     height, width = pixels.shape[:2]
-    if max(height, width) > form.max_side:
-        raise OutputError(
-            f"{form.label} holds at most {form.max_side} pixels per side, but the image is "
-            f"{width} x {height}. Write TIFF, or a smaller image."
-        )
+    formats.check_size(form, height, width, 1 if pixels.ndim == 2 else pixels.shape[2])
     pixels, kept, notes = transfer.fit(pixels, metadata or Metadata(), form)
     fitted, lost = formats.fit_pixels(pixels, form)
     if form.name == "avif" and fitted.dtype == np.uint16:

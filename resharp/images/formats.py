@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from resharp.errors import ImageError, OptionError
+from resharp.errors import ImageError, OptionError, OutputError
 from resharp.images.picture import Pixels
 
 AVIF_DEPTH = 12
@@ -38,6 +38,10 @@ class Format:
     """
 
     max_side: int = 2**31 - 1
+    max_pixels: int | None = None
+    """Most pixels that its files can hold; None if the sides decide."""
+    max_bytes: int | None = None
+    """Most bytes of the pixels, whose rows are multiples of 4; None if files are compressed."""
     quality: int | None = None
     """Default quality; None if the format has no such setting."""
 
@@ -94,6 +98,7 @@ FORMATS = (
         alpha=True,
         carries=("density",),
         holds=("icc", "density", "alpha"),
+        max_bytes=2**31 - 2048,  # OpenCV counts the bytes of the file in 32 bits
     ),
     Format(
         name="avif",
@@ -102,7 +107,8 @@ FORMATS = (
         holds=(*_CAMERA, "color", "gain_map", "alpha", "deep"),
         alpha=True,
         carries=(*_BLOCKS, "color"),
-        max_side=32_768,  # of libavif's decoder
+        max_side=32_768,  # of libavif's decoder, which most programs use
+        max_pixels=16_384**2,
         quality=90,
     ),
     # OpenCV would reduce the image to 256 colors, so GIF is only read.
@@ -217,6 +223,42 @@ def checked(pixels: Pixels) -> Pixels:
             f"of shape {pixels.shape} and type {pixels.dtype}"
         )
     return np.ascontiguousarray(pixels)
+
+
+def check_size(form: Format, height: int, width: int, channels: int = 3) -> None:
+    """Check that a format can hold an image of a size.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    size = -(-width * channels // 4) * 4 * height
+    most = None
+    if max(height, width) > form.max_side:
+        most = f"{form.max_side} pixels per side"
+    elif form.max_pixels is not None and height * width > form.max_pixels:
+        most = f"{form.max_pixels} pixels"
+    elif form.max_bytes is not None and size > form.max_bytes:
+        most = f"{form.max_bytes} bytes of pixels"
+    if most is not None:
+        raise OutputError(
+            f"{form.label} holds at most {most}, but the image is {width} x {height}. Write TIFF, "
+            "or a smaller image."
+        )
+
+
+def check_result(suffix: str, height: int, width: int, scale: float) -> None:
+    """Check that a result can be written, before it is made; it may have 3 channels or 4.
+
+    Args:
+        suffix: suffix of the result, with the dot.
+        height: height of the input in pixels.
+        width: width of the input.
+        scale: output size over input size.
+
+    Raises:
+        OutputError: the format cannot hold it.
+    """
+    check_size(choose(suffix), max(round(height * scale), 1), max(round(width * scale), 1), 1)
 
 
 def fit_pixels(pixels: Pixels, form: Format) -> tuple[Pixels, list[str]]:

@@ -43,24 +43,15 @@ class PixelLimit:
         return self.pixels * _FILE_PIXEL + _FILE_MORE
 
 
-def check_max_pixels(value: object) -> None:
-    """Check a value of the option ``max_pixels``; None is the default.
-
-    Raises:
-        OptionError: it is no positive integer.
-    """
-    if value is not None and (type(value) is not int or value < 1):
-        raise OptionError(f"`max_pixels` must be a positive integer, got {value!r}")
-
-
 def pixel_limit(max_pixels: int | None) -> PixelLimit:
     """Return the limit that applies: the option, the environment's, or that of the memory.
 
     Raises:
         OptionError: the option or the variable is no positive integer.
     """
-    check_max_pixels(max_pixels)
     if max_pixels is not None:
+        if type(max_pixels) is not int or max_pixels < 1:
+            raise OptionError(f"`max_pixels` must be a positive integer, got {max_pixels!r}")
         return PixelLimit(max_pixels, chosen=True)
     text = os.environ.get(VARIABLE, "").strip()
     if text:
@@ -123,7 +114,7 @@ def read_file(file: BinaryIO, name: str, max_pixels: int | None) -> bytes:
     The header is checked first, so that little is read of files that are refused.
 
     Args:
-        file: opened for reading; a pipe is read to its end.
+        file: opened for reading; a pipe, or the rest of a file, is read to its end.
         name: how error messages refer to the file.
         max_pixels: as for :func:`check_header`.
 
@@ -132,7 +123,7 @@ def read_file(file: BinaryIO, name: str, max_pixels: int | None) -> bytes:
         OSError: it cannot be read.
     """
     limit = pixel_limit(max_pixels).bytes
-    if not file.seekable():
+    if not file.seekable() or file.tell():
         return _read_pipe(file, name, limit)
     found = header(file, name)
     check_header(found, name, max_pixels)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from resharp.faces import BundleNetwork, FaceOptions, FaceRestorer
 
 
+MOST_WORKERS = 256
+"""Most images in flight on a device; each takes a thread, and memory."""
 FEW_CORES = 4
 """Up to this many cores, each core restores an image of its own: measured 1.1 times as fast as all
 cores on one image (SRVGGNetCompact, two cores). Beyond that, memory would grow with every core."""
@@ -316,8 +318,8 @@ class RestorerPool(AbstractContextManager["RestorerPool"]):
         on_cpu: int | None = None,
         most: int | None = None,
     ) -> None:
-        if workers is not None and workers < 1:
-            raise OptionError(f"`workers` must be at least 1, got {workers!r}")
+        if workers is not None and not 1 <= workers <= MOST_WORKERS:
+            raise OptionError(f"`workers` must be between 1 and {MOST_WORKERS}, got {workers!r}")
         self._most, self._each = most, workers
         devices = devices_of(config.device)
         with ExitStack() as stack:

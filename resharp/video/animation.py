@@ -21,13 +21,14 @@ import cv2
 import numpy as np
 
 from resharp.errors import ImageError, VideoError
-from resharp.images import Metadata, exif, metadata_in
+from resharp.images import Metadata, exif, metadata_in, pixel_limit
 from resharp.images.transfer import cannot_hold
 from resharp.optional import require
+from resharp.reading import read_bounded
 from resharp.types import Image
 from resharp.video.clip import Clip, SourceFrame, probe, with_colors
 from resharp.video.color import FULL, RGB, Color, Converter, PixelFormat, color_of, pixel_format
-from resharp.video.pyav import open_video, pyav
+from resharp.video.pyav import limiting, open_video, pyav
 from resharp.video.side_data import losses, oriented
 
 logger = logging.getLogger(__name__)
@@ -90,11 +91,16 @@ def lost_of(metadata: Metadata, what: str, keeps: frozenset[str] = frozenset()) 
         yield cannot_hold(what, "density")
 
 
-def probe_animation(path: str | os.PathLike[str]) -> Clip | None:
+def probe_animation(path: str | os.PathLike[str], max_pixels: int | None = None) -> Clip | None:
     """Return the properties of an animated image; None if the file is something else.
 
+    Args:
+        path: the file.
+        max_pixels: most pixels that a frame may have; None is the default.
+
     Raises:
-        VideoError: the file is damaged, or holds several images that are not an animation.
+        VideoError: the file is damaged, its frames are too large, or it holds several images that
+            are not an animation.
     """
     try:
         with open(path, "rb") as file:  # noqa: PTH123
@@ -103,15 +109,21 @@ def probe_animation(path: str | os.PathLike[str]) -> Clip | None:
         return None  # `probe` says why
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         _refuse_pages(path)
+    clip = _of(path, head, max_pixels)
+    return clip and replace(clip, max_pixels=max_pixels)
+
+
+def _of(path: str | os.PathLike[str], head: bytes, max_pixels: int | None) -> Clip | None:
+    """Return the properties of an animated image, by its first bytes."""
     if head[:4] == b"GIF8":
-        return _of_gif(path)
+        return _of_gif(path, max_pixels)
     if head[:8] == b"\x89PNG\r\n\x1a\n":
-        stated = _stated(path, "APNG")
-        return None if stated is None else _with(probe(path), stated)
+        stated = _stated(path, "APNG", max_pixels)
+        return None if stated is None else _with(probe(path, max_pixels=max_pixels), stated)
     if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and head[20] & 2:
-        return _of_webp(path)
+        return _of_webp(path, max_pixels)
     if head[4:8] == b"ftyp" and b"avis" in _brands(head):
-        return _of_avif(path)
+        return _of_avif(path, max_pixels)
     return None
 
 
@@ -139,7 +151,9 @@ def _refuse_pages(path: str | os.PathLike[str]) -> None:
         )
 
 
-def _stated(path: str | os.PathLike[str], form: AnimationFormat) -> Animation | None:
+def _stated(
+    path: str | os.PathLike[str], form: AnimationFormat, max_pixels: int | None
+) -> Animation | None:
     """Return what a GIF, PNG or AVIF states besides its frames; None: a PNG that does not move."""
     loop: int | None = 0
     try:
@@ -152,15 +166,17 @@ def _stated(path: str | os.PathLike[str], form: AnimationFormat) -> Animation | 
         logger.debug("%s cannot be read by Pillow: %s", path, error)
         if form == "APNG":
             return None
-    return _described(loop, path, form)
+    return _described(loop, path, form, max_pixels)
 
 
-def _described(loop: int | None, path: str | os.PathLike[str], form: AnimationFormat) -> Animation:
+def _described(
+    loop: int | None, path: str | os.PathLike[str], form: AnimationFormat, max_pixels: int | None
+) -> Animation:
     plays = loop or 0
     if form == "GIF":  # it states repetitions, or nothing
         plays = 1 if loop is None else loop + 1 if loop else 0
     try:
-        data = Path(path).read_bytes()
+        data = read_bounded(path, pixel_limit(max_pixels).bytes)
         found, turn = metadata_in(data)
     except (ImageError, OSError) as error:
         note = f"the metadata of {path} is left out: the file is incomplete or damaged ({error})"
@@ -185,11 +201,11 @@ def _upright(found: Metadata, turn: int) -> Metadata:
     return replace(found, exif=block, density=density and density.turned(turn), lost=())
 
 
-def _of_webp(path: str | os.PathLike[str]) -> Clip:
+def _of_webp(path: str | os.PathLike[str], max_pixels: int | None) -> Clip:
     """Return the properties of an animated WebP. Decodes all of it, for times and transparency."""
     times, alpha = [], False
     with _webp(path) as image:
-        described = _described(image.info.get("loop"), path, "WebP")
+        described = _described(image.info.get("loop"), path, "WebP", max_pixels)
         for pixels, duration in _webp_frames(image, path):
             times.append(duration)
             alpha = alpha or bool(pixels[..., 3].min() < 255)
@@ -214,10 +230,11 @@ def _of_webp(path: str | os.PathLike[str]) -> Clip:
     return _with(clip, replace(described, decoder="webp"))
 
 
-def _of_gif(path: str | os.PathLike[str]) -> Clip:
+def _of_gif(path: str | os.PathLike[str], max_pixels: int | None) -> Clip:
     """Return the properties of a GIF. FFmpeg corrects frames without a delay, but not of 10 ms."""
-    clip, stated = probe(path), _stated(path, "GIF") or Animation(format="GIF")
-    with open_video(path) as container:
+    clip = probe(path, max_pixels=max_pixels)
+    stated = _stated(path, "GIF", max_pixels) or Animation(format="GIF")
+    with open_video(path, pixel_limit(max_pixels).pixels) as container:
         stream = container.streams[clip.stream]
         lasts = [packet.duration or 0 for packet in container.demux(stream) if packet.size]
     if min(lasts, default=_USUAL) * clip.time_base > _SHORTEST * _MILLISECOND:
@@ -275,16 +292,16 @@ def _brands(head: bytes) -> bytes:
     return head[8 : max(int.from_bytes(head[:4], "big"), 16)]
 
 
-def _of_avif(path: str | os.PathLike[str]) -> Clip:
+def _of_avif(path: str | os.PathLike[str], max_pixels: int | None) -> Clip:
     """Return the properties of an AVIF sequence, which holds a still image too."""
-    with open_video(path) as container:
+    with open_video(path, pixel_limit(max_pixels).pixels) as container:
         tracks = [one for one in container.streams.video if one.time_base != 1 or one.frames > 1]
         if not tracks:
-            return probe(path)
+            return probe(path, max_pixels=max_pixels)
         color, *others = [one.index for one in tracks]
     alpha = others[0] if others and b"auxv" in _movie(path) else None
-    stated = _stated(path, "AVIF") or Animation(format="AVIF")
-    clip = probe(path, color)
+    stated = _stated(path, "AVIF", max_pixels) or Animation(format="AVIF")
+    clip = probe(path, color, max_pixels)
     stated = replace(stated, plays=_avif_plays(path))
     if alpha is not None:
         name = clip.form.name.replace("yuv", "yuva").replace("gbr", "gbra")
@@ -344,7 +361,7 @@ def animated(clip: Clip) -> Iterator[SourceFrame]:
         return
     pts = 0
     if clip.animation is not None and clip.animation.decoder == "gif":
-        for frame, image in _stream(clip.path, clip.stream):
+        for frame, image in _stream(clip, clip.stream):
             last = _shown(frame.duration * (frame.time_base or _MILLISECOND))
             yield SourceFrame(pts, last, image)
             pts += last
@@ -358,8 +375,8 @@ def animated(clip: Clip) -> Iterator[SourceFrame]:
 
 def _with_alpha(clip: Clip, animation: Animation) -> Iterator[SourceFrame]:
     """Yield the frames of an AVIF sequence with their transparency, which is a second stream."""
-    colors = _stream(clip.path, clip.stream)
-    alphas = _stream(clip.path, animation.alpha)
+    colors = _stream(clip, clip.stream)
+    alphas = _stream(clip, animation.alpha)
     last = clip.first - 1
     for frame, image in colors:
         _, alpha = next(alphas, (None, None))
@@ -374,14 +391,16 @@ def _with_alpha(clip: Clip, animation: Animation) -> Iterator[SourceFrame]:
         yield SourceFrame(pts, frame.duration, np.dstack([image, alpha[..., 0]]))
 
 
-def _stream(path: Path, index: int | None) -> Iterator[tuple[Any, Image]]:
+def _stream(clip: Clip, index: int | None) -> Iterator[tuple[Any, Image]]:
     """Yield the frames of a stream of a file, and as BGR."""
-    converter = Converter()
-    with open_video(path) as container:
+    converter, limit = Converter(), pixel_limit(clip.max_pixels).pixels
+    with open_video(clip.path, limit) as container:
+        stream: Any = container.streams[index or 0]
+        stream.codec_context.options = limiting(limit)
         try:
-            frames: Iterator[Any] = container.decode(container.streams[index or 0])
+            frames: Iterator[Any] = container.decode(stream)
             for frame in frames:
                 form = pixel_format(frame.format.name)
                 yield frame, converter.to_array(frame, form, color_of(frame, form))
         except pyav().error.FFmpegError as error:
-            raise VideoError(f"{path} is damaged: {error}") from error
+            raise VideoError(f"{clip.path} is damaged: {error}") from error

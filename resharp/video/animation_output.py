@@ -51,7 +51,7 @@ ANIMATED = {
     ),
     "apng": AnimatedFormat(
         name="APNG", unit=None, shortest=Fraction(11, 1000), longest=Fraction(65_535),
-        side=(1 << 31) - 1, depth=16, plays=65_535, keeps=None,
+        side=1_000_000, depth=16, plays=65_535, keeps=None,
     ),
 }  # fmt: skip
 """Animated formats by :attr:`MuxPlan.format`."""

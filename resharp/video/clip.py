@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from resharp.errors import VideoError
-from resharp.images import Metadata
+from resharp.images import Metadata, pixel_limit
 from resharp.types import Image
 from resharp.video.color import UNSPECIFIED, Color, PixelFormat, color_of, pixel_format
 from resharp.video.pyav import open_video, pyav, reason
@@ -91,6 +91,8 @@ class Clip:
     """Colors that images state by numbers, e.g. a gamma; None: by ``color``, if at all."""
     notes: tuple[str, ...] = ()
     """Notes about the input for the user."""
+    max_pixels: int | None = None
+    """The option of that name."""
 
     @property
     def colors(self) -> Metadata:
@@ -142,20 +144,24 @@ class SourceFrame:
         return ResumePoint(self.pts, zlib.crc32(np.ascontiguousarray(self.image).data))
 
 
-def probe(path: str | os.PathLike[str], wanted: int | None = None) -> Clip:
+def probe(
+    path: str | os.PathLike[str], wanted: int | None = None, max_pixels: int | None = None
+) -> Clip:
     """Return the properties of a video file. Decodes its first frame.
 
     Args:
         path: the file.
         wanted: index of the video stream to restore; None takes the one that players play.
+        max_pixels: most pixels that a frame may have; None is the default.
 
     Raises:
-        VideoError: the file cannot be read, or no frame can be decoded.
+        VideoError: the file cannot be read, no frame can be decoded, or frames are too large.
         OptionError: ``wanted`` is none of its video streams.
     """
-    with open_video(path) as container:
-        stream = choose_stream(container, Path(path), wanted)
-        frame, transparent = _first_frame(container, stream, path)
+    limit = pixel_limit(max_pixels).pixels
+    with open_video(path, limit) as container:
+        stream = choose_stream(container, Path(path), wanted, limit)
+        frame, transparent = _first_frame(container, stream, path, limit)
         data = side_data(frame, codec_name(stream))
         form, decoder, notes = pixel_format(frame.format.name), None, []
         if transparent and not form.alpha:
@@ -193,6 +199,7 @@ def probe(path: str | os.PathLike[str], wanted: int | None = None) -> Clip:
             side_data=frozenset(data),
             decoder=decoder,
             notes=(*notes, *_notes(frame, form, color), *losses(data, keeps)),
+            max_pixels=max_pixels,
         )
 
 
@@ -206,10 +213,18 @@ def with_colors(clip: Clip, stated: Metadata) -> Clip:
     return clip if color is None or color.is_srgb else replace(clip, signal=color)
 
 
-def _first_frame(container: InputContainer, stream: Any, path: object) -> tuple[VideoFrame, bool]:
+def _first_frame(
+    container: InputContainer, stream: Any, path: object, limit: int
+) -> tuple[VideoFrame, bool]:
     """Return the first frame, and whether the stream stores transparency beside its frames."""
     av = pyav()
-    context, failure, transparent = open_decoder(stream), "", False
+    context, failure, transparent = open_decoder(stream, max_pixels=limit), "", False
+    width, height = context.width, context.height
+    if width * height > limit:
+        raise VideoError(
+            f"{path} has frames of {width} x {height} pixels, more than the {limit} that are "
+            f"allowed. If you trust it, set `max_pixels` to {width * height}."
+        )
     try:
         for packet in container.demux(stream):
             transparent = transparent or has_alpha_packets(stream, packet)
@@ -221,7 +236,8 @@ def _first_frame(container: InputContainer, stream: Any, path: object) -> tuple[
                 failure = f": {reason(error)}"
     except av.error.FFmpegError as error:
         failure = f": {reason(error)}"
-    raise VideoError(f"{path} has a video stream, but no frame of it can be decoded{failure}")
+    hint = "" if width else f". If its frames have more than {limit} pixels, set `max_pixels`"
+    raise VideoError(f"{path} has a video stream, but no frame of it can be decoded{failure}{hint}")
 
 
 def _rate(stream: Any) -> Fraction:

@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Any, Literal, get_args
 
 from resharp.errors import OptionError
+from resharp.images import pixel_limit
 from resharp.outputs import JournalOption
 
 
@@ -73,8 +74,11 @@ class VideoOptions:
 
     journal: JournalOption = "auto"
     """Where it is recorded that the result is finished; ``auto`` is the cache folder."""
+    max_pixels: int | None = None
+    """Most pixels that a frame may have; None: as :func:`resharp.images.read`."""
 
     def __post_init__(self) -> None:
+        pixel_limit(self.max_pixels)  # also the environment's
         if self.journal not in get_args(JournalOption):
             able = ", ".join(get_args(JournalOption))
             raise OptionError(f"`journal` must be one of {able}, got {self.journal!r}")
@@ -112,7 +116,8 @@ class VideoOptions:
     def deciding(self) -> dict[str, Any]:
         """Return the options that determine the frames, as JSON; not ``end``, which only cuts."""
         values = asdict(self)
-        del values["end"], values["encoder_threads"], values["journal"]
+        for name in ("end", "encoder_threads", "journal", "max_pixels"):
+            del values[name]
         return {
             name: str(value) if isinstance(value, Fraction) else value
             for name, value in values.items()

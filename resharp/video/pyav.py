@@ -39,8 +39,15 @@ def open_file(path: str, mode: str, **options: Any) -> Any:
 
 
 @contextmanager
-def open_video(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
+def open_video(
+    path: str | os.PathLike[str], max_pixels: int | None = None
+) -> Iterator[InputContainer]:
     """Open a video file for reading.
+
+    Args:
+        path: the file.
+        max_pixels: most pixels that a frame may have; None for no limit. FFmpeg decodes frames to
+            learn their format, so its decoders get the limit too.
 
     Raises:
         VideoError: the file cannot be opened; the message says why.
@@ -51,7 +58,7 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
     if Path(path).stat().st_size == 0:
         raise VideoError(f"{path} is empty")
     try:
-        container = open_file(os.fspath(path), "r", options=dict(UNTIMED))
+        container = open_file(os.fspath(path), "r", options=UNTIMED | limiting(max_pixels))
     except (av.error.FFmpegError, ValueError) as error:
         raise VideoError(
             f"{path} cannot be read as a video: {reason(error)}. If copying or recording it was "
@@ -59,6 +66,11 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
         ) from error
     with container:
         yield container
+
+
+def limiting(max_pixels: int | None) -> dict[str, str]:
+    """Return the options of FFmpeg's decoders for a limit; empty if there is none."""
+    return {} if max_pixels is None else {"max_pixels": str(min(max_pixels, 2**31 - 1))}
 
 
 def reason(error: BaseException) -> str:

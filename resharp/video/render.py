@@ -13,6 +13,7 @@ import cv2
 from resharp.errors import VideoError
 from resharp.fsutil import sha256_of
 from resharp.images import write
+from resharp.memory import available_memory
 from resharp.pipeline.staged_pipeline import Pipeline, Stage, StageReport
 from resharp.types import Image, Log
 from resharp.video.clip import Clip
@@ -27,6 +28,8 @@ from resharp.video.timeline import Frame, Position, frames
 Check = Callable[[], None]
 Restore = Callable[[Sequence[Image], Check], list[Image]]
 """Restores images of one size; the check that it calls between tiles may raise."""
+MEMORY_SHARE = 4
+"""Frames in flight may use the free memory divided by this number."""
 CONVERTERS = 2
 """Threads that convert results to frames of the encoder, or write them as image files."""
 
@@ -42,6 +45,8 @@ class Rendering:
     files: FrameFiles | None
     folder: Path
     """Folder of the segments."""
+    scale: float = 1.0
+    """Output size over input size."""
 
     def file(self, index: int) -> Path:
         """Return the path of a segment."""
@@ -101,7 +106,12 @@ class Renderer:
         encoder = rendering.encoder
         converters = [None if encoder is None else Converter() for _ in range(CONVERTERS)]
         stages = [
-            Stage(name="restore", calls=[partial(self._restore, call) for call in calls]),
+            Stage(
+                name="restore",
+                calls=[partial(self._restore, call) for call in calls],
+                cost=self._cost,
+                budget=available_memory() // MEMORY_SHARE,
+            ),
             Stage(name="convert", calls=[partial(self._convert, one) for one in converters]),
             Stage(name="write", calls=[self._write]),
             Stage(name="finish", calls=[self._finish]),
@@ -148,6 +158,11 @@ class Renderer:
         except VideoError as error:
             problem = error
         yield _Group(items, is_last=True, error=problem)
+
+    def _cost(self, group: _Group) -> int:
+        """Return the bytes of frames and their results."""
+        size = sum(item.frame.source.image.nbytes for item in group.items)
+        return int(size * (1 + self._rendering.scale**2))
 
     def _restore(self, call: Restore, group: _Group) -> _Group:
         fresh = [item.frame.source.image for item in group.items if item.frame.fresh]

@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resharp.errors import OptionError, VideoError
 from resharp.gpu.devices import usable_threads
+from resharp.images import check_result
 from resharp.outputs import JournalOption
 from resharp.pipeline.restorer import (
     RestoreConfig,
@@ -77,6 +79,7 @@ def restore_video(
     workers: int | None = None,
     overwrite: bool = False,
     journal: JournalOption = "auto",
+    max_pixels: int | None = None,
     progress: Progress | None = None,
     on_stages: OnStages | None = None,
     log: Log | None = None,
@@ -114,6 +117,8 @@ def restore_video(
         overwrite: replace an existing result.
         journal: where it is recorded that the result is finished: ``output`` (in ``.resharp``
             beside it) or ``cache`` (the cache folder, also the meaning of ``auto``).
+        max_pixels: most pixels that a frame may have; None reads ``RESHARP_MAX_PIXELS``, or takes
+            as many as the memory of this machine allows.
         progress: called with (frames done, frames in all) from this thread; the total is an
             estimate, or 0 if it is unknown; raising cancels.
         on_stages: called before ``progress`` with what each stage has done so far.
@@ -143,6 +148,7 @@ def restore_video(
         skip_duplicates=skip_duplicates,
         encoder_threads=encoder_threads,
         journal=journal,
+        max_pixels=max_pixels,
     )
     return render_video(
         src,
@@ -279,6 +285,8 @@ class VideoJob:
         """
         task, encoder, end = self.task, None, self.task.options.end
         if task.files is not None:
+            suffix = Path(task.files.pattern).suffix
+            check_result(suffix, task.clip.height, task.clip.width, restorer.scale)
             self.work.created += make_folder(task.files.folder)
         else:
             asked = task.options.encoder_threads
@@ -300,6 +308,7 @@ class VideoJob:
             encoder=encoder,
             files=task.files,
             folder=self.work.folder,
+            scale=restorer.scale,
         )
 
     def conclude(

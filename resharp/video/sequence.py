@@ -16,11 +16,13 @@ import numpy as np
 
 from resharp.errors import ImageError, OptionError, OutputError, VideoError
 from resharp.fsutil import PART, remove_leftovers, sha256_of, write_whole
-from resharp.images import Metadata, metadata_in, read, suffixes, writable
+from resharp.images import Metadata, header, metadata_in, pixel_limit, read, suffixes, writable
 from resharp.images.color_signal import ColorSignal
 from resharp.images.formats import detect
+from resharp.images.limits import check_header
 from resharp.images.transfer import cannot_hold
 from resharp.outputs import FileStat
+from resharp.reading import open_regular, read_bounded
 from resharp.types import Image, Log
 from resharp.video.animation import lost_of, probe_animation
 from resharp.video.clip import DEFAULT_RATE, Clip, SourceFrame, probe, with_colors
@@ -32,6 +34,8 @@ logger = logging.getLogger(__name__)
 NUMBER = re.compile(r"%(0?\d*)d")
 TIMECODES = "timecodes.txt"
 _HEAD = 4096
+_STILL = ("jpeg", "tiff", "bmp")
+"""Formats without animations, of which incomplete ones are restored as far as they go."""
 ROUNDING = Fraction(1, 1000)
 """Seconds by which the durations of equal frames differ where a file counts milliseconds."""
 
@@ -42,26 +46,27 @@ def probe_any(source: str | os.PathLike[str], options: VideoOptions) -> Clip:
     Raises:
         VideoError: the input cannot be read, or there are no images.
     """
-    text = os.fspath(source)
+    text, limit = os.fspath(source), options.max_pixels
     if os.path.isdir(text):
         files = sorted(path for path in Path(text).iterdir() if path.is_file())
         found = [p for p in files if p.suffix.lower() in suffixes() and not p.name.startswith(".")]
-        return _of_pictures(Path(text), found, options.fps)
+        return _of_pictures(Path(text), found, options)
     if NUMBER.search(Path(text).name) and not os.path.exists(text):
         numbered = _matching(text)
         files = [path for _, path in numbered]
-        clip = _of_pictures(Path(text), files, options.fps)
+        clip = _of_pictures(Path(text), files, options)
         first, last = numbered[0][0], numbered[-1][0]
         missing = last - first + 1 - len(files)
         if missing > 0:
             note = f"{missing} numbers from {first} to {last} have no image and are skipped"
             clip = replace(clip, notes=(*clip.notes, note))
         return clip
-    animation = probe_animation(text)
+    _check_size(Path(text), limit)
+    animation = probe_animation(text, limit)
     if animation is not None and options.stream in (None, animation.stream):
         return animation
     if animation is not None:
-        return probe(text, options.stream)
+        return probe(text, options.stream, limit)
     return _of_file(Path(text), options)
 
 
@@ -75,11 +80,11 @@ def _of_file(path: Path, options: VideoOptions) -> Clip:
     # FFmpeg shows the transparency and the tiles of AVIF as streams of their own, and ignores the
     # transparent color of a PNG of fewer than 8 bits, and most of what it says about colors.
     if form in ("avif", "png"):
-        return _of_pictures(path, [path], options.fps)
-    clip = probe(path, options.stream)
+        return _of_pictures(path, [path], options)
+    clip = probe(path, options.stream, options.max_pixels)
     if form is None:
         return clip
-    stated = _stated(path)
+    stated = _stated(path, options.max_pixels)
     known = {"icc"} if "ICC_PROFILE" in clip.side_data else set()
     known |= {"exif"} if "EXIF" in clip.side_data else set()
     notes = (*lost_of(stated, "the result", frozenset(known)), *stated.lost)
@@ -101,11 +106,31 @@ def _matching(pattern: str) -> list[tuple[int, Path]]:
     return sorted(found, key=lambda item: item[0])
 
 
-def _of_pictures(source: Path, found: Sequence[Path], asked: Fraction | None) -> Clip:
-    rate = asked or DEFAULT_RATE
+def _check_size(path: Path, max_pixels: int | None) -> None:
+    """Check the header of a file that is an image, perhaps an animated or incomplete one.
+
+    Raises:
+        VideoError: its frames have more pixels than they may.
+    """
+    try:
+        with open_regular(path) as file:
+            form = detect(file.read(_HEAD))
+            if form is None:
+                return
+            found = header(file, str(path))
+    except (OSError, ImageError):
+        return  # what reads it says why
+    try:
+        check_header(found, str(path), max_pixels, whole=found.format in _STILL)
+    except ImageError as error:
+        raise VideoError(str(error)) from error
+
+
+def _of_pictures(source: Path, found: Sequence[Path], options: VideoOptions) -> Clip:
+    rate = options.fps or DEFAULT_RATE
     if not found:
         raise VideoError(f"{source} has no images ({', '.join(suffixes())})")
-    first, stated = picture(found[0])[0], _stated(found[0])
+    first, stated = picture(found[0], options.max_pixels)[0], _stated(found[0], options.max_pixels)
     left = lost_of(stated, "the result", frozenset({"icc"}))
     deep, alpha = first.dtype == np.uint16, first.shape[2] == 4
     names = {(False, False): "bgr24", (False, True): "bgra", (True, False): "bgr48le"}
@@ -126,17 +151,18 @@ def _of_pictures(source: Path, found: Sequence[Path], asked: Fraction | None) ->
         frames=len(found),
         files=tuple(found),
         notes=(*left, *stated.lost),
+        max_pixels=options.max_pixels,
     )
     times = found[0].with_name(TIMECODES)
-    if len(found) > 1 and asked is None and times.exists():
+    if len(found) > 1 and options.fps is None and times.exists():
         note = f"{times} is not read: each image is shown for 1/{rate} second; `fps` changes it"
         clip = replace(clip, notes=(*clip.notes, note))
     return with_colors(clip, stated)
 
 
-def _stated(path: Path) -> Metadata:
+def _stated(path: Path, max_pixels: int | None) -> Metadata:
     try:
-        return metadata_in(path.read_bytes())[0]
+        return metadata_in(read_bounded(path, pixel_limit(max_pixels).bytes))[0]
     except (ImageError, OSError):  # `picture` says why
         return Metadata()
 
@@ -148,8 +174,8 @@ def _color_of(stated: Metadata) -> Color:
     return Color(FULL, RGB, *stated.color.cicp)
 
 
-def picture(path: Path) -> tuple[Image, Metadata]:
-    """Read an image of a sequence, and what it states.
+def picture(path: Path, max_pixels: int | None = None) -> tuple[Image, Metadata]:
+    """Read an image of a sequence of at most so many pixels, and what it states.
 
     Returns:
         BGR or BGRA ``[h, w, c]``, uint8 or uint16, and the metadata.
@@ -158,7 +184,7 @@ def picture(path: Path) -> tuple[Image, Metadata]:
         VideoError: the image cannot be read.
     """
     try:
-        found = read(path)
+        found = read(path, max_pixels=max_pixels)
     except ImageError as error:
         raise VideoError(str(error)) from error
     pixels = found.pixels
@@ -186,7 +212,7 @@ def sequence(clip: Clip, first: int = 0, warn: Log = logger.warning) -> Iterator
     unlike = _Unlike(clip)
     for number, path in enumerate(clip.files[first:], start=first):
         try:
-            image, stated = picture(path)
+            image, stated = picture(path, clip.max_pixels)
         except VideoError as error:
             raise VideoError(f"{error} All images before it are restored and kept.") from error
         if image.shape != shape:
@@ -207,7 +233,7 @@ class _Unlike:
     """Looks for what images state and the first one does not, about which the user knows."""
 
     def __init__(self, clip: Clip) -> None:
-        first = _stated(clip.files[0])
+        first = _stated(clip.files[0], clip.max_pixels)
         self._colors, self._seen = _colors_of(first), {*_kinds(first)}
         # `read` takes the resolution from EXIF too.
         self._seen |= {cannot_hold("the result", "density")} if first.exif is not None else set()

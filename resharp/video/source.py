@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resharp.errors import VideoError
+from resharp.images import pixel_limit
 from resharp.types import Log
 from resharp.video.animation import animated
 from resharp.video.clip import Clip, ResumePoint, SourceFrame
@@ -75,12 +76,13 @@ def pictures(
         shown = shown if after is None else _from_mark(shown, after)
         yield from takewhile(lambda one: until is None or one.pts < until, shown)
         return
-    with open_video(clip.path) as container:
+    limit = pixel_limit(clip.max_pixels).pixels
+    with open_video(clip.path, limit) as container:
         stream: Any = container.streams[clip.stream]
         goal = begin if after is None else after.pts
         if seek and goal is not None:
             _seek(container, stream, clip, goal)
-        decoder = open_decoder(stream, clip.decoder, DECODER_THREADS)
+        decoder = open_decoder(stream, clip.decoder, DECODER_THREADS, limit)
         decoded = _decoded(container, decoder, clip, until, warn)
         losses = LossWatch(clip.side_data, codec_name(stream))
         shown = _converted(decoded, clip, goal, until, losses, warn, counts=not seek)

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from resharp.errors import OptionError, VideoError
-from resharp.video.pyav import open_video, pyav
+from resharp.video.pyav import limiting, open_video, pyav
 from resharp.video.side_data import optional
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ NEARLY = Fraction(9, 10)
 """Part of the longest duration from which on a stream counts as equally long."""
 
 
-def choose_stream(container: InputContainer, path: Path, wanted: int | None) -> Any:
+def choose_stream(
+    container: InputContainer, path: Path, wanted: int | None, max_pixels: int | None = None
+) -> Any:
     """Return the video stream to restore: the one asked for, or else the one that players play.
 
     Players take the stream that is marked as the default one. Among several, or without such a
@@ -34,6 +36,7 @@ def choose_stream(container: InputContainer, path: Path, wanted: int | None) -> 
         container: the file.
         path: its path, for messages.
         wanted: index of a stream; None leaves the choice open.
+        max_pixels: most pixels that a frame may have, as the file was opened.
 
     Raises:
         VideoError: the file has no video stream.
@@ -53,7 +56,7 @@ def choose_stream(container: InputContainer, path: Path, wanted: int | None) -> 
     if len(videos) == 1:
         return videos[0]
     able = [stream for stream in videos if stream.codec_context is not None] or videos
-    moving = _moving(path, [stream.index for stream in able])
+    moving = _moving(path, [stream.index for stream in able], max_pixels)
     able = [stream for stream in able if stream.index in moving] or able
     main = [stream for stream in able if not _has(stream, "dependent", "timed_thumbnails")] or able
     main = [stream for stream in main if _has(stream, "default")] or main
@@ -61,11 +64,11 @@ def choose_stream(container: InputContainer, path: Path, wanted: int | None) -> 
     return next(stream for stream in main if seconds(stream) >= longest * NEARLY)
 
 
-def _moving(path: Path, indices: list[int]) -> set[int]:
+def _moving(path: Path, indices: list[int], max_pixels: int | None) -> set[int]:
     """Return the streams that have more than one frame."""
     once: set[int] = set()
     moving: set[int] = set()
-    with suppress(pyav().error.FFmpegError), open_video(path) as container:
+    with suppress(pyav().error.FFmpegError), open_video(path, max_pixels) as container:
         chosen = [container.streams[index] for index in indices]
         for number, packet in enumerate(container.demux(chosen)):
             if packet.size:
@@ -159,13 +162,16 @@ def alpha_decoder(stream: Any) -> str | None:
     return name
 
 
-def open_decoder(stream: Any, name: str | None = None, threads: int = 1) -> Any:
+def open_decoder(
+    stream: Any, name: str | None = None, threads: int = 1, max_pixels: int | None = None
+) -> Any:
     """Return a context whose ``decode`` takes the packets of a stream.
 
     Args:
         stream: a video stream.
         name: FFmpeg's decoder to use instead of its own choice.
         threads: number of threads.
+        max_pixels: most pixels that a frame may have; larger ones are damaged to the decoder.
 
     Raises:
         VideoError: this build of FFmpeg has no decoder for the stream.
@@ -185,5 +191,6 @@ def open_decoder(stream: Any, name: str | None = None, threads: int = 1) -> Any:
         for tag in ("color_range", "colorspace", "color_primaries", "color_trc"):
             setattr(context, tag, getattr(usual, tag))  # what the container says
     # The threads of libvpx's VP8 wait for each other in busy loops, on cores that restoring needs.
+    context.options = limiting(max_pixels)
     context.thread_type, context.thread_count = "AUTO", 1 if name == "libvpx" else threads
     return context
