@@ -42,7 +42,8 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _FEWEST = {0xC0: 2, 0xC1: 2, 0xC2: 1}
 """Bits that a block of 8x8 has at least, by frame header: a Huffman code for its mean, and one for
 the end of the block unless the frame is progressive. An arithmetic coder needs next to nothing."""
-_STEP = 1 << 16
+_FIRST_STEP = 64
+"""Bytes of a file to look for a marker in; four times as many each time that there is none."""
 _MAX_BODY = 65_533
 _MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
 
@@ -127,6 +128,8 @@ def size(data: Data) -> Size:
 
 def _blocks(body: bytes, width: int, height: int, count: int) -> int:
     """Return the number of 8x8 blocks of all components of a frame header."""
+    if not count:
+        raise DamagedContainerError("its frame header states no components")
     factors = [(body[at] >> 4 or 1, body[at] & 15 or 1) for at in range(7, 6 + 3 * count, 3)]
     across, down = (max(sides) for sides in zip(*factors, strict=True))
     return sum(-(-width * h // (8 * across)) * -(-height * v // (8 * down)) for h, v in factors)
@@ -236,11 +239,12 @@ def _find(pattern: re.Pattern[bytes], data: Data, at: int) -> int | None:
     if isinstance(data, bytes):
         found = pattern.search(data, at)
         return found.start() if found else None
+    step = _FIRST_STEP
     while at < len(data):
-        found = pattern.search(data[at : at + _STEP + 1])
+        found = pattern.search(data[at : at + step + 1])
         if found:
             return at + found.start()
-        at += _STEP
+        at, step = at + step, 4 * step
     return None
 
 
