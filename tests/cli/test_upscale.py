@@ -438,6 +438,23 @@ def test_standard_input_and_output(run: Any, compact: Bundle) -> None:
     assert Path("new/stdin.png").read_bytes() == expected
 
 
+@pytest.mark.slow
+def test_standard_input_has_limits(run: Any, compact: Bundle) -> None:
+    data = save("a.png").read_bytes()
+    options = ("-m", str(compact.folder), "--backend", "onnx")
+    done = piped("-", "-o", "b.png", "--max-pixels", "191", *options, stdin=data)
+    assert done.returncode == 1
+    assert b"standard input has 16 x 12 pixels, more than the 191 that" in done.stderr
+    assert b"set --max-pixels to 192" in done.stderr
+    done = piped("-", "-o", "b.png", *options, stdin=b"no image" * 9)
+    assert b"standard input is not a supported image" in done.stderr
+    long = save("long.png", 1, 8192).read_bytes()
+    done = piped("-", "-o", "b.webp", *options, stdin=long)
+    assert b"WebP holds at most 16383 pixels per side, but the image is 16384 x 2" in done.stderr
+    assert not Path("b.png").exists()
+    assert not Path("b.webp").exists()
+
+
 @pytest.mark.parametrize("source", ["-", "a.png"])
 def test_the_file_behind_a_stream_is_an_input(run: Any, source: str) -> None:
     data = save("a.png").read_bytes()

@@ -263,3 +263,18 @@ def test_faces_are_off_for_anime_and_on_for_photographs(
     assert made == [(("gfpgan-v1.3", 2.0), {"device": None})]
     one, other = (load(tmp_path / folder / "a_out.png") for folder in "xy")
     assert farthest(one, other) == 0
+
+
+@pytest.mark.usefixtures("asked")
+def test_sizes_are_checked_before_the_work(inputs: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(inputs / "long.jpg"), np.zeros((1, 9000, 3), np.uint8))
+    out = tmp_path / "out"
+    code, text = call("realesrgan", "-i", str(inputs), "-o", str(out), "--max-pixels", "8999")
+    assert code == 1
+    assert "long.jpg has 9000 x 1 pixels, more than the 8999 that are allowed" in text
+    code, text = call(
+        *("realesrgan", "-i", str(inputs / "long.jpg"), "-o", str(out), "--ext", "webp")
+    )
+    assert code == 1
+    assert "WebP holds at most 16383 pixels per side, but the image is 36000 x 4" in text
+    assert not (out / "long_out.webp").exists()

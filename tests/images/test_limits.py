@@ -20,6 +20,7 @@ from resharp.images import (
     check_result,
     decode,
     encode,
+    header,
     limits,
     load,
     load_stream,
@@ -234,4 +235,4 @@ def test_a_header_does_not_wait_for_a_pipe(tmp_path: Path) -> None:
     path = tmp_path / "pipe.png"
     os.mkfifo(path)
     with pytest.raises(ImageError, match="a pipe, not a file"):
-        limits.header(path)
+        header(path)
