@@ -15,11 +15,13 @@ from resharp.memory import total_memory
 
 VARIABLE = "RESHARP_MAX_PIXELS"
 """Environment variable with the default of ``max_pixels``."""
-_SHARE, _PIXEL = 4, 3 + 3 * 4**2
+_SHARE, _RESULT = 4, 4**2
+_PIXEL = 3 * (1 + _RESULT)
 """By default, an 8-bit color image and its result of 4 times the size fit into a quarter of the
 memory."""
-_SMALL, _RATIO = 1 << 25, 100
-"""By default, larger images have at least one byte per so many decoded ones in their own depth."""
+_FREE, _RATIO = 2 << 30, 2048
+"""By default, an image and such a result take at most so many bytes, or so many per byte of their
+file: 2 GiB for a file of up to 1 MiB. Photos and drawings stay far below."""
 _FILE_PIXEL, _FILE_MORE = 16, 64 << 20
 """Bytes per pixel, and for metadata, that a file may have: RGBA of 32 bits is the largest."""
 _OPENCV_BYTES = 2**31 - 1
@@ -84,8 +86,7 @@ def check_header(found: Header, name: str, max_pixels: int | None, *, whole: boo
         raise ImageError(
             f"{name} has {_claim(found)}, more than the {limit.pixels} that are allowed. {trust}"
         )
-    decoded = found.pixels * found.bits // 8
-    if not limit.chosen and found.pixels > _SMALL and found.size * _RATIO < decoded:
+    if not limit.chosen and found.decoded * (1 + _RESULT) > max(_FREE, _RATIO * found.size):
         raise ImageError(
             f"{name} has {_claim(found)} in {found.size} bytes. Files that small are rarely images "
             f"of that size. {trust}"

@@ -63,12 +63,22 @@ def test_the_size_is_that_of_the_image(tmp_path: Path, kind: str, size: tuple[in
         (samples.noise(4, 5, 4, dtype="uint16"), ".png", 64, 160),
         (samples.noise(4, 5, 3, dtype="float32"), ".tif", 96, 240),
         (samples.noise(4, 5), ".tif", 8, 20),
+        (samples.noise(4, 5, 4), ".webp", 32, 80),
     ],
 )
 def test_bits_and_bytes_of_the_pixels(pixels: Any, suffix: str, bits: int, decoded: int) -> None:
     found = header(encoded(suffix, pixels))
     assert (found.bits, found.decoded) == (bits, decoded)
     assert decode(encoded(suffix, pixels)).pixels.nbytes == decoded
+
+
+def test_transparent_colors_of_a_png_are_a_channel() -> None:
+    for kind, key, channels in ((0, b"\0\7", 1), (2, b"\0\7" * 3, 3), (3, b"\0\7", 3)):
+        row = bytes(6) if kind == 2 else bytes(2)
+        extra = [samples.png_chunk(b"PLTE", bytes(6))] if kind == 3 else []
+        assert header(samples.make_png(kind, 8, [row], 2, *extra)).decoded == 2 * channels
+        data = samples.make_png(kind, 8, [row], 2, *extra, samples.png_chunk(b"tRNS", key))
+        assert header(data).decoded == 8 == decode(data).pixels.nbytes
 
 
 class Counted(io.BytesIO):

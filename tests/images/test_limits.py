@@ -100,8 +100,8 @@ def test_small_files_of_large_images_are_refused_unless_they_are_trusted(
     monkeypatch.setenv(VARIABLE, "81000000")
     assert decode(bomb).pixels.size == 1
     monkeypatch.delenv(VARIABLE)
-    assert decode(bomb + bytes(3_240_000)).pixels.size == 1  # a hundredth of 32 bits per pixel
-    assert decode(claiming(bomb, 5000, 5000)).pixels.size == 1
+    assert decode(bomb + bytes(2_100_000)).pixels.size == 1  # 2 GiB per MiB
+    assert decode(claiming(bomb, 6000, 7000)).pixels.size == 1  # 51 bytes of each are 2 GiB
 
 
 def test_what_opencv_refuses_names_its_own_variable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,8 @@ _ADAM7 = (
     (1, 0, 2, 1),
 )
 """First row and column of each pass, and the steps to the next."""
+_MAX_CHUNKS = 1000
+"""Chunks that are looked through for the one of transparent colors."""
 _MAX_TEXT = 64 << 20
 _LARGEST = 8_000_000
 """libpng reads chunks of metadata up to this size."""
@@ -124,7 +126,7 @@ def size(data: Data) -> Size:
         for top, left, down, right in (_ADAM7 if interlaced else _WHOLE)
         if left < width
     )
-    channels = 4 if kind in (3, 4) else _CHANNELS.get(kind, 1)  # a palette may be transparent
+    channels = 4 if kind in (4, 6) or _has_key(data) else 1 if kind == 0 else 3
     return Size(
         width=width,
         height=height,
@@ -133,6 +135,17 @@ def size(data: Data) -> Size:
         channels=channels,
         least=raw // DEFLATE,
     )
+
+
+def _has_key(data: Data) -> bool:
+    """Return whether a transparent color is stated in front of the image data."""
+    at = 8
+    for _ in range(_MAX_CHUNKS):
+        head = data[at : at + 8]
+        if len(head) < 8 or head[4:] in (b"tRNS", b"IDAT"):
+            return head[4:] == b"tRNS"
+        at += 12 + int.from_bytes(head[:4], "big")
+    return True
 
 
 def embed(data: bytes, metadata: Metadata) -> bytes:

@@ -51,7 +51,7 @@ def size(data: Data) -> Size:
     Raises:
         DamagedContainerError: the canvas of a still image is not as large as the image.
     """
-    canvas, at = (0, 0), 12
+    canvas, alpha, at = (0, 0), False, 12
     while at + 8 <= len(data):
         name = data[at : at + 4]
         if name == b"VP8X":
@@ -60,6 +60,7 @@ def size(data: Data) -> Size:
             canvas = across + 1, down + 1
             if head[0] & 2:
                 return Size(width=canvas[0], height=canvas[1], bits=32, channels=4)
+            alpha = head[0] & 16 > 0
         elif name in (b"VP8 ", b"VP8L"):
             found = _lossy(data[at + 8 : at + 18]) if name == b"VP8 " else _lossless(data, at + 8)
             if canvas not in ((0, 0), (found.width, found.height)):
@@ -67,7 +68,7 @@ def size(data: Data) -> Size:
                     f"its canvas is {canvas[0]} x {canvas[1]} pixels, but its image is "
                     f"{found.width} x {found.height}"
                 )
-            return replace(found, bits=32, channels=4) if canvas != (0, 0) else found
+            return replace(found, bits=32, channels=4) if alpha else found
         length = int.from_bytes(data[at + 4 : at + 8], "little")
         at += 8 + length + length % 2
     raise DamagedContainerError("it has no image data")
@@ -84,4 +85,5 @@ def _lossless(data: Data, at: int) -> Size:
     """Read the header of VP8L, which needs no bit per pixel."""
     sides = int.from_bytes(data[at + 1 : at + 5], "little")
     width, height = (sides & 0x3FFF) + 1, (sides >> 14 & 0x3FFF) + 1
-    return Size(width=width, height=height, bits=32, channels=4)
+    channels = 4 if sides >> 28 & 1 else 3
+    return Size(width=width, height=height, bits=8 * channels, channels=channels)
