@@ -192,10 +192,13 @@ def header_of(task: ClaimedImage) -> Header | None:
 
 
 def memory_cost(scale: float, task: ClaimedImage) -> int:
-    """Return the bytes of a file, its pixels and its result, as its header states them."""
+    """Return the bytes of a file, its pixels and its result, as its header states them.
+
+    While OpenCV decodes, it holds the pixels twice.
+    """
     if task.header is None:
         return 0
-    return task.header.size + int(task.header.decoded * (1 + scale**2))
+    return task.header.size + int(task.header.decoded * max(1 + scale**2, 2))
 
 
 def restore(

@@ -285,9 +285,10 @@ def _items(data: bytes, meta: dict[bytes, Span]) -> dict[bytes, bytes]:
     found = {kind: b"" for kind in kinds.values() if kind not in (b"Exif", b"mime")}
     for item, spans in _locations(data, meta):
         kind = kinds.get(item, b"")
+        wanted = kind in {b"Exif", b"mime"} - found.keys()
         # Overlapping extents could expand a small file to a gigabyte.
-        if kind in (b"Exif", b"mime") and sum(size for _, size in spans) <= len(data):
-            found.setdefault(kind, b"".join(data[at : at + size] for at, size in spans))
+        if wanted and sum(size for _, size in spans) <= len(data):
+            found[kind] = b"".join(data[at : at + size] for at, size in spans)
     return found
 
 

@@ -45,6 +45,7 @@ the end of the block unless the frame is progressive. An arithmetic coder needs 
 _FIRST_STEP = 64
 """Bytes of a file to look for a marker in; four times as many each time that there is none."""
 _MAX_BODY = 65_533
+_NOT_ZERO = re.compile(rb"[^\0]", re.DOTALL)
 _MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
 
 # In a scan, FF 00 is a data byte, FF D0..D7 are restarts, FF FF is padding; the rest ends it.
@@ -198,14 +199,14 @@ def _start(marker: int, body: bytes) -> bytes:
 def _behind(data: bytes, at: int, blocks: dict[bytes, bytes], lost: list[str]) -> bytes | None:
     """Return the gain map behind a JPEG that announces one; name the rest in ``lost``."""
     images = []
-    at = len(data) - len(data[at:].lstrip(b"\0"))
+    at = _behind_zeros(data, at)
     while data[at : at + 3] == b"\xff\xd8\xff":
         try:
             *_, (_, _, end) = _segments(data, at)
         except DamagedContainerError:
             break
         images.append(data[at:end])
-        at = len(data) - len(data[end:].lstrip(b"\0"))
+        at = _behind_zeros(data, end)
     gain_map = None
     if images and (_GAIN_MAP in blocks or _announces(blocks.get(XMP))):
         sure = [image for image in images if _is_gain_map(image)] or (
@@ -221,6 +222,11 @@ def _behind(data: bytes, at: int, blocks: dict[bytes, bytes], lost: list[str]) -
     elif at < len(data):
         lost += behind(data, at)
     return gain_map
+
+
+def _behind_zeros(data: bytes, at: int) -> int:
+    found = _NOT_ZERO.search(data, at)
+    return found.start() if found else len(data)
 
 
 def _announces(packet: bytes | None) -> bool:

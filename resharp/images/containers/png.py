@@ -67,11 +67,11 @@ def inspect(data: bytes) -> ContainerInfo:
     own: list[tuple[str, bytes, bytes]] = []
     lost: list[str] = []
     others: list[bytes] = []
-    chunks = list(_chunks(data, lost))
+    chunks, inflate = list(_chunks(data, lost)), _Inflater(lost)
     for name, at, end in chunks:
         body = b"" if name in (b"IDAT", b"fdAT") else data[at + 8 : end - 4]
         if name in (b"iTXt", b"tEXt", b"zTXt"):
-            keyword, content, codec = _text(name, body, lost)
+            keyword, content, codec = _text(name, body, inflate)
             kind, block = _profile(keyword, content)
             if kind:
                 blocks.setdefault(kind, block)
@@ -86,7 +86,7 @@ def inspect(data: bytes) -> ContainerInfo:
         else:
             others.append(name)
     if b"iCCP" in found:
-        blocks["icc"] = _inflate(found[b"iCCP"].partition(b"\0")[2][1:], lost)
+        blocks["icc"] = inflate(found[b"iCCP"].partition(b"\0")[2][1:])
     if found.get(b"cICP", b"\1" * 4)[3:4] == b"\0":
         lost.append("the colors are taken for full range, although the file states narrow range")
     lost += left_out("PNG chunks", others)
@@ -205,19 +205,19 @@ def _critical(data: bytes, chunks: list[tuple[bytes, int, int]]) -> bytes | None
     return data[:8] + b"".join(data[at:end] for at, end in used)
 
 
-def _text(name: bytes, body: bytes, lost: list[str]) -> tuple[str, bytes, str]:
+def _text(name: bytes, body: bytes, inflate: _Inflater) -> tuple[str, bytes, str]:
     """Return keyword, text and the encoding of the text."""
     word, _, rest = body.partition(b"\0")
     keyword = word.decode("latin-1")
     if name == b"tEXt":
         return keyword, rest, "latin-1"
     if name == b"zTXt":
-        return keyword, _inflate(rest[1:], lost), "latin-1"
+        return keyword, inflate(rest[1:]), "latin-1"
     language, _, translated = rest[2:].partition(b"\0")
     translation, _, text = translated.partition(b"\0")
     if language or translation:
-        lost.append(f"the language of the text {keyword!r} is left out")
-    return keyword, _inflate(text, lost) if rest[:1] == b"\1" else text, "utf-8"
+        inflate.lost.append(f"the language of the text {keyword!r} is left out")
+    return keyword, inflate(text) if rest[:1] == b"\1" else text, "utf-8"
 
 
 def _profile(keyword: str, content: bytes) -> tuple[str, bytes]:
@@ -238,17 +238,23 @@ def _profile(keyword: str, content: bytes) -> tuple[str, bytes]:
     return ("photoshop", photoshop.of_iptc(block)) if block.startswith(b"\x1c") else ("", content)
 
 
-def _inflate(packed: bytes, lost: list[str]) -> bytes:
-    """Decompress up to 64 MiB, since a kilobyte of zlib data can expand to a gigabyte."""
-    stream = zlib.decompressobj()
-    try:
-        whole = stream.decompress(packed, _MAX_TEXT)
-    except zlib.error:
-        whole = b""
-    if not stream.eof:
-        lost.append("compressed metadata is left out: it is damaged or too large")
-        return b""
-    return whole
+class _Inflater:
+    """Decompresses up to 64 MiB of a file, since a kilobyte of zlib data can become a gigabyte."""
+
+    def __init__(self, lost: list[str]) -> None:
+        self.lost, self._left = lost, _MAX_TEXT
+
+    def __call__(self, packed: bytes) -> bytes:
+        stream = zlib.decompressobj()
+        try:
+            whole = stream.decompress(packed, max(self._left, 1))  # 0 would be no limit
+        except zlib.error:
+            whole = b""
+        self._left -= len(whole)
+        if not stream.eof:
+            self.lost.append("compressed metadata is left out: it is damaged or too large")
+            return b""
+        return whole
 
 
 def _dots(density: Density) -> bytes:

@@ -31,6 +31,8 @@ from resharp.images.picture import CENTIMETER, Density, Metadata, Pixels, stated
 _HEIGHT, _COMPRESSION = 257, 259
 _PLACES = ((273, 279), (324, 325))
 """Tags of the positions and sizes of strips and tiles."""
+_MAX_TAGS = 1 << 19
+"""Tags of further pages that are looked through; directories that overlap could be countless."""
 _PALETTE, _YCBCR = 3, 6
 _PLAIN, _LZW, _RATIOS = 1, 5, {8: DEFLATE, 32946: DEFLATE, 32773: 64}
 """Compressions, and how many bytes a byte can stand for; others have no limit that is certain."""
@@ -183,12 +185,13 @@ def _record(page: ifd.Page, record: bytes) -> bytes:
 
 def _further_pages(data: bytes, *places: int) -> int:
     """Count the pages behind and inside the first, without previews (type 1) and masks (4)."""
-    pages, seen, left = 0, {0}, [*places]
-    while left and len(seen) < 65_536:
+    pages, tags, seen, left = 0, 0, {0}, [*places]
+    while left and tags < _MAX_TAGS:
         at = left.pop()
         if at not in seen:
             seen.add(at)
-            page = ifd.Page(data, at)
+            page = ifd.Page(data, at, only=(_SUBFILE,))
+            tags += (page.stop - page.start) // 12
             kind = page.integers(_SUBFILE)
             pages += not (kind and kind[0] & 5)
             left.append(page.following)

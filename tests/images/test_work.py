@@ -1,0 +1,60 @@
+"""Small files whose parts overlap, repeat or expand cost little time and memory."""
+
+from __future__ import annotations
+
+import struct
+import time
+import tracemalloc
+import zlib
+from contextlib import suppress
+
+import numpy as np
+
+from resharp.errors import ImageError
+from resharp.images import decode
+from tests.images import test_samples as samples
+from tests.images.test_samples import encoded, photo
+
+SECONDS = 2.0
+
+
+def seconds(data: bytes) -> float:
+    began = time.perf_counter()
+    with suppress(ImageError):
+        decode(data)
+    return time.perf_counter() - began
+
+
+def test_texts_of_a_png_expand_to_so_much_in_all() -> None:
+    body = b"Comment\0\0" + zlib.compress(bytes([65]) * (40 << 20))
+    data = encoded(".png", photo(8, 8))
+    for _ in range(8):
+        data = samples.with_png_chunk(data, b"zTXt", body)
+    tracemalloc.start()
+    try:
+        found = decode(data).metadata
+        assert tracemalloc.get_traced_memory()[1] < 250 << 20
+    finally:
+        tracemalloc.stop()
+    assert [len(text) for _, text in found.text if text] == [40 << 20]
+    assert "compressed metadata is left out: it is damaged or too large" in found.lost
+
+
+def test_directories_of_a_tiff_that_overlap() -> None:
+    """3000 directories of 30000 tags in 400 kB, each 12 bytes behind the one before."""
+    pages, tags = 3000, 30_000
+    out = samples.make_tiff(np.zeros((4, 4), np.uint8))
+    out += bytes(-len(out) % 2)
+    base, (at,) = len(out), struct.unpack_from("<I", out, 4)
+    heads = struct.pack("<HHHIH", tags, 300, 4, 1, 0) * pages
+    pointers = b"".join(struct.pack("<I8x", base + 12 * (n + 1)) for n in range(pages - 1))
+    (entries,) = struct.unpack_from("<H", out, at)
+    end = at + 2 + 12 * entries
+    out = out[:end] + struct.pack("<I", base) + out[end + 4 :]
+    out += heads + bytes(2 + 12 * tags - len(heads)) + pointers + bytes(12)
+    assert seconds(out) < SECONDS
+
+
+def test_images_behind_a_jpeg() -> None:
+    tiny = b"\xff\xd8\xff\xe0\0\2\xff\xd9"
+    assert seconds(encoded(".jpg", photo(16, 16)) + tiny * 200_000) < SECONDS
