@@ -97,7 +97,7 @@ _OPTIONS = (
     click.option(
         "--segment",
         type=click.IntRange(1),
-        default=VideoOptions().segment,
+        default=VideoOptions.segment,
         show_default=True,
         help="Frames that are finished together.",
     ),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
@@ -131,3 +134,18 @@ def test_waiting_is_a_share_of_each_threads_time() -> None:
         StageReport("restore", 2, 5, busy=7.0, starved=0.5, blocked=0.5),
     )
     assert waiting(stages, 4.0) == {"read": 0.75, "restore": 0.125}
+
+
+@pytest.mark.slow
+def test_a_wrong_variable_is_an_error_of_the_run_and_not_of_its_help(
+    clip: Path, compact: Bundle
+) -> None:
+    command = [sys.executable, "-m", "resharp", "video"]
+    wrong = {**os.environ, "RESHARP_MAX_PIXELS": "many"}
+    done = subprocess.run([*command, "--help"], env=wrong, capture_output=True, check=False)
+    assert done.returncode == 0
+    made = [*command, "in.mp4", "-o", "out.mp4", "-m", str(compact.folder)]
+    done = subprocess.run(made, env=wrong, capture_output=True, check=False)
+    assert done.returncode == 1
+    assert b"RESHARP_MAX_PIXELS must be a positive integer, got 'many'" in done.stderr
+    assert b"Traceback" not in done.stderr

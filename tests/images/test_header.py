@@ -17,6 +17,7 @@ from resharp.images import decode, header, suffixes
 from resharp.images.containers.av1 import frame_size
 from resharp.images.limits import VARIABLE, check_header
 from tests.images import test_samples as samples
+from tests.images.avif_grid import grid
 from tests.images.claims import claiming
 from tests.images.test_samples import encoded, photo
 
@@ -193,6 +194,20 @@ def test_an_avif_that_claims_less_than_it_decodes_has_the_larger_size() -> None:
     assert (found.width, found.height) == (320, 240)
     found = header(claiming(encoded(".avif", samples.noise(240, 320, 4)), 8, 8))
     assert (found.width, found.height, found.bits) == (320, 240, 32)
+
+
+@pytest.mark.skipif("avif" not in KINDS, reason="this OpenCV build has no AVIF")
+@pytest.mark.parametrize(
+    ("columns", "rows", "width", "height"), [(1, 1, 64, 64), (2, 2, 120, 100), (3, 1, 190, 64)]
+)
+def test_an_avif_of_tiles(columns: int, rows: int, width: int, height: int) -> None:
+    data = grid(columns, rows, width, height)
+    found = header(data)
+    assert (found.width, found.height) == (width, height)
+    assert decode(data).pixels.shape == (height, width, 3)
+    text = f"claims 9000 x 99 pixels, but its image data has {64 * columns} x {64 * rows}"
+    with pytest.raises(ImageError, match=text):
+        header(claiming(data, 9000, 99))
 
 
 def test_the_size_in_a_full_sequence_header_of_av1() -> None:
