@@ -1,4 +1,4 @@
-"""An AVIF whose image is a grid of coded images, as cameras and converters of large images write it."""
+"""An AVIF whose image is a grid of coded images, as encoders write large ones."""
 
 from __future__ import annotations
 
