@@ -73,7 +73,7 @@ def restore_stream(
     format_: str | None,
     quality: int | None,
     overwrite: bool,
-    max_pixels: int | None,
+    max_pixels: int | None = None,
     **others: Any,
 ) -> None:
     """Restore one image from standard input, to standard output, or both.

@@ -373,4 +373,4 @@ def test_options_are_checked() -> None:
             VideoOptions(**options)
     assert set(VideoOptions().deciding()) == {
         one.name for one in dataclasses.fields(VideoOptions)
-    } - {"end", "encoder_threads", "journal"}
+    } - {"end", "encoder_threads", "journal", "max_pixels"}
