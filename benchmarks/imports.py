@@ -16,7 +16,7 @@ import time
 first = time.perf_counter()
 import numpy, cv2
 second = time.perf_counter()
-import resharp
+from resharp import Upscaler
 print(second - first, time.perf_counter() - second)
 """
 

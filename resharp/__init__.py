@@ -13,7 +13,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from resharp.errors import ResharpError
-from resharp.runtime import Upscaler
 
 if TYPE_CHECKING:
     from resharp.deploy import build_engines, export_model
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from resharp.pipeline.model_cache import Loader
     from resharp.pipeline.restorer import RestoreConfig
     from resharp.pipeline.settings import Settings
+    from resharp.runtime import Upscaler
     from resharp.runtime.bundle_lookup import model_info
     from resharp.types import Progress
     from resharp.video import VideoOptions, restore_video
@@ -53,6 +53,7 @@ _LATE = {
     "Progress": "types",
     "RestoreConfig": "pipeline.restorer",
     "Settings": "pipeline.settings",
+    "Upscaler": "runtime",
     "VideoOptions": "video",
     "build_engines": "deploy",
     "export_model": "deploy",

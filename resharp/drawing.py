@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from resharp.opencv import cv2
 
 Image = NDArray[np.uint8]
 

@@ -27,7 +27,7 @@ SHARED = {
     "reading",
     "types",
 }
-SHARED |= {"__init__", "memory"}
+SHARED |= {"__init__", "opencv"}
 
 MAY_IMPORT = {
     "gpu": set(),
@@ -131,6 +131,12 @@ def test_heavy_packages_stay_in_their_rooms(path: Path) -> None:
         assert not late & (HEAVY | LATE)
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_opencv_is_imported_where_its_environment_is_checked(path: Path) -> None:
+    if path != PACKAGE / "opencv.py":
+        assert "cv2" not in set(imports(path))
+
+
 def test_every_room_has_its_rule() -> None:
     rooms = {p.name for p in PACKAGE.iterdir() if (p / "__init__.py").is_file()}
     assert rooms == set(MAY_IMPORT) - TOP
@@ -196,7 +202,9 @@ IMPORTED = """
 import json, sys
 import numpy, cv2
 before = set(sys.modules)
-import resharp
+import resharp.opencv
+assert 'resharp.runtime' not in sys.modules
+from resharp import Upscaler
 from resharp.optional import require
 print(json.dumps(sorted(set(sys.modules) - before)))
 """

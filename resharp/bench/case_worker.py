@@ -21,7 +21,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from resharp.bench.cases import Case
@@ -32,6 +31,7 @@ from resharp.bench.measure.peak_memory import DevicePeak, HostPeak, check_device
 from resharp.bench.parity_check import exact_result, image_difference
 from resharp.engines import Bundle
 from resharp.errors import MissingExtraError, ResharpError
+from resharp.opencv import cv2
 
 FRAMES = 4
 """Images per lane when a stream is timed."""

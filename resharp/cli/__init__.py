@@ -39,7 +39,7 @@ class Failed(click.ClickException):
     """An error of resharp, shown without a trace but with its code and documentation."""
 
     def __init__(self, error: ResharpError) -> None:
-        from resharp.cli.common import printable, with_flags
+        from resharp.cli.wording import printable, with_flags
 
         super().__init__(printable(with_flags(str(error))))
         self.error = error
@@ -120,7 +120,7 @@ class _Flags(logging.Formatter):
     """Shows the arguments in log messages as options."""
 
     def format(self, record: logging.LogRecord) -> str:
-        from resharp.cli.common import with_flags
+        from resharp.cli.wording import with_flags
 
         return with_flags(super().format(record))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import fields
@@ -12,6 +11,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
+from resharp.cli.wording import printable, with_flags
 from resharp.errors import OptionError, ResharpError
 from resharp.folders import FolderOptions, FolderReport, FolderRun, Output, Plan, Result
 from resharp.optional import require
@@ -24,18 +24,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 STOPPED = "Interrupted. Finished work is kept; run the same command to resume."
-_ARGUMENT = re.compile(r"`([a-z][a-z0-9_]*)`")
-_FLAGS = {
-    "dst": "-o",
-    "dtypes": "--dtype",
-    "model_path": "--model_path",
-    "parameters": "--parameter",
-    "pre_pad": "--pre_pad",
-    "tile_pad": "--tile_pad",
-    "cpus": "--cpus-per-worker",
-    "gpus": "--gpus-per-worker",
-}
-"""Arguments whose option is not their name."""
 folder_type = click.Path(file_okay=False, path_type=Path)
 store_option = click.option(
     "--store",
@@ -155,6 +143,11 @@ _INPUTS = (
         "--format", "format_", help="Output format: png, jpg, webp, ... (default: the input's)."
     ),
     click.option("--quality", type=click.IntRange(1, 100), help="JPEG, WebP and AVIF quality."),
+    click.option(
+        "--allow-truncated",
+        is_flag=True,
+        help="Restore what is there of images that lack only their end.",
+    ),
     journal_option,
     max_pixels_option,
 )
@@ -216,7 +209,7 @@ def folder_run(
     config = config_of(options, aligned=aligned)
     names = (options["suffix"], options["format_"])
     output = Output.from_args(options["output"], *names, config.scale)
-    own = ("quality", "overwrite", "workers", "journal", "max_pixels")
+    own = ("quality", "overwrite", "allow_truncated", "workers", "journal", "max_pixels")
     chosen = FolderOptions(watch=watch, **{one: options[one] for one in own if one in options})
     return FolderRun(options["inputs"], output, config, chosen, **how)
 
@@ -320,15 +313,3 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         click.echo("  ".join(cells).rstrip())
-
-
-def with_flags(message: str) -> str:
-    """Return a library's message with its arguments, in backticks, as command-line options."""
-    return _ARGUMENT.sub(
-        lambda found: _FLAGS.get(found[1]) or "--" + found[1].replace("_", "-"), message
-    )
-
-
-def printable(text: str) -> str:
-    """Replace the bytes of file names that are not text, which no stream takes."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

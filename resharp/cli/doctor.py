@@ -15,6 +15,7 @@ import numpy as np
 
 from resharp import __version__
 from resharp.cli import common
+from resharp.cli.wording import with_flags
 from resharp.gpu.devices import CudaError, device_name, driver_version, gpus
 from resharp.gpu.tensorrt import rtx_refusal
 from resharp.memory import available_memory
@@ -53,7 +54,7 @@ def command(as_json: bool, store: Path | None, weights_dir: Path | None) -> None
             str(folder): _folder(folder)
             for folder in (weights_folder(weights_dir), store_folder(store))
         },
-        "backends": [{**vars(one), "reason": common.with_flags(one.reason)} for one in attempts],
+        "backends": [{**vars(one), "reason": with_flags(one.reason)} for one in attempts],
     }
     click.echo(json.dumps(report, indent=2) if as_json else _text(report, attempts))
     if not any(attempt.works for attempt in attempts):
@@ -91,7 +92,7 @@ def _text(report: dict[str, Any], attempts: list[BackendAttempt]) -> str:
     lines.append("packages: " + ", ".join(f"{name} {found}" for name, found in known.items()))
     lines += [f"folder: {folder} ({state})" for folder, state in report["folders"].items()]
     lines.append("backends, in the order that they are tried:")
-    lines += [f"  {common.with_flags(str(attempt))}" for attempt in attempts]
+    lines += [f"  {with_flags(str(attempt))}" for attempt in attempts]
     return "\n".join(lines)
 
 

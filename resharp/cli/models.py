@@ -13,6 +13,7 @@ from resharp import weights
 from resharp.cli import common
 from resharp.cli.export import command as export_command
 from resharp.cli.export import parameter_option, parse_parameters
+from resharp.cli.wording import with_flags
 from resharp.deploy import import_checkpoint
 from resharp.engines import Manifest, Store
 from resharp.errors import BundleError, ChecksumError, NotExportedError, OptionError
@@ -196,7 +197,7 @@ def _verified(
                 bundle = place.find(name)
                 bundle.verify()
             except BundleError as error:
-                yield "damaged", name, common.with_flags(str(error))
+                yield "damaged", name, with_flags(str(error))
             else:
                 yield "ok", name, f"bundle {bundle.folder}"
 

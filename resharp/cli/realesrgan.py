@@ -20,6 +20,7 @@ from resharp.engines import Bundle
 from resharp.errors import OptionError, OutputError, ResharpError, UnknownModelError
 from resharp.fsutil import make_folder, sha256_of, write_whole
 from resharp.images import check_result, encode, read, suffixes, writable
+from resharp.images.codec import TRUNCATED_HINT
 from resharp.outputs import (
     FileStat,
     InputFiles,
@@ -177,7 +178,7 @@ def command(
             targets.write(path, target, data)
         except ResharpError as error:
             failed += 1
-            say(f"failed: {path}: {error}")
+            say(f"failed: {path}: {str(error).replace(TRUNCATED_HINT, '.')}")
         else:
             for note in notes:
                 say(f"note: {target}: {note}")

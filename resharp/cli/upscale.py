@@ -74,6 +74,7 @@ def restore_stream(
     quality: int | None,
     overwrite: bool,
     max_pixels: int | None = None,
+    allow_truncated: bool = False,
     **others: Any,
 ) -> None:
     """Restore one image from standard input, to standard output, or both.
@@ -108,7 +109,7 @@ def restore_stream(
         data = load_stream(sys.stdin.buffer, name, max_pixels=max_pixels)
     else:
         name, data = source, load(expanded(source), max_pixels=max_pixels)
-    picture = decode(data, name, max_pixels=max_pixels)
+    picture = decode(data, name, max_pixels=max_pixels, allow_truncated=allow_truncated)
     usual = next(one.suffixes[0] for one in available() if one.name == picture.format)
     ending = f".{named.format}" if named.format else usual
     target = None

@@ -22,8 +22,8 @@ from resharp.cli.common import (
     journal_option,
     max_pixels_option,
     say,
-    with_flags,
 )
+from resharp.cli.wording import with_flags
 from resharp.errors import ResharpError
 from resharp.optional import require
 from resharp.pipeline.staged_pipeline import StageReport

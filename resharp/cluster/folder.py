@@ -53,7 +53,8 @@ def _restore(
     source = Path(os.path.abspath(task.job.source))  # noqa: PTH100 - links stay as they are
     try:
         task, stat = begin(task)
-        unit = (source, task.job.target.suffix, options.quality, options.max_pixels)
+        reading = (options.max_pixels, options.allow_truncated)
+        unit = (source, task.job.target.suffix, options.quality, *reading)
         sha256, made = workers.call(which, "picture", unit, waits)
         return EncodedImage(task, InputFile(stat, sha256), made)
     except BackendError:  # no worker is left; the image is not at fault

@@ -40,7 +40,12 @@ class RestoreWorker:
         return os.getpid()
 
     def picture(
-        self, source: Path, suffix: str, quality: int | None, max_pixels: int | None
+        self,
+        source: Path,
+        suffix: str,
+        quality: int | None,
+        max_pixels: int | None,
+        allow_truncated: bool,
     ) -> tuple[str, EncodedFile]:
         """Restore an image.
 
@@ -49,6 +54,7 @@ class RestoreWorker:
             suffix: file extension of the result, with the dot.
             quality: quality of the encoder; None is the format's default.
             max_pixels: most pixels that the image may have; None is the default.
+            allow_truncated: restore what is there of a file that lacks only its end.
 
         Returns:
             SHA-256 of the input's bytes, and the encoded result.
@@ -59,7 +65,7 @@ class RestoreWorker:
         data = load(source, max_pixels=max_pixels)
         size = header(data, str(source))
         check_result(suffix, size.height, size.width, self._restorer.info.scale)
-        picture = decode(data, str(source), max_pixels=max_pixels)
+        picture = decode(data, str(source), max_pixels=max_pixels, allow_truncated=allow_truncated)
         pixels, faces = self._restorer.with_count(picture.pixels)
         made = encode_file(pixels, picture.metadata, faces, suffix, quality)
         return sha256_of(data), made

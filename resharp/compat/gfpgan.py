@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Protocol
 
-import cv2
 import numpy as np
 
 from resharp import weights
@@ -24,6 +23,7 @@ from resharp.faces.alignment import SIDE, to_bytes
 from resharp.faces.detection import DETECTOR, central
 from resharp.faces.network import run
 from resharp.faces.paste import PastePlace, paste
+from resharp.opencv import cv2
 from resharp.runtime.upscaler import LARGEST_SCALE
 from resharp.types import Image
 

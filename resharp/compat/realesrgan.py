@@ -13,13 +13,13 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
 from resharp.compat.checkpoints import bundle_for
 from resharp.engines import Bundle
 from resharp.errors import BackendError, ImageError, OptionError
 from resharp.gpu.devices import gpus
+from resharp.opencv import cv2
 from resharp.runtime import Upscaler
 from resharp.runtime.bundle_lookup import check_upscales
 from resharp.runtime.imaging.layout import Layout, layout_of

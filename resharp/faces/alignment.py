@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from resharp.opencv import cv2
 from resharp.runtime.imaging.layout import to_network
 from resharp.types import Image
 

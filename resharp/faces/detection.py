@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 
 from resharp.errors import CheckpointError, ChecksumError
@@ -32,6 +31,7 @@ from resharp.faces.alignment import (
     similarity,
     to_bytes,
 )
+from resharp.opencv import cv2
 from resharp.paths import weights_folder
 from resharp.types import Image
 from resharp.weights import find, inspect

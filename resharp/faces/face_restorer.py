@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 
 from resharp.engines import Bundle, Manifest
@@ -18,6 +17,7 @@ from resharp.faces.alignment import SIDE, Matrix, cut, to_bytes, to_crop
 from resharp.faces.detection import Detector, Face, YuNet, central
 from resharp.faces.network import BundleNetwork, FaceNetwork, run
 from resharp.faces.paste import PastePlace, blend, paste
+from resharp.opencv import cv2
 from resharp.runtime.imaging.alpha import bleed
 from resharp.runtime.imaging.layout import layout_of
 from resharp.runtime.imaging.resize import resize

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from resharp.faces.alignment import SIDE, Matrix, apply, chain, inverse, magnification, scaling
+from resharp.opencv import cv2
 from resharp.runtime.imaging.resize import resize
 from resharp.types import Image
 

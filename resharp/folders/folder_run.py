@@ -210,6 +210,7 @@ def restore_folder(
     format: str | None = None,
     quality: int | None = None,
     overwrite: bool = False,
+    allow_truncated: bool = False,
     workers: int | None = None,
     watch: float | None = None,
     journal: JournalOption = "auto",
@@ -235,6 +236,8 @@ def restore_folder(
         format: ``png``, ``jpg``, ...; None keeps the input's format if it can be written.
         quality: JPEG, WebP and AVIF quality, 1 to 100; None is the format's default.
         overwrite: restore finished images again, and replace ``dst`` if it is a file.
+        allow_truncated: restore what is there of files that lack only their end; a note of the
+            result says what is missing.
         workers: images in flight at once on each device; None: one on the CPU, which uses all
             cores, and on a GPU as many as keep it busy.
         watch: seconds between two checks for new files, until ``stop`` is set; None: check once.
@@ -269,6 +272,7 @@ def restore_folder(
         FolderOptions(
             quality=quality,
             overwrite=overwrite,
+            allow_truncated=allow_truncated,
             workers=workers,
             watch=watch,
             journal=journal,

@@ -67,6 +67,8 @@ class FolderOptions:
     overwrite: bool = False
     """Restore finished images again. Files that the journal does not know are never replaced,
     except one whose name was given as the output."""
+    allow_truncated: bool = False
+    """Restore what is there of files that lack only their end, with a note on what is missing."""
     journal: JournalOption = "auto"
     """Where the journal of finished images is kept."""
     workers: int | None = None
@@ -120,7 +122,7 @@ def local_stages(
         # From here on, since a decoded image may be a thousand times as large as its file.
         reads = Stage(
             name="read",
-            calls=[partial(read, advance, scale, options.max_pixels)] * READERS,
+            calls=[partial(read, advance, scale, options)] * READERS,
             cost=partial(memory_cost, scale),
             budget=available_memory() // MEMORY_SHARE,
         )
@@ -167,18 +169,20 @@ def begin(task: ClaimedImage) -> tuple[ClaimedImage, FileStat]:
 
 
 def read(
-    advance: Advance, scale: float, max_pixels: int | None, task: ClaimedImage
+    advance: Advance, scale: float, options: FolderOptions, task: ClaimedImage
 ) -> DecodedImage | FailedImage:
     """Read and decode the input, unless it or its result is too large."""
     advance(task, 0.0)
     try:
         task, stat = begin(task)
-        name = str(task.job.source)
-        data = load(name, max_pixels=max_pixels)
+        name, most = str(task.job.source), options.max_pixels
+        data = load(name, max_pixels=most)
         size = header(data, name)
         check_result(task.job.target.suffix, size.height, size.width, scale)
         found = InputFile(stat, sha256_of(data))
-        return DecodedImage(task, found, decode(data, name, max_pixels=max_pixels))
+        partly = options.allow_truncated
+        picture = decode(data, name, max_pixels=most, allow_truncated=partly)
+        return DecodedImage(task, found, picture)
     except (ResharpError, MemoryError) as error:
         return FailedImage.of(task, error)
 

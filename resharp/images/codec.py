@@ -12,21 +12,27 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-import cv2
 import numpy as np
 
 from resharp.errors import ImageError, OptionError, OutputError
 from resharp.fsutil import write_whole
 from resharp.images import exif, formats, limits, transfer
 from resharp.images.containers import avif, bmp, gif, jpeg, png, tiff, webp
-from resharp.images.containers.info import ContainerInfo, DamagedContainerError, UnsupportedError
-from resharp.images.header import HEAD, damaged, detect, header, parsing, readable
+from resharp.images.containers.info import (
+    ContainerInfo,
+    DamagedContainerError,
+    TruncatedError,
+    UnsupportedError,
+)
+from resharp.images.header import HEAD, Header, damaged, detect, header, parsing, readable
 from resharp.images.ifd import MalformedError
 from resharp.images.picture import Density, Metadata, Picture, Pixels
+from resharp.opencv import cv2
 
 logger = logging.getLogger(__name__)
+TRUNCATED_HINT = ", or use `allow_truncated` to restore what is there."
 _WALKERS: dict[str, Callable[[bytes], ContainerInfo]] = {
     "png": png.inspect,
     "jpeg": jpeg.inspect,
@@ -38,7 +44,9 @@ _WALKERS: dict[str, Callable[[bytes], ContainerInfo]] = {
 }
 
 
-def read(path: str | os.PathLike[str], *, max_pixels: int | None = None) -> Picture:
+def read(
+    path: str | os.PathLike[str], *, max_pixels: int | None = None, allow_truncated: bool = False
+) -> Picture:
     """Read one image: complete, upright, with the depth, alpha and metadata of its file.
 
     The format is detected from the content, not from the suffix.
@@ -48,6 +56,8 @@ def read(path: str | os.PathLike[str], *, max_pixels: int | None = None) -> Pict
         max_pixels: most pixels that an image may have; None reads ``RESHARP_MAX_PIXELS``, or takes
             as many as the memory of this machine allows, and refuses files that are too small for
             what they claim.
+        allow_truncated: read what is there of a file that lacks only its end. The first sentence of
+            ``metadata.lost`` says what is missing.
 
     Raises:
         OptionError: ``max_pixels`` is not a positive integer.
@@ -55,7 +65,8 @@ def read(path: str | os.PathLike[str], *, max_pixels: int | None = None) -> Pict
             several images, has more pixels than it may, or is a variant that OpenCV would read
             incorrectly.
     """
-    return decode(load(path, max_pixels=max_pixels), str(path), max_pixels=max_pixels)
+    data = load(path, max_pixels=max_pixels)
+    return decode(data, str(path), max_pixels=max_pixels, allow_truncated=allow_truncated)
 
 
 def load(path: str | os.PathLike[str], *, max_pixels: int | None = None) -> bytes:
@@ -89,13 +100,20 @@ def load_stream(
         return limits.read_file(stream, name, max_pixels)
 
 
-def decode(data: bytes, name: str = "the image", *, max_pixels: int | None = None) -> Picture:
+def decode(
+    data: bytes,
+    name: str = "the image",
+    *,
+    max_pixels: int | None = None,
+    allow_truncated: bool = False,
+) -> Picture:
     """Decode the bytes of one image file, as :func:`read` does.
 
     Args:
         data: contents of the file.
         name: how error messages refer to the file.
         max_pixels: as for :func:`read`.
+        allow_truncated: as for :func:`read`.
 
     Raises:
         OptionError: ``max_pixels`` is not a positive integer.
@@ -103,26 +121,62 @@ def decode(data: bytes, name: str = "the image", *, max_pixels: int | None = Non
             pixels than it may.
     """
     form = detect(data[:HEAD], name)
-    limits.check_header(header(data, name), name, max_pixels)
+    found = header(data, name)
+    limits.check_header(found, name, max_pixels, whole=False)
     try:
-        facts = _inspect(form.name, data)
-    except DamagedContainerError as exc:
+        try:
+            return _picture(data, found, form, name)
+        except TruncatedError as exc:
+            if not allow_truncated:
+                text = str(damaged(name, form, exc)).removesuffix(".")
+                raise ImageError(f"{text}{TRUNCATED_HINT}") from None
+            return _partial_picture(data, form, name)
+    except (DamagedContainerError, MalformedError) as exc:
         raise damaged(name, form, exc) from None
     except UnsupportedError as exc:
         raise ImageError(
             f"{name} is {form.label} with {exc}, which cannot be read without changing it. "
             "Convert it to gray, RGB or RGBA with 8 or 16 bits."
         ) from None
+
+
+def _picture(data: bytes, found: Header, form: formats.Format, name: str) -> Picture:
+    facts = _inspect(form.name, data)
+    if found.least > found.size:
+        raise TruncatedError(limits.overstated(found))
+    _check_single(facts, form, name)
+    packed = facts.decodable or data
+    pixels = _decoded(packed, form, name, facts.check)
+    if facts.verify:
+        facts.verify(packed, pixels)
+    for step in facts.finish:
+        pixels = step(pixels)
+    return _upright(pixels, facts, form, name)
+
+
+def _partial_picture(data: bytes, form: formats.Format, name: str) -> Picture:
+    """Decode what is there of a truncated file."""
+    from resharp.images import truncated
+
+    with parsing(len(data)):
+        part = truncated.completed(form.name, data)
+    facts = _inspect(form.name, part.data)
+    _check_single(facts, form, name)
+    pixels = _decoded(facts.decodable or part.data, form, name)
+    pixels, note = part.finish(pixels, lambda other: _decoded(other, form, name))
+    for step in facts.finish:
+        pixels = step(pixels)
+    metadata = replace(facts.metadata, lost=(note, *facts.metadata.lost))
+    return _upright(pixels, replace(facts, metadata=metadata), form, name)
+
+
+def _check_single(facts: ContainerInfo, form: formats.Format, name: str) -> None:
     if facts.frames > 1:
         kind, advice = _several(form.name)
         raise ImageError(
             f"{name} holds {facts.frames} {kind} of one {form.label} file, but only one could be "
             f"kept. {advice}"
         )
-    pixels = _decoded(facts.decodable or data, form, name)
-    for step in facts.finish:
-        pixels = step(pixels)
-    return _upright(pixels, facts, form, name)
 
 
 def metadata_in(data: bytes) -> tuple[Metadata, int]:
@@ -156,10 +210,16 @@ def _several(form: str) -> tuple[str, str]:
     return "images", "Split it into single images."
 
 
-def _decoded(data: bytes | bytearray, form: formats.Format, name: str) -> Pixels:
-    """Decode with OpenCV and convert to the dtypes and shapes of this package."""
+def _decoded(
+    data: bytes | bytearray,
+    form: formats.Format,
+    name: str,
+    check: Callable[[Any], bytes | bytearray] | None = None,
+) -> Pixels:
+    """Check and decode with OpenCV, and convert to the dtypes and shapes of this package."""
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        checked = check(data) if check else data
+        pixels = cv2.imdecode(np.frombuffer(checked, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as exc:
         raise ImageError(f"{name} cannot be decoded as {form.label}: {exc.err or exc}") from exc
     if pixels is None:

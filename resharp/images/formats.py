@@ -6,11 +6,11 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from resharp.errors import ImageError, OptionError, OutputError
 from resharp.images.picture import Pixels
+from resharp.opencv import cv2
 
 AVIF_DEPTH = 12
 _TOP = {"uint8": 255, "uint16": 65_535, "float32": 1}

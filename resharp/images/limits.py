@@ -22,6 +22,8 @@ memory."""
 _FREE, _RATIO = 2 << 30, 2048
 """By default, an image and such a result take at most so many bytes, or so many per byte of their
 file: 2 GiB for a file of up to 1 MiB. Photos and drawings stay far below."""
+_LYING = 1000
+"""A header that claims so many times what a file can hold is not that of a truncated image."""
 _FILE_PIXEL, _FILE_MORE = 16, 64 << 20
 """Bytes per pixel, and for metadata, that a file may have: RGBA of 32 bits is the largest."""
 _OPENCV_BYTES = 2**31 - 1
@@ -71,15 +73,15 @@ def check_header(found: Header, name: str, max_pixels: int | None, *, whole: boo
         found: the header.
         name: how error messages refer to the file.
         max_pixels: the option of that name.
-        whole: whether the file is to be complete; False does not compare it with its size.
+        whole: whether the file is to be complete; a truncated one may have fewer bytes than any
+            such image, but not a thousandth of them.
 
     Raises:
         ImageError: the file is smaller than any such image, or the image is larger than it may be.
     """
-    if whole and found.least > found.size:
+    if found.least > found.size * (1 if whole else _LYING):
         form = next(form for form in formats.available() if form.name == found.format)
-        why = f"its header claims {_claim(found)}, which {found.size} bytes cannot hold"
-        raise damaged(name, form, why)
+        raise damaged(name, form, overstated(found))
     limit = pixel_limit(max_pixels)
     trust = f"If you trust it, set `max_pixels` to {found.pixels}."
     if found.pixels > limit.pixels:
@@ -98,6 +100,11 @@ def check_header(found: Header, name: str, max_pixels: int | None, *, whole: boo
                 f"{name} has {_claim(found)}, but OpenCV reads at most {most} ({side.lower()}). If "
                 f"you trust it, set the environment variable {_variable(side)} to {value}."
             )
+
+
+def overstated(found: Header) -> str:
+    """Return what is wrong with a header that claims more than its file can hold."""
+    return f"its header claims {_claim(found)}, which {found.size} bytes cannot hold"
 
 
 def _claim(found: Header) -> str:
@@ -127,7 +134,7 @@ def read_file(file: BinaryIO, name: str, max_pixels: int | None) -> bytes:
     if not file.seekable() or file.tell():
         return _read_pipe(file, name, limit)
     found = header(file, name)
-    check_header(found, name, max_pixels)
+    check_header(found, name, max_pixels, whole=False)
     _check_bytes(found.size, name, limit)
     file.seek(0)
     return file.read(found.size)  # with a number, it is not put together from two parts

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from resharp.opencv import cv2
 from resharp.training.degrade import Image, add_noise, jpeg, shrink
 
 _BT601 = np.array([24.966, 128.553, 65.481]) / 255.0  # B, G, R to Y of 16..235

@@ -17,12 +17,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 
 from resharp.errors import ImageError, VideoError
 from resharp.images import Metadata, exif, metadata_in, pixel_limit
 from resharp.images.transfer import cannot_hold
+from resharp.opencv import cv2
 from resharp.optional import require
 from resharp.reading import read_bounded
 from resharp.types import Image

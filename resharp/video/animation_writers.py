@@ -12,7 +12,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from resharp.errors import OutputError
@@ -21,6 +20,7 @@ from resharp.images.color_signal import ColorSignal, describe, icc_profile, to_s
 from resharp.images.containers import png
 from resharp.images.formats import choose
 from resharp.images.transfer import fit
+from resharp.opencv import cv2
 from resharp.optional import require
 from resharp.types import Image
 from resharp.video.clip import Clip

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
 from resharp.images.color_signal import ColorSignal
+from resharp.opencv import cv2
 from resharp.types import Image
 from resharp.video.planes import PLANAR, fill
 from resharp.video.pyav import pyav

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import cv2
 import numpy as np
 
+from resharp.opencv import cv2
 from resharp.optional import require
 from resharp.types import Image
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
+from resharp.opencv import cv2
 from resharp.types import Image
 
 PLANAR = re.compile(r"yuv4(20|22|44)p(\d+le)?")

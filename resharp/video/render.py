@@ -8,12 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
-
 from resharp.errors import VideoError
 from resharp.fsutil import sha256_of
 from resharp.images import write
 from resharp.memory import available_memory
+from resharp.opencv import cv2
 from resharp.pipeline.staged_pipeline import Pipeline, Stage, StageReport
 from resharp.types import Image, Log
 from resharp.video.clip import Clip

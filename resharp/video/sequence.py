@@ -11,16 +11,17 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from resharp.errors import ImageError, OptionError, OutputError, VideoError
 from resharp.fsutil import PART, remove_leftovers, sha256_of, write_whole
 from resharp.images import Metadata, header, metadata_in, pixel_limit, read, suffixes, writable
+from resharp.images.codec import TRUNCATED_HINT
 from resharp.images.color_signal import ColorSignal
 from resharp.images.formats import detect
 from resharp.images.limits import check_header
 from resharp.images.transfer import cannot_hold
+from resharp.opencv import cv2
 from resharp.outputs import FileStat
 from resharp.reading import open_regular, read_bounded
 from resharp.types import Image, Log
@@ -186,7 +187,7 @@ def picture(path: Path, max_pixels: int | None = None) -> tuple[Image, Metadata]
     try:
         found = read(path, max_pixels=max_pixels)
     except ImageError as error:
-        raise VideoError(str(error)) from error
+        raise VideoError(str(error).replace(TRUNCATED_HINT, ".")) from error
     pixels = found.pixels
     if pixels.dtype == np.float32:
         raise VideoError(

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil, floor
 
-import cv2
 import numpy as np
 
+from resharp.opencv import cv2
 from resharp.types import Log
 from resharp.video.clip import Clip, ResumePoint, SourceFrame
 from resharp.video.options import VideoOptions

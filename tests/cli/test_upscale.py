@@ -533,3 +533,25 @@ def test_refused_before_anything_is_done(run: Any, arguments: tuple[str, ...], w
     assert done.exit_code == 1
     assert words in done.output
     assert files() == {"a.png"}
+
+
+def test_what_is_there_of_a_truncated_image_is_restored_on_request(run: Any) -> None:
+    data = save("a.png", 40, 30).read_bytes()
+    Path("a.png").write_bytes(data[: len(data) // 2])
+    done = run("a.png", "-o", "b.png")
+    assert done.exit_code == 1
+    assert "or use --allow-truncated to restore what is there." in done.output
+    done = run("a.png", "-o", "b.png", "--allow-truncated")
+    assert done.exit_code == 0, done.output
+    assert "note: b.png: the file is truncated: the last " in done.output
+    assert shape("b.png") == (80, 60, 3)
+
+
+@pytest.mark.slow
+def test_standard_input_may_be_truncated(compact: Bundle, tmp_path: Path) -> None:
+    data = save(str(tmp_path / "a.png"), 40, 30).read_bytes()
+    cut, options = data[: len(data) // 2], ("-m", str(compact.folder), "--backend", "onnx")
+    assert piped("-", "-o", "-", *options, stdin=cut).returncode == 1
+    done = piped("-", "-o", "-", "--allow-truncated", *options, stdin=cut)
+    assert done.returncode == 0, done.stderr
+    assert b"note: standard input: the file is truncated: the last " in done.stderr

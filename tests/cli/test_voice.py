@@ -12,7 +12,8 @@ import pytest
 
 import resharp
 from resharp import errors
-from resharp.cli import COMMANDS, HIDDEN, MORE, common, main
+from resharp.cli import COMMANDS, HIDDEN, MORE, main
+from resharp.cli.wording import with_flags
 from resharp.errors import DOCS_URL, OptionError, ResharpError
 
 PACKAGE = Path(resharp.__file__).parent
@@ -91,9 +92,7 @@ def test_the_library_names_arguments_and_no_flags(path: Path) -> None:
 
 def test_the_command_line_shows_arguments_as_flags() -> None:
     text = "`memory_fraction` must be in (0, 1], got 2; or choose another `dst`"
-    assert common.with_flags(text) == (
-        "--memory-fraction must be in (0, 1], got 2; or choose another -o"
-    )
+    assert with_flags(text) == ("--memory-fraction must be in (0, 1], got 2; or choose another -o")
 
 
 def test_every_error_has_a_code_of_its_own_and_a_link() -> None:

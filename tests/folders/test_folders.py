@@ -100,6 +100,26 @@ def test_a_tree_is_restored_once_and_reported(config: RestoreConfig) -> None:
     assert len(lines()) == 2
 
 
+def test_what_is_there_of_a_truncated_file_is_restored_on_request(config: RestoreConfig) -> None:
+    whole = save("in/a.png", 40, 30).read_bytes()
+    Path("in/a.png").write_bytes(whole[: len(whole) * 2 // 3])
+    report = restore_folder("in", "out", config=config)
+    assert counts(report) == (0, 0, 1)
+    assert "or use `allow_truncated` to restore what is there" in str(report.results[0].error)
+    report = restore_folder("in", "out", config=config, allow_truncated=True)
+    assert counts(report) == (1, 0, 0)
+    assert report.results[0].notes[0].startswith("the file is truncated: the last ")
+    assert pixels("out/a.png").shape == (80, 60, 3)
+    for allow_truncated in (True, False):  # it is finished either way
+        report = restore_folder("in", "out", config=config, allow_truncated=allow_truncated)
+        assert counts(report) == (0, 1, 0)
+    Path("in/a.png").write_bytes(whole)
+    report = restore_folder("in", "out", config=config, allow_truncated=True)
+    assert counts(report) == (1, 0, 0)
+    assert report.results[0].redone
+    assert not report.results[0].notes
+
+
 def test_what_changed_is_redone(config: RestoreConfig) -> None:
     several(3)
     restore_folder("in", "out", config=config)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import struct
 
-from resharp.images.containers.info import ContainerInfo, Size, behind
+from resharp.images.containers.info import (
+    ContainerInfo,
+    DamagedContainerError,
+    Size,
+    TruncatedError,
+    behind,
+)
 from resharp.images.file_data import Data
 from resharp.images.picture import METER, Metadata, per_meter, stated
 
@@ -21,6 +27,7 @@ def inspect(data: bytes) -> ContainerInfo:
     if size < 40 or len(data) < _HEADER + size:
         return ContainerInfo()
     icc, lost = None, []
+    _check_end(data)
     start, width, height, bits, packed, length = struct.unpack_from("<I4xii2xHII", data, 10)
     end = start + (length if packed in _RUNS else (width * bits + 31) // 32 * 4 * abs(height))
     space = data[70:74] if size >= 108 else b"BGRs"
@@ -47,6 +54,31 @@ def size(data: Data) -> Size:
     least = 0 if packed in _RUNS else max(raw - 3, 0)  # some writers omit the last padding
     channels = 4 if bits == 32 else 3
     return Size(width=width, height=height, bits=bits, channels=channels, least=least)
+
+
+def layout(data: bytes) -> tuple[int, int, int, bool]:
+    """Return where the rows begin, bytes per row, rows, and whether the last row comes first.
+
+    Raises:
+        DamagedContainerError: the size of the rows is not known before they are decoded.
+    """
+    start, width, height, bits, packed = struct.unpack_from("<I4xii2xHI", data, 10)
+    if packed not in (0, 3, 6):
+        raise DamagedContainerError("a part of a compressed BMP cannot be read")
+    if not (width > 0 and height and bits):
+        raise DamagedContainerError("its header states no size")
+    return start, (width * bits + 31) // 32 * 4, abs(height), height > 0
+
+
+def _check_end(data: bytes) -> None:
+    try:
+        start, stride, rows, _ = layout(data)
+    except DamagedContainerError:  # OpenCV knows
+        return
+    if start + stride * rows > len(data):
+        raise TruncatedError(
+            f"it has {len(data)} bytes, but its header states {start + stride * rows}"
+        )
 
 
 def embed(data: bytes, metadata: Metadata) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from resharp.images.picture import Metadata, Pixels
 
@@ -17,6 +18,10 @@ DEFLATE = 1032
 
 class DamagedContainerError(Exception):
     """An incomplete or inconsistent file; the message completes a sentence about it."""
+
+
+class TruncatedError(DamagedContainerError):
+    """A file that lacks nothing but its end, so that a part of the image can be read."""
 
 
 class UnsupportedError(Exception):
@@ -63,6 +68,14 @@ class ContainerInfo:
 
     orientation: int | None = None
     """EXIF orientation, 1 to 8, if the container itself states it; None: the EXIF block decides."""
+
+    check: Callable[[Any], bytes | bytearray] | None = None
+    """Checks the image data in the bytes for OpenCV, and returns these or others with the same
+    pixels; raises DamagedContainerError."""
+
+    verify: Callable[[Any, Pixels], None] | None = None
+    """Compares the bytes for OpenCV with the pixels that it made of them; raises
+    DamagedContainerError."""
 
     decodable: bytes | bytearray | None = None
     """Bytes to pass to OpenCV if it would misread the original ones."""

@@ -19,6 +19,7 @@ from resharp.images.containers.info import (
     ContainerInfo,
     DamagedContainerError,
     Size,
+    TruncatedError,
     behind,
     left_out,
     plain,
@@ -30,7 +31,7 @@ EXIF, XMP, ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0
 _JFIF, _PHOTOSHOP, _MPF = b"JFIF\0", b"Photoshop 3.0\0", b"MPF\0"
 _LONG_XMP, _GAIN_MAP = b"http://ns.adobe.com/xmp/extension/\0", b"urn:iso:std:iso:ts:21496:-1\0"
 _APP1, _APP2, _APP11, _APP13, _COM = 0xE1, 0xE2, 0xEB, 0xED, 0xFE
-_SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
+_SOI, EOI, _SOS = 0xD8, 0xD9, 0xDA
 _KNOWN = {
     0xE0: (_JFIF, b"JFXX\0"),  # a thumbnail
     _APP1: (EXIF[:5], XMP, _LONG_XMP),
@@ -63,7 +64,7 @@ def inspect(data: bytes) -> ContainerInfo:
     lost: list[str] = []
     others: list[bytes] = []
     channels = 0
-    for marker, body, _ in (segments := list(_segments(data))):
+    for marker, body, _ in (found := list(segments(data))):
         start = _start(marker, body)
         name = b"APP%d " % (marker & 15) + re.sub(rb"[^ -~].*", b"", body[:40], flags=re.DOTALL)
         if marker in _FRAMES and len(body) > 5:
@@ -93,7 +94,7 @@ def inspect(data: bytes) -> ContainerInfo:
     if _LONG_XMP in blocks:
         lost.append("the extended part of the XMP data is left out: resharp cannot keep it")
     unit, x, y = struct.unpack(">BHH", blocks.get(_JFIF, b"").ljust(7, b"\0")[2:7])
-    gain_map = _behind(data, segments[-1][2], blocks, lost)
+    gain_map = _behind(data, found[-1][2], blocks, lost)
     metadata = Metadata(
         exif=blocks.get(EXIF[:5], b"")[1:] or None,
         icc=icc,
@@ -105,7 +106,9 @@ def inspect(data: bytes) -> ContainerInfo:
         own=(("jpeg", _GAIN_MAP, blocks[_GAIN_MAP]),) if gain_map and _GAIN_MAP in blocks else (),
         lost=tuple(dict.fromkeys(lost)),
     )
-    return ContainerInfo(metadata=metadata)
+    from resharp.images.containers import jpeg_scans
+
+    return ContainerInfo(metadata=metadata, check=jpeg_scans.check, verify=jpeg_scans.check_end)
 
 
 def size(data: Data) -> Size:
@@ -114,7 +117,7 @@ def size(data: Data) -> Size:
     Raises:
         DamagedContainerError: there is none.
     """
-    for marker, body, _ in _segments(data):
+    for marker, body, _ in segments(data):
         if marker in _FRAMES and len(body) > 5:
             depth, height, width, count = struct.unpack_from(">BHHB", body)
             bits = _FEWEST.get(marker, 0) * _blocks(body, width, height, count)
@@ -163,9 +166,31 @@ def embed(data: bytes, metadata: Metadata) -> bytes:
     return head + index + data[20:] + metadata.gain_map
 
 
+def ended(data: bytes) -> bytes:
+    """Return a truncated JPEG with an end marker behind what is there of its scans.
+
+    Raises:
+        DamagedContainerError: it ends before its first scan.
+    """
+    scans, end = 0, 0
+    try:
+        for marker, _, at in segments(data):
+            scans, end = scans + (marker == _SOS), at - 2 * (marker == EOI)
+            if marker == _SOS:
+                found = _SCAN_END.search(data, at)
+                end = found.start() if found else len(data)
+    except TruncatedError:
+        pass
+    if not scans:
+        raise DamagedContainerError("it ends before its image data")
+    # Broken downloads are filled up with zeros, which would decode to something.
+    body = data[:end]
+    return (body.rstrip(b"\0") if body.endswith(bytes(16)) else body).rstrip(b"\xff") + b"\xff\xd9"
+
+
 def with_segments_of(data: bytes, source: bytes) -> bytes:
     """Return a JPEG of OpenCV with the metadata segments of another one as they are."""
-    kept = [_segment(m, body) for m, body, _ in _segments(source) if m == _COM or 0xE1 <= m <= 0xEF]
+    kept = [_segment(m, body) for m, body, _ in segments(source) if m == _COM or 0xE1 <= m <= 0xEF]
     return data[:20] + b"".join(kept) + data[20:]
 
 
@@ -202,7 +227,7 @@ def _behind(data: bytes, at: int, blocks: dict[bytes, bytes], lost: list[str]) -
     at = _behind_zeros(data, at)
     while data[at : at + 3] == b"\xff\xd8\xff":
         try:
-            *_, (_, _, end) = _segments(data, at)
+            *_, (_, _, end) = segments(data, at)
         except DamagedContainerError:
             break
         images.append(data[at:end])
@@ -236,7 +261,7 @@ def _announces(packet: bytes | None) -> bool:
 
 
 def _is_gain_map(image: bytes) -> bool:
-    found = {_start(marker, body): body for marker, body, _ in _segments(image)}
+    found = {_start(marker, body): body for marker, body, _ in segments(image)}
     return _GAIN_MAP in found or _announces(found.get(XMP, b"")[len(XMP) :])
 
 
@@ -254,29 +279,29 @@ def _find(pattern: re.Pattern[bytes], data: Data, at: int) -> int | None:
     return None
 
 
-def _segments(data: Data, at: int = 0) -> Iterator[Segment]:
+def segments(data: Data, at: int = 0) -> Iterator[Segment]:
     """Yield the segments of the JPEG at this position, up to EOI."""
     at += 2
+    error = DamagedContainerError
     while True:
         # Skip padding, and stray bytes that some cameras leave between segments.
         start = _find(_MARKER, data, at)
         if start is None:
-            raise DamagedContainerError(f"it ends after {len(data)} bytes, without its end marker")
+            raise error(f"it ends after {len(data)} bytes, without its end marker")
         at = start
         marker = data[at + 1]
-        if marker == _EOI:
+        if marker == EOI:
             yield marker, b"", at + 2
             return
         size = int.from_bytes(data[at + 2 : at + 4], "big")
         if size < 2 or at + 2 + size > len(data):
-            raise DamagedContainerError(f"it ends after {len(data)} bytes, inside a segment")
+            raise error(f"it ends after {len(data)} bytes, inside a segment")
         body = data[at + 4 : at + 2 + size]
         at += 2 + size
         yield marker, body, at
         if marker == _SOS:
+            error = TruncatedError
             end = _find(_SCAN_END, data, at)
             if end is None:
-                raise DamagedContainerError(
-                    f"it ends after {len(data)} bytes, inside the image data"
-                )
+                raise error(f"it ends after {len(data)} bytes, inside the image data")
             at = end

@@ -22,6 +22,7 @@ from resharp.images.containers.info import (
     ContainerInfo,
     DamagedContainerError,
     Size,
+    TruncatedError,
     behind,
     left_out,
     named,
@@ -178,13 +179,15 @@ def _chunk(name: bytes, body: bytes) -> bytes:
 def _chunks(data: bytes, lost: list[str]) -> Iterator[tuple[bytes, int, int]]:
     """Yield name, start and end of each chunk."""
     view = memoryview(data)
-    at = 8
+    at, drawn = 8, False
     while True:
         size = int.from_bytes(view[at : at + 4], "big")
         name = bytes(view[at + 4 : at + 8])
         end = at + 12 + size
         if end > len(view):
-            raise DamagedContainerError(f"it ends after {len(view)} bytes, without its IEND chunk")
+            error = TruncatedError if drawn or name == b"IDAT" else DamagedContainerError
+            raise error(f"it ends after {len(view)} bytes, without its IEND chunk")
+        drawn |= name == b"IDAT"
         if zlib.crc32(view[at + 4 : end - 4]) == int.from_bytes(view[end - 4 : end], "big"):
             yield name, at, end
         elif name[:1].isupper():

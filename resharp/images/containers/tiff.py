@@ -16,6 +16,7 @@ from functools import partial
 import numpy as np
 
 from resharp.images import ifd, photoshop
+from resharp.images.containers import tiff_strips
 from resharp.images.containers.info import (
     CMYK,
     DEFLATE,
@@ -91,6 +92,7 @@ def inspect(data: bytes) -> ContainerInfo:
         orientation=next((o for o in page.integers(_ORIENTATION)[:1] if 1 <= o <= 8), 1),
         decodable=_as_gray(data, page) if twins else _neutral(data, page),
         finish=tuple(finish),
+        check=tiff_strips.sound,
     )
 
 

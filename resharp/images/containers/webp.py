@@ -9,6 +9,7 @@ from resharp.images.containers.info import (
     ContainerInfo,
     DamagedContainerError,
     Size,
+    TruncatedError,
     behind,
     left_out,
 )
@@ -25,7 +26,7 @@ def inspect(data: bytes) -> ContainerInfo:
     end = 8 + int.from_bytes(data[4:8], "little")
     # Some writers omit the last pad byte.
     if end > len(data) + 1:
-        raise DamagedContainerError(f"it has {len(data)} bytes, but its header states {end}")
+        raise TruncatedError(f"it has {len(data)} bytes, but its header states {end}")
     found: dict[bytes, bytes] = {}
     others: list[bytes] = []
     frames = 0

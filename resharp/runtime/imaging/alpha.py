@@ -7,10 +7,10 @@ pyramid of Gortler et al., "The Lumigraph" (1996), section 3.4, with alpha as th
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
 from resharp.errors import ImageError
+from resharp.opencv import cv2
 from resharp.types import Array
 
 _TOP = {"uint8": 255.0, "uint16": 65_535.0, "float32": 1.0}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 
 from resharp.errors import ImageError
+from resharp.opencv import cv2
 from resharp.types import Image
 
 DTYPES = ("uint8", "uint16", "float32")

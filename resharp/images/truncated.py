@@ -1,0 +1,263 @@
+"""Files that lack only their end: completed, so that OpenCV decodes the part that is there.
+
+Each format is completed in its own way (``completed``). How many rows are missing follows from the
+data (PNG, TIFF, GIF, BMP), from rows that libjpeg left gray, or from decoding the file twice, ended
+at two places: rows that differ, and those below them, are not there (WebP).
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resharp.images.containers import bmp, gif, jpeg, tiff_part
+from resharp.images.containers.info import DamagedContainerError
+from resharp.images.picture import Pixels
+
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_ADAM7 = (
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2)),
+    (0, 1, 1, 2),
+)
+"""Left, top, and steps to the right and down of the passes of an interlaced PNG."""
+_GRIDS = ((8, 8), (8, 4), (4, 4), (4, 2), (2, 2), (2, 1))
+"""Steps down and to the right between the pixels that are there after each pass."""
+_EARLIER = 32
+"""Bytes less for the second way to end a WebP file."""
+_SPARE, _ZEROS = 1024, 64 << 20
+"""Zeros behind the end of a WebP file, which decoders read ahead of, and at most in place of it."""
+_MOST_PIXELS = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartialFile:
+    """A complete file made of a truncated one."""
+
+    data: bytes
+    """What to decode."""
+
+    height: int | None = None
+    """Rows of the image, if those of ``data`` are fewer."""
+
+    missing: int | None = None
+    """Rows that are missing, if it is known."""
+
+    first: bool = False
+    """Whether the missing rows are the first ones, and not the last."""
+
+    taken: tuple[NDArray[np.intp], NDArray[np.intp]] | None = None
+    """Rows and columns of ``data``, as indices of them, of which an interlaced image is made."""
+
+    earlier: bytes | None = None
+    """The same file, ended somewhat earlier."""
+
+    blurred: int = 0
+    """Rows above a difference that filters of the format may change too."""
+
+    def finish(self, pixels: Pixels, decode: Callable[[bytes], Pixels]) -> tuple[Pixels, str]:
+        """Return the decoded pixels with black in the missing rows, and a note.
+
+        Args:
+            pixels: decoded ``data``, as it lies in the file.
+            decode: decodes other data in the same way.
+
+        Raises:
+            DamagedContainerError: all rows are missing.
+        """
+        rows, missing = self.height or len(pixels), self.missing
+        if self.taken is not None:
+            ys, xs = self.taken
+            share = len(np.unique(ys)) * len(np.unique(xs)) / (len(ys) * len(xs))
+            return np.ascontiguousarray(pixels[ys][:, xs]), (
+                f"the file is truncated: {1 - share:.0%} of its interlaced pixels are missing and "
+                "repeat those next to them"
+            )
+        if missing is None and self.earlier is None:
+            return _with_gray_rows(pixels)
+        if missing is None:
+            same = (pixels == decode(self.earlier or b"")).reshape(rows, -1).all(axis=1)
+            missing = 0 if same.all() else rows - int(np.argmin(same)) + self.blurred
+        _check_rows(rows - missing)
+        if not missing:
+            return pixels, "the file is truncated: its end is missing, but no row of the image is"
+        _check_size(pixels.shape[1], rows)
+        whole = np.zeros((rows, *pixels.shape[1:]), pixels.dtype)
+        if self.first:
+            whole[missing:] = pixels[len(pixels) - (rows - missing) :]
+        else:
+            whole[: rows - missing] = pixels[: rows - missing]
+        return whole, _note(missing, rows, "first" if self.first else "last", "black")
+
+
+def _check_size(width: int, height: int) -> None:
+    """Refuse to make a large image of a few bytes; OpenCV has the same limit."""
+    if width * height > _MOST_PIXELS:
+        raise DamagedContainerError(f"it claims {width} x {height} pixels")
+
+
+def _check_rows(rows: int) -> None:
+    if rows <= 0:
+        raise DamagedContainerError("it ends before the first row of its image")
+
+
+def _note(missing: int, rows: int, place: str, color: str) -> str:
+    which = f"{missing} of {rows} rows are" if missing > 1 else f"row of {rows} is"
+    least = "at least " if color == "gray" else ""  # a part of the rows above is gray too
+    return f"the file is truncated: {least}the {place} {which} missing and left {color}"
+
+
+def _with_gray_rows(pixels: Pixels) -> tuple[Pixels, str]:
+    """Return the pixels and a note on the last rows, which libjpeg leaves gray."""
+    same = (pixels == pixels[-1, -1]).reshape(len(pixels), -1).all(axis=1)
+    missing = len(pixels) if same.all() else int(np.argmin(same[::-1]))
+    if abs(np.asarray(pixels[-1, -1], np.int64) - 128).max() > 1 or not missing:
+        return pixels, (
+            "the file is truncated: its end is missing, which holds the last rows or fine details"
+        )
+    if missing == len(pixels):
+        raise DamagedContainerError("it ends before the first row of its image")
+    return pixels, _note(missing, len(pixels), "last", "gray")
+
+
+def completed(form: str, data: bytes) -> PartialFile:
+    """Return a file of the same image that is complete.
+
+    Args:
+        form: name of the format.
+        data: the truncated file.
+
+    Raises:
+        DamagedContainerError: nothing of its image can be read.
+    """
+    ways = {"png": _png, "jpeg": _jpeg, "webp": _webp, "tiff": _tiff, "gif": _gif, "bmp": _bmp}
+    if form not in ways:
+        raise DamagedContainerError(f"a part of {form.upper()} cannot be read")
+    return ways[form](data)
+
+
+def _png(data: bytes) -> PartialFile:
+    """Decompress the rows that are there, and compress them as an image of their own.
+
+    An interlaced image keeps its size; its missing pixels are 0.
+    """
+    at, start, packed = 8, 0, []
+    while at + 8 <= len(data):
+        size, name = struct.unpack_from(">I4s", data, at)
+        if name == b"IDAT":
+            start = start or at
+            packed.append(data[at + 8 : at + 8 + size])
+        at += 12 + size
+    if not start:
+        raise DamagedContainerError("it ends before its image data")
+    width, height, depth, kind, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
+    _check_size(width, height)
+    bits = depth * _PNG_CHANNELS.get(kind, 1)
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    sizes = []
+    for left, top, right, down in passes:
+        across, rows = -(-(width - left) // right), -(-(height - top) // down)
+        sizes.append((1 + (across * bits + 7) // 8) * rows if across > 0 and rows > 0 else 0)
+    raw, head = _inflated(b"".join(packed), sum(sizes)), data[:start]
+    if not interlaced:
+        rows = len(raw) * height // sizes[0] if sizes[0] else 0
+        _check_rows(rows)
+        shorter = data[16:20] + struct.pack(">I", rows) + data[24:29]
+        head = data[:8] + _chunk(b"IHDR", shorter) + data[33:start]
+        part = raw[: rows * sizes[0] // height]
+        return PartialFile(data=_png_of(head, part), height=height, missing=height - rows)
+    there = sum(len(raw) >= sum(sizes[: n + 1]) for n in range(7))
+    _check_rows(there)
+    whole = _png_of(head, raw.ljust(sum(sizes), b"\0"))
+    if there == len(passes):
+        return PartialFile(data=whole, missing=0)
+    ys, xs = (
+        np.arange(size) // step * step
+        for size, step in zip((height, width), _GRIDS[there - 1], strict=True)
+    )
+    return PartialFile(data=whole, taken=(ys, xs))
+
+
+def _png_of(head: bytes, raw: bytes) -> bytes:
+    return head + _chunk(b"IDAT", zlib.compress(raw, 1)) + _chunk(b"IEND", b"")
+
+
+def _chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def _inflated(packed: bytes, most: int) -> bytes:
+    """Decompress as far as the data is intact."""
+    stream, out = zlib.decompressobj(), bytearray()
+    for at in range(0, len(packed), 4096):
+        try:
+            out += stream.decompress(packed[at : at + 4096], max(most - len(out), 1))
+        except zlib.error:
+            break
+        if len(out) >= most:
+            break
+    return bytes(out[:most])
+
+
+def _jpeg(data: bytes) -> PartialFile:
+    return PartialFile(data=jpeg.ended(data))
+
+
+def _webp(data: bytes) -> PartialFile:
+    """Fill the image data up with zeros, which decode as a continuation."""
+    at = 12
+    while at + 8 <= len(data):
+        name, size = struct.unpack_from("<4sI", data, at)
+        if name in (b"VP8 ", b"VP8L"):
+            break
+        if name == b"ANMF":
+            raise DamagedContainerError("a part of an animation cannot be read")
+        at += 8 + size + size % 2
+    else:
+        raise DamagedContainerError("it ends before its image data")
+    size = min(size, len(data) + _ZEROS)
+    end = at + 8 + size + size % 2 + _SPARE
+    head = (
+        data[:4] + struct.pack("<I", end - 8) + data[8 : at + 4] + struct.pack("<I", size + _SPARE)
+    )
+    there = data[at + 8 : at + 8 + size]
+    if len(there) <= _EARLIER:
+        raise DamagedContainerError("it ends before the first row of its image")
+    cut = there[:-_EARLIER]
+    whole = len(there) >= size
+    return PartialFile(
+        data=head + there.ljust(end - at - 8, b"\0"),
+        missing=0 if whole else None,
+        blurred=8 if name == b"VP8 " else 0,
+        earlier=None if whole else head + cut.ljust(end - at - 8, b"\0"),
+    )
+
+
+def _tiff(data: bytes) -> PartialFile:
+    part, rows, height = tiff_part.shortened(data)
+    return PartialFile(data=part, height=height, missing=height - rows)
+
+
+def _gif(data: bytes) -> PartialFile:
+    part, missing, rows = gif.ended(data)
+    if rows is None or not missing:
+        height = int.from_bytes(data[8:10], "little")
+        return PartialFile(data=part, height=height, missing=missing)
+    taken = np.maximum.accumulate(np.where(rows, np.arange(len(rows)), 0))
+    columns = np.arange(int.from_bytes(data[6:8], "little"))
+    return PartialFile(data=part, taken=(taken, columns))
+
+
+def _bmp(data: bytes) -> PartialFile:
+    start, stride, rows, flipped = bmp.layout(data)
+    _check_size(stride // 4, rows)
+    there = max(len(data) - start, 0) // stride
+    there = min(there, rows)
+    _check_rows(there)
+    head = data[:22] + struct.pack("<i", there if flipped else -there) + data[26:start]
+    whole = head + data[start : start + there * stride]
+    return PartialFile(data=whole, height=rows, missing=rows - there, first=flipped)
