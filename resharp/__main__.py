@@ -1,6 +1,10 @@
 """Command line entry point for ``python -m resharp``."""
 
-from resharp.cli import main
+import sys
 
 if __name__ == "__main__":
+    try:
+        from resharp.cli import main
+    except KeyboardInterrupt:  # before the command line handles it
+        sys.exit(130)
     main(prog_name="resharp")

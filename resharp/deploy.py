@@ -260,7 +260,7 @@ def import_checkpoint(
         MissingExtraError: a package of the extra ``export`` is not installed.
     """
     path = Path(file)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise CheckpointError(f"there is no file {path}")
     name = name or weights.kebab(path.name)
     if not name:

@@ -12,12 +12,14 @@ import glob
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from resharp.errors import OutputError
 from resharp.optional import require
+from resharp.reading import NotRegularError, kind_of, open_regular
 
 PART = ".part"
 """Suffix of temporary files."""
@@ -58,9 +60,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     the permissions of the new file come from the umask, as usual.
 
     Raises:
+        NotRegularError: ``path`` is a pipe, a socket or a device: renaming would remove it.
         OSError: a file operation failed.
     """
     target = Path(os.path.realpath(path))
+    _check_replaceable(target)
     part = target.with_name(f".{_shortened(target.name)}.{secrets.token_hex(4)}{PART}")
     os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
@@ -159,12 +163,13 @@ def sha256_of(source: Path | bytes) -> str:
     """Return the SHA-256 of a file or of bytes, as 64 hexadecimal digits.
 
     Raises:
+        NotRegularError: it is a pipe, a socket or a device.
         OSError: the file cannot be read.
     """
     if not isinstance(source, Path):
         return hashlib.sha256(source).hexdigest()
     digest = hashlib.sha256()
-    with source.open("rb") as stream:
+    with open_regular(source) as stream:
         while chunk := stream.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
@@ -192,6 +197,15 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _check_replaceable(target: Path) -> None:
+    try:
+        mode = target.stat().st_mode
+    except OSError:  # it does not exist, or creating the file raises the proper error
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise NotRegularError(f"it is {kind_of(mode)}, which is not replaced")
+
+
 def _shortened(name: str) -> str:
     """Limit a name to 200 bytes: temporary names are longer and file systems allow 255.
 
@@ -208,6 +222,8 @@ def _reason(error: OSError, target: Path) -> str:
         return f"the folder {target.parent} does not exist. Create it first."
     if os.path.isdir(target):
         return "it is a folder. Choose another name."
+    if isinstance(error, NotRegularError):
+        return f"{error}. Choose another name."
     if error.errno == errno.ENAMETOOLONG:
         return "its name is too long. Choose a shorter one."
     if isinstance(error, PermissionError):

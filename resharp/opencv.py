@@ -53,6 +53,7 @@ _SWITCHES = (
     "OPENCV_VIDEOWRITER_DEBUG",
 )
 _NUMBER = re.compile(r"([0-9]+)(KB|Kb|kb|MB|Mb|mb)?")
+_UNITS = {"": 1, "KB": 1 << 10, "MB": 1 << 20}
 _SWITCH = re.compile("0|1|true|True|TRUE|false|False|FALSE")
 _LARGEST = 2**64 - 1
 _MOST_THREADS = 1024
@@ -80,6 +81,12 @@ def check_environment(environment: Mapping[str, str]) -> None:
             raise _invalid(name, value, "0, 1, true or false")
 
 
+def number_of(name: str) -> int | None:
+    """Return the number in one of OpenCV's environment variables; None if it is not set."""
+    found = _NUMBER.fullmatch(os.environ.get(name, ""))
+    return found and int(found[1]) * _UNITS[(found[2] or "").upper()]
+
+
 def _invalid(name: str, value: str, wanted: str) -> OptionError:
     shown = repr(value if len(value) <= 40 else f"{value[:40]}...")
     return OptionError(
@@ -91,4 +98,4 @@ check_environment(os.environ)
 
 import cv2  # noqa: E402
 
-__all__ = ["check_environment", "cv2"]
+__all__ = ["check_environment", "cv2", "number_of"]

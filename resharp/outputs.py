@@ -32,6 +32,7 @@ from typing import Any, Literal
 from resharp.errors import OptionError
 from resharp.fsutil import locked, sha256_of, write_whole
 from resharp.paths import home
+from resharp.reading import kind_of, open_regular, parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -74,11 +75,15 @@ def parse_output(
     Raises:
         OptionError: it is empty, or has an extension that cannot be written.
     """
-    text = os.fspath(dst)
-    check_not_empty(text, "`dst`")
-    path = Path(text)
+    text = path_text(dst, "`dst`")
+    path = expanded(text)
     separators = ("/", os.sep, *filter(None, [os.altsep]))
-    if text.endswith(separators) or os.path.isdir(path) or path.suffix in ("", "."):
+    is_folder = text.endswith(separators) or os.path.isdir(path) or path.suffix in ("", ".")
+    of_user = text[0] == "~" and (is_folder or len(path.parts) > 1) and path == Path(text)
+    if of_user and not os.path.exists(path.parts[0]):
+        user = path.parts[0][1:]
+        raise OptionError(f"`dst` names the user {user!r}, who does not exist: write ./{text}")
+    if is_folder:
         if os.path.exists(path) and not os.path.isdir(path):
             raise OptionError(f"`dst` must be a folder, got {text}: it is {_kind(path)}")
         return OutputName(path, is_file=False)
@@ -91,17 +96,29 @@ def parse_output(
     return OutputName(path, is_file=True)
 
 
-def check_not_empty(text: str, what: str) -> None:
-    """Check that a path was given; an empty one would mean the current folder.
+def path_text(path: str | os.PathLike[str], what: str) -> str:
+    """Return a path as text.
+
+    Args:
+        path: the path.
+        what: how error messages refer to it.
 
     Raises:
-        OptionError: it is empty.
+        OptionError: it is no path, has a NUL character, or is empty, which would mean the current
+            folder.
     """
+    try:
+        text = os.fsdecode(path)
+    except TypeError:
+        raise OptionError(f"{what} must be a path, got {path!r}") from None
+    if "\0" in text:
+        raise OptionError(f"{what} must not contain a NUL character, got {text!r}")
     if not text:
         raise OptionError(
             f"{what} is empty, perhaps because of an unset variable. Name a file or a folder "
             "(. is the current one)"
         )
+    return text
 
 
 def expanded(text: str) -> Path:
@@ -179,9 +196,7 @@ def refusal(
 
 
 def _kind(path: Path) -> str:
-    if os.path.isdir(path):
-        return "a folder"
-    return "a file" if os.path.isfile(path) else "a device or pipe"
+    return "a file" if os.path.isfile(path) else kind_of(path.stat().st_mode)
 
 
 def folder_beside(root: Path) -> Path:
@@ -257,8 +272,8 @@ class JournalEntry:
     def parse(cls, line: bytes) -> JournalEntry | None:
         """Parse a line; return None if it is not a valid line of this version."""
         try:
-            values = json.loads(line)
-        except (ValueError, RecursionError):
+            values = parse_json(line)
+        except ValueError:
             return None
         if not isinstance(values, dict) or values.pop("v", None) != SCHEMA:
             return None
@@ -290,9 +305,7 @@ class Journal:
         """Read the lines that any process has appended since the last call."""
         with self._lock:
             try:
-                if self._path.exists() and not self._path.is_file():
-                    raise OSError(f"it is {_kind(self._path)}")
-                with self._path.open("rb") as file:
+                with open_regular(self._path) as file:
                     self._read(file)
             except (FileNotFoundError, NotADirectoryError):
                 self._forget()

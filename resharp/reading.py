@@ -6,12 +6,18 @@ fails. Nothing here waits for a file that is not one, and nothing reads more tha
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import select
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+LARGEST_STREAM = 4 << 30
+"""Bytes that may be read from a pipe or a device, which may never end."""
+_TICK = 0.1
 SMALL = 16 << 20
 """Bytes that a file of settings, a manifest or a sidecar may have."""
 
@@ -31,15 +37,67 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
         NotRegularError: it is none.
         OSError: it cannot be opened; IsADirectoryError for a folder.
     """
+    _check_regular(os.stat(path).st_mode)  # noqa: PTH116 - opening a pipe would wake its writer
     stream = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - Path has no opener
     try:
-        mode = os.fstat(stream.fileno()).st_mode
-        if not stat.S_ISREG(mode):
-            raise NotRegularError(f"it is {kind_of(mode)}, not a file")
+        _check_regular(os.fstat(stream.fileno()).st_mode)
     except BaseException:
         stream.close()
         raise
     return stream
+
+
+def _check_regular(mode: int) -> None:
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a folder raises its own error
+        raise NotRegularError(f"it is {kind_of(mode)}, not a file")
+
+
+def open_any(
+    path: str | os.PathLike[str], check: Callable[[], object] = lambda: None
+) -> io.BufferedReader:
+    """Open a file, or a pipe or device that delivers one, for reading.
+
+    Args:
+        path: what to open. A pipe without a writer is waited for.
+        check: called several times a second while reading waits for data; raising ends the wait.
+
+    Raises:
+        OSError: it cannot be opened; IsADirectoryError for a folder. Reading raises
+            :class:`TooLargeError` after :data:`LARGEST_STREAM` bytes of a pipe or a device.
+    """
+    raw = io.FileIO(path, opener=_without_waiting)
+    mode = os.fstat(raw.fileno()).st_mode
+    if stat.S_ISREG(mode) or not hasattr(select, "poll"):
+        return io.BufferedReader(raw)
+    return io.BufferedReader(_Waiting(raw, check))
+
+
+class _Waiting(io.RawIOBase):
+    """A pipe or a device on which reading waits, but in steps."""
+
+    def __init__(self, raw: io.FileIO, check: Callable[[], object]) -> None:
+        self._raw, self._check, self._left = raw, check, LARGEST_STREAM
+        self._poll = select.poll()
+        self._poll.register(raw.fileno(), select.POLLIN)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        while True:
+            self._check()
+            if self._poll.poll(_TICK * 1000):
+                count = self._raw.readinto(buffer)
+                if count is not None:  # another process has taken it
+                    break
+        self._left -= count
+        if self._left < 0:
+            raise TooLargeError(f"it delivers more than {LARGEST_STREAM} bytes")
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
 def kind_of(mode: int) -> str:

@@ -241,3 +241,19 @@ def test_hashes(tmp_path: Path, size: int) -> None:
     assert copy_hashed(io.BytesIO(data), path) == (known, size)
     assert path.read_bytes() == data
     assert sha256_of(path) == sha256_of(data) == known
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_neither_replaced_nor_hashed(tmp_path: Path) -> None:
+    """Renaming a file to its name would remove it, and /dev/null with it for root."""
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    (tmp_path / "link.png").symlink_to(pipe)
+    for name in ("pipe.png", "link.png"):
+        words = rf"{name} cannot be written: it is a pipe, which is not replaced. Choose another"
+        with pytest.raises(OutputError, match=words):
+            write_whole(tmp_path / name, b"data")
+    with pytest.raises(OSError, match="it is a pipe"):
+        sha256_of(pipe)
+    assert pipe.is_fifo()
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["link.png", "pipe.png"]

@@ -17,9 +17,11 @@ from resharp.optional import require
 PACKAGE = Path(resharp.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SHARED = {
+    "checks",
     "drawing",
     "errors",
     "fsutil",
+    "joining",
     "memory",
     "optional",
     "outputs",

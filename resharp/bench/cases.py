@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from resharp.errors import OptionError
+from resharp.reading import read_json
 from resharp.types import Precision, Tile
 
 BASELINES = ("upstream", "onnxruntime", "pytorch", "openvino", "ncnn")
@@ -159,10 +160,10 @@ def load(name: str) -> Suite:
         return parse(name, json.loads((SUITES / f"{name}.json").read_text("utf-8")))
     path = Path(name)
     try:
-        return parse(path.stem, json.loads(path.read_text(encoding="utf-8")))
+        return parse(path.stem, read_json(path))
     except OSError as error:
         raise OptionError(f"cannot read suite {path}: {error.strerror or error}") from error
-    except (OptionError, UnicodeError, json.JSONDecodeError) as error:
+    except ValueError as error:
         raise OptionError(f"{path} is not a valid suite: {error}") from error
 
 

@@ -17,10 +17,13 @@ from resharp.bench.cases import Case
 from resharp.engines.manifest import known_fields
 from resharp.errors import OptionError
 from resharp.fsutil import write_whole
+from resharp.reading import parse_json, read_bounded
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 
+LARGEST = 256 << 20
+"""Bytes that a file of records may have."""
 SCHEMA = 1
 """Version of the record schema; records of any other version are rejected."""
 
@@ -249,7 +252,7 @@ def read(path: Path) -> Records:
             another schema version.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_bounded(path, LARGEST).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(
             f"cannot read {path} ({error}): pass a file written by 'resharp bench run'"
@@ -259,7 +262,7 @@ def read(path: Path) -> Records:
         if not line.strip():
             continue
         try:
-            data = json.loads(line)
+            data = parse_json(line)
             schema, kind = data["schema"], data["kind"]
         except (ValueError, KeyError, TypeError) as error:
             raise OptionError(

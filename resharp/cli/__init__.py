@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import importlib
-import io
+import json
 import logging
+import os
 import sys
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from functools import partial
 from typing import IO, Any
 
 import click
 
-from resharp import __version__
-from resharp.errors import OutputError, ResharpError
+from resharp import __version__, joining
+from resharp.cli.interrupts import INTERRUPTED, code_of, handled_signals
+from resharp.cli.streams import standard_streams
+from resharp.errors import ResharpError
 
 COMMANDS = {
     "upscale": ("upscale:command", "Restore images: files, folders and globs."),
@@ -32,6 +35,8 @@ MORE = {
     "cluster": ("cluster:cluster", "Restore folders and video on a Ray cluster."),
     "realesrgan": ("realesrgan:command", "Real-ESRGAN's own command and options."),
 }
+JSON = "resharp.json"
+"""Key in click's ``meta`` of whether to print JSON, and none has been printed yet."""
 HIDDEN = {"weights": ("models:models", "The former name of 'models'.")}
 
 
@@ -41,7 +46,7 @@ class Failed(click.ClickException):
     def __init__(self, error: ResharpError) -> None:
         from resharp.cli.wording import printable, with_flags
 
-        super().__init__(printable(with_flags(str(error))))
+        super().__init__(printable(with_flags(str(error)), lines=True))
         self.error = error
 
     def show(self, file: IO[Any] | None = None) -> None:
@@ -66,10 +71,23 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
         return command
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the command line, on streams that take any file name; see click."""
-        take_any_text()
-        return super().main(*args, **kwargs)
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command line, whatever becomes of the standard streams; see click."""
+        run = partial(super().main, args, prog_name, complete_var, False, **extra)
+        if not standalone_mode:
+            return run()
+        with standard_streams():
+            code = _code(run)
+        if joining.left_behind():  # a thread that ends never, or in the middle of the shutdown
+            os._exit(code)
+        sys.exit(code)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -90,39 +108,44 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; a :class:`ResharpError` becomes a message and exit code 1.
 
-        So does a full disk behind standard output: other files have a name in the error.
+        With ``--json`` it is also printed as an object, in place of the results. An interrupt
+        becomes one line and its exit code.
         """
         try:
             return super().invoke(ctx)
         except ResharpError as error:
-            raise Failed(error) from error
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or error.filename is not None:
-                raise
-            text = f"standard output cannot be written: {error.strerror}. Redirect it elsewhere."
-            raise Failed(OutputError(text)) from error
+            failed = Failed(error)
+            if ctx.meta.get(JSON):
+                click.echo(json.dumps({"error": failed.message, "code": error.code}, indent=2))
+            raise failed from error
+        except KeyboardInterrupt as error:
+            click.echo("Interrupted.", err=True)
+            raise click.exceptions.Exit(code_of(error)) from None
 
 
-def take_any_text() -> None:
-    """Make standard output and error replace characters that their encoding lacks.
-
-    File names can hold any character, or bytes that are no text at all. A stream whose encoding
-    lacks one, as on Windows when the output is redirected, would raise in the middle of a run.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        fails = getattr(stream, "errors", None) in ("strict", "surrogateescape")
-        if fails and isinstance(stream, io.TextIOWrapper):
-            with contextlib.suppress(ValueError):  # it is closed
-                stream.reconfigure(errors="replace")
+def _code(run: Callable[[], Any]) -> int:
+    """Run the command line and return the exit code; errors have been shown."""
+    try:
+        with handled_signals():
+            found = run()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except ResharpError as error:  # standard output cannot be written, by --help
+        Failed(error).show()
+        return Failed.exit_code
+    except click.Abort:  # Ctrl-C before a command was run
+        return INTERRUPTED
+    return found if isinstance(found, int) else 0
 
 
 class _Flags(logging.Formatter):
     """Shows the arguments in log messages as options."""
 
     def format(self, record: logging.LogRecord) -> str:
-        from resharp.cli.wording import with_flags
+        from resharp.cli.wording import printable, with_flags
 
-        return with_flags(super().format(record))
+        return printable(with_flags(super().format(record)), lines=True)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,13 +12,14 @@ from typing import TYPE_CHECKING
 import click
 
 from resharp.cli.common import (
-    INTERRUPTED,
     OrderedGroup,
     json_option,
+    print_json,
     print_table,
     say,
     store_option,
 )
+from resharp.cli.interrupts import code_of
 from resharp.errors import OptionError, ResharpError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def compare(old: Path, new: Path, threshold: float | None, as_json: bool) -> Non
     for warning in found.warnings:
         say(f"warning: {warning}")
     if as_json:
-        click.echo(json.dumps(asdict(found) | {"regressed": bool(found.regressions)}, indent=2))
+        print_json(asdict(found) | {"regressed": bool(found.regressions)})
     else:
         _changes(found)
     if found.regressions:
@@ -152,7 +152,7 @@ def capacity(
     answers = capacities(found.measured(), model, wanted)
     if as_json:
         data = [asdict(a) | {"images_per_hour": a.per_hour(height, width)} for a in answers]
-        click.echo(json.dumps({"records": str(path), "answers": data}, indent=2))
+        print_json({"records": str(path), "answers": data})
         return
     click.echo(f"{model}, {memory}, images of {width}x{height} (from {path})")
     for answer in answers:
@@ -183,9 +183,9 @@ def _measure(
     path = output or FOLDER / f"run-{datetime.now():%Y%m%d-%H%M%S}.jsonl"
     try:
         return Benchmark(chosen, picked, path, store, say).run(), path
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         say(f"Interrupted. Finished measurements are in {path}")
-        raise click.exceptions.Exit(INTERRUPTED) from None
+        raise click.exceptions.Exit(code_of(error)) from None
 
 
 def _by_device(prefix: str) -> str:

@@ -96,10 +96,9 @@ def video(source: str, output: str, overwrite: bool, as_json: bool, **options: A
     """Restore a video by segments, with the options of 'resharp video'."""
     from resharp.cluster import restore_video
 
-    where = _cluster_of(options)
-    config = common.config_of(options)
-
     def run(shown: Shown) -> VideoReport:
+        where = _cluster_of(options)
+        config = common.config_of(options)
         with redirect_stdout(sys.stderr):
             return restore_video(
                 source,

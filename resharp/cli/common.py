@@ -11,18 +11,18 @@ from typing import Any, TypeVar, get_args
 
 import click
 
+from resharp.cli import JSON
+from resharp.cli.bars import Bar
+from resharp.cli.interrupts import code_of
 from resharp.cli.wording import printable, with_flags
 from resharp.errors import OptionError, ResharpError
 from resharp.folders import FolderOptions, FolderReport, FolderRun, Output, Plan, Result
-from resharp.optional import require
 from resharp.outputs import JournalOption
 from resharp.pipeline.restorer import RestoreConfig
 from resharp.runtime import DEFAULT_MODEL
 from resharp.types import BackendName, Precision, Tta
 
 F = TypeVar("F", bound=Callable[..., Any])
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 STOPPED = "Interrupted. Finished work is kept; run the same command to resume."
 folder_type = click.Path(file_okay=False, path_type=Path)
 store_option = click.option(
@@ -41,7 +41,23 @@ denoise_option = click.option(
     "--denoise", type=float, help="Denoise strength 0..1, for realesr-general-x4v3."
 )
 offline_option = click.option("--offline", is_flag=True, default=None, help="Forbid downloads.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _noted(ctx: click.Context, parameter: click.Parameter, value: bool) -> bool:
+    """Note that an error, too, is to be printed as JSON."""
+    ctx.meta[JSON] = value
+    return value
+
+
+json_option = click.option("--json", "as_json", is_flag=True, callback=_noted, help="Print JSON.")
+
+
+def print_json(data: Any) -> None:
+    """Print the results of a command, after which an error is not printed as JSON."""
+    click.echo(json.dumps(data, indent=2))
+    context = click.get_current_context(silent=True)
+    if context is not None:
+        context.meta[JSON] = False
 
 
 def _tile(ctx: click.Context, parameter: click.Parameter, value: str) -> int | str:
@@ -220,24 +236,23 @@ class ProgressBar:
     def __init__(self) -> None:
         self.names: Callable[[], Sequence[str]] = tuple
         """Returns the names of the images in flight."""
-        self._bar: Any = None
+        self._bar = Bar(bar_format="{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]")
 
     def __call__(self, done: float, total: float) -> None:
         """Show how many images of how many are done."""
-        if self._bar is None:
-            tqdm = require("tqdm", feature="The progress bar", extra="").tqdm
-            form = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
-            self._bar = tqdm(total=total, bar_format=form, disable=None, leave=False)
-        self._bar.total = total
         at = min(int(done + 1e-6) + 1, round(total))
         text = f"{' '.join(self.names()[-1:])} ({at}/{total:.0f})".lstrip()
-        self._bar.set_description_str(printable(text), False)
-        self._bar.update(done - self._bar.n)
+
+        def show(bar: Any) -> None:
+            bar.total = total
+            bar.set_description_str(printable(text), False)
+            bar.update(done - bar.n)
+
+        self._bar.draw(show, total=total)
 
     def close(self) -> None:
         """Remove the bar from the terminal."""
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
 
 def run_once(options: dict[str, Any], as_json: bool, **how: Any) -> None:
@@ -249,12 +264,14 @@ def run_once(options: dict[str, Any], as_json: bool, **how: Any) -> None:
         with closing(bar):
             done = run.run()
     except (KeyboardInterrupt, ResharpError) as error:
-        if run.begun:  # e.g. the disk is full; what was done before is done
-            report(run.report(), as_json)
+        failed = error if isinstance(error, ResharpError) else None
+        done = run.report()
+        if run.begun and (as_json or done.results):  # e.g. the disk is full after some of them
+            report(done, as_json, failed)
         if isinstance(error, ResharpError):
             raise
         say(STOPPED)
-        raise click.exceptions.Exit(INTERRUPTED) from None
+        raise click.exceptions.Exit(code_of(error)) from None
     report(done, as_json)
     if done.failed:
         raise click.exceptions.Exit(1)
@@ -272,10 +289,10 @@ def say_plan(plan: Plan) -> None:
         )
 
 
-def report(done: FolderReport, as_json: bool) -> None:
-    """Print the notes and failures of a run, and its summary."""
+def report(done: FolderReport, as_json: bool, error: ResharpError | None = None) -> None:
+    """Print the notes and failures of a run, its summary, and as JSON why it ended early."""
     if as_json:
-        sum_up(done, as_json)
+        sum_up(done, as_json, error)
     for result in done.results:
         say_notes(result)
         if result.error:
@@ -284,14 +301,16 @@ def report(done: FolderReport, as_json: bool) -> None:
         sum_up(done, as_json)
 
 
-def sum_up(done: FolderReport, as_json: bool) -> None:
-    """Print the summary of a run."""
+def sum_up(done: FolderReport, as_json: bool, error: ResharpError | None = None) -> None:
+    """Print the summary of a run, and as JSON why it ended early."""
     if as_json:
         data = done.as_dict()
         for result in data["results"]:
             result["error"] = with_flags(result["error"])
             result["notes"] = [with_flags(note) for note in result["notes"]]
-        click.echo(json.dumps(data, indent=2))
+        if error is not None:
+            data |= {"error": with_flags(str(error)), "code": error.code}
+        print_json(data)
     else:
         click.echo(printable(with_flags(done.summary())))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -56,7 +55,10 @@ def command(as_json: bool, store: Path | None, weights_dir: Path | None) -> None
         },
         "backends": [{**vars(one), "reason": with_flags(one.reason)} for one in attempts],
     }
-    click.echo(json.dumps(report, indent=2) if as_json else _text(report, attempts))
+    if as_json:
+        common.print_json(report)
+    else:
+        click.echo(_text(report, attempts))
     if not any(attempt.works for attempt in attempts):
         click.echo("no backend works: run pip install 'resharp[cpu]'", err=True)
         raise click.exceptions.Exit(1)
@@ -120,9 +122,9 @@ def _gpus() -> list[str]:
 
 def _folder(folder: Path) -> str:
     place = folder
-    while not place.exists():
+    while not os.path.exists(place):
         place = place.parent
     if not os.access(place, os.W_OK):
         return "not writable"
     free = shutil.disk_usage(place).free / 1e9
-    return f"{'exists' if folder.exists() else 'created when needed'}, {free:.0f} GB free"
+    return f"{'exists' if os.path.exists(folder) else 'created when needed'}, {free:.0f} GB free"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -48,7 +47,7 @@ def list_command(store: Path | None, as_json: bool) -> None:
         if not built:
             click.echo("  no engines")
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        common.print_json(found)
     for line in damaged:
         common.say(f"damaged: {line}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -150,7 +151,7 @@ def _names(
     fetched = [
         entry.name
         for entry in (*catalogue().values(), *local_entries(weights_dir).values())
-        if entry.exports and (folder / entry.file).is_file()
+        if entry.exports and os.path.isfile(folder / entry.file)
     ]
     return list(dict.fromkeys([DEFAULT_MODEL, *Store(store_folder(store)).names(), *fetched]))
 

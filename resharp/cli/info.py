@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -23,7 +22,7 @@ def command(
     """Show facts about exported MODELs (default: the built-in one)."""
     found = [model_info(name, store=store, denoise=denoise) for name in models or (DEFAULT_MODEL,)]
     if as_json:
-        click.echo(json.dumps([info.to_dict() for info in found], indent=2))
+        common.print_json([info.to_dict() for info in found])
     else:
         click.echo("\n\n".join(map(_text, found)))
 

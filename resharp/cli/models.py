@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ def list_command(store: Path | None, weights_dir: Path | None, as_json: bool) ->
         for name in [*builtin, *entries, *(name for name in manifests if name not in entries)]
     ]
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        common.print_json(rows)
     else:
         _print_table(rows)
     for line in damaged:

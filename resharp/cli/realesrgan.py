@@ -26,9 +26,9 @@ from resharp.outputs import (
     InputFiles,
     JournalEntry,
     OutputRecords,
-    check_not_empty,
     expanded,
     name_in,
+    path_text,
     refusal,
 )
 from resharp.types import Image
@@ -134,7 +134,7 @@ def command(
     overwritten, other files are not. 'resharp upscale' does more.
     """
     for text, what in ((source, "-i"), (output, "-o")):
-        check_not_empty(text, what)
+        path_text(text, what)
     ext = ext.lower().lstrip(".")
     if ext != "auto" and f".{ext}" not in writable():
         able = ", ".join(sorted(item[1:] for item in writable()))
@@ -142,7 +142,7 @@ def command(
     images = _images(expanded(source))
     bundle = _bundle(name, model_path, denoise)
     upsampler = RealESRGANer(bundle.manifest.scale, bundle, half=not fp32, **options)
-    folder = Path(output)
+    folder = expanded(output)
     try:
         created = make_folder(folder)
     except OSError as error:
@@ -275,8 +275,12 @@ def _images(source: Path) -> list[Path]:
         if not os.path.exists(source):
             raise OptionError(f"there is no file or folder {source}: choose another -i")
         return [source]
-    files = sorted(source.iterdir())
-    found = [path for path in files if path.suffix.lower() in suffixes() and path.is_file()]
+    try:
+        files = sorted(source.iterdir())
+    except OSError as error:
+        text = f"the folder {source} cannot be read: {error.strerror}; choose another -i"
+        raise OptionError(text) from error
+    found = [path for path in files if path.suffix.lower() in suffixes() and os.path.isfile(path)]
     if not found:
         raise OptionError(f"the folder {source} has no images ({', '.join(suffixes())})")
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import closing, suppress
@@ -15,6 +14,7 @@ import click
 
 from resharp.cli import common
 from resharp.cli.common import config_of
+from resharp.cli.streams import is_closed
 from resharp.errors import OptionError, OutputError, ResharpError
 from resharp.folders import Output, Result
 from resharp.fsutil import write_whole
@@ -89,7 +89,7 @@ def restore_stream(
         raise OptionError("standard input needs an `output`: a file, or - for standard output")
     (source,) = inputs
     for name, stream, used in (("input", sys.stdin, source), ("output", sys.stdout, output)):
-        if used == "-" and stream is None:
+        if used == "-" and is_closed(stream):
             raise OptionError(f"standard {name} is closed: redirect it, or name a file")
     stdout: Any = sys.stdout and sys.stdout.buffer
     if output == "-" and stdout.isatty():
@@ -150,16 +150,12 @@ def _watch(options: dict[str, Any], aligned: bool, interval: float, as_json: boo
     run = common.folder_run(
         options, aligned=aligned, watch=interval, on_result=show, on_ready=ready
     )
-    # What stops a service or a container stops it like Ctrl-C.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run.run()
     except KeyboardInterrupt:
         pass
-    except ResharpError:
+    except ResharpError as error:
         if run.begun:
-            common.sum_up(run.report(), as_json)
+            common.sum_up(run.report(), as_json, error)
         raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
     common.sum_up(run.report(), as_json)

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import click
 
+from resharp.cli.bars import Bar
 from resharp.cli.common import (
-    INTERRUPTED,
     STOPPED,
     add_options,
     config_of,
@@ -23,9 +23,9 @@ from resharp.cli.common import (
     max_pixels_option,
     say,
 )
-from resharp.cli.wording import with_flags
-from resharp.errors import ResharpError
-from resharp.optional import require
+from resharp.cli.interrupts import code_of
+from resharp.cli.wording import printable, with_flags
+from resharp.errors import OutputError, ResharpError
 from resharp.pipeline.staged_pipeline import StageReport
 from resharp.video import CODECS, VideoOptions, VideoReport, restore_video
 
@@ -130,7 +130,7 @@ def show(run: Callable[[Shown], VideoReport], as_json: bool) -> None:
             report = run(shown)
     except KeyboardInterrupt as error:
         shown.stopped()
-        raise click.exceptions.Exit(INTERRUPTED) from error
+        raise click.exceptions.Exit(code_of(error)) from error
     except ResharpError as error:
         shown.failed(error)
         raise
@@ -156,10 +156,9 @@ def command(source: str, output: str, overwrite: bool, as_json: bool, **options:
     IN and OUT are video files, animated images, or numbered images such as frames/%06d.png. Run
     the same command again to resume an interrupted run.
     """
-    config = config_of(options)
-    workers = options.pop("workers")
 
     def run(shown: Shown) -> VideoReport:
+        config, workers = config_of(options), options.pop("workers")
         return restore_video(
             source,
             output,
@@ -185,12 +184,11 @@ class Shown:
         """Fraction of the time, 0..1, that each stage has waited for another."""
         self._began = time.monotonic()
         self._first: float | None = None  # frames that earlier runs have finished
-        self._bar: Any = None
+        self._bar = Bar(unit="frame")
 
     def close(self) -> None:
         """Remove the bar, before anything is printed about the end."""
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
     def on_stages(self, stages: tuple[StageReport, ...]) -> None:
         """Take what each stage has done so far."""
@@ -213,14 +211,13 @@ class Shown:
 
     def update(self, done: float, total: float) -> None:
         """Draw the bar."""
-        if self._bar is None:
-            tqdm = require("tqdm", feature="The progress bar", extra="").tqdm
-            self._bar = tqdm(
-                total=total or None, initial=done, unit="frame", disable=None, leave=False
-            )
         text = ", ".join(f"{name} {share:.0%}" for name, share in self.waiting.items())
-        self._bar.set_postfix_str(f"waiting: {text}", refresh=False)
-        self._bar.update(done - self._bar.n)
+
+        def show(bar: Any) -> None:
+            bar.set_postfix_str(f"waiting: {text}", refresh=False)
+            bar.update(done - bar.n)
+
+        self._bar.draw(show, total=total or None, initial=done)
 
     def log(self, text: str) -> None:
         """Show a note."""
@@ -242,15 +239,19 @@ class Shown:
         repeated = f", {report.repeated} repeated" if report.repeated else ""
         plural = "" if report.frames == 1 else "s"
         before = f", {report.resumed_at} of them before" if report.resumed_at else ""
-        click.echo(
+        text = (
             f"{report.frames} frame{plural}{before}{repeated}, {report.description}, "
-            f"{rate:.2f} frames/s: {report.target} ({report.width}x{report.height})",
-            file=self.out,
+            f"{rate:.2f} frames/s: {report.target} ({report.width}x{report.height})"
         )
+        click.echo(printable(text), file=self.out)
 
 
 class _JsonLines(Shown):
     """An object of JSON for each event, for machines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._unprinted: OutputError | None = None
 
     def update(self, done: float, total: float) -> None:
         rate = self.rate(done)
@@ -286,9 +287,14 @@ class _JsonLines(Shown):
             **{"with": report.description},
             notes=[with_flags(note) for note in report.notes],
         )
+        if self._unprinted is not None:
+            raise self._unprinted
 
     def _print(self, **event: Any) -> None:
-        click.echo(json.dumps(event), file=self.out)
+        try:
+            click.echo(json.dumps(event), file=self.out)
+        except OutputError as error:  # e.g. a full disk, which is no reason to stop the work
+            self._unprinted = error
 
 
 def waiting(stages: tuple[StageReport, ...], seconds: float) -> dict[str, float]:

@@ -19,6 +19,9 @@ _FLAGS = {
     "gpus": "--gpus-per-worker",
 }
 """Arguments whose option is not their name."""
+_NO_TEXT = dict.fromkeys((*range(0xD800, 0xDC80), *range(0xDD00, 0xE000)), "\ufffd")
+"""Surrogates, except those that stand for bytes."""
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(10), *range(11, 32), *range(127, 160))}
 
 
 def with_flags(message: str) -> str:
@@ -28,6 +31,14 @@ def with_flags(message: str) -> str:
     )
 
 
-def printable(text: str) -> str:
-    """Replace the bytes of file names that are not text, which no stream takes."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+def printable(text: str, *, lines: bool = False) -> str:
+    """Replace what no stream or terminal should get: bytes that are no text, and controls.
+
+    Names of files and texts in models may hold any character, also those that move the cursor.
+
+    Args:
+        text: anything.
+        lines: whether it may have several lines.
+    """
+    text = text.translate(_NO_TEXT).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return text.translate(_CONTROLS if lines else _CONTROLS | {10: "\\x0a"})

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from resharp.checks import check_int, check_number
 from resharp.cluster.worker import RestoreWorker, probe_worker
 from resharp.errors import BackendError, OptionError
 from resharp.optional import require
@@ -42,12 +43,12 @@ class ClusterOptions:
     """How many times Ray restarts a worker that died and retries its unit of work."""
 
     def __post_init__(self) -> None:
-        for name in ("workers", "cpus", "gpus"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise OptionError(f"`{name}` must be above 0, got {value!r}")
-        if self.retries < 0:
-            raise OptionError(f"`retries` must be at least 0, got {self.retries!r}")
+        if self.workers is not None:
+            check_int("workers", self.workers)
+        for name in ("cpus", "gpus"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), 0, above=True)
+        check_int("retries", self.retries, 0)
 
 
 class ClusterSession:

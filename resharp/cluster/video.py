@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from resharp.cluster.session import ClusterOptions, ClusterSession, session
 from resharp.errors import VideoError
 from resharp.fsutil import write_whole
-from resharp.outputs import check_not_empty
+from resharp.outputs import expanded, path_text
 from resharp.pipeline.restorer import RestoreConfig
 from resharp.types import Log, Progress
 from resharp.video.encoding import AlphaWatch
@@ -53,8 +52,8 @@ def restore_video(
         BackendError: the cluster cannot be reached, or its workers die.
         ResharpError: as for :func:`resharp.restore_video`.
     """
-    check_not_empty(os.fspath(src), "the input")
-    config, task = task_of(Path(src).resolve(), dst, config, options, overwrite, log)
+    source = os.path.realpath(expanded(path_text(src, "the input")))
+    config, task = task_of(source, dst, config, options, overwrite, log)
     if (done := finished(task)) is not None:
         return done
     with workspace(task.target) as work:

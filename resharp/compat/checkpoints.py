@@ -129,7 +129,7 @@ def _of_files(shares: Sequence[tuple[str, float]], model: nn.Module | None) -> B
 
 def _part(text: str, share: float) -> _Part:
     path = _fetched(text) if text.startswith(("https://", "http://")) else Path(text).expanduser()
-    if not path.is_file():
+    if not os.path.isfile(path):
         entry = weights.lookup(path.name)
         hint = f": pass {entry.urls[0]} to download it" if entry and entry.urls else ""
         raise CheckpointError(f"no such file: {path}{hint}")

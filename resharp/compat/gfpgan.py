@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from numbers import Real
 from typing import Protocol
 
 import numpy as np
 
 from resharp import weights
+from resharp.checks import check_number
 from resharp.compat.checkpoints import bundle_for
 from resharp.compat.realesrgan import check_integers, device_of
 from resharp.engines import Bundle
@@ -69,8 +69,7 @@ class GFPGANer:
     ) -> None:
         if arch not in ARCHITECTURES:
             raise OptionError(f"`arch` must be one of {', '.join(ARCHITECTURES)}, got {arch!r}")
-        if not _within(upscale, LARGEST_SCALE) or not upscale:
-            raise OptionError(f"`upscale` must be in (0, {LARGEST_SCALE:g}], got {upscale!r}")
+        check_number("upscale", upscale, 0, LARGEST_SCALE, above=True)
         self.upscale, self.bg_upsampler = upscale, bg_upsampler
         self.channel_multiplier = channel_multiplier
         self._restorer = _restorer(bundle_for(model_path), device_of(device, None))
@@ -106,8 +105,7 @@ class GFPGANer:
             OptionError: ``weight`` is not in 0..1.
         """
         check_integers(img)
-        if not _within(weight, 1.0):
-            raise OptionError(f"`weight` must be in 0..1, got {weight!r}")
+        check_number("weight", weight, 0, 1)
         img = np.asarray(img)
         colors = _colors(img)
         if has_aligned:
@@ -139,11 +137,6 @@ class GFPGANer:
 def _restorer(bundle: Bundle, device: str) -> FaceRestorer:
     weights.fetch(weights.find(DETECTOR), progress=True)
     return FaceRestorer(bundle, device=device)
-
-
-def _within(value: object, most: float) -> bool:
-    """Return whether a value is a number from 0 to ``most``."""
-    return isinstance(value, Real) and 0 <= float(value) <= most
 
 
 def _colors(image: Image) -> Image:

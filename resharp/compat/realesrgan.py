@@ -9,12 +9,13 @@ import logging
 import math
 import os
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from resharp.checks import check_number
 from resharp.compat.checkpoints import bundle_for
 from resharp.engines import Bundle
 from resharp.errors import BackendError, ImageError, OptionError
@@ -199,11 +200,9 @@ def _out_size(height: int, width: int, scale: int, outscale: Any) -> tuple[int, 
     """Return (width, height) for cv2; None for the network's own size."""
     if outscale is None:
         return None
-    if not isinstance(outscale, Real) or not math.isfinite(outscale):
-        raise OptionError(f"`outscale` must be a finite number, got {outscale!r}")
-    if outscale == scale:
+    factor = check_number("outscale", outscale, -math.inf)
+    if factor == scale:
         return None
-    factor = float(outscale)
     size = int(width * factor), int(height * factor)
     if min(size) < 1:
         raise OptionError(f"`outscale` {outscale:g} leaves no pixels of a {width}x{height} image")

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from resharp.checks import check_number
 from resharp.errors import BundleError, OptionError
 
 SCHEMA = 1
@@ -215,12 +216,7 @@ class Manifest:
 
 
 def _number(one: ExtraInput, value: float) -> float:
-    given: object = value  # callers may pass any type
-    if not (isinstance(given, int | float) and one.low <= given <= one.high):  # NaN compares false
-        raise OptionError(
-            f"`{one.name}` must be between {one.low:g} and {one.high:g}, got {value!r}"
-        )
-    return float(value)
+    return check_number(one.name, value, one.low, one.high)
 
 
 def parse(text: str, where: str) -> Manifest:

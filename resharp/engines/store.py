@@ -16,9 +16,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from numbers import Real
 from pathlib import Path
 
+from resharp.checks import check_number
 from resharp.engines.bundle import MANIFEST, Bundle
 from resharp.engines.locking import locked
 from resharp.engines.manifest import File, Manifest
@@ -50,10 +50,7 @@ def variant_name(name: str, denoise: float | None) -> str:
     """
     if denoise is None:
         return name
-    asked: object = denoise
-    if not (isinstance(asked, Real) and 0 <= asked <= 1):  # type: ignore[operator]
-        raise OptionError(f"`denoise` must be between 0 and 1, got {denoise!r}")
-    denoise = named_strength(denoise)
+    denoise = named_strength(check_number("denoise", denoise, 0, 1))
     return name if denoise == 1 else f"{name}-dn{denoise:g}"
 
 

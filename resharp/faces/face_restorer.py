@@ -6,11 +6,11 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Protocol
 
 import numpy as np
 
+from resharp.checks import check_int, check_number
 from resharp.engines import Bundle, Manifest
 from resharp.errors import ImageError, OptionError
 from resharp.faces.alignment import SIDE, Matrix, cut, to_bytes, to_crop
@@ -58,12 +58,9 @@ class FaceOptions:
 
     def __post_init__(self) -> None:
         # `weight` has another name where most users set it: RestoreConfig(face_weight=...)
-        for name, shown in (("fidelity", "`fidelity`"), ("weight", "the weight of faces")):
-            value = getattr(self, name)
-            if not _is_number(value) or not 0 <= value <= 1:
-                raise OptionError(f"{shown} must be between 0 and 1, got {value!r}")
-        if type(self.batch) is not int or self.batch < 1:
-            raise OptionError(f"`batch` must be a positive integer, got {self.batch!r}")
+        for name, shown in (("fidelity", "fidelity"), ("weight", "the weight of faces")):
+            check_number(shown, getattr(self, name), 0, 1)
+        check_int("batch", self.batch)
         if self.aligned and self.only_center:
             raise OptionError("`aligned` images have one face each: leave out `only_center`")
 
@@ -310,9 +307,7 @@ def _check_scale(scale: Any, upscaler: Background | None) -> float:
         raise OptionError(
             "`scale` cannot be combined with `upscaler`: set the scale of the upscaler instead"
         )
-    if not _is_number(scale) or not 0 < scale <= LARGEST_SCALE:
-        raise OptionError(f"`scale` must be in (0, {LARGEST_SCALE:g}], got {scale!r}")
-    return float(scale)
+    return check_number("scale", scale, 0, LARGEST_SCALE, above=True)
 
 
 def _refuse_anime(upscaler: Background | None) -> None:
@@ -326,7 +321,3 @@ def _refuse_anime(upscaler: Background | None) -> None:
             "would replace drawn faces with photographic ones. Leave out `face`, or upscale with a "
             "model for photos."
         )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)

@@ -5,18 +5,27 @@ from __future__ import annotations
 import glob
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, takewhile
 from os.path import realpath
 from pathlib import Path
+from stat import S_ISREG
 
+from resharp.checks import check_text
 from resharp.errors import OptionError
 from resharp.images import suffixes, writable
-from resharp.outputs import InputFiles, check_not_empty, expanded, name_in, parse_output
+from resharp.outputs import InputFiles, expanded, name_in, parse_output, path_text
 
 logger = logging.getLogger(__name__)
 
+UNREADABLE = (
+    *(".heic", ".heif", ".jxl", ".jp2", ".j2k", ".jpx", ".jxr", ".psd", ".svg", ".tga", ".dds"),
+    *(".exr", ".hdr", ".pnm", ".pbm", ".pgm", ".ppm", ".pfm", ".pam", ".qoi", ".ico", ".pcx"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"),
+)
+"""Extensions of images in formats that resharp does not read: noted where they are left out."""
 _SAME = {"jpeg": "jpg", "tif": "tiff"}
 IsResult = Callable[["Job"], bool]
 """Returns whether the input of a job is itself a result, according to the journal."""
@@ -36,6 +45,7 @@ class Output:
     """File extension of the results, without the dot; None keeps the input's if it is writable."""
 
     def __post_init__(self) -> None:
+        check_text("suffix", self.suffix)
         if self.format is not None and f".{self.format}" not in writable():
             raise OptionError(f"`format` must be one of {_writable()}, got {self.format!r}")
         if os.sep in self.suffix or "/" in self.suffix:
@@ -69,7 +79,7 @@ class Output:
         """
         if suffix is None and dst is None:
             suffix = "_restored" if scale is None else f"_x{scale:g}"
-        plain = None if format_ is None else format_.lower().lstrip(".")
+        plain = None if format_ is None else check_text("format", format_).lower().lstrip(".")
         if dst is None:
             return cls(suffix=suffix or "", format=plain)
         named = parse_output(dst, writable())
@@ -177,23 +187,47 @@ def _job(path: Path, base: Path | None, output: Output) -> Job:
 
 def _expand(text: str, watching: bool) -> Iterator[tuple[Path, Path | None]]:
     """Yield the images of a folder or glob with their root folder, or a single file with None."""
-    check_not_empty(text, "an input")
-    path = expanded(text)
+    path = expanded(path_text(text, "an input"))
     if not is_collection(text):
         if not watching:  # a missing file becomes a failed result later
             yield path, None
         return
+    left_out: list[str] = []
     if os.path.isdir(path):
-        root, where, paths = path, f"in the folder {path}", _pictures(path, watching)
+        root, where = path, f"in the folder {path}"
+        folders = _folders(path, left_out, realpath(path))
+        found = [Path(top, name) for top, names in folders for name in names if name[0] != "."]
     else:
         root, where = _plain_part(path), f"among the files that match {text}"
-        matches = sorted(map(Path, glob.glob(os.fspath(path), recursive=True)))  # noqa: PTH207
-        if not matches and not watching:
+        found = list(map(Path, _matches(os.fspath(path), left_out, realpath(root))))
+        if not found and not watching:
             raise OptionError(f"no file matches {text}")
-        paths = [item for item in matches if item.suffix.lower() in suffixes() and item.is_file()]
+    known, others = suffixes(), set(UNREADABLE)
+    files = sorted(item for item in found if item.suffix.lower() in {*known, *others})
+    paths = [item for item in files if item.suffix.lower() in known and _is_file(item)]
+    left_out += _unreadable([item for item in files if item.suffix.lower() in others], where)
+    for note in () if watching else dict.fromkeys(left_out):  # or it would come with every look
+        logger.warning("%s", note)
     if not paths and not watching:
-        raise OptionError(f"no images {where}; supported are {', '.join(suffixes())}")
+        raise OptionError(f"no images {where}; supported are {', '.join(known)}")
     yield from ((item, root) for item in paths)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return S_ISREG(path.stat().st_mode)
+    except PermissionError:  # of its folder, which can be listed: reading the image says so
+        return True
+    except OSError:
+        return False
+
+
+def _unreadable(files: Sequence[Path], where: str) -> Iterator[str]:
+    """Yield a note for each kind of image that is left out."""
+    counts = Counter(item.suffix.lower() for item in files if _is_file(item))
+    for suffix, number in sorted(counts.items()):
+        many = "1 file is" if number == 1 else f"{number} files are"
+        yield f"{many} left out {where}: resharp cannot read {suffix}"
 
 
 def _plain_part(pattern: Path) -> Path:
@@ -201,27 +235,47 @@ def _plain_part(pattern: Path) -> Path:
     return Path(*takewhile(lambda part: not glob.has_magic(part), pattern.parts[:-1]))
 
 
-def _pictures(folder: Path, watching: bool) -> list[Path]:
-    """List the images in a folder and its subfolders by extension, except hidden ones.
+def _matches(pattern: str, left_out: list[str], inside: str) -> set[str]:
+    """Return the paths that match a glob, in which ``**`` follows no link to a folder.
 
-    Subfolders that are left out are logged, but not each time that a folder is watched.
+    Python's own follows them, without an end where two lead to a folder above them.
     """
-    left_out: list[str] = []
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        return set(glob.glob(pattern))  # noqa: PTH207 - a hidden name only where it is asked for
+    place = parts.index("**")
+    before, behind = parts[:place], parts[place + 1 :]
+    if "**" in behind[:1]:  # the same as one, but slower
+        return _matches(os.path.join("", *before, *behind), left_out, inside)  # noqa: PTH118
+    found: set[str] = set()
+    for base in glob.glob(os.path.join("", *before)) if before else [os.curdir]:  # noqa: PTH118, PTH207
+        for top, names in _folders(Path(base), left_out, inside) if os.path.isdir(base) else ():
+            start = top if before else os.path.relpath(top)
+            if behind:
+                inner = os.path.join(glob.escape("" if start == "." else start), *behind)  # noqa: PTH118
+                found |= _matches(inner, left_out, inside)
+            else:
+                found |= {os.path.join(start, name) for name in names if name[0] != "."}  # noqa: PTH118
+    return found
+
+
+def _folders(folder: Path, left_out: list[str], inside: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield a folder and its subfolders, except hidden ones, each with the names of its files.
+
+    Links to folders are not followed, which would not end where one leads to a folder above it.
+    Why folders are left out is added to ``left_out``, except links to a place in ``inside``,
+    whose files are found under their own names.
+    """
 
     def unreadable(error: OSError) -> None:
         left_out.append(f"cannot read the folder {error.filename}: {error.strerror}")
 
-    known, real, found = set(suffixes()), realpath(folder), []
     for top, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for link in filter(os.path.islink, (os.path.join(top, name) for name in folders)):  # noqa: PTH118
-            if not f"{realpath(link)}{os.sep}".startswith(f"{real}{os.sep}"):
+            if not os.path.join(realpath(link), "").startswith(os.path.join(inside, "")):  # noqa: PTH118
                 left_out.append(f"{link} is a link to a folder, which is not followed: name it too")
-        paths = (Path(top, name) for name in files if not name.startswith("."))
-        found += [path for path in paths if path.suffix.lower() in known and path.is_file()]
-    for text in () if watching else left_out:
-        logger.warning("%s", text)
-    return sorted(found)
+        yield top, files
 
 
 def _distinct(made: Sequence[Job], output: Output) -> Iterator[Job]:

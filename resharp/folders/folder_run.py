@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from resharp.folders.stages import (
 )
 from resharp.folders.task import ClaimedImage, FailedImage
 from resharp.folders.watcher import FolderWatcher
-from resharp.outputs import JournalOption
+from resharp.outputs import JournalOption, path_text
 from resharp.pipeline.restorer import RestoreConfig, RestoreOptions, config_from
 from resharp.pipeline.staged_pipeline import Pipeline, Stage
 from resharp.types import Progress
@@ -262,11 +262,13 @@ def restore_folder(
         ResharpError: the model cannot be opened, or the disk is full.
     """
     config = config_from(config, options)
-    several = [src] if isinstance(src, str | os.PathLike) else src
+    given: Any = src
+    one = isinstance(given, str | bytes | os.PathLike) or not isinstance(given, Iterable)
+    several = [path_text(path, "an input") for path in ([given] if one else given)]
     if not several:
         raise OptionError("`src` is empty: name a file, a folder or a glob")
     run = FolderRun(
-        [os.fspath(one) for one in several],
+        several,
         Output.from_args(dst, suffix, format, config.scale),
         config,
         FolderOptions(

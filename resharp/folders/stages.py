@@ -13,7 +13,8 @@ from typing import Any, get_args
 
 from numpy.typing import NDArray
 
-from resharp.errors import ImageError, OptionError, OutputError, ResharpError
+from resharp.checks import check_choice, check_int, check_number
+from resharp.errors import ImageError, OutputError, ResharpError
 from resharp.folders.report import Used, used_by
 from resharp.folders.scheduler import SkipPolicy
 from resharp.folders.task import (
@@ -38,7 +39,7 @@ from resharp.images import (
 )
 from resharp.memory import available_memory
 from resharp.outputs import FileStat, JournalEntry, JournalOption
-from resharp.pipeline.restorer import RestoreConfig, Restorer, RestorerPool
+from resharp.pipeline.restorer import MOST_WORKERS, RestoreConfig, Restorer, RestorerPool
 from resharp.pipeline.staged_pipeline import Stage
 
 READERS, WRITERS = 2, 2
@@ -80,14 +81,14 @@ class FolderOptions:
     """Most pixels that an image may have; None: as :func:`resharp.images.read`."""
 
     def __post_init__(self) -> None:
-        if self.quality is not None and not 1 <= self.quality <= 100:
-            raise OptionError(f"`quality` must be between 1 and 100, got {self.quality}")
-        if self.journal not in get_args(JournalOption):
-            able = ", ".join(get_args(JournalOption))
-            raise OptionError(f"`journal` must be one of {able}, got {self.journal!r}")
+        if self.quality is not None:
+            check_int("quality", self.quality, 1, 100)
+        if self.workers is not None:
+            check_int("workers", self.workers, 1, MOST_WORKERS)
         pixel_limit(self.max_pixels)  # also the environment's
-        if self.watch is not None and not self.watch > 0:
-            raise OptionError(f"`watch` must be a positive number of seconds, got {self.watch}")
+        check_choice("journal", self.journal, get_args(JournalOption))
+        if self.watch is not None:
+            check_number("watch", self.watch, 0, above=True)
 
 
 RestoreStages = tuple[Sequence[Stage], Used]
@@ -176,7 +177,7 @@ def read(
     try:
         task, stat = begin(task)
         name, most = str(task.job.source), options.max_pixels
-        data = load(name, max_pixels=most)
+        data = load(name, max_pixels=most, check=partial(advance, task, 0.0))
         size = header(data, name)
         check_result(task.job.target.suffix, size.height, size.width, scale)
         found = InputFile(stat, sha256_of(data))

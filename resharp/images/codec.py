@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from resharp.errors import ImageError, OptionError, OutputError
+from resharp.checks import check_int
+from resharp.errors import ImageError, OutputError
 from resharp.fsutil import write_whole
 from resharp.images import exif, formats, limits, transfer
 from resharp.images.containers import avif, bmp, gif, jpeg, png, tiff, webp
@@ -30,6 +31,7 @@ from resharp.images.header import HEAD, Header, damaged, detect, header, parsing
 from resharp.images.ifd import MalformedError
 from resharp.images.picture import Density, Metadata, Picture, Pixels
 from resharp.opencv import cv2
+from resharp.reading import open_any
 
 logger = logging.getLogger(__name__)
 TRUNCATED_HINT = ", or use `allow_truncated` to restore what is there."
@@ -69,12 +71,20 @@ def read(
     return decode(data, str(path), max_pixels=max_pixels, allow_truncated=allow_truncated)
 
 
-def load(path: str | os.PathLike[str], *, max_pixels: int | None = None) -> bytes:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    max_pixels: int | None = None,
+    check: Callable[[], object] = lambda: None,
+) -> bytes:
     """Return the bytes of an image file for :func:`decode`; reading stops early for other files.
 
+    A pipe without a writer is waited for, so that the writer may be started later.
+
     Args:
-        path: the file.
+        path: the file, or a pipe or device that delivers one.
         max_pixels: as for :func:`read`.
+        check: called several times a second while a pipe is waited for; raising ends the wait.
 
     Raises:
         OptionError: ``max_pixels`` is not a positive integer.
@@ -82,7 +92,7 @@ def load(path: str | os.PathLike[str], *, max_pixels: int | None = None) -> byte
             than it may be.
     """
     name = str(path)
-    with readable(name), Path(path).open("rb") as file:
+    with readable(name), open_any(path, check) as file:
         return limits.read_file(file, name, max_pixels)
 
 
@@ -362,9 +372,7 @@ def encode(
 
 
 def _parameters(form: formats.Format, quality: int | None) -> list[int]:
-    if quality is not None and not 1 <= quality <= 100:
-        raise OptionError(f"`quality` must be between 1 and 100, got {quality}")
-    value = quality or form.quality
+    value = form.quality if quality is None else check_int("quality", quality, 1, 100)
     if form.quality is None or value is None:
         return []
     if form.name == "jpeg":

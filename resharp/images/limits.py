@@ -8,10 +8,12 @@ import re
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from resharp.checks import check_int
 from resharp.errors import ImageError, OptionError
 from resharp.images import formats
 from resharp.images.header import HEAD, Header, damaged, detect, header
 from resharp.memory import total_memory
+from resharp.opencv import number_of
 
 VARIABLE = "RESHARP_MAX_PIXELS"
 """Environment variable with the default of ``max_pixels``."""
@@ -29,7 +31,6 @@ _FILE_PIXEL, _FILE_MORE = 16, 64 << 20
 _OPENCV_BYTES = 2**31 - 1
 """OpenCV counts the bytes of a file in 32 bits."""
 _OPENCV_LIMITS = {"PIXELS": 1 << 30, "WIDTH": 1 << 20, "HEIGHT": 1 << 20}
-_UNITS = {"": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
 _CHUNK = 1 << 20
 
 
@@ -54,9 +55,7 @@ def pixel_limit(max_pixels: int | None) -> PixelLimit:
         OptionError: the option or the variable is no positive integer.
     """
     if max_pixels is not None:
-        if type(max_pixels) is not int or max_pixels < 1:
-            raise OptionError(f"`max_pixels` must be a positive integer, got {max_pixels!r}")
-        return PixelLimit(max_pixels, chosen=True)
+        return PixelLimit(check_int("max_pixels", max_pixels), chosen=True)
     text = os.environ.get(VARIABLE, "").strip()
     if text:
         if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) < 1:
@@ -168,7 +167,5 @@ def _variable(side: str) -> str:
 
 
 def _opencv(side: str) -> int:
-    """Return one of OpenCV's own limits, which the environment may set, also in KB, MB or GB."""
-    text = os.environ.get(_variable(side), "").strip().upper()
-    found = re.fullmatch(r"([0-9]{1,18})(|KB|MB|GB)", text)
-    return int(found[1]) * _UNITS[found[2]] if found else _OPENCV_LIMITS[side]
+    """Return one of OpenCV's own limits, which the environment may set."""
+    return number_of(_variable(side)) or _OPENCV_LIMITS[side]

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from resharp.checks import check_tta
 from resharp.errors import OptionError
 from resharp.runtime.streaming import OneByOne
 from resharp.types import Image, Progress, Tta
@@ -57,6 +58,7 @@ class Ensemble(OneByOne, AbstractContextManager["Ensemble"]):
         weights: Sequence[float] | None = None,
         tta: Tta = 1,
     ) -> None:
+        views = check_tta(tta)
         if not members:
             raise OptionError("an ensemble needs at least one member")
         scales = {float(member.scale) for member in members}
@@ -65,12 +67,9 @@ class Ensemble(OneByOne, AbstractContextManager["Ensemble"]):
                 f"members have scales {', '.join(f'{one:g}' for one in sorted(scales))}: open all "
                 "with the same scale, e.g. Upscaler(..., scale=4)"
             )
-        views: object = tta
-        if type(views) is not int or views not in TURNS:
-            raise OptionError(f"`tta` must be 1, 2, 4 or 8, got {tta!r}")
         self.members = tuple(members)
         """The restorers that are averaged."""
-        self._tta = tta
+        self._tta = views
         self._weights = _shares(weights, len(members))
         self.scale = scales.pop()
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from resharp.checks import check_int
 from resharp.engines.model_info import ModelInfo
 from resharp.errors import OptionError
 from resharp.faces import FaceOptions, FaceRestorer
 from resharp.pipeline.settings import Settings
 from resharp.runtime.bundle_lookup import FACE_TASKS, model_info, resolve
-from resharp.runtime.streaming import check_count
 from resharp.runtime.upscaler import Upscaler
 from resharp.types import Image, Progress
 
@@ -57,7 +57,7 @@ class Loader(AbstractContextManager["Loader"]):
     """
 
     def __init__(self, settings: Settings | None = None, *, keep: int = KEPT) -> None:
-        check_count("keep", keep)
+        check_int("keep", keep)
         self._settings, self._keep = settings or Settings(), keep
         self._open: OrderedDict[Any, _Entry] = OrderedDict()
         self._lock, self._closed = threading.Lock(), False
@@ -110,7 +110,7 @@ class Loader(AbstractContextManager["Loader"]):
         """
         if isinstance(images, np.ndarray):
             raise OptionError("`images` must be a list of images, got one array")
-        check_count("size", size)
+        check_int("size", size)
         with self._use(model, options) as restorer:
             return restorer.batch(images, size, progress=progress)
 
@@ -128,7 +128,7 @@ class Loader(AbstractContextManager["Loader"]):
         Raises:
             ResharpError: as for a call.
         """
-        check_count("ahead", ahead)
+        check_int("ahead", ahead)
         return self._streamed(frames, model, ahead, options)
 
     def _streamed(

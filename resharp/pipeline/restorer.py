@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
+from resharp.checks import check_choice, check_int, check_number, check_text, check_tta
 from resharp.engines import Manifest
 from resharp.errors import OptionError
 from resharp.fsutil import sha256_of
@@ -21,7 +22,7 @@ from resharp.pipeline.settings import Settings
 from resharp.runtime.bundle_lookup import resolve, resolve_upscaler
 from resharp.runtime.fallback import candidates
 from resharp.runtime.tiling.bands import check_tile
-from resharp.runtime.upscaler import Upscaler, check_memory_fraction, check_scale
+from resharp.runtime.upscaler import Upscaler, check_scale
 from resharp.types import BackendName, Image, Precision, Progress, Tile, Tta
 
 if TYPE_CHECKING:
@@ -61,10 +62,15 @@ class RestoreConfig(Settings):
     def __post_init__(self) -> None:
         check_scale(self.scale)
         check_tile(self.tile)
-        check_memory_fraction(self.memory_fraction)
-        views: object = self.tta
-        if type(views) is not int or views not in get_args(Tta):
-            raise OptionError(f"`tta` must be 1, 2, 4 or 8, got {views!r}")
+        check_number("memory_fraction", self.memory_fraction, 0, 1, above=True)
+        check_tta(self.tta)
+        check_choice("precision", self.precision, get_args(Precision))
+        if self.threads is not None:
+            check_int("threads", self.threads)
+        if self.denoise is not None:
+            check_number("denoise", self.denoise, 0, 1)
+        if self.face is not None:
+            check_text("face", self.face)
         for device in ["cuda"] if self.device == "cuda:all" else _named(self.device):
             candidates(self.backend, device)  # refuses what does not exist
         if self.face is not None:
@@ -124,10 +130,10 @@ class RestoreConfig(Settings):
             "scale": float(self.scale or own),
             "denoise": self.denoise,
             "precision": self.precision,
-            "views": self.tta,
+            "views": int(self.tta),
             "faces": None if self.face is None else asdict(self.faces),
         }
-        text = json.dumps(parts, sort_keys=True)
+        text = json.dumps(parts, sort_keys=True, default=float)  # of numpy
         return sha256_of(text.encode())
 
 
@@ -318,8 +324,8 @@ class RestorerPool(AbstractContextManager["RestorerPool"]):
         on_cpu: int | None = None,
         most: int | None = None,
     ) -> None:
-        if workers is not None and not 1 <= workers <= MOST_WORKERS:
-            raise OptionError(f"`workers` must be between 1 and {MOST_WORKERS}, got {workers!r}")
+        if workers is not None:
+            workers = check_int("workers", workers, 1, MOST_WORKERS)
         self._most, self._each = most, workers
         devices = devices_of(config.device)
         with ExitStack() as stack:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from resharp.joining import join
+
 START_TIMEOUT = 10.0
 """Seconds to wait for a thread whose start was interrupted; it starts in milliseconds or never."""
 Call = Callable[[Any], Any]
@@ -116,6 +118,9 @@ class Pipeline:
     ) -> tuple[StageReport, ...]:
         """Run all items of ``source``; no thread is left when this returns or raises.
 
+        The exceptions are an interrupt while it waits for the threads to end, and a thread that
+        does not come back from a foreign call: see :func:`resharp.joining.join`.
+
         Args:
             source: read in its own thread, and closed there if it is a generator.
             progress: called regularly from this thread; raising in it stops the pipeline.
@@ -151,7 +156,7 @@ class Pipeline:
             # Only a running thread can be joined; one that was never created times out.
             with suppress(KeyboardInterrupt), self._changed:
                 self._changed.wait_for(lambda: self._begun >= tried, START_TIMEOUT)
-        _join(threads)
+        join(threads)
         if self._error is not None:
             raise self._error
         return self.report()
@@ -226,6 +231,7 @@ class Pipeline:
                         break
                     ended = time.perf_counter()
                     self._put(0, number, [item])
+                    del item  # or it would be held until the next one is there
                     number += 1
                     self._count(0, 1, ended - began, 0.0, time.perf_counter() - ended)
             finally:
@@ -250,9 +256,11 @@ class Pipeline:
                     self._release(number, len(items))
                 else:
                     self._put(index, number, results)
+                count = len(items)
+                del items, results  # or they would be held until the next ones are there
                 waited = taken - began - blocked
                 blocked += time.perf_counter() - done
-                self._count(index, len(items), done - taken, waited, blocked)
+                self._count(index, count, done - taken, waited, blocked)
             if not last:  # number is that of the next item, so the count of all
                 self._end(index, number)
 
@@ -326,12 +334,3 @@ class Pipeline:
                 starved=old.starved + starved,
                 blocked=old.blocked + blocked,
             )
-
-
-def _join(threads: Sequence[threading.Thread]) -> None:
-    """Wait for all threads, despite further interrupts: each ends at its next hand-over."""
-    waiting = [thread for thread in threads if thread.is_alive()]
-    while waiting:
-        with suppress(KeyboardInterrupt):
-            waiting[0].join(0.2)
-            waiting = [thread for thread in waiting if thread.is_alive()]

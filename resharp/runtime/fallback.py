@@ -7,8 +7,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from resharp.checks import check_choice
 from resharp.engines import Bundle, Tuning
-from resharp.errors import BackendError, OptionError, ResharpError
+from resharp.errors import BackendError, ResharpError
 from resharp.gpu.devices import device_name, gpus
 from resharp.runtime.backends import Backend, BackendOptions
 from resharp.types import BackendName, Precision
@@ -61,8 +62,7 @@ def candidates(backend: BackendName, device: str) -> tuple[tuple[str, str], ...]
     Raises:
         OptionError: the backend or the device is unknown.
     """
-    if backend != "auto" and backend not in BACKENDS:
-        raise OptionError(f"`backend` must be one of auto, {', '.join(BACKENDS)}, got {backend!r}")
+    check_choice("backend", backend, ("auto", *BACKENDS))
     if device != "auto":
         BackendOptions(device=device)  # raises for an invalid device
     kind = str(device).partition(":")[0]

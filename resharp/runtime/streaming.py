@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from numbers import Integral
-from typing import Any
+from concurrent.futures import Future
+from queue import SimpleQueue
 
 import numpy as np
 
-from resharp.errors import OptionError
+from resharp.checks import check_int
+from resharp.joining import join
 from resharp.types import Image, Progress
-
-
-def check_count(name: str, count: Any) -> None:
-    """Raise OptionError unless an argument is a positive integer."""
-    if not isinstance(count, Integral) or count < 1:
-        raise OptionError(f"`{name}` must be a positive integer, got {count!r}")
 
 
 class OneByOne:
@@ -37,7 +32,7 @@ class OneByOne:
             size: has no effect; for the same signature as ``Upscaler.batch``.
             progress: called with (images done, images in all) from this thread; raising cancels.
         """
-        check_count("size", size)
+        check_int("size", size)
         images, results = list(images), list[Image]()
         for image in images:
             results.append(self(image))
@@ -65,15 +60,51 @@ def stream(
         OptionError: ``ahead`` is below 1.
         Exception: what ``call`` or ``frames`` raises, after all earlier frames have come out.
     """
-    check_count("ahead", ahead)
+    ahead = check_int("ahead", ahead)
     return _stream(call, frames, ahead, min(workers, ahead))
+
+
+class _Workers:
+    """Daemon threads that make calls; unlike an executor's, they never keep a process alive."""
+
+    def __init__(self, call: Callable[[Image], Image], count: int) -> None:
+        self._call, self._count = call, count
+        self._tasks: SimpleQueue[tuple[Future[Image], Image] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+
+    def submit(self, frame: Image) -> Future[Image]:
+        """Have a call made; its result, or what it raises, comes through the future."""
+        future: Future[Image] = Future()
+        self._tasks.put((future, frame))
+        if len(self._threads) < self._count:
+            name = f"resharp-stream-{len(self._threads)}"
+            thread = threading.Thread(target=self._work, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        return future
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            future, frame = task
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(self._call(frame))
+                except BaseException as error:
+                    future.set_exception(error)
+            del task, future, frame  # or they would be held until the next ones are there
+
+    def close(self) -> None:
+        """Wait for the calls in progress."""
+        for _ in self._threads:
+            self._tasks.put(None)
+        join(self._threads)
 
 
 def _stream(
     call: Callable[[Image], Image], frames: Iterable[Image], ahead: int, workers: int
 ) -> Iterator[Image]:
     pending: deque[Future[Image]] = deque()
-    pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="resharp-stream")
+    pool = _Workers(call, workers)
     source, failure = iter(frames), None
     try:
         while True:
@@ -86,7 +117,8 @@ def _stream(
                 break
             # A copy, since video readers often refill one buffer.
             own = np.array(frame) if isinstance(frame, np.ndarray) else frame
-            pending.append(pool.submit(call, own))
+            pending.append(pool.submit(own))
+            del frame, own  # or they would be held until the next one is there
             if len(pending) >= ahead:
                 yield pending.popleft().result()
         while pending:
@@ -94,4 +126,6 @@ def _stream(
         if failure is not None:
             raise failure
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        for future in pending:
+            future.cancel()
+        pool.close()

@@ -8,11 +8,11 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
+from resharp.checks import check_int, check_number
 from resharp.engines import Bundle, Manifest, Tuning
 from resharp.errors import OptionError, OutOfMemoryError
 from resharp.runtime.backends import Backend
@@ -22,7 +22,7 @@ from resharp.runtime.fallback import BackendAttempt, attempt_of, open_first
 from resharp.runtime.imaging.alpha import bleed
 from resharp.runtime.imaging.layout import Layout, check_gray, from_network, layout_of, to_network
 from resharp.runtime.imaging.resize import RowResizer, resize
-from resharp.runtime.streaming import check_count, stream
+from resharp.runtime.streaming import stream
 from resharp.runtime.tiling.bands import (
     TiledPass,
     check_tile,
@@ -85,7 +85,7 @@ class Upscaler:
         self._scale, self._tile = check_scale(scale), check_tile(tile)
         if not (tuning is None or isinstance(tuning, Tuning) or tuning == "auto"):
             raise OptionError(f"`tuning` must be 'auto', a Tuning or None, got {tuning!r}")
-        self._memory = check_memory_fraction(memory_fraction)
+        self._memory = check_number("memory_fraction", memory_fraction, 0, 1, above=True)
         bundle = resolve_upscaler(model, store=store, denoise=denoise)
         bundle.verify()
         self._open = partial(
@@ -202,8 +202,14 @@ class Upscaler:
         item = np.dtype(layout.network_dtype).itemsize
         passes = [TiledPass(backend, layout.height, layout.width, tiling, item) for _ in planes]
         advance = _Counter(progress, sum(p.total for p in passes)).add
-        for (source, target), one in zip(planes, passes, strict=True):
-            self._fill(one, source, target, advance)
+        raised: Exception | None = None
+        try:
+            for (source, target), one in zip(planes, passes, strict=True):
+                self._fill(one, source, target, advance)
+        except _RaisedByProgress as error:
+            raised = error.error
+        if raised is not None:  # outside of the handler, which would become its context
+            raise raised
         return out
 
     def batch(
@@ -223,15 +229,17 @@ class Upscaler:
             OptionError: ``size`` is below 1.
             ImageError: an array is not an image; nothing has been run then.
         """
-        check_count("size", size)
+        size = check_int("size", size)
         images = list(images)
         layouts = [self._layout(image) for image in images]
         results: dict[int, Image] = {}
-        count = _Counter(progress, len(images))
+        done = 0
         for group in _alike(layouts, size):
             for index, result in self._together(images, group, layouts[group[0]]):
                 results[index] = result
-                count.add(1)
+                done += 1
+                if progress is not None:
+                    progress(done, len(images))
         return [results[index] for index in range(len(images))]
 
     def stream(self, frames: Iterable[Image], *, ahead: int = 2) -> Iterator[Image]:
@@ -356,6 +364,17 @@ class Upscaler:
             yield index, out
 
 
+class _RaisedByProgress(BaseException):
+    """Carries a caller's exception past the backends, which would take theirs for it.
+
+    E.g. a MemoryError of a progress callback means no tile that is too large.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 class _Counter:
     """Counts towards a total for a progress callback."""
 
@@ -366,7 +385,10 @@ class _Counter:
         self._done += count
         if self._progress is not None:
             # Halving the tile means more tiles than planned; the total stays.
-            self._progress(min(self._done, self._total), self._total)
+            try:
+                self._progress(min(self._done, self._total), self._total)
+            except Exception as error:
+                raise _RaisedByProgress(error) from None
 
 
 def _allocate(backend: Backend, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Image:
@@ -393,15 +415,4 @@ def _alike(layouts: Sequence[Layout], size: int) -> Iterator[list[int]]:
 
 def check_scale(scale: Any) -> float | None:
     """Return a scale as a number; raise OptionError unless it is None or in (0, 32]."""
-    if scale is None:
-        return None
-    if not isinstance(scale, Real) or not 0 < float(scale) <= LARGEST_SCALE:
-        raise OptionError(f"`scale` must be in (0, {LARGEST_SCALE:g}], got {scale!r}")
-    return float(scale)
-
-
-def check_memory_fraction(memory: Any) -> float:
-    """Return a fraction as a number; raise OptionError unless it is in (0, 1]."""
-    if isinstance(memory, bool) or not isinstance(memory, Real) or not 0 < float(memory) <= 1:
-        raise OptionError(f"`memory_fraction` must be in (0, 1], got {memory!r}")
-    return float(memory)
+    return None if scale is None else check_number("scale", scale, 0, LARGEST_SCALE, above=True)

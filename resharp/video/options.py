@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, Literal, get_args
 
+from resharp.checks import check_choice, check_int, check_number, check_text, plain
 from resharp.errors import OptionError
 from resharp.images import pixel_limit
 from resharp.outputs import JournalOption
@@ -79,13 +81,14 @@ class VideoOptions:
 
     def __post_init__(self) -> None:
         pixel_limit(self.max_pixels)  # also the environment's
-        if self.journal not in get_args(JournalOption):
-            able = ", ".join(get_args(JournalOption))
-            raise OptionError(f"`journal` must be one of {able}, got {self.journal!r}")
-        if self.codec != "auto" and self.codec not in CODECS:
-            raise OptionError(
-                f"`codec` must be one of auto, {', '.join(CODECS)}, got {self.codec!r}"
-            )
+        check_choice("journal", self.journal, get_args(JournalOption))
+        check_choice("codec", self.codec, ("auto", *CODECS))
+        for name in ("encoder", "preset", "pixel_format"):
+            if getattr(self, name) is not None:
+                check_text(name, getattr(self, name))
+        for name in ("crf", "fps", "start", "end", "skip_duplicates"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), -math.inf)
         codec = CODECS.get(self.codec)
         if self.crf is not None and codec is not None:
             if codec.crf is None:
@@ -95,8 +98,8 @@ class VideoOptions:
                 raise OptionError(
                     f"`crf` must be between {low:g} and {high:g} for {self.codec}, got {self.crf:g}"
                 )
-        if self.stream is not None and (type(self.stream) is not int or self.stream < 0):
-            raise OptionError(f"`stream` must be an integer from 0 on, got {self.stream!r}")
+        if self.stream is not None:
+            check_int("stream", self.stream, 0)
         if self.fps is not None and not 0 < self.fps <= 1000:
             raise OptionError(f"`fps` must be in (0, 1000], got {self.fps}")
         start = self.start or Fraction(0)
@@ -106,8 +109,8 @@ class VideoOptions:
             )
         for name in ("segment", "encoder_threads"):
             value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
-                raise OptionError(f"`{name}` must be a positive integer, got {value!r}")
+            if value is not None:
+                check_int(name, value)
         if self.skip_duplicates is not None and not 0 <= self.skip_duplicates <= 255:
             raise OptionError(
                 f"`skip_duplicates` must be between 0 and 255, got {self.skip_duplicates}"
@@ -119,6 +122,6 @@ class VideoOptions:
         for name in ("end", "encoder_threads", "journal", "max_pixels"):
             del values[name]
         return {
-            name: str(value) if isinstance(value, Fraction) else value
+            name: str(value) if isinstance(value, Fraction) else plain(value)
             for name, value in values.items()
         }

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from resharp.errors import OptionError
+from resharp.errors import OptionError, VideoError
 from resharp.images import writable
 from resharp.images.color_signal import describe
 from resharp.images.transfer import cannot_hold
-from resharp.outputs import OutputName, check_not_empty, parse_output
+from resharp.outputs import OutputName, expanded, parse_output, path_text
 from resharp.pipeline.restorer import RestorerInfo
+from resharp.reading import kind_of
 from resharp.types import Log
 from resharp.video.animation_output import ANIMATED, animation_plan
 from resharp.video.clip import Clip
@@ -108,11 +109,13 @@ def plan(
     Raises:
         VideoError, OptionError, OutputError: it cannot be produced.
     """
-    check_not_empty(os.fspath(source), "the input")
-    if os.fspath(source) == "-":
+    source = expanded(path_text(source, "the input"))
+    target = path_text(target, "`dst`")
+    if source == Path("-"):
         raise OptionError("a video cannot be read from standard input: name a file")
-    if os.fspath(target) == "-":
+    if target == "-":
         raise OptionError("a video cannot be written to standard output: name a file as `dst`")
+    _check_kind(source)
     clip = probe_any(source, options)
     if clip.files:
         if options.stream is not None:
@@ -121,8 +124,7 @@ def plan(
         options = replace(options, fps=None)
     notes, mux_plan, typed = Notes(log), None, True
     notes.add(*clip.notes)
-    check_not_empty(os.fspath(target), "`dst`")
-    files = sequence_target(Path(target))
+    files = sequence_target(expanded(target))
     if files is not None:
         if clip.animation is not None:
             lost = clip.animation.lost_in("a sequence of images", frozenset({"icc"}))
@@ -170,6 +172,19 @@ def _lost_in_video(clip: Clip) -> Iterator[str]:
         yield cannot_hold("a video", "icc")
     if clip.signal is not None and not clip.colors_are_tags:
         yield cannot_hold("a video", f"the color space ({describe(clip.signal)})")
+
+
+def _check_kind(source: Path) -> None:
+    """Refuse a pipe or a device.
+
+    Raises:
+        VideoError: it is one.
+    """
+    if os.path.exists(source) and not (os.path.isdir(source) or os.path.isfile(source)):
+        what = kind_of(source.stat().st_mode)
+        raise VideoError(
+            f"{source} is {what}, but a video is read more than once: write it to a file first"
+        )
 
 
 def _result_path(target: str | os.PathLike[str], clip: Clip) -> OutputName:

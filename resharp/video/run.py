@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resharp.checks import check_number
 from resharp.errors import OptionError, VideoError
 from resharp.gpu.devices import usable_threads
 from resharp.images import check_result
@@ -167,10 +169,7 @@ def _fraction(name: str, value: Fraction | float | None, limit: int) -> Fraction
     """Convert a number to the nearest fraction that containers can hold."""
     if value is None or isinstance(value, Fraction):
         return value
-    try:
-        return Fraction(value).limit_denominator(limit)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise OptionError(f"`{name}` must be a finite number, got {value!r}") from error
+    return Fraction(check_number(name, value, -math.inf)).limit_denominator(limit)
 
 
 def render_video(

@@ -49,11 +49,14 @@ def probe_any(source: str | os.PathLike[str], options: VideoOptions) -> Clip:
     """
     text, limit = os.fspath(source), options.max_pixels
     if os.path.isdir(text):
-        files = sorted(path for path in Path(text).iterdir() if path.is_file())
+        try:
+            files = sorted(path for path in Path(text).iterdir() if os.path.isfile(path))
+        except OSError as error:
+            raise VideoError(f"the folder {text} cannot be read: {error.strerror}") from error
         found = [p for p in files if p.suffix.lower() in suffixes() and not p.name.startswith(".")]
         return _of_pictures(Path(text), found, options)
     if NUMBER.search(Path(text).name) and not os.path.exists(text):
-        numbered = _matching(text)
+        numbered = [one for one in _matching(text) if os.path.isfile(one[1])]
         files = [path for _, path in numbered]
         clip = _of_pictures(Path(text), files, options)
         first, last = numbered[0][0], numbered[-1][0]
@@ -155,7 +158,7 @@ def _of_pictures(source: Path, found: Sequence[Path], options: VideoOptions) -> 
         max_pixels=options.max_pixels,
     )
     times = found[0].with_name(TIMECODES)
-    if len(found) > 1 and options.fps is None and times.exists():
+    if len(found) > 1 and options.fps is None and os.path.exists(times):
         note = f"{times} is not read: each image is shown for 1/{rate} second; `fps` changes it"
         clip = replace(clip, notes=(*clip.notes, note))
     return with_colors(clip, stated)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -196,3 +197,20 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         (tmp_path / "folder.json").mkdir(exist_ok=True)
         with pytest.raises(OptionError, match=f"cannot read suite {re.escape(str(path))}: "):
             load(str(path))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_suite_or_records_that_are_a_pipe_are_an_error_at_once(tmp_path: Path) -> None:
+    from resharp.bench.records import read
+
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(OptionError, match="it is a pipe"):
+        load(str(tmp_path / "a.json"))
+    with pytest.raises(OptionError, match="it is a pipe"):
+        read(tmp_path / "a.json")
+    for name in ("b.json", "c.jsonl"):
+        (tmp_path / name).write_text("[" * 200_000)
+    with pytest.raises(OptionError, match="nested too deeply"):
+        load(str(tmp_path / "b.json"))
+    with pytest.raises(OptionError, match="nested too deeply"):
+        read(tmp_path / "c.jsonl")

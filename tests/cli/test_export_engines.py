@@ -239,8 +239,11 @@ def test_a_gpu_that_can_run_it_checks_it(
         (("--tile", "20"), "must be at least"),
         (("--tile", "99999"), "at most 4096"),
         (("--all", "--denoise", "0.5"), "--denoise requires exactly one model"),
-        (("--batch", "0"), "--batch must be an integer in 1..64, got 0"),
-        (("--optimization-level", "7"), "--optimization-level must be an integer in 0..5, got 7"),
+        (("--batch", "0"), "--batch must be an integer between 1 and 64, got 0"),
+        (
+            ("--optimization-level", "7"),
+            "--optimization-level must be an integer between 0 and 5, got 7",
+        ),
         (("--image", "nothere.png"), "nothere.png"),
         (("--denoise", "0.5"), "denoise"),
         (("nothere",), "no model is called 'nothere'"),

@@ -16,7 +16,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from resharp.cli import main
+from resharp.cli.wording import printable
 from resharp.drawing import draw
+from resharp.engines import Bundle
 
 SUN = "\u65e5.png"
 ENCODINGS = ("cp1252", "latin-1", "shift_jis", "ascii", "utf-8")
@@ -137,3 +139,38 @@ def test_an_ascii_file_system_encoding_is_no_obstacle(here: Path) -> None:
     assert {pixels(f"\u6708/{name}").shape for name in names} == {(32, 36, 3)}
     again = process("upscale", *names, "-o", "\u6708/", *SMALL, **c)
     assert b"3 skipped" in again.stdout
+
+
+@posix_only
+def test_controls_in_names_do_not_reach_the_terminal(here: Path, compact: Bundle) -> None:
+    names = ["a\x1b[31m.png", "b\nc.png", "d\r.png", "e\x9b.png", "f\t.png"]
+    for name in names:
+        image(name)
+    Path("g\x1b[2J.png").write_bytes(b"no image")
+    model = ["-m", str(compact.folder), *SMALL]
+    done = CliRunner().invoke(main, ["upscale", *names, "g\x1b[2J.png", "-o", "out", *model])
+    assert done.exit_code == 1
+    assert {path.name for path in Path("out").glob("*.png")} == set(names)
+    one = CliRunner().invoke(main, ["upscale", names[0], "-o", "out2", *model])
+    wrong = CliRunner().invoke(main, ["upscale", "x\x1b*.png", "-o", "out3"])
+    for result in (done, one, wrong):
+        shown = result.stdout + result.stderr
+        assert not set(shown) & {chr(code) for code in (*range(10), *range(11, 32), 127, 0x9B)}
+    assert "failed: g\\x1b[2J.png: g\\x1b[2J.png is not a supported image" in done.stderr
+    assert "out2/a\\x1b[31m.png" in one.stdout
+    assert r"no file matches x\x1b*.png" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\nb", r"a\x0ab"),
+        ("\x00\x7f\x85\t", r"\x00\x7f\x85\x09"),
+        ("\ud800\udfff", "\ufffd\ufffd"),
+        ("\udce6\udc97\udca5", "\u65e5"),
+        ("\udcff", "\ufffd"),
+    ],
+)
+def test_any_text_can_be_shown(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    assert printable("a\nb", lines=True) == "a\nb"

@@ -228,7 +228,7 @@ def test_the_command(tmp_path: Path, compact: Bundle, monkeypatch: pytest.Monkey
     assert "--device cuda:0,1 is for one machine" in said
     code, said = call("cluster", "folder", "in", "-o", "out", "--cpus-per-worker", "0")
     assert code == 1
-    assert "--cpus-per-worker must be above 0" in said
+    assert "--cpus-per-worker must be a number above 0" in said
 
 
 def test_what_cannot_be_is_said(tmp_path: Path, config: RestoreConfig) -> None:
@@ -241,7 +241,7 @@ def test_what_cannot_be_is_said(tmp_path: Path, config: RestoreConfig) -> None:
         restore_video(tmp_path / "none.mp4", tmp_path / "out.mp4", config, cluster=TWO)
     with pytest.raises(OptionError, match="leave out `aligned`"):
         restore_video(clip, tmp_path / "out.mp4", RestoreConfig(face="codeformer", aligned=True))
-    with pytest.raises(OptionError, match="`workers` must be above 0, got 0"):
+    with pytest.raises(OptionError, match="`workers` must be a positive integer, got 0"):
         ClusterOptions(workers=0)
     assert not list(tmp_path.glob("out*"))
 

@@ -31,5 +31,5 @@ def test_torch_keeps_fp32(device: str, precision: Precision, half: bool, compact
 
 
 def test_other_precisions_are_refused(compact: Bundle) -> None:
-    with pytest.raises(OptionError, match="auto or fp32"):
+    with pytest.raises(OptionError, match="one of auto, fp32"):
         Upscaler(compact, precision="fp8")  # type: ignore[arg-type]

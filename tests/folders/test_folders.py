@@ -610,7 +610,7 @@ def test_a_watch_ends_when_it_is_told(config: RestoreConfig) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"watch": 0}, "positive number of seconds"),
+        ({"watch": 0}, "a number above 0"),
         ({"quality": 101}, "between 1 and 100, got 101"),
         ({"watch": 1, "src": "a.png"}, "existing folders or globs, got a.png"),
         ({"watch": 1, "dst": "b.png"}, "requires a folder as `dst`"),

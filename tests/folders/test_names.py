@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -290,8 +293,8 @@ def test_a_pipe_is_not_replaced(config: RestoreConfig) -> None:
     for name in ("p.png", "link.png"):
         for overwrite in (False, True):
             report = restore_folder("a.png", name, config=config, overwrite=overwrite)
-            assert "is a device or pipe, which is not replaced" in report.results[0].error
-    with pytest.raises(OptionError, match="`dst` must be a folder, got q: it is a device or pipe"):
+            assert "is a pipe, which is not replaced" in report.results[0].error
+    with pytest.raises(OptionError, match="`dst` must be a folder, got q: it is a pipe"):
         restore_folder("a.png", "q", config=config)
     assert Path("p.png").is_fifo()
     assert Path("link.png").is_symlink()
@@ -510,3 +513,175 @@ def test_whatever_is_typed_no_input_and_no_file_of_others_changes(
                     assert (result.status == "restored") <= Path(result.output).is_file()
     finally:
         os.chdir(home)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_links_in_a_circle_do_not_keep_a_glob_from_ending(
+    config: RestoreConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Python's own ``**`` takes 2 ** 40 ways through two of them."""
+    save("a/x.png")
+    save("a/sub/y.png")
+    save("a/.hidden/z.png")
+    save("elsewhere/z.png")
+    for name, target in (("1", "."), ("2", "../a"), ("3", "3"), ("sub/4", ".."), ("5", "missing")):
+        Path("a", name).symlink_to(target)
+    Path("a/6.png").symlink_to("6.png")
+    for glob, names in (
+        ("a/**/*.png", {"x.png", "sub/y.png"}),
+        ("a/**/**/?.png", {"x.png", "sub/y.png"}),
+        ("a/**", {"x.png", "sub/y.png"}),
+        ("a/**/sub/**/*.png", {"sub/y.png"}),
+        ("**/y.png", {"a/sub/y.png"}),
+        ("*/**/[xy].png", {"a/x.png", "a/sub/y.png"}),
+    ):
+        report = restore_folder(glob, "out", config=config)
+        assert report.count("restored") == len(names), report
+        found = {p.relative_to("out").as_posix() for p in Path("out").rglob("*.png")}
+        assert found == names
+        shutil.rmtree("out")
+    assert caplog.text == ""
+    Path("a/7").symlink_to("../elsewhere")
+    restore_folder("a/**/x.png", "out", config=config)
+    assert "a/7 is a link to a folder, which is not followed: name it too" in caplog.text
+
+
+def test_images_that_cannot_be_read_are_counted_in_one_note(
+    config: RestoreConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    save("a/x.png")
+    for name in ("1.heic", "sub/2.HEIC", "3.heic", "4.ppm", "notes.txt", ".5.heic"):
+        Path("a", name).parent.mkdir(exist_ok=True)
+        Path("a", name).write_bytes(b"something")
+    for source in ("a", "a/**"):
+        caplog.clear()
+        assert counts(restore_folder(source, "out", config=config, overwrite=True)) == (1, 0, 0)
+        where = "in the folder a" if source == "a" else "among the files that match a/**"
+        assert [record.getMessage() for record in caplog.records] == [
+            f"3 files are left out {where}: resharp cannot read .heic",
+            f"1 file is left out {where}: resharp cannot read .ppm",
+        ]
+    caplog.clear()
+    with pytest.raises(OptionError, match="no images"):
+        restore_folder("a/*.heic", "out", config=config)
+    assert "2 files are left out" in caplog.text
+    caplog.clear()
+    assert counts(restore_folder("a/1.heic", "out", config=config)) == (0, 0, 1)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("name", ["~no_such_user", "~no_such_user/x.png", "~no_such_user/"])
+def test_a_user_who_does_not_exist_has_no_folder(config: RestoreConfig, name: str) -> None:
+    save("a.png")
+    with pytest.raises(OptionError, match=r"`dst` names the user '.*', who does not exist: write"):
+        restore_folder("a.png", name, config=config)
+    report = restore_folder([name, "a.png"], "out", config=config)
+    assert counts(report) == (1, 0, 1)
+    assert "does not exist" in report.results[0].error
+    restore_folder("a.png", f"./{name}", config=config)
+    assert Path("a.png").exists()
+
+
+def test_the_home_folder_is_found_in_an_output_too(
+    config: RestoreConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", os.path.abspath("home"))  # noqa: PTH100
+    monkeypatch.setenv("USERPROFILE", os.path.abspath("home"))  # noqa: PTH100
+    save("home/in/a.png")
+    assert counts(restore_folder("~/in", "~/out", config=config)) == (1, 0, 0)
+    assert Path("home/out/a.png").exists()
+    assert not Path("~").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+@pytest.mark.parametrize(
+    "name", ["loop", "loop/x.png", "x" * 300 + ".png", "y/" * 2500, "...", "\udcff.png"]
+)
+def test_an_input_that_cannot_be_does_not_keep_the_others(config: RestoreConfig, name: str) -> None:
+    save("a.png")
+    Path("loop").symlink_to("loop")
+    report = restore_folder([name, "a.png"], "out", config=config)
+    assert counts(report) == (1, 0, 1)
+    for output in ("loop", "loop/deeper", "x" * 300 + ".png", "y" * 300 + "/", "a.png/deeper"):
+        report = restore_folder("a.png", output, config=config)
+        assert counts(report) == (0, 0, 1), output
+    save("sub/b.png")
+    Path("sub/again").symlink_to(".")
+    report = restore_folder("sub", "sub/again", config=config)
+    assert "would overwrite the input" in report.results[0].error
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_an_input_each_time(config: RestoreConfig) -> None:
+    """It is neither hashed nor judged by its time, which would wait for a second writer."""
+    data = save("a.png").read_bytes()
+    os.mkfifo("p.png")
+    for redone in (False, True):
+        writer = threading.Thread(target=Path("p.png").write_bytes, args=(data,))
+        writer.start()
+        report = restore_folder("p.png", "out", config=config)
+        writer.join()
+        assert counts(report) == (1, 0, 0), report
+        assert Path("out/p.png").exists()
+        assert report.results[0].redone is False or redone
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_journal_that_is_a_pipe_is_a_warning(
+    config: RestoreConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    save("a/x.png")
+    Path("out/.resharp").mkdir(parents=True)
+    os.mkfifo("out/.resharp/journal.jsonl")
+    report = restore_folder("a", "out", config=config)
+    assert counts(report) == (1, 0, 0)
+    assert "so the results in it are not recognized: it is a pipe" in caplog.text
+    assert "not recorded in the journal" in report.results[0].notes[0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="gives up rights as Linux has them")
+def test_a_folder_without_rights_does_not_keep_the_others(compact: Bundle) -> None:
+    for name in ("in/closed/a.png", "in/listed/b.png", "in/open/c.png", "in/d.png"):
+        save(name)
+    Path("in/closed").chmod(0)
+    Path("in/listed").chmod(0o444)  # its files have names, but cannot be looked at
+    Path("in/d.png").chmod(0)
+    script = """
+import ctypes, os, sys
+PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
+libc = ctypes.CDLL(None, use_errno=True)
+for right in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):  # of root, after the next exec
+    libc.prctl(PR_CAPBSET_DROP, right, 0, 0, 0)
+os.execv(sys.executable, [sys.executable, "-m", "resharp", *sys.argv[1:]])
+"""
+
+    def call(*arguments: str) -> tuple[int, str]:
+        command = [sys.executable, "-c", script, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stderr
+
+    model = ("-m", str(compact.folder), "--backend", "onnx", "--device", "cpu")
+    try:
+        for source in ("in", "in/**/*.png"):
+            code, said = call("upscale", source, "-o", "out", *model)
+            assert (code, set(contents("out"))) == (1, {"out/open/c.png"})
+            assert "WARNING: cannot read the folder in/closed: Permission denied" in said
+            for name in ("in/listed/b.png", "in/d.png"):
+                assert f"failed: {name}: {name} cannot be read: Permission denied." in said
+            shutil.rmtree("out")
+        code, said = call("upscale", "in/closed/a.png", "in/open/c.png", "-o", "out", *model)
+        assert (code, set(contents("out"))) == (1, {"out/c.png"})
+        assert "in/closed/a.png cannot be read: Permission denied" in said
+        for arguments, words in (
+            (("realesrgan", "-i", "in/closed", "-o", "x"), "in/closed cannot be read: Permission"),
+            (("video", "in/closed", "-o", "x.mp4", *model), "in/closed cannot be read: Permission"),
+            (("upscale", "in/open", "-o", "in/closed", *model), "cannot write to in/closed"),
+        ):
+            code, said = call(*arguments)
+            assert code == 1
+            assert words in said
+    finally:
+        for name in ("in/closed", "in/listed", "in/d.png"):
+            Path(name).chmod(0o755)

@@ -7,6 +7,7 @@ import signal
 import textwrap
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from resharp import joining
 from resharp.pipeline.staged_pipeline import Pipeline, Stage, Stopped
 from tests.held import start
 from tests.waiting import LIMIT, Watched, joined, until
@@ -306,3 +308,78 @@ def test_an_interrupt_ends_it_and_leaves_no_thread() -> None:
         process.send_signal(signal.SIGINT)
         assert process.stdout.read() == "left []\n"
     assert process.returncode == 0
+
+
+def test_a_thread_that_never_returns_is_given_up_with_the_name_of_its_stage(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(joining, "PATIENCE", 0.05)
+    end, inside, threads = threading.Event(), threading.Event(), list[threading.Thread]()
+
+    def hang(item: int) -> None:
+        threads.append(threading.current_thread())
+        inside.set()
+        end.wait()
+
+    def fail(reports: Any) -> None:
+        if inside.is_set():
+            raise ValueError("enough")
+
+    pipeline = Pipeline([Stage(name="restore", calls=[hang])])
+    try:
+        with pytest.raises(ValueError, match="enough"):
+            pipeline.run(range(3), fail, 0.01)
+        assert "gave up waiting for the threads resharp-restore-0" in caplog.text
+    finally:
+        end.set()
+        joined(*threads)
+
+
+def test_a_second_interrupt_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    end, inside, threads = threading.Event(), threading.Event(), list[threading.Thread]()
+
+    def hang(item: int) -> None:
+        threads.append(threading.current_thread())
+        inside.set()
+        end.wait()
+
+    def interrupt(*args: Any) -> None:
+        if inside.is_set():
+            raise KeyboardInterrupt
+
+    pipeline = Pipeline([Stage(name="restore", calls=[hang])])
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "join", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                pipeline.run(range(3), interrupt, 0.01)
+        assert threads[0].is_alive()
+    finally:
+        end.set()
+        joined(*threads)
+
+
+def test_an_item_is_not_held_until_the_next_one_comes() -> None:
+    """A watched folder may be idle for hours, and its last images may be large."""
+    held, written = list["weakref.ref[_Item]"](), threading.Event()
+
+    def source() -> Iterator[_Item]:
+        yield _item()
+        assert written.wait(LIMIT)
+        until(lambda: all(one() is None for one in held), "an item is still held")
+
+    def _item() -> _Item:
+        made = _Item()
+        held.append(weakref.ref(made))
+        return made
+
+    def again(item: _Item) -> _Item:
+        return _item()
+
+    stages = [Stage(name="a", calls=[again] * 2), Stage(name="b", calls=[again])]
+    Pipeline([*stages, Stage(name="c", calls=[lambda item: written.set()])]).run(source())
+    assert len(held) == 3
+
+
+class _Item:
+    """Something that a weak reference may be made to."""

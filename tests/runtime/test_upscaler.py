@@ -175,6 +175,31 @@ def test_raising_in_progress_cancels_and_the_upscaler_goes_on(compact: Bundle) -
         assert upscaler(draw(8, 8)).shape == (16, 16, 3)
 
 
+@pytest.mark.parametrize("backend", ["onnx", "torch"])
+@pytest.mark.parametrize(
+    "kind", [MemoryError, OutOfMemoryError, RuntimeError, BackendError, KeyboardInterrupt]
+)
+def test_what_progress_raises_is_not_taken_for_an_error_of_the_backend(
+    compact: Bundle, backend: Any, kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    raised, calls, why = kind("CUDA out of memory"), list[float](), ValueError("the reason")
+
+    def stop(done: float, total: float) -> None:
+        calls.append(done)
+        raise raised from why
+
+    with Upscaler(compact, backend=backend, device="cpu", tile=64) as upscaler:
+        with pytest.raises(kind) as found:
+            upscaler(draw(120, 180), progress=stop)
+        assert found.value is raised
+        assert (raised.__cause__, raised.__context__) == (why, None)
+        assert calls == [1]  # and no smaller tiles were tried
+        with pytest.raises(kind) as found:
+            upscaler.batch([draw(8, 8)] * 2, progress=stop)
+        assert found.value is raised
+    assert "out of memory" not in caplog.text
+
+
 def test_several_threads_at_once(upscalers: dict[str, Upscaler]) -> None:
     pictures = [draw(60 + 7 * i, 50 + 11 * i, seed=i) for i in range(6)]
     expected = [upscalers["compact"](picture) for picture in pictures]
@@ -379,13 +404,13 @@ def test_a_closed_upscaler_says_so(compact: Bundle) -> None:
         ({"device": "cuda:"}, "must be cpu, cuda or cuda:N"),
         ({"device": 0}, "must be cpu, cuda or cuda:N"),
         ({"device": None}, "must be cpu, cuda or cuda:N"),
-        ({"threads": 1.5}, r"must be an integer in 1\.\."),
+        ({"threads": 1.5}, r"must be an integer between 1 and "),
         ({"tile": 1.5}, "must be 'auto', 'whole' or a number"),
         ({"tile": True}, "must be 'auto', 'whole' or a number"),
         ({"scale": "2"}, "must be in"),
         ({"scale": float("nan")}, "must be in"),
-        ({"threads": 0}, r"must be an integer in 1\.\."),
-        ({"threads": 99_999}, r"must be an integer in 1\.\."),
+        ({"threads": 0}, r"must be an integer between 1 and "),
+        ({"threads": 99_999}, r"must be an integer between 1 and "),
     ],
 )
 def test_options_that_make_no_sense(compact: Bundle, options: dict[str, Any], message: str) -> None:

@@ -254,11 +254,37 @@ def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
     clip, target = make(tmp_path / "clip.mp4", Spec(frames=3)), tmp_path / "out.mp4"
     os.mkfifo(target)
     for overwrite in (False, True):
-        with pytest.raises(OutputError, match="is a device or pipe, which is not replaced"):
+        with pytest.raises(OutputError, match="is a pipe, which is not replaced"):
             restore(clip, target, overwrite)
     with pytest.raises(OptionError, match=r"must be a folder, got .*: it is a file"):
         restore(clip, f"{clip}/")
     assert target.is_fifo()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_refused_as_an_input(tmp_path: Path) -> None:
+    """It would be read up to its header, and then again from where that ended."""
+    os.mkfifo(tmp_path / "clip.mp4")
+    (tmp_path / "link.mp4").symlink_to("clip.mp4")
+    for name in ("clip.mp4", "link.mp4"):
+        with pytest.raises(VideoError, match=f"{name} is a pipe, but a video is read more than"):
+            restore(tmp_path / name, tmp_path / "out.mp4")
+    with pytest.raises(VideoError, match="is a device, but"):
+        restore(Path("/dev/null"), tmp_path / "out.mp4")
+    for number in (1, 3):
+        write(tmp_path / f"{number}.png", draw(number))
+    os.mkfifo(tmp_path / "2.png")
+    report = restore(tmp_path / "%d.png", tmp_path / "frames.mp4")
+    assert report.frames == 2
+    assert any("1 numbers from 1 to 3 have no image" in note for note in report.notes)
+
+
+def test_a_user_who_does_not_exist_has_no_video(tmp_path: Path) -> None:
+    clip = make(tmp_path / "clip.mp4", Spec(frames=3))
+    with pytest.raises(OptionError, match="names the user 'no_such_user', who does not exist"):
+        restore(clip, "~no_such_user/out.mp4")
+    with pytest.raises(VideoError, match="there is no file ~no_such_user"):
+        restore(Path("~no_such_user/clip.mp4"), tmp_path / "out.mp4")
 
 
 def test_frames_that_lead_to_an_input_are_refused(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_any_video_stream_can_be_asked_for(tmp_path: Path) -> None:
     sound = make(tmp_path / "sound.mp4", Spec(frames=3, sound=("aac",)))
     with pytest.raises(OptionError, match="`stream` must be a video stream"):
         restore(sound, tmp_path / "no.mp4", stream=1)
-    with pytest.raises(OptionError, match="`stream` must be an integer from 0 on, got -1"):
+    with pytest.raises(OptionError, match="`stream` must be an integer of at least 0, got -1"):
         VideoOptions(stream=-1)
 
 

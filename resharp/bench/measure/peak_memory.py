@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from resharp.bench.measure.nvml import Nvml
+from resharp.joining import join
 from resharp.optional import require
 
 INTERVAL = 0.002
@@ -95,7 +96,7 @@ class DevicePeak:
     def __exit__(self, *error: object) -> None:
         assert self._thread is not None
         self._end.set()
-        self._thread.join()
+        join([self._thread])
         self._look()
 
     def _look(self) -> None:

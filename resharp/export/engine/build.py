@@ -13,6 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from resharp import __version__
+from resharp.checks import check_choice, check_int
 from resharp.engines import (
     Bundle,
     Engine,
@@ -73,15 +74,13 @@ class EngineOptions:
     """Rebuild finished engines."""
 
     def __post_init__(self) -> None:
-        if self.precision is not None and self.precision not in PRECISIONS:
-            known = ", ".join(PRECISIONS)
-            raise OptionError(f"`precision` must be one of {known}, got {self.precision!r}")
-        if not (isinstance(self.batch, int) and 1 <= self.batch <= 64):
-            raise OptionError(f"`batch` must be an integer in 1..64, got {self.batch!r}")
-        if self.optimization_level is not None and self.optimization_level not in range(6):
-            raise OptionError(
-                f"`optimization_level` must be an integer in 0..5, got {self.optimization_level!r}"
-            )
+        if self.precision is not None:
+            check_choice("precision", self.precision, PRECISIONS)
+        check_int("batch", self.batch, 1, 64)
+        if self.tile is not None:
+            check_int("tile", self.tile)
+        if self.optimization_level is not None:
+            check_int("optimization_level", self.optimization_level, 0, 5)
         if not self.dtypes or set(self.dtypes) - set(DTYPES):
             known = ", ".join(DTYPES)
             raise OptionError(f"`dtypes` must be one or more of {known}, got {self.dtypes!r}")

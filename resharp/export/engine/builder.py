@@ -93,7 +93,7 @@ def in_background(work: Callable[[], bytes], cancel: Cancel, log: Log) -> bytes:
     """Run a build in a thread, so that Ctrl-C is handled while TensorRT computes.
 
     Ctrl-C asks the build to stop and waits until it has: a process that exits while TensorRT
-    computes crashes.
+    computes crashes. A second one does not wait.
     """
     done: list[bytes] = []
     failed: list[BaseException] = []
@@ -123,6 +123,8 @@ def in_background(work: Callable[[], bytes], cancel: Cancel, log: Log) -> bytes:
                 pass
             break
         except KeyboardInterrupt:
+            if cancel.asked:
+                raise
             cancel.asked = True
             log("stopping: TensorRT can stop only between its steps")
     if cancel.asked:

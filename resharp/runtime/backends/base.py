@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resharp.checks import check_choice, check_int
 from resharp.engines import Bundle, Tuning
 from resharp.errors import BackendError, OptionError
 from resharp.runtime.tiling.plan import Tile
@@ -44,15 +45,13 @@ class BackendOptions:
     """Settings measured to be fastest on this device; explicit arguments take precedence."""
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise OptionError(f"`precision` must be auto or fp32, got {self.precision!r}")
+        check_choice("precision", self.precision, PRECISIONS)
         if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
             raise OptionError(f"`device` must be cpu, cuda or cuda:N, got {self.device!r}")
         most = max(4 * (os.cpu_count() or 1), 64)  # far more than useful, yet harmless
-        if self.threads is not None and not (
-            isinstance(self.threads, int) and 1 <= self.threads <= most
-        ):
-            raise OptionError(f"`threads` must be an integer in 1..{most}, got {self.threads!r}")
+        if self.threads is not None:
+            threads = check_int("threads", self.threads, 1, most)
+            object.__setattr__(self, "threads", threads)  # no library takes numpy's
 
     @property
     def index(self) -> int:

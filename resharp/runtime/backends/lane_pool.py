@@ -7,12 +7,18 @@ for its copies, the run on another lane computes. This module does not depend on
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from resharp.errors import BackendError
 from resharp.runtime.backends.base import ensure_open
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 600.0
+"""Seconds after which a pool that is closed no longer waits for runs that hold its lanes."""
 
 
 class SupportsClose(Protocol):
@@ -124,8 +130,8 @@ class LanePool(Generic[LaneT]):
         returned; waiting for it would deadlock.
 
         Args:
-            timeout: seconds to wait, None for no limit; lanes still leased then are closed when
-                they are returned.
+            timeout: seconds to wait, None for :data:`PATIENCE`; lanes still leased then are closed
+                when they are returned.
         """
         me = threading.get_ident()
         with self._changed:
@@ -136,9 +142,12 @@ class LanePool(Generic[LaneT]):
             for lane in lanes:
                 each.callback(self._retire, lane)
         with self._changed:
-            self._changed.wait_for(
-                lambda: all(holder == me for holder, _ in self._holders), timeout
+            idle = self._changed.wait_for(
+                lambda: all(holder == me for holder, _ in self._holders),
+                PATIENCE if timeout is None else timeout,
             )
+        if not idle:
+            logger.warning("gave up waiting for runs of %s, which do not end", self._name)
 
     def _mine(self) -> list[LaneT | None]:
         me = threading.get_ident()

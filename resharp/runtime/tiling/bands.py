@@ -51,10 +51,10 @@ def check_tile(tile: object) -> int | None:
     Raises:
         OptionError: ``tile`` is none of these.
     """
-    if tile is None or tile == "auto":
+    if tile is None:
         return None
-    if tile == "whole":
-        return WHOLE
+    if isinstance(tile, str) and tile in ("auto", "whole"):
+        return None if tile == "auto" else WHOLE
     if isinstance(tile, bool) or not isinstance(tile, Integral) or tile < 1:
         raise OptionError(f"`tile` must be 'auto', 'whole' or a number of pixels, got {tile!r}")
     return int(tile)

@@ -302,6 +302,32 @@ def test_an_interrupt_while_the_build_is_started_waits_for_its_end(
     assert log == ["begins", "ends"]
 
 
+def test_a_second_interrupt_does_not_wait_for_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, cancel, log, end = threading.Event.wait, builder.Cancel(), list[str](), threading.Event()
+
+    def wait(event: threading.Event, timeout: float | None = None) -> bool:
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        return own(event, timeout)
+
+    def work() -> bytes:
+        end.wait()
+        return b"engine"
+
+    def start(thread: threading.Thread) -> None:
+        with monkeypatch.context() as usual:
+            usual.setattr(threading.Event, "wait", own)
+            begin(thread)
+
+    begin = threading.Thread.start
+    monkeypatch.setattr(threading.Event, "wait", wait)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(KeyboardInterrupt):
+        builder.in_background(work, cancel, log.append)
+    assert log == ["stopping: TensorRT can stop only between its steps"]
+    end.set()
+
+
 INTERRUPTED = """
 import sys, time
 from pathlib import Path
