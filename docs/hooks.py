@@ -194,8 +194,10 @@ def _fields(node: ast.ClassDef) -> str:
 
 
 def _default(value: ast.expr) -> str:
-    text = ast.unparse(value)
-    return "" if text.startswith("field(") else f", `{text}`"
+    if isinstance(value, ast.Call) and ast.unparse(value.func) == "field":
+        stated = [one.value for one in value.keywords if one.arg == "default"]
+        return f", `{ast.unparse(stated[0])}`" if stated else ""
+    return f", `{ast.unparse(value)}`"
 
 
 def _inline(docstring: str) -> str:

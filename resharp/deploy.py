@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resharp import weights
@@ -22,6 +21,7 @@ from resharp.errors import (
     ResharpError,
 )
 from resharp.optional import require
+from resharp.paths import as_path
 from resharp.runtime.bundle_lookup import DEFAULT_MODEL, resolve
 from resharp.types import EnginePrecision, Image, Log, Variant
 from resharp.weights import ModelEntry
@@ -259,8 +259,8 @@ def import_checkpoint(
         OutputError: the folder cannot be written.
         MissingExtraError: a package of the extra ``export`` is not installed.
     """
-    path = Path(file)
-    if not os.path.isfile(path):
+    path = as_path(file, "`file`", "a file")
+    if not os.path.exists(path):
         raise CheckpointError(f"there is no file {path}")
     name = name or weights.kebab(path.name)
     if not name:

@@ -27,6 +27,7 @@ SHARED = {
     "outputs",
     "paths",
     "reading",
+    "schema",
     "types",
 }
 SHARED |= {"__init__", "opencv"}

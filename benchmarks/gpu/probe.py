@@ -257,7 +257,7 @@ def full_card() -> dict[str, str]:
     """Check that resharp recognizes the errors of a convolution on a GPU with too little memory."""
     import torch
 
-    from resharp.runtime.backends.torch.backend import _memory_errors
+    from resharp.runtime.backends.torch.backend import _translated
 
     said = {}
     image = torch.rand(1, 64, 1024, 1024, device="cuda")
@@ -274,7 +274,7 @@ def full_card() -> dict[str, str]:
             hog = torch.empty(max(free - left * MIB, 0), dtype=torch.uint8, device="cuda")
             for name, (one, two) in ends.items():
                 try:
-                    with _memory_errors(), torch.inference_mode():
+                    with _translated(), torch.inference_mode():
                         torch.nn.functional.conv2d(one, two)
                         torch.cuda.synchronize()
                     answer = "ran"

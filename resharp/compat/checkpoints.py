@@ -19,7 +19,7 @@ from resharp.engines import Bundle, Source, Store, variant_name
 from resharp.errors import BundleError, CheckpointError, NotExportedError, OptionError
 from resharp.fsutil import sha256_of
 from resharp.optional import require
-from resharp.paths import store_folder, weights_folder
+from resharp.paths import as_path, store_folder, weights_folder
 from resharp.runtime.bundle_lookup import WEIGHTS, builtin_store, resolve
 from resharp.weights import ModelEntry, kebab
 
@@ -128,12 +128,19 @@ def _of_files(shares: Sequence[tuple[str, float]], model: nn.Module | None) -> B
 
 
 def _part(text: str, share: float) -> _Part:
-    path = _fetched(text) if text.startswith(("https://", "http://")) else Path(text).expanduser()
-    if not os.path.isfile(path):
+    path = (
+        _fetched(text)
+        if text.startswith(("https://", "http://"))
+        else as_path(text, "`model_path`", "a file")
+    )
+    if not os.path.exists(path):
         entry = weights.lookup(path.name)
         hint = f": pass {entry.urls[0]} to download it" if entry and entry.urls else ""
         raise CheckpointError(f"no such file: {path}{hint}")
-    sha256 = sha256_of(path)
+    try:
+        sha256 = sha256_of(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     known = [entry for entry in weights.catalogue().values() if entry.sha256 == sha256]
     return _Part(path=path, sha256=sha256, share=share, official=known[0] if known else None)
 

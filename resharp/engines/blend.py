@@ -63,7 +63,7 @@ def write_blend(bundle: Bundle, strength: float, folder: Path) -> tuple[File, di
     """
     manifest = bundle.manifest
     own, other = (_tensors(bundle.path(file)) for file in (manifest.weights, _twin(manifest)))
-    if own[0] != other[0]:
+    if own[0] != other[0] or own[1].size != other[1].size:
         raise BundleError(f"{bundle.folder}: the twin's weights have a different layout")
     mean = own[1].astype(np.float64) * strength + other[1].astype(np.float64) * (1 - strength)
     path = folder / "blended.safetensors"
@@ -112,4 +112,6 @@ def _tensors(path: Path) -> tuple[bytes, NDArray[np.float32]]:
     """Return the header of a safetensors file, and the data after it as float32."""
     data = path.read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
+    if start > len(data) or (len(data) - start) % 4:
+        raise BundleError(f"{path} is damaged: it does not hold whole float32 tensors")
     return data[:start], np.frombuffer(data, "<f4", offset=start)

@@ -8,15 +8,18 @@ their engines in the user's store and are added to the manifest when the bundle 
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from resharp.engines.engine_store import EngineStore
 from resharp.engines.locking import locked
-from resharp.engines.manifest import File, Manifest, Tuning, known_fields, parse
+from resharp.engines.manifest import File, Manifest, Tuning, parse
 from resharp.errors import BundleError
 from resharp.fsutil import sha256_of, write_whole
+from resharp.reading import read_bounded, read_json
+from resharp.schema import LONGEST, record
 
 MANIFEST = "manifest.json"
 ENGINES = "engines"
@@ -43,14 +46,10 @@ class Bundle:
 
         Raises:
             FileNotFoundError: the folder has no manifest, so it is not a bundle.
-            BundleError: the manifest or a file is damaged.
+            BundleError: the manifest or a file is damaged or cannot be read.
         """
         path = folder / MANIFEST
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise BundleError(f"{path} is damaged ({error}): export the model again") from error
-        bundle = cls(folder, parse(text, str(path)), cure)
+        bundle = cls(folder, read_manifest(path), cure)
         for file in bundle.manifest.files():
             bundle._check_size(file)
         return bundle
@@ -72,7 +71,10 @@ class Bundle:
         """
         for file in self.manifest.files():
             self._check_size(file)
-            found = sha256_of(self.path(file))
+            try:
+                found = sha256_of(self.path(file))
+            except OSError as error:
+                raise BundleError(f"cannot read {self.path(file)}: {error.strerror}") from error
             if found != file.sha256:
                 raise BundleError(
                     f"{self.path(file)} is damaged: expected SHA-256 {file.sha256[:16]}..., got "
@@ -81,9 +83,15 @@ class Bundle:
 
     def _check_size(self, file: File) -> None:
         path = self.path(file)
-        if not path.is_file():
+        try:
+            found = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            found = None
+        except OSError as error:  # no permission, or a circle of links
+            raise BundleError(f"cannot read {path}: {error.strerror}") from error
+        if found is None or not stat.S_ISREG(found.st_mode):
             raise BundleError(f"{path} is missing. {self._cure()}")
-        size = path.stat().st_size
+        size = found.st_size
         if size != file.size:
             raise BundleError(
                 f"{path} is damaged: expected {file.size} bytes, got {size}. {self._cure()}"
@@ -94,6 +102,24 @@ class Bundle:
             self.cure
             or f"Run 'resharp export {self.manifest.name}' with `force` to export it again."
         )
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and parse the manifest of a bundle.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is none.
+        BundleError: it is damaged, or cannot be read.
+    """
+    try:
+        text = read_bounded(path).decode("utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{path} is damaged ({error}): export the model again") from error
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror or error}") from error
+    return parse(text, str(path))
 
 
 def save_tuning(bundle: Bundle, tuning: Tuning) -> Bundle:
@@ -110,7 +136,10 @@ def save_tuning(bundle: Bundle, tuning: Tuning) -> Bundle:
         return _keep_beside(bundle, tuning)
     with locked(bundle.folder.parent, bundle.folder.name):
         path = bundle.folder / MANIFEST
-        manifest = parse(path.read_text(encoding="utf-8"), str(path))
+        try:
+            manifest = read_manifest(path)
+        except OSError as error:
+            raise BundleError(f"{path} was removed during the measurement") from error
         if manifest.graphs != bundle.manifest.graphs:
             raise BundleError(f"{path} was exported again during the measurement: tune again")
         manifest = _with(manifest, tuning)
@@ -150,13 +179,13 @@ def _beside(bundle: Bundle) -> Path:
 
 def _read(path: Path, manifest: Manifest) -> tuple[Tuning, ...]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
         if data["graphs"] != _graphs(manifest):
             return ()
-        return tuple(Tuning(**known_fields(Tuning, item)) for item in data["tunings"])
+        return tuple(record(Tuning, item) for item in data["tunings"][:LONGEST])
     except FileNotFoundError:
         return ()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{path} is damaged ({error}): tune again") from error
 
 

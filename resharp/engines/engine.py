@@ -13,10 +13,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from resharp.engines.manifest import File, Manifest, known_fields
+from resharp.engines.manifest import File, Manifest, is_schema
 from resharp.errors import BundleError, DamagedError
 from resharp.fsutil import sha256_of
 from resharp.gpu import tensorrt as trt
+from resharp.reading import parse_json
+from resharp.schema import between, record
 
 ENGINE_SCHEMA = 2
 """Version of the sidecar layout; any other version is refused."""
@@ -33,9 +35,9 @@ class Profile:
     Optimized for one image of tile x tile.
     """
 
-    smallest: int
-    tile: int
-    batch: int
+    smallest: int = field(metadata=between(1, 16_384))
+    tile: int = field(metadata=between(1, 16_384))
+    batch: int = field(metadata=between(1, 4096))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +79,9 @@ class EngineSpec:
 class ParityResult:
     """Difference between an engine, or its graph, and the FP32 graph on one image."""
 
-    psnr: float
+    psnr: float = field(metadata=between(-1000, 1000))
     """PSNR in dB; infinity is stored as 200."""
-    levels: int
+    levels: int = field(metadata=between(0, 255))
     """Largest difference, in levels of 255."""
     passed: bool
     """Whether the difference is small enough for use."""
@@ -99,7 +101,7 @@ class Engine:
     """File with an image and its FP32 result, to check the engine on its GPU."""
     graph: ParityResult
     """Parity of the typed graph with the FP32 graph, on the CPU before the build."""
-    seconds: float
+    seconds: float = field(metadata=between(0, 1e9))
     """Build time in seconds."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Versions of the packages that built it."""
@@ -134,34 +136,25 @@ def parse_engine(text: str, where: str) -> Engine:
     """Parse a sidecar.
 
     Raises:
-        DamagedError: the text is not a sidecar, or was changed after it was written.
+        DamagedError: the text is not a sidecar, was changed after it was written, or has a value
+            of another type or out of range.
         BundleError: the sidecar has another schema version.
     """
     try:
-        data = json.loads(text)
-        if data["schema"] != ENGINE_SCHEMA:
+        data = parse_json(text)
+        if not is_schema(data["schema"], ENGINE_SCHEMA):
             raise BundleError(
                 f"{where} has schema version {data['schema']!r}, but this resharp reads version "
                 f"{ENGINE_SCHEMA}: build the engine again"
             )
-        engine = _engine(data)
+        engine = record(Engine, data)
+        if engine.spec.profile.smallest > engine.spec.profile.tile:
+            raise ValueError("smallest is above tile")
         if data["key"] != engine.key:
             raise DamagedError(f"{where} was changed after it was written: build the engine again")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise DamagedError(f"{where} is damaged ({error!r}): build the engine again") from error
     return engine
-
-
-def _engine(data: Mapping[str, Any]) -> Engine:
-    spec = known_fields(EngineSpec, data["spec"])
-    spec["profile"] = Profile(**known_fields(Profile, spec["profile"]))
-    spec["targets"] = tuple(spec["targets"])
-    values = known_fields(Engine, data)
-    values["spec"] = EngineSpec(**spec)
-    for name in ("file", "reference"):
-        values[name] = File(**known_fields(File, data[name]))
-    values["graph"] = ParityResult(**known_fields(ParityResult, data["graph"]))
-    return Engine(**values)
 
 
 def is_of(spec: EngineSpec, manifest: Manifest) -> bool:

@@ -19,6 +19,8 @@ from resharp.engines.locking import locked
 from resharp.engines.manifest import File, Manifest
 from resharp.errors import BundleError, DamagedError, OutputError
 from resharp.fsutil import PART, commit_file, flush, sha256_of, write_whole
+from resharp.reading import open_regular, read_bounded, read_json
+from resharp.schema import record
 
 SUFFIX = ".engine"
 _PARITY = ".parity.json"
@@ -56,7 +58,11 @@ class EngineStore:
     def engines(self) -> tuple[tuple[Engine, ...], tuple[str, ...]]:
         """Return the engines with a readable sidecar, and one line per engine without."""
         whole, bad = [], []
-        for path in sorted(self._files()):
+        try:
+            paths = self._files()
+        except BundleError as error:
+            return (), (str(error),)
+        for path in paths:
             try:
                 whole.append(self._read(path))
             except BundleError as error:
@@ -135,16 +141,25 @@ class EngineStore:
                 draft.discard()
 
     def remove(self, engine: Engine) -> None:
-        """Delete an engine, sidecar first; its reference stays while another engine uses it."""
-        with locked(self.folder, _COMMITS):
+        """Delete an engine, sidecar first; its reference stays while another engine uses it.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        with locked(self.folder, _COMMITS), _writing(self.folder):
             self._unlink(engine.key)
             self._sweep_references()
 
     def clear(self) -> int:
-        """Delete all engines, including damaged ones, with all their files; return the count."""
-        if not self.folder.is_dir():
+        """Delete all engines, including damaged ones, with all their files; return the count.
+
+        Raises:
+            BundleError: the folder cannot be read.
+            OutputError: the folder cannot be written.
+        """
+        if not self._files():
             return 0
-        with locked(self.folder, _COMMITS):
+        with locked(self.folder, _COMMITS), _writing(self.folder):
             keys = [path.stem for path in self._files()]
             for key in keys:
                 self._unlink(key)
@@ -158,13 +173,18 @@ class EngineStore:
 
         Returns:
             One line per deleted engine.
+
+        Raises:
+            BundleError: the folder cannot be read.
+            OutputError: the folder cannot be written.
         """
         gone = []
         old = time.time() - _FORGOTTEN
-        left = (*self.folder.glob(f"{_DRAFT}*"), *self.folder.glob(f".*{PART}"))
-        _sweep(path for path in left if _age(path) < old)
-        for path in sorted(self._files()):
-            with locked(self.folder, path.stem[:24]):
+        with _writing(self.folder):
+            left = (*self.folder.glob(f"{_DRAFT}*"), *self.folder.glob(f".*{PART}"))
+            _sweep(path for path in left if _age(path) < old)
+        for path in self._files():
+            with locked(self.folder, path.stem[:24]), _writing(self.folder):
                 try:
                     engine = self._read(path)
                     self.verify(engine)
@@ -178,19 +198,18 @@ class EngineStore:
                     self.remove(engine)
                     gone.append(f"{engine.key[:12]}: built from an older export of the model")
         if gone:
-            with locked(self.folder, _COMMITS):
+            with locked(self.folder, _COMMITS), _writing(self.folder):
                 self._sweep_references()
         return tuple(gone)
 
     def parity(self, engine: Engine, here: Environment) -> ParityResult | None:
         """Return the result recorded at the engine's first run on this GPU and driver, if any."""
-        record: Any = self._records(engine).get(_place(here))
+        stored: Any = self._records(engine).get(_place(here))
         try:
-            same = record.pop("engine") == engine.file.sha256  # the same bytes, not only the key
-            same = record.pop("proof") == PROOF and same
-            found = ParityResult(**record)
-            known = same and isinstance(found.passed, bool) and found.psnr + found.levels >= 0
-        except (TypeError, KeyError, AttributeError):  # no record, or a damaged one
+            same = stored["engine"] == engine.file.sha256  # the same bytes, not only the key
+            found = record(ParityResult, stored)
+            known = same and stored["proof"] == PROOF and found.psnr >= 0
+        except (TypeError, KeyError, ValueError):  # no record, or a damaged one
             return None
         return found if known else None
 
@@ -218,16 +237,20 @@ class EngineStore:
         for cache in self.folder.glob(f"{key}.cache-*"):
             cache.unlink(missing_ok=True)
 
-    def _files(self) -> Iterator[Path]:
+    def _files(self) -> list[Path]:
+        """Return the engine files, sorted; raise BundleError if the folder cannot be read."""
         try:
-            yield from self.folder.glob(f"[!.]*{SUFFIX}")
-        except OSError:
-            return
+            found = sorted(self.folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise BundleError(f"cannot read {self.folder}: {error.strerror or error}") from error
+        return [path for path in found if path.suffix == SUFFIX and path.name[0] != "."]
 
     def _read(self, path: Path) -> Engine:
         sidecar = path.with_suffix(".json")
         try:
-            engine = parse_engine(sidecar.read_text(encoding="utf-8"), str(sidecar))
+            engine = parse_engine(read_bounded(sidecar).decode("utf-8"), str(sidecar))
         except FileNotFoundError as error:
             raise DamagedError(f"{path} has no sidecar: build it again") from error
         except OSError as error:
@@ -242,12 +265,13 @@ class EngineStore:
         path = self.path(file)
         cure = f"run 'export-engines {engine.model}' to build it again"
         try:
-            size = path.stat().st_size
-            if size != file.size:
-                raise DamagedError(
-                    f"{path} is damaged: expected {file.size} bytes, got {size}; {cure}"
-                )
-            data = path.read_bytes()
+            with open_regular(path) as stream:
+                size = os.fstat(stream.fileno()).st_size
+                if size != file.size:
+                    raise DamagedError(
+                        f"{path} is damaged: expected {file.size} bytes, got {size}; {cure}"
+                    )
+                data = stream.read()
         except FileNotFoundError as error:
             raise DamagedError(f"{path} is missing; {cure}") from error
         except OSError as error:
@@ -258,7 +282,7 @@ class EngineStore:
 
     def _records(self, engine: Engine) -> dict[str, Any]:
         try:
-            found = json.loads(self._parity(engine).read_text(encoding="utf-8"))
+            found = read_json(self._parity(engine))
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
@@ -337,6 +361,8 @@ def _sweep(paths: Iterable[Path]) -> None:
 def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
+    except OutputError:
+        raise
     except OSError as error:
         raise OutputError(f"cannot write to {folder}: {error}") from error
 

@@ -10,6 +10,10 @@ from resharp.engines.engine import Engine, Environment, file_part, target_name
 from resharp.engines.engine_store import EngineStore
 from resharp.errors import OutputError
 from resharp.fsutil import write_whole
+from resharp.reading import read_bounded
+
+LARGEST = 1 << 30
+"""Bytes that a cache may have; usual ones have a few million."""
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +69,10 @@ class KernelCache:
 
     def _load(self) -> int:
         try:
-            data = self._path.read_bytes()
-        except OSError:
+            data = read_bounded(self._path, LARGEST)
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):
+                logger.info("%s is not used: %s", self._path, error)
             return 0
         if not self._cache.deserialize(data):
             logger.info("%s is not for this GPU, driver and version: compiling again", self._path)

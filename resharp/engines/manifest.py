@@ -9,25 +9,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from resharp.checks import check_number
 from resharp.errors import BundleError, OptionError
+from resharp.reading import parse_json
+from resharp.schema import between, check_ranges, matching, record
 
 SCHEMA = 1
 """Version of the manifest layout; any other version is refused."""
+NAME = r"[a-z0-9][a-z0-9._-]*"
+"""Names of bundles, as a regular expression."""
+_SHA256 = matching("[0-9a-f]{64}", "a SHA-256 of 64 hexadecimal digits")
+_FILE_NAME = matching(r"[A-Za-z0-9_][A-Za-z0-9 ._~+-]{0,200}", "the name of a file in the folder")
+_ONE = {"channels": (1, 3), "color": ("bgr",), "layout": ("nhwc",), "precision": ("fp32",)}
+"""Values of fields that this version can read."""
+_PIXELS = between(1, 16_384)
+_MEASURED = between(0, 1e15)
 
 
 @dataclass(frozen=True, kw_only=True)
 class File:
     """One file of a bundle."""
 
-    name: str
+    name: str = field(metadata=_FILE_NAME)
     """File name in the bundle's folder."""
-    sha256: str
+    sha256: str = field(metadata=_SHA256)
     """SHA-256 of its contents, 64 hexadecimal digits."""
-    size: int
+    size: int = field(metadata=between(0, 1 << 50))
     """Size in bytes."""
 
 
@@ -37,9 +48,9 @@ class Source:
 
     name: str
     """Name in the catalog, or file name."""
-    sha256: str
+    sha256: str = field(metadata=_SHA256)
     """SHA-256 of the checkpoint file."""
-    weight: float = 1.0
+    weight: float = field(default=1.0, metadata=between(0, 1))
     """Weight in the interpolation, if several checkpoints were interpolated."""
 
 
@@ -59,11 +70,11 @@ class GraphParity:
 
     shapes: tuple[tuple[int, int, int], ...]
     """Input shapes compared, (n, h, w) each."""
-    float_max_abs: float
+    float_max_abs: float = field(metadata=_MEASURED)
     """Largest absolute difference of the float graph; white is 1."""
-    uint8_max_levels: int
+    uint8_max_levels: int = field(metadata=between(0, 255))
     """Largest difference of the uint8 graph, in levels of 255."""
-    uint8_differing: float
+    uint8_differing: float = field(metadata=between(0, 1))
     """Fraction of the uint8 graph's values that differ at all."""
 
 
@@ -71,13 +82,13 @@ class GraphParity:
 class ExtraInput:
     """A numeric input of the graphs besides the images: a float32 tensor of shape [1]."""
 
-    name: str
+    name: str = field(metadata=matching(r"[A-Za-z_]\w{0,63}", "the name of an input"))
     """Name of the graph input, e.g. ``fidelity``."""
-    default: float
+    default: float = field(metadata=between(-1e6, 1e6))
     """Default value."""
-    low: float = 0.0
+    low: float = field(default=0.0, metadata=between(-1e6, 1e6))
     """Smallest value."""
-    high: float = 1.0
+    high: float = field(default=1.0, metadata=between(-1e6, 1e6))
     """Largest value."""
 
 
@@ -89,21 +100,21 @@ class Tuning:
     """``onnx``, ``torch`` or ``tensorrt``."""
     device: str
     """Name of the GPU, or of the CPU with its number of threads."""
-    tile: int | None = None
+    tile: int | None = field(default=None, metadata=_PIXELS)
     """Largest side of a tile, in pixels."""
-    batch: int | None = None
+    batch: int | None = field(default=None, metadata=between(1, 4096))
     """Tiles per run of the network."""
-    lanes: int | None = None
+    lanes: int | None = field(default=None, metadata=between(1, 64))
     """Images processed concurrently on a GPU."""
-    threads: int | None = None
+    threads: int | None = field(default=None, metadata=between(1, 4096))
     """CPU threads per run."""
     graphs: bool | None = None
     """Whether torch records CUDA graphs; None: only for resharp's own architectures."""
-    bytes_per_pixel: float | None = None
+    bytes_per_pixel: float | None = field(default=None, metadata=between(1e-3, 1e12))
     """Working memory per input pixel of a batch, in bytes, summed over all lanes."""
-    memory: int | None = None
+    memory: int | None = field(default=None, metadata=between(0, 1 << 50))
     """Memory in bytes that the settings must fit in; None: all that was free."""
-    gain: float | None = None
+    gain: float | None = field(default=None, metadata=between(0, 1e6))
     """Speedup factor over untuned settings, measured in pairs of runs."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Versions of the libraries used for the measurement."""
@@ -114,29 +125,29 @@ class Tuning:
         return f"tuned: {', '.join(parts)}" if parts else "tuned"
 
     def __post_init__(self) -> None:
-        for name in ("tile", "batch", "lanes", "threads", "bytes_per_pixel"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} of a tuning must be positive, got {value!r}")
+        try:
+            check_ranges(self)
+        except ValueError as error:
+            raise OptionError(f"invalid tuning: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """Contents of a bundle."""
 
-    name: str
+    name: str = field(metadata=matching(NAME, "lowercase letters, digits, - _ ."))
     """Name in the store: lowercase letters, digits, ``-``, ``_``, ``.``."""
     title: str
     """One-line description."""
     task: str
     """``upscale``, ``denoise``, ...; ``face`` for networks that only take aligned faces."""
-    scale: int
+    scale: int = field(metadata=between(1, 32))
     """Output pixels per input pixel along one side."""
     graphs: Mapping[str, File]
     """ONNX graphs by input and output dtype: ``uint8`` and ``float32``."""
     weights: File
     """Weights as safetensors; the graphs refer to them as ONNX external data."""
-    overlap: int
+    overlap: int = field(metadata=between(0, 512))
     """Context pixels around a tile that are discarded so that no seam is visible."""
     overlap_curve: tuple[tuple[int, float], ...] = ()
     """Measured at export: (overlap, largest tiling error in levels of 255) pairs."""
@@ -150,18 +161,20 @@ class Manifest:
     """Order of the axes; n, h and w are dynamic."""
     value_range: tuple[float, float] = (0.0, 1.0)
     """Value range of the float graph."""
-    size_multiple: int = 1
+    size_multiple: int = field(default=1, metadata=between(1, 256))
     """Tiles start at multiples of this many pixels (the graph itself accepts any size)."""
-    fixed_size: int | None = None
+    fixed_size: int | None = field(default=None, metadata=_PIXELS)
     """Input side in pixels, for networks that accept only one size; n stays dynamic."""
     extra: tuple[ExtraInput, ...] = ()
     """Inputs of the graphs besides the images, in order."""
     precision: str = "fp32"
     """Arithmetic precision of the graphs."""
-    peak: float | None = None
+    peak: float | None = field(default=None, metadata=between(0, 1e39))
     """Largest activation that fp16 would have to hold, measured in fp32 on the export image; None
     if it was not measured or is not finite."""
-    engine_precision: str | None = None
+    engine_precision: str | None = field(
+        default=None, metadata=matching("fp16|mixed|fp32", "fp16, mixed or fp32")
+    )
     """Precision that GPUs try first, ``fp16`` or ``mixed``, chosen from the peak; None, in older
     manifests, means ``fp16``."""
     license: str = "unknown"
@@ -176,9 +189,9 @@ class Manifest:
     """Checkpoints that the weights were made from."""
     parity: GraphParity | None = None
     """Results of the parity check at export."""
-    activation_bytes: float | None = None
+    activation_bytes: float | None = field(default=None, metadata=_MEASURED)
     """Measured working memory per input pixel on the CPU in fp32, in bytes; None: unknown."""
-    flops_per_pixel: float | None = None
+    flops_per_pixel: float | None = field(default=None, metadata=_MEASURED)
     """Floating-point operations per input pixel, an addition counting as one; None: unknown."""
     tunings: tuple[Tuning, ...] = ()
     """Fastest measured settings, one entry per backend and device."""
@@ -227,15 +240,16 @@ def parse(text: str, where: str) -> Manifest:
         where: path of the manifest, for error messages.
 
     Raises:
-        BundleError: the text is not JSON, has another schema version, or lacks a field.
+        BundleError: the text is not JSON, has another schema version, lacks a field, or has a value
+            of another type or out of range.
     """
     try:
-        data = json.loads(text)
+        data = parse_json(text)
     except ValueError as error:
         raise BundleError(f"{where} is not a manifest ({error}): export the model again") from error
     if not isinstance(data, dict) or "schema" not in data:
         raise BundleError(f"{where} is not a manifest (no schema version): export the model again")
-    if data["schema"] != SCHEMA:
+    if not is_schema(data["schema"], SCHEMA):
         raise BundleError(
             f"{where} has schema version {data['schema']!r}, but this resharp reads version "
             f"{SCHEMA}: export the model again, or use the resharp version that wrote it"
@@ -243,67 +257,41 @@ def parse(text: str, where: str) -> Manifest:
     if "licence" in data:  # spelling in stores older than 0.1.0
         data.setdefault("license", data["licence"])
     try:
-        return _manifest(data)
-    except (KeyError, TypeError, ValueError, AttributeError, OptionError) as error:
+        manifest = record(Manifest, data)
+        _check(manifest)
+    except ValueError as error:  # includes OptionError
         raise BundleError(f"{where} is damaged ({error}): export the model again") from error
-
-
-def _manifest(data: dict[str, Any]) -> Manifest:
-    values = known_fields(Manifest, data)
-    values["graphs"] = {
-        key: File(**known_fields(File, item)) for key, item in data["graphs"].items()
-    }
-    values["weights"] = File(**known_fields(File, data["weights"]))
-    values["overlap_curve"] = tuple((int(d), float(e)) for d, e in data.get("overlap_curve", ()))
-    values["sources"] = tuple(
-        Source(**known_fields(Source, item)) for item in data.get("sources", ())
-    )
-    values["extra"] = tuple(
-        ExtraInput(**known_fields(ExtraInput, item)) for item in data.get("extra", ())
-    )
-    values["tunings"] = tuple(
-        Tuning(**known_fields(Tuning, item)) for item in data.get("tunings", ())
-    )
-    twin = data.get("twin")
-    values["twin"] = None if twin is None else _twin(twin)
-    low, high = data.get("value_range", (0.0, 1.0))
-    values["value_range"] = (float(low), float(high))
-    parity = data.get("parity")
-    if parity is not None:
-        shapes = tuple((int(n), int(h), int(w)) for n, h, w in parity["shapes"])
-        values["parity"] = GraphParity(**(known_fields(GraphParity, parity) | {"shapes": shapes}))
-    manifest = Manifest(**values)
-    _check(manifest)
     return manifest
 
 
-def known_fields(kind: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the items that are fields of ``kind``; newer minor versions may add others."""
-    names = {item.name for item in fields(kind)}
-    return {key: value for key, value in data.items() if key in names}
-
-
-def _twin(data: dict[str, Any]) -> DniPartner:
-    return DniPartner(
-        weights=File(**known_fields(File, data["weights"])),
-        source=Source(**known_fields(Source, data["source"])),
-    )
+def is_schema(found: object, wanted: int) -> bool:
+    """Return whether a value of JSON is that version; ``true`` and 1.0 are not 1."""
+    return type(found) is int and found == wanted
 
 
 def _check(manifest: Manifest) -> None:
-    for name in ("scale", "size_multiple", "channels"):
-        if not isinstance(getattr(manifest, name), int) or getattr(manifest, name) < 1:
-            raise ValueError(f"invalid {name} {getattr(manifest, name)!r}")
-    if not isinstance(manifest.overlap, int) or manifest.overlap < 0:
-        raise ValueError(f"invalid overlap {manifest.overlap!r}")
-    side = manifest.fixed_size
-    if side is not None and (not isinstance(side, int) or side < 1):
-        raise ValueError(f"invalid fixed_size {side!r}")
-    if not isinstance(manifest.peak, int | float | None):
-        raise ValueError(f"invalid peak {manifest.peak!r}")
+    """Check what concerns several fields, or the items of one.
+
+    Raises:
+        ValueError: a value is invalid.
+    """
+    for name, able in _ONE.items():
+        if getattr(manifest, name) not in able:
+            raise ValueError(f"{name} {getattr(manifest, name)!r} is not supported")
+    if not {"uint8"} <= set(manifest.graphs) <= {"uint8", "float32"}:
+        raise ValueError(f"the graphs are {', '.join(manifest.graphs) or 'missing'}")
+    if len({file.name for file in manifest.files()}) < len(manifest.files()):
+        raise ValueError("two files have the same name")
+    low, high = manifest.value_range
+    if not low < high:
+        raise ValueError(f"value_range must rise, got {low:g}, {high:g}")
+    places = [place for place, _ in manifest.overlap_curve]
+    if any(left < 0 for curve in manifest.overlap_curve for left in curve):
+        raise ValueError("overlap_curve has a negative number")
+    if any(first >= second for first, second in pairwise(places)):
+        raise ValueError("the overlaps of overlap_curve must rise")
+    if manifest.twin is not None and len(manifest.sources) != 1:
+        raise ValueError(f"a model with a twin has one source, got {len(manifest.sources)}")
+    if len({one.name for one in manifest.extra}) < len(manifest.extra):
+        raise ValueError("two extra inputs have the same name")
     manifest.extra_values()
-    if "uint8" not in manifest.graphs:
-        raise ValueError("no uint8 graph")
-    for file in manifest.files():
-        if "/" in file.name or "\\" in file.name or file.name.startswith("."):
-            raise ValueError(f"invalid file name {file.name!r}")

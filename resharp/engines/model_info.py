@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from resharp.engines.bundle import Bundle
 from resharp.errors import BundleError
+from resharp.reading import open_regular, parse_json
 
 _LARGEST_HEADER = 64 << 20
 
@@ -70,11 +70,11 @@ def info_of(bundle: Bundle) -> ModelInfo:
 def _count(path: Path) -> int:
     """Count the floating-point numbers in a safetensors file, using its header."""
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             size = int.from_bytes(stream.read(8), "little")
             if size > _LARGEST_HEADER:
                 raise ValueError(f"a header of {size} bytes")
-            header = json.loads(stream.read(size))
+            header = parse_json(stream.read(size))
         return sum(
             math.prod(tensor["shape"])
             for name, tensor in header.items()

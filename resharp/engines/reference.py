@@ -17,11 +17,14 @@ from resharp.engines.engine import ParityResult
 from resharp.engines.manifest import File
 from resharp.errors import BundleError
 from resharp.fsutil import sha256_of
+from resharp.reading import read_bounded
 from resharp.types import Array
 
 FLOOR_DB = 40.0
 """PSNR in dB below which an engine or a typed graph is rejected."""
 PERFECT_DB = 200.0
+LARGEST = 1 << 30
+"""Bytes that the file of a reference may have."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,19 @@ def read_reference(path: Path) -> Reference:
         BundleError: the file is not a reference.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return Reference(stored["picture"], stored["restored"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        # Its arrays are stored as they are, so the size of the file limits what they declare.
+        packed = io.BytesIO(read_bounded(path, LARGEST))
+        with zipfile.ZipFile(packed) as archive:
+            if any(one.compress_type or one.file_size > LARGEST for one in archive.infolist()):
+                raise ValueError("its arrays are compressed")
+        with np.load(packed, allow_pickle=False) as stored:
+            found = Reference(stored["picture"], stored["restored"])
+    except Exception as error:  # a damaged file makes zipfile and numpy raise almost anything
         raise BundleError(f"{path} is not a reference image ({error})") from error
+    for array, dtype in ((found.picture, np.uint8), (found.restored, np.float32)):
+        if array.ndim != 3 or array.shape[2] != 3 or array.dtype != dtype or not array.size:
+            raise BundleError(f"{path} is not a reference image ({array.dtype} {array.shape})")
+    return found
 
 
 def compare_images(found: Array, restored: Array) -> ParityResult:

@@ -21,11 +21,11 @@ from pathlib import Path
 from resharp.checks import check_number
 from resharp.engines.bundle import MANIFEST, Bundle
 from resharp.engines.locking import locked
-from resharp.engines.manifest import File, Manifest
+from resharp.engines.manifest import NAME, File, Manifest
 from resharp.errors import BundleError, NotExportedError, OptionError, OutputError
 from resharp.fsutil import commit_file, sha256_of
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_NAME = re.compile(NAME)
 _OWNED = (".onnx", ".safetensors")  # bundle files that a new manifest may orphan
 
 
@@ -111,11 +111,21 @@ class Store:
         self.folder, self._cure = folder, cure
 
     def names(self) -> tuple[str, ...]:
-        """Return the names of all bundles, sorted."""
-        if not self.folder.is_dir():
+        """Return the names of all bundles, sorted.
+
+        Raises:
+            BundleError: the folder exists and cannot be read.
+        """
+        try:
+            found = [path.name for path in self.folder.iterdir()]
+        except FileNotFoundError:
             return ()
-        found = (p.parent.name for p in self.folder.glob(f"*/{MANIFEST}"))
-        return tuple(sorted(name for name in found if _NAME.fullmatch(name)))
+        except OSError as error:
+            text = f"cannot read the store {self.folder}: {error.strerror or error}"
+            raise BundleError(
+                f"{text}. Choose another one with `store` or RESHARP_HOME."
+            ) from error
+        return tuple(sorted(name for name in found if _NAME.fullmatch(name) and name in self))
 
     def find(self, name: str) -> Bundle:
         """Open a bundle by name.
@@ -171,12 +181,16 @@ class Store:
 
         Raises:
             NotExportedError: there is no such bundle.
+            OutputError: it cannot be deleted.
         """
         if check_name(name) not in self:
             raise NotExportedError(f"no bundle {name!r} in {self.folder}: nothing to remove")
         with locked(self.folder, name, timeout):
-            (self.folder / name / MANIFEST).unlink(missing_ok=True)
-            shutil.rmtree(self.folder / name)
+            try:
+                (self.folder / name / MANIFEST).unlink(missing_ok=True)
+                shutil.rmtree(self.folder / name)
+            except OSError as error:
+                raise OutputError(f"cannot delete {self.folder / name}: {error}") from error
 
     def bundles(self) -> tuple[tuple[Bundle, ...], tuple[str, ...]]:
         """Return all bundles that can be opened, and one line per bundle that cannot."""

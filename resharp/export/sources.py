@@ -12,6 +12,7 @@ from resharp.engines import Source, check_name, variant_name
 from resharp.engines.store import named_strength
 from resharp.errors import CheckpointError, DownloadError, OptionError
 from resharp.fsutil import sha256_of
+from resharp.paths import as_path
 from resharp.types import Log
 from resharp.weights import ModelEntry, kebab, lookup
 from resharp.weights.local import LOCAL
@@ -76,8 +77,8 @@ def locate(
         DownloadError: a checkpoint cannot be downloaded.
     """
     denoise = None if denoise is None else named_strength(denoise)
-    path = Path(os.fspath(source)).expanduser()
-    if path.is_file() or path.suffix.lower() in (".pth", ".pt", ".safetensors"):
+    path = as_path(source, "`model`", "a name or a file")
+    if os.path.isfile(path) or path.suffix.lower() in (".pth", ".pt", ".safetensors"):
         return _from_file(path, denoise, name)
     entry = weights.resolve(os.fspath(source), folder)
     if not entry.exports:
@@ -133,9 +134,12 @@ def origin_of(
 def _from_file(path: Path, denoise: float | None, name: str | None) -> Origin:
     if denoise is not None:
         raise OptionError(f"`denoise` requires a model of the catalogue, got the file {path}")
-    if not path.is_file():
-        raise CheckpointError(f"there is no file {path}")
-    source = Source(name=path.name, sha256=sha256_of(path))
+    try:
+        source = Source(name=path.name, sha256=sha256_of(path))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no file {path}") from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     name = name or kebab(path.stem)
     if not name:
         raise OptionError(f"cannot make a name from {path.name}: pass one as `name`")

@@ -33,6 +33,7 @@ from resharp.faces.alignment import (
 )
 from resharp.opencv import cv2
 from resharp.paths import weights_folder
+from resharp.reading import read_bounded
 from resharp.types import Image
 from resharp.weights import find, inspect
 
@@ -46,6 +47,7 @@ _FOUND = 0.6  # lowest YuNet score of a hit that is detected again
 _LOOK = 320  # side of the crop for the second detection, in pixels
 _LOOK_EYES = 70  # distance between the eyes in that crop
 _LOOKS = 3  # repetitions; each halves the landmark error of a tilted face
+_LARGEST_FILE = 64 << 20
 _SMALLEST_EYES = 5.0  # pixels between the eyes; smaller faces hold nothing to restore from
 _SURE = 0.91  # faces detected upside down scored at most 0.88
 _UPRIGHT: Points = (TEMPLATE - TEMPLATE.mean(axis=0)) * (
@@ -200,9 +202,8 @@ def _open(path: Path) -> Any:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # 5.0 warns about a default
     nothing = np.empty(0, np.uint8)
     try:
-        return cv2.FaceDetectorYN.create(
-            "onnx", np.fromfile(path, np.uint8), nothing, (_LOOK, _LOOK), _FOUND
-        )
+        data = np.frombuffer(read_bounded(path, _LARGEST_FILE), np.uint8).copy()
+        return cv2.FaceDetectorYN.create("onnx", data, nothing, (_LOOK, _LOOK), _FOUND)
     except (cv2.error, OSError) as error:
         raise CheckpointError(f"OpenCV {cv2.__version__} cannot read {path}: {error}") from error
     finally:

@@ -25,8 +25,10 @@ from resharp.models import spandrel_models
 from resharp.models.architecture import Parameters
 from resharp.models.archs import find, known
 from resharp.models.detect import Match, identify
+from resharp.models.pickle_scan import most_bytes
 from resharp.models.unwrap import Candidate, candidates, kind_of_training, without_weights
 from resharp.optional import require
+from resharp.reading import parse_json
 
 METADATA_KEY = "resharp"
 """Only metadata entry of resharp's ``.safetensors`` files: architecture and parameters as JSON."""
@@ -34,6 +36,8 @@ METADATA_KEY = "resharp"
 BARE = ""
 """``Checkpoint.state_key`` of a file with the tensors at its top level."""
 
+_SHOWN = 3000
+"""Characters of an error that are shown."""
 _ATTEMPTS = 12
 """Candidates of one file that are offered to spandrel."""
 
@@ -92,12 +96,13 @@ def read_checkpoint(
         remembered = {}
     try:
         found, match, notes = _identify(
-            _candidates(raw),
+            _candidates(raw, most_bytes(file.stat().st_size)),
             architecture=architecture or noted,
             parameters=remembered | dict(parameters or {}),
         )
     except CheckpointError as error:
-        raise type(error)(f"{file}: {error}") from error
+        text = str(error)  # may name tensors, whose names have any length
+        raise type(error)(f"{file}: {text[:_SHOWN]}{'...' * (len(text) > _SHOWN)}") from error
     except OptionError as error:
         if parameters or not remembered:
             raise
@@ -116,12 +121,19 @@ def read_checkpoint(
     )
 
 
-def _candidates(raw: Any) -> list[Candidate]:
+def _candidates(raw: Any, most: int) -> list[Candidate]:
+    """Return what could be the weights of a network, each of at most ``most`` bytes in float32."""
     if not isinstance(raw, Mapping):
         raise CheckpointError(f"contains a {type(raw).__name__}, not a state dict")
     found = candidates(raw)
     if not found:
         raise CheckpointError(without_weights(raw))
+    for one in found:
+        if sum(4 * tensor.numel() for tensor in one.tensors.values()) > most:
+            raise CheckpointError(
+                "repeats its tensors, which would take far more memory than the file has bytes: "
+                "use a file of the network's weights alone"
+            )
     return found
 
 
@@ -264,6 +276,8 @@ def _cleaned(candidate: Candidate) -> dict[str, Tensor]:
 def _clean(tensor: Tensor, name: str) -> Tensor:
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex():
         raise CheckpointError(f"{name} is sparse, quantized or complex: use the plain checkpoint")
+    if tensor.is_meta:
+        raise CheckpointError(f"{name} has a shape but no values: use the plain checkpoint")
     dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
     # Copy: the file's tensors may share one storage or be channels last in memory.
     clean = torch.empty(tensor.shape, dtype=dtype).copy_(tensor.detach())
@@ -280,7 +294,7 @@ def _noted(metadata: Mapping[str, str], file: Path) -> tuple[str | None, Paramet
     if METADATA_KEY not in metadata:
         return None, {}
     try:
-        noted = json.loads(metadata[METADATA_KEY])
+        noted = parse_json(metadata[METADATA_KEY])
         name = str(noted["architecture"])
         known = name if spandrel_models.is_foreign(name) else find(name).name
         return known, dict(noted["parameters"])

@@ -14,6 +14,10 @@ from resharp.models.architecture import Architecture, NetworkFacts, Parameters, 
 from resharp.models.archs import find, known, names
 
 _SHOWN = 3
+_LARGEST = 1024
+"""Largest number that may override a smaller one which the weights reveal."""
+_LONGEST = 64
+"""The same for the numbers in a list, and for how many there are."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,7 +113,19 @@ def _merged(kind: Architecture, inferred: Parameters, given: Mapping[str, int | 
             raise OptionError(
                 f"the parameter {name} of {kind.name} must be of type {wanted}, got {value!r}"
             )
+        _check_size(kind, name, value, inferred[name])
     return inferred | dict(given)
+
+
+def _check_size(kind: Architecture, name: str, value: int | str, inferred: int | str) -> None:
+    """Refuse numbers of blocks that would take hours to build, as damaged metadata may have."""
+    numbers = [int(one) for one in re.findall(r"\d{1,12}", str(value))]
+    usual = [int(one) for one in re.findall(r"\d{1,12}", str(inferred))]
+    most = max(_LARGEST if isinstance(value, int) else _LONGEST, *usual, 0)
+    if max(numbers, default=0) > most or len(numbers) > max(_LONGEST, len(usual)):
+        raise OptionError(
+            f"the parameter {name} of {kind.name} must not exceed {most}, got {str(value)[:40]}"
+        )
 
 
 def _expected(kind: Architecture, parameters: Parameters) -> dict[str, tuple[int, ...]]:

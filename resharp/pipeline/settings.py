@@ -11,8 +11,11 @@ from typing import Any
 from resharp.errors import OptionError, OutputError
 from resharp.fsutil import replacing
 from resharp.optional import require
+from resharp.paths import as_path
+from resharp.reading import parse_json, read_bounded
 from resharp.runtime.bundle_lookup import DEFAULT_MODEL
 from resharp.runtime.upscaler import Upscaler
+from resharp.schema import record
 from resharp.types import BackendName, Precision, Tile
 
 SUFFIXES = (".json", ".toml")
@@ -58,7 +61,7 @@ class Settings:
             OptionError: the extension is neither .json nor .toml.
             OutputError: the file cannot be written.
         """
-        target = Path(path)
+        target = as_path(path, "`path`", "a file")
         values = {name: _plain(value) for name, value in asdict(self).items() if value is not None}
         if _kind(target) == ".json":
             text = json.dumps(values, indent=2) + "\n"
@@ -75,13 +78,13 @@ class Settings:
         """Load settings from a JSON or TOML file.
 
         Raises:
-            OptionError: the file cannot be read, or has an unknown option.
+            OptionError: the file cannot be read, or has an unknown option or one of another type.
         """
-        source = Path(path)
+        source = as_path(path, "`path`", "a file")
         kind = _kind(source)
         try:
-            text = source.read_text(encoding="utf-8")
-            values = json.loads(text) if kind == ".json" else _toml(text)
+            text = read_bounded(source).decode("utf-8")
+            values = parse_json(text) if kind == ".json" else _toml(text)
         except (OSError, ValueError) as error:
             raise OptionError(f"cannot read the settings in {source}: {error}") from error
         if not isinstance(values, dict):
@@ -92,7 +95,10 @@ class Settings:
             raise OptionError(
                 f"{source} has an unknown option {unknown[0]!r}; known are {', '.join(known)}"
             )
-        return cls(**values)
+        try:
+            return record(cls, values)
+        except ValueError as error:
+            raise OptionError(f"{source} has an invalid option: {error}") from error
 
 
 def _plain(value: Any) -> Any:
@@ -113,5 +119,8 @@ def _toml(text: str) -> dict[str, Any]:
         import tomllib
     except ImportError:  # Python 3.10
         tomllib = require("tomli", feature="Reading TOML with Python 3.10", extra="")
-    values: dict[str, Any] = tomllib.loads(text)
+    try:
+        values: dict[str, Any] = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     return values

@@ -18,7 +18,7 @@ from resharp.errors import (
     ResharpError,
     UnknownModelError,
 )
-from resharp.paths import store_folder
+from resharp.paths import as_path, store_folder
 
 DEFAULT_MODEL = "resharp-x4"
 """The built-in model: it comes with the package and needs no download."""
@@ -62,9 +62,11 @@ def resolve(
         return _at(model, denoise)
     if not isinstance(model, str | os.PathLike):
         raise OptionError(f"`model` must be a name, a folder or a Bundle, got {model!r}")
-    if not isinstance(store, str | os.PathLike | None):
-        raise OptionError(f"`store` must be a folder, got {store!r}")
+    if store is not None:
+        as_path(store, "`store`")
     text = os.fspath(model)
+    if not isinstance(text, str) or "\0" in text:
+        raise OptionError(f"`model` must be a name, a folder or a Bundle, got {model!r}")
     if text.lower().endswith(WEIGHTS) and os.path.isfile(text):
         raise NotExportedError(f"{text} is a checkpoint: run 'resharp export {text}' first")
     if os.sep in text or os.path.isfile(Path(text, MANIFEST)):

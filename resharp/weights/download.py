@@ -10,8 +10,11 @@ import hashlib
 import io
 import logging
 import re
+import socket
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import OK, responses
 from pathlib import Path
@@ -22,7 +25,11 @@ from resharp.optional import require
 from resharp.types import Progress
 from resharp.weights.entry import ModelEntry
 
-CHUNK = 1 << 18
+CHUNK = 1 << 16
+LARGEST = 4 << 30
+"""Bytes that a file may have whose size the catalogue does not know."""
+PATIENCE = 10
+"""Timeouts within which a chunk must arrive: a server may send a byte now and then for years."""
 TRANSIENT = (408, 425, 429)
 
 
@@ -50,7 +57,8 @@ class Wanted:
     sha256: str
     """Hash to enforce."""
     timeout: float
-    """Seconds without a response or data after which an attempt fails."""
+    """Seconds without a response or data after which an attempt fails, as it does after
+    :data:`PATIENCE` times as many without a whole chunk."""
     attempts: int
     """Maximum number of attempts per source."""
     backoff: float
@@ -123,8 +131,18 @@ def _once(url: str, part: Path, wanted: Wanted, progress: Progress) -> None:
             hooks={"response": sink.answered},
         )
         try:
-            get(url, sink, None)
-        except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError) as error:
+            with sink.watched(PATIENCE * wanted.timeout):
+                get(url, sink, None)
+        except (ResharpError, CancelledError):
+            raise
+        except Exception as error:  # also of sockets, once it was closed for being too slow
+            if sink.too_slow:
+                raise TransientError(
+                    f"fewer than {CHUNK} bytes within {PATIENCE * wanted.timeout:g} s"
+                ) from error
+            known = (requests.RequestException, urllib3.exceptions.HTTPError, ValueError)
+            if not isinstance(error, known):
+                raise
             raise _translated(error, requests.exceptions, wanted.timeout) from error
         finally:  # pooch leaves the connection of a failed download to the garbage collector
             if sink.response is not None:
@@ -137,24 +155,30 @@ def _once(url: str, part: Path, wanted: Wanted, progress: Progress) -> None:
 
 
 class _Sink(io.BufferedWriter):
-    """The file that pooch writes to; counts, hashes and reports bytes as they arrive."""
+    """The file that pooch writes to; counts, limits, hashes and reports bytes as they arrive."""
 
     def __init__(self, part: Path, size: int | None, progress: Progress) -> None:
         super().__init__(io.FileIO(part, "w"))
         self._size, self._total, self._progress = size, size or 0, progress
         self.response: Any = None
         self.done, self.digest = 0, hashlib.sha256()
+        self.too_slow = False
 
     def answered(self, response: Any, **_: object) -> None:
         """Reject a wrong file, e.g. a login page, before it is downloaded."""
         self.response = response
+        if response.is_redirect:
+            response.close()  # its body, which requests would read to the end, may have none
+            return
         length = response.headers.get("Content-Length", "")
         plain = "Content-Encoding" not in response.headers
         if plain and response.status_code == OK and length.isdecimal():
-            self._total = int(length)
+            self._total = int(length[:20])
             _check_size(self._total, self._size)
 
     def write(self, chunk: Any) -> int:
+        if self.done + len(chunk) > (self._size or LARGEST):
+            raise ChecksumError(f"wrong file: more than {self._size or LARGEST} bytes")
         count = super().write(chunk)
         self.digest.update(chunk)
         self.done += count
@@ -164,10 +188,41 @@ class _Sink(io.BufferedWriter):
             raise CancelledError(error) from error
         return count
 
+    @contextmanager
+    def watched(self, seconds: float) -> Iterator[None]:
+        """Close the connection from another thread if no chunk arrives for so long."""
+        ended = threading.Event()
+
+        def watch() -> None:
+            before = -1
+            while not ended.wait(seconds):
+                if self.done == before and self.response is not None:
+                    self.too_slow = True
+                    _hang_up(self.response)
+                before = self.done
+
+        thread = threading.Thread(target=watch, name="resharp-download", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+
+def _hang_up(response: Any) -> None:
+    """End a connection on which another thread waits; closing it would wait too."""
+    with suppress(OSError, ValueError, AttributeError):  # it has ended by itself
+        number = response.raw.fileno()
+        with socket.fromfd(number, socket.AF_INET, socket.SOCK_STREAM) as line:
+            line.shutdown(socket.SHUT_RDWR)
+
 
 def _check_size(found: int, size: int | None) -> None:
     if size and found != size:
         raise ChecksumError(f"wrong file: expected {size} bytes, found {found}")
+    if found > LARGEST and not size:
+        raise ChecksumError(f"wrong file: {found} bytes, more than {LARGEST}")
 
 
 def _translated(error: Any, known: Any, timeout: float) -> DownloadError:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import PurePosixPath
 from typing import Any
 
+from resharp.schema import record
+
 Parameter = int | float | str | bool | tuple[int, ...]
 
 TASKS = ("upscale", "denoise", "artifacts", "restoration", "face-restoration", "face-detection")
@@ -76,7 +78,7 @@ class ModelEntry:
             "title": bool(self.title),
             "task": self.task in TASKS,
             "architecture": self.architecture.isidentifier(),
-            "scale": self.scale >= 1,
+            "scale": type(self.scale) is int and 1 <= self.scale <= 32,
             "file": bool(_FILE.fullmatch(self.file)),
             "urls": all(
                 url.startswith(("https://", "http://")) and url.rpartition("/")[2] == self.file
@@ -116,15 +118,17 @@ class ModelEntry:
         """
         if not isinstance(data, Mapping) or not isinstance(data.get("parameters"), Mapping):
             raise ValueError("a checkpoint must be an object with 'parameters'")
-        values = {key: _tuple(value) for key, value in data.items()}
+        values = dict(data)
         if "licence" in values:  # spelling of versions before 0.1.0
             values["license"] = values.pop("licence")
-        values["parameters"] = {k: _tuple(v) for k, v in data["parameters"].items()}
-        values["blend"] = (data.get("blend") or {}).get("with")
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise ValueError(f"checkpoint {data.get('name')!r}: {error}") from error
+        blend = values.get("blend") or {}
+        if not isinstance(blend, Mapping):
+            raise ValueError(f"checkpoint {data.get('name')!r}: invalid blend {blend!r}")
+        values["blend"] = blend.get("with")
+        known = {item.name for item in fields(cls)}
+        if unknown := sorted(str(key) for key in values if key not in known):
+            raise ValueError(f"checkpoint {data.get('name')!r}: unknown {unknown[0]!r}")
+        return record(cls, values)
 
 
 def check_sha256(text: str) -> str:
@@ -137,7 +141,3 @@ def check_sha256(text: str) -> str:
     if not _SHA256.fullmatch(value):
         raise ValueError(f"a SHA-256 must be 64 hex digits, got {text!r}")
     return value
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

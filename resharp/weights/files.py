@@ -53,7 +53,10 @@ def writing(folder: Path, key: str) -> Iterator[Path]:
 
 def sweep(folder: Path) -> None:
     """Remove files that killed processes left in ``folder``, as far as possible."""
-    for part in (folder / INCOMING).glob(f"*{PART}"):
+    parts: list[Path] = []
+    with suppress(OSError):  # no permission, for example
+        parts += (folder / INCOMING).glob(f"*{PART}")
+    for part in parts:
         # LockTimeoutError, an OSError, means that the owner is alive.
         with suppress(OSError), locked(part.with_suffix(".lock"), timeout=0):
             part.unlink(missing_ok=True)

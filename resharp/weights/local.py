@@ -16,7 +16,8 @@ from pathlib import Path
 
 from resharp.errors import CheckpointError, OptionError
 from resharp.fsutil import commit_file, copy_hashed
-from resharp.paths import weights_folder
+from resharp.paths import as_path, weights_folder
+from resharp.reading import open_regular, read_json
 from resharp.weights.catalogue import SUFFIXES, catalogue, kebab, lookup, unknown
 from resharp.weights.entry import BUILTIN, ModelEntry, Parameter
 from resharp.weights.files import writing
@@ -48,7 +49,7 @@ def register(
         CheckpointError: ``file`` cannot be read, or its description is invalid.
         OutputError: the copy cannot be written; existing files are unchanged.
     """
-    source = Path(file).expanduser()
+    source = as_path(file, "`file`", "a file")
     suffix = source.suffix.lower()
     _check_name(name)
     place = weights_folder(folder)
@@ -87,7 +88,7 @@ def adopt(
     place = weights_folder(folder)
     path = place / entry.file
     with writing(place, entry.file) as part:
-        sha256, _ = _copy(Path(file).expanduser(), part)
+        sha256, _ = _copy(as_path(file, "`file`", "a file"), part)
         if sha256 != entry.sha256:
             raise OptionError(
                 f"the name {entry.name!r} belongs to the catalogue, but {file} is not its file "
@@ -99,9 +100,23 @@ def adopt(
 
 
 def local_entries(folder: str | os.PathLike[str] | None = None) -> Mapping[str, ModelEntry]:
-    """Return the user's own checkpoints by name; damaged sidecars are logged and skipped."""
+    """Return the user's own checkpoints by name; damaged sidecars are logged and skipped.
+
+    Raises:
+        CheckpointError: the folder exists and cannot be read.
+    """
     found: dict[str, ModelEntry] = {}
-    for path in sorted((weights_folder(folder) / LOCAL).glob("*.json")):
+    place = weights_folder(folder) / LOCAL
+    try:
+        paths = sorted(path for path in place.iterdir() if path.suffix == ".json")
+    except FileNotFoundError:
+        return found
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot read the folder of checkpoints {place}: {error.strerror or error}. Choose "
+            "another one with `weights_dir` or RESHARP_HOME."
+        ) from error
+    for path in paths:
         try:
             found[path.stem] = _read(path)
         except CheckpointError as error:
@@ -144,7 +159,7 @@ def _check_name(name: str) -> None:
 def _copy(source: Path, part: Path) -> tuple[str, int]:
     """Copy and hash in one pass, so that the hash matches the copy."""
     try:
-        reader = source.open("rb")
+        reader = open_regular(source)
     except OSError as error:
         raise CheckpointError(f"cannot read {source}: {error.strerror or error}") from error
     with reader:
@@ -157,7 +172,7 @@ def _copy(source: Path, part: Path) -> tuple[str, int]:
 def _check_free(entry: ModelEntry, place: Path, force: bool) -> None:
     """Refuse to replace another file unless forced, in which case a damaged sidecar is ignored."""
     sidecar = place / LOCAL / f"{entry.name}.json"
-    if force or not sidecar.exists():
+    if force or not os.path.exists(sidecar):
         return
     old = _read(sidecar)
     if old.sha256 != entry.sha256:
@@ -188,9 +203,9 @@ def _owner(file: str) -> str | None:
 
 def _read(sidecar: Path) -> ModelEntry:
     try:
-        data = json.loads(sidecar.read_text(encoding="utf-8"))
+        data = read_json(sidecar)
         schema = data.pop("schema", None)
-        if schema != SCHEMA:
+        if type(schema) is not int or schema != SCHEMA:
             raise ValueError(f"schema {schema!r}, expected {SCHEMA}")
         return ModelEntry.from_json(data)
     except (OSError, ValueError, TypeError, AttributeError) as error:

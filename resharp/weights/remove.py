@@ -28,12 +28,12 @@ def remove(name: str, folder: str | os.PathLike[str] | None = None) -> Path | No
     place = weights_folder(folder)
     entry = resolve(name, place)
     path, imported = place / entry.file, entry.file.startswith(f"{LOCAL}/")
-    if not path.exists() and not imported:
+    if not os.path.exists(path) and not imported:
         return None
     with writing(place, f"{LOCAL}-{entry.name}" if imported else entry.file):
         if imported:  # first, so that the name never points at nothing
             (place / LOCAL / f"{entry.name}.json").unlink(missing_ok=True)
-        found = path.exists()
+        found = os.path.exists(path)
         path.unlink(missing_ok=True)
         recorded(entry, place).unlink(missing_ok=True)
     return path if found else None

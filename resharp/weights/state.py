@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Literal
 from resharp.errors import CheckpointError
 from resharp.fsutil import sha256_of
 from resharp.paths import weights_folder
+from resharp.reading import NotRegularError, kind_of, read_bounded
 from resharp.weights.catalogue import catalogue
 from resharp.weights.entry import ModelEntry, check_sha256
 from resharp.weights.local import local_entries, resolve
@@ -38,7 +40,7 @@ def promised(entry: ModelEntry, folder: Path) -> str | None:
     if entry.sha256 is not None:
         return entry.sha256
     try:
-        return check_sha256(recorded(entry, folder).read_text(encoding="ascii").split()[0])
+        return check_sha256(read_bounded(recorded(entry, folder), 4096).decode("ascii").split()[0])
     except (OSError, ValueError, IndexError):
         return None
 
@@ -83,16 +85,19 @@ def verify(
 
 def _compare(path: Path, size: int | None, wanted: str | None, quick: bool) -> tuple[State, str]:
     try:
-        found_size = path.stat().st_size
+        found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return "missing", ""
+    if not stat.S_ISREG(found.st_mode):
+        raise NotRegularError(f"it is {kind_of(found.st_mode)}, not a file")
+    found_size = found.st_size
     if size is not None and found_size != size:
         return "damaged", f"expected {size} bytes, found {found_size}"
     if wanted is None:
         return "unverified", "no hash is known"
     if quick:
         return "present", ""
-    found = sha256_of(path)
-    if found != wanted:
-        return "damaged", f"expected sha256 {wanted}, found {found}"
+    sha256 = sha256_of(path)
+    if sha256 != wanted:
+        return "damaged", f"expected sha256 {wanted}, found {sha256}"
     return "ok", ""

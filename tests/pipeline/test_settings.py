@@ -139,3 +139,70 @@ def test_weights_that_are_none(compact: Bundle, tmp_path: Path) -> None:
     (tmp_path / compact.manifest.weights.name).write_bytes(b"\xff" * 100)
     with pytest.raises(BundleError, match="is damaged"):
         model_info(replace(compact, folder=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"tile": 1.5}, "tile must be an integer or 'auto' or 'whole', got 1.5"),
+        ({"tile": True}, "tile must be an integer or 'auto' or 'whole', got True"),
+        ({"backend": "cuda"}, "backend must be 'auto', 'tensorrt', 'torch' or 'onnx', got 'cuda'"),
+        ({"model": None}, "model must be a text, got None"),
+        ({"model": ["a"]}, "model must be a text, got list"),
+        ({"scale": "2"}, "scale must be a number, got '2'"),
+        ({"scale": 10**400}, "cannot read|scale must be a number"),
+        ({"threads": 2.5}, "threads must be an integer, got 2.5"),
+        ({"memory_fraction": float("nan")}, "memory_fraction must be a number, got nan"),
+        ({"store": 3}, "store must be a text, got 3"),
+        ({"precision": True}, "precision must be 'auto' or 'fp32', got True"),
+    ],
+)
+def test_a_value_of_another_type(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(values))
+    with pytest.raises(OptionError, match=message):
+        Settings.load(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.json", "[" * 200_000),
+        ("a.json", '{"tile":' * 200_000),
+        ("a.json", "\ufeff{"),
+        pytest.param("a.toml", "tile = " + "[" * 200_000, marks=toml),
+        pytest.param("a.toml", "tile = 1979-05-27", marks=toml),
+        pytest.param("a.toml", "scale = inf", marks=toml),
+        pytest.param("a.toml", "a." * 2000 + "b = 1", marks=toml),
+    ],
+)
+def test_files_made_to_break_a_parser(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(OptionError, match=name):
+        Settings.load(tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+def test_a_pipe_and_a_file_without_end(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(OptionError, match="it is a pipe, not a file"):
+        Settings.load(tmp_path / "a.json")
+    with (tmp_path / "b.json").open("wb") as stream:
+        stream.truncate(1 << 40)
+    with pytest.raises(OptionError, match="it has more than 16777216 bytes"):
+        Settings.load(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize("path", [5, b"a.json", "~no-such-user/a.json", "a\0.json"])
+def test_paths_that_are_none(path: Any) -> None:
+    for call_it in (Settings.load, Settings().save):
+        with pytest.raises(OptionError, match="`path` must be a file, got"):
+            call_it(path)
+
+
+@pytest.mark.parametrize("model", [5, b"x", ["a"], "a\0b", "a/\0b", True, None])
+def test_models_and_stores_that_are_none(model: Any) -> None:
+    with pytest.raises(OptionError, match="`model` must be a name, a folder or a Bundle, got"):
+        Upscaler(model)
+    if model is not None:
+        with pytest.raises(OptionError, match="`store` must be a folder, got"):
+            Upscaler("realesrgan-x4plus", store=model)

@@ -105,6 +105,8 @@ class Backend(AbstractContextManager["Backend"], ABC):
         Raises:
             OptionError: an unknown input, a value out of range, or images of another size.
             OutOfMemoryError: the batch does not fit into the device's memory.
+            BackendError: the library failed, or the result has not the size or the dtype that the
+                manifest promises.
         """
 
     def scalars(self, batch: Image, extra: Mapping[str, float] | None) -> tuple[float, ...]:
@@ -215,6 +217,31 @@ class Backend(AbstractContextManager["Backend"], ABC):
 
 DEFAULT_ACTIVATION_BYTES = 16_384.0
 """Bytes per input pixel, for a bundle whose export could not measure them."""
+
+
+def check_result(result: Any, given: Any, count: int, scale: int, name: str) -> None:
+    """Hold the output of a network against the scale of its manifest.
+
+    Args:
+        result: what the network returned, an array or a tensor.
+        given: one image ``[h, w, 3]`` of the batch, of the same library.
+        count: images in the batch.
+        scale: scale of the manifest.
+        name: name of the model.
+
+    Raises:
+        BackendError: the result is not ``[count, h * scale, w * scale, 3]`` of the input's dtype.
+    """
+    (height, width), found = given.shape[:2], tuple(result.shape)
+    if result.dtype == given.dtype and found == (count, height * scale, width * scale, 3):
+        return
+    factor = found[1] // height if len(found) == 4 else 0
+    if result.dtype == given.dtype and found == (count, height * factor, width * factor, 3):
+        text = f"returned {factor} times the size, but its manifest says {scale}"
+    else:
+        wanted = (count, height * scale, width * scale, 3)
+        text = f"returned {result.dtype} {found}, expected {given.dtype} {wanted}"
+    raise BackendError(f"the graph of {name} {text}: export the model again")
 
 
 def core_rows(tiles: Sequence[Tile]) -> tuple[int, int]:

@@ -12,10 +12,12 @@ from resharp.engines import Bundle
 from resharp.errors import BackendError, OutOfMemoryError
 from resharp.memory import available_memory
 from resharp.optional import require
-from resharp.runtime.backends.base import Backend, BackendOptions, ensure_open
+from resharp.runtime.backends.base import Backend, BackendOptions, check_result, ensure_open
 from resharp.types import Image
 
 # ONNX Runtime has no exception type for out of memory.
+_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
+"""Names that ONNX Runtime has for the dtypes of graphs."""
 _NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "out of memory", "CUDNN_STATUS_ALLOC")
 
 
@@ -50,7 +52,9 @@ class OnnxBackend(Backend):
         """Run the network on a batch of images, as described in :meth:`Backend.infer`."""
         scalars = self.scalars(batch, extra)
         session = self._for(batch.dtype.name)
-        feeds = {session.get_inputs()[0].name: batch}
+        extra_names = {one.name for one in self.manifest.extra}
+        source = next(one.name for one in session.get_inputs() if one.name not in extra_names)
+        feeds = {source: batch}
         for one, number in zip(self.manifest.extra, scalars, strict=True):
             feeds[one.name] = np.array([number], np.float32)
         try:
@@ -58,7 +62,10 @@ class OnnxBackend(Backend):
         except Exception as error:
             if any(mark in str(error) for mark in _NO_MEMORY):
                 raise OutOfMemoryError(f"onnxruntime: {error}") from error
-            raise
+            raise BackendError(
+                f"onnxruntime failed with a batch of {batch.shape}: {error}"
+            ) from error
+        check_result(out, batch[0], len(batch), self.manifest.scale, self.manifest.name)
         return out
 
     def free_memory(self) -> int:
@@ -99,9 +106,33 @@ class OnnxBackend(Backend):
             session = ort.InferenceSession(str(path), settings, providers=[(wanted, place)])
         except Exception as error:
             raise BackendError(f"onnxruntime cannot load {path}: {error}") from error
+        if reason := self._misfit(session, dtype):
+            raise BackendError(f"{path} does not match its manifest ({reason}): export it again")
         if session.get_providers()[0] != wanted:  # it falls back to the CPU silently
             raise BackendError(
                 f"onnxruntime {ort.__version__} could not start {wanted}: its CUDA and cuDNN "
                 "libraries are missing or do not match: run 'resharp doctor'"
             )
         return session
+
+    def _misfit(self, session: Any, dtype: str) -> str:
+        """Say how the inputs and outputs of a graph differ from the manifest; empty if they fit."""
+        kind, side = _TYPES[dtype], self.manifest.fixed_size
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        extra = [one.name for one in self.manifest.extra]
+        images = [one for one in inputs if one.name not in extra]
+        if len(images) != 1 or len(inputs) != 1 + len(extra) or len(outputs) != 1:
+            names = ", ".join(one.name for one in (*inputs, *outputs))
+            return f"its tensors are {names}, expected {' and '.join(['one input', *extra])}"
+        for one in (*images, *outputs):
+            if one.type != kind or len(one.shape) != 4:
+                return f"{one.name} is {one.type} {one.shape}, expected {kind} [n, h, w, 3]"
+        count, *sides, channels = images[0].shape
+        if isinstance(count, int) or (isinstance(channels, int) and channels != 3):
+            return f"{images[0].name} is {images[0].shape}, expected [n, h, w, 3]"
+        if any(isinstance(one, int) and one != side for one in sides):
+            return f"it takes images of {sides}, expected {side or 'any size'}"
+        for one in inputs:
+            if one.name in extra and (one.type != _TYPES["float32"] or one.shape != [1]):
+                return f"{one.name} is {one.type} {one.shape}, expected one float32 number"
+        return ""

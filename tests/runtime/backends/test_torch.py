@@ -25,7 +25,7 @@ from resharp.errors import BackendError, OutOfMemoryError
 from resharp.gpu.cuda import CAPTURING
 from resharp.runtime.backends import BackendOptions, base
 from resharp.runtime.backends.lane_pool import LanePool
-from resharp.runtime.backends.torch.backend import TorchBackend, _memory_errors, _tf32
+from resharp.runtime.backends.torch.backend import TorchBackend, _tf32, _translated
 from resharp.runtime.backends.torch.cuda_graph_cache import (
     PAUSE,
     REMEMBERED,
@@ -622,11 +622,11 @@ def test_memory_that_runs_out_within_a_library_is_memory(said: str) -> None:
     relieved: list[bool] = []
     with (
         pytest.raises(OutOfMemoryError, match=re.escape(said)),
-        _memory_errors(lambda: relieved.append(True)),
+        _translated(lambda: relieved.append(True)),
     ):
         raise RuntimeError(said)
     assert relieved
-    with pytest.raises(RuntimeError, match="size mismatch"), _memory_errors():
+    with pytest.raises(RuntimeError, match="size mismatch"), _translated():
         raise RuntimeError("size mismatch")
 
 
@@ -637,10 +637,10 @@ def test_where_a_full_card_leaves_cudnn_no_plan_that_is_memory(
     text = f"{said} was unable to find an engine to execute this computation"
     device = torch.device("cuda", 1)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda on: (100, 1000) if on == device else None)
-    with pytest.raises(OutOfMemoryError, match=text), _memory_errors(device=device):
+    with pytest.raises(OutOfMemoryError, match=text), _translated(device=device):
         raise RuntimeError(text)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda on: (900, 1000))
-    with pytest.raises(RuntimeError, match=text), _memory_errors(device=device):
+    with pytest.raises(RuntimeError, match=text), _translated(device=device):
         raise RuntimeError(text)  # cuDNN has nothing for this GPU
 
 

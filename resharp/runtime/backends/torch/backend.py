@@ -18,10 +18,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resharp.engines import Bundle
-from resharp.errors import OutOfMemoryError
+from resharp.errors import BackendError, OutOfMemoryError, ResharpError
 from resharp.memory import available_memory
 from resharp.optional import require
-from resharp.runtime.backends.base import Advance, Backend, BackendOptions, ensure_open
+from resharp.runtime.backends.base import (
+    Advance,
+    Backend,
+    BackendOptions,
+    check_result,
+    ensure_open,
+)
 from resharp.runtime.backends.lane_pool import LanePool
 from resharp.runtime.backends.torch.cuda_graph_cache import PinnedResults
 from resharp.runtime.backends.torch.cuda_lane import (
@@ -36,6 +42,8 @@ from resharp.types import Image
 
 if TYPE_CHECKING:
     import torch
+
+    from resharp.models import NetworkFacts
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +98,8 @@ class TorchBackend(Backend):
         checkpoint = models.read_checkpoint(bundle.path(bundle.manifest.weights))
         self._device = torch.device("cuda", options.index) if options.on_cuda else "cpu"
         facts = self._facts = checkpoint.facts
+        if reason := self._misfit(facts):
+            raise BackendError(f"the weights of {self.manifest.name} {reason}: export it again")
         self._foreign = is_foreign(checkpoint.architecture)
         network = models.build(checkpoint).to(self._device)
         for one in network.parameters():
@@ -121,7 +131,7 @@ class TorchBackend(Backend):
         count, height, width, _ = batch.shape
         scale = self.manifest.scale
         out = np.empty((count, height * scale, width * scale, 3), batch.dtype)
-        with self._lanes.take() as lane, _memory_errors(lane.release_memory, self._gpu):
+        with self._lanes.take() as lane, _translated(lane.release_memory, self._gpu):
             run_batch(lane, batch, out, scalars)
         return out
 
@@ -139,8 +149,9 @@ class TorchBackend(Backend):
         if out is None:
             out = self.allocate_rows(image, tiles)
         scale, scalars = self.manifest.scale, self.manifest.extra_values()
-        with self._lanes.take() as lane, _memory_errors(lane.release_memory, self._gpu):
-            run_tiles(lane, image, tiles, out, scale, advance, batch, scalars)
+        told = None if advance is None else _Told(advance)
+        with self._lanes.take() as lane, _translated(lane.release_memory, self._gpu, told):
+            run_tiles(lane, image, tiles, out, scale, told, batch, scalars)
         return out
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Image:
@@ -200,13 +211,31 @@ class TorchBackend(Backend):
         import torch
 
         own = np.ascontiguousarray(batch)
-        with torch.inference_mode(), _memory_errors():
+        with torch.inference_mode(), _translated():
             tensor = torch.from_numpy(own if own.flags.writeable else own.copy())
             module = self._modules.get(tensor.dtype)  # close() may clear it meanwhile
             ensure_open(module is not None, self.name)
             assert module is not None
             extra = (torch.tensor([number]) for number in scalars)
-            return np.asarray(module(tensor, *extra).numpy())
+            found = np.asarray(module(tensor, *extra).numpy())
+        check_result(found, own[0], len(own), self.manifest.scale, self.manifest.name)
+        return found
+
+    def _misfit(self, facts: NetworkFacts) -> str:
+        """Say how the network differs from the manifest; empty if it fits."""
+        manifest = self.manifest
+        pairs = {
+            "scale": (facts.scale, manifest.scale),
+            "channels": (facts.in_channels, manifest.channels),
+            "fixed_size": (facts.fixed_size, manifest.fixed_size),
+            "extra": ([name for name, _ in facts.extra], [one.name for one in manifest.extra]),
+        }
+        wrong = (
+            f"are of a network with {name} {found}, but its manifest says {said}"
+            for name, (found, said) in pairs.items()
+            if found != said
+        )
+        return next(wrong, "")
 
     def _make_lanes(self) -> LanePool[TorchCudaLane]:
         import torch
@@ -321,16 +350,37 @@ def _pinned(size: int) -> Image | None:
     return np.asarray(host.numpy()) if host.is_pinned() else None
 
 
+class _Told:
+    """A progress callback that keeps its own exception apart from those of torch."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
+        self.raised: BaseException | None = None
+
+    def __call__(self, count: int) -> None:
+        try:
+            self._advance(count)
+        except BaseException as error:
+            self.raised = error
+            raise
+
+
 @contextlib.contextmanager
-def _memory_errors(
-    release_memory: Callable[[], None] | None = None, device: torch.device | None = None
+def _translated(
+    release_memory: Callable[[], None] | None = None,
+    device: torch.device | None = None,
+    told: _Told | None = None,
 ) -> Iterator[None]:
-    """Convert torch's out-of-memory errors to ours, and free what the failed run held."""
+    """Convert torch's errors to ours, and free what a run without memory held."""
     try:
         yield
+    except ResharpError:
+        raise
     except RuntimeError as error:
-        if not is_memory_error(error, device):
+        if told is not None and told.raised is error:
             raise
+        if not is_memory_error(error, device):
+            raise BackendError(f"torch failed: {error}") from error
         if release_memory is not None:
             traceback.clear_frames(error.__traceback__)  # they hold the run's tensors
             release_memory()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from resharp.runtime.backends.base import Advance, batched, core_rows, paste
+from resharp.runtime.backends.base import Advance, batched, check_result, core_rows, paste
 from resharp.runtime.tiling.plan import Tile
 from resharp.types import Image
 
@@ -93,7 +93,9 @@ def run_tiles(
             with lane.active():
                 rows = lane.empty(target.shape[0], target.shape[1], source.dtype)
                 for group in batched(chunk, batch):
-                    results = lane.forward([lane.cut(source, tile) for tile in group])
+                    windows = [lane.cut(source, tile) for tile in group]
+                    results = lane.forward(windows)
+                    check_result(results, windows[0], len(windows), scale, "the model")
                     for tile, result in zip(group, results, strict=True):
                         paste(rows, result, tile, first, scale)
                 waiting.append((lane.download(rows, target), len(chunk)))
@@ -114,7 +116,9 @@ def run_batch(lane: TorchLane, batch: Image, out: Image, scalars: Sequence[float
             source = lane.upload(batch)
             count, height, width, _ = batch.shape
             lane.prepare(count, height, width, source.dtype)
-            wait = lane.download(lane.forward(list(source)), out)
+            results = lane.forward(list(source))
+            check_result(results, source[0], count, out.shape[1] // height, "the model")
+            wait = lane.download(results, out)
         wait()
     except BaseException:
         lane.synchronize()

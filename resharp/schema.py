@@ -1,0 +1,178 @@
+"""Dataclasses from parsed JSON or TOML, checked by the annotations of their fields.
+
+A file may hold a number where a text belongs, ``true`` where a number does, or 1e308: each would
+fail later, far from the file. Ranges and patterns stand in the metadata of a field: see
+:func:`between` and :func:`matching`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+LONGEST = 10_000
+"""Items that a list or an object may have."""
+DEEPEST = 32
+"""Levels of lists and objects within a value of type Any."""
+_NAMES = {str: "a text", int: "an integer", float: "a number", bool: "true or false"}
+
+
+def between(low: float, high: float) -> dict[str, Any]:
+    """Return metadata of a field whose number, unless it is None, must lie in ``low..high``."""
+    return {"between": (low, high)}
+
+
+def matching(pattern: str, what: str) -> dict[str, Any]:
+    """Return metadata of a field whose text must match ``pattern``; ``what`` describes it."""
+    return {"matching": (re.compile(pattern), what)}
+
+
+def record(kind: type[T], data: object, **parsed: Any) -> T:
+    """Create a dataclass from an object of JSON; keys that are no fields are ignored.
+
+    Integers become floats where the annotation says so, and lists become tuples.
+
+    Args:
+        kind: the dataclass.
+        data: the parsed object.
+        parsed: values of fields, used instead of the object's.
+
+    Raises:
+        ValueError: a field is missing, or its value is of another type or out of range; the message
+            names it.
+    """
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{kind.__name__} must be an object, got {_shown(data)}")
+    hints, values = _hints(kind), dict(parsed)  # type: ignore[arg-type]
+    for one in fields(kind):  # type: ignore[arg-type]
+        if one.name in parsed:
+            continue
+        if one.name in data:
+            values[one.name] = _conform(data[one.name], hints[one.name], one.name)
+        elif one.default is MISSING and one.default_factory is MISSING:
+            raise ValueError(f"{one.name} is missing")
+    made = kind(**values)
+    check_ranges(made)
+    return made
+
+
+def check_ranges(item: Any) -> None:
+    """Check the fields of a dataclass against their metadata.
+
+    Raises:
+        ValueError: a value is out of range; the message names the field.
+    """
+    for one in fields(item):
+        value = getattr(item, one.name)
+        if value is None:
+            continue
+        if "between" in one.metadata:
+            low, high = one.metadata["between"]
+            if not is_number(value) or not low <= value <= high:  # NaN compares false
+                raise ValueError(
+                    f"{one.name} must be between {low:g} and {high:g}, got {_shown(value)}"
+                )
+        if "matching" in one.metadata:
+            pattern, what = one.metadata["matching"]
+            if not isinstance(value, str) or not pattern.fullmatch(value):
+                raise ValueError(f"{one.name} must be {what}, got {_shown(value)}")
+
+
+def known_fields(kind: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the items that are fields of ``kind``; newer minor versions may add others."""
+    names = {item.name for item in fields(kind)}
+    return {key: value for key, value in data.items() if key in names}
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is an integer or a finite float, but not a bool."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
+
+
+@functools.cache
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _conform(value: Any, hint: Any, name: str) -> Any:
+    """Return ``value`` as the annotation wants it, or raise ValueError."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _conform_union(value, inner, name)
+    if origin is Literal:
+        if not any(type(value) is type(one) and value == one for one in inner):
+            raise ValueError(f"{name} must be {_listed(map(repr, inner))}, got {_shown(value)}")
+        return value
+    if hint is Any:
+        _check_plain(value, name)
+    elif is_dataclass(hint) and isinstance(hint, type):
+        return record(hint, value)
+    elif origin is tuple:
+        return _conform_tuple(value, inner, name)
+    elif origin is Mapping:
+        if not isinstance(value, dict) or len(value) > LONGEST:
+            raise ValueError(f"{name} must be an object, got {_shown(value)}")
+        return {key: _conform(one, inner[1], f"{name}.{key}") for key, one in value.items()}
+    elif hint is float and is_number(value):
+        return float(value)
+    elif type(value) is not hint or hint is float:
+        raise ValueError(f"{name} must be {_NAMES.get(hint, 'null')}, got {_shown(value)}")
+    return value
+
+
+def _conform_union(value: Any, kinds: tuple[Any, ...], name: str) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    others = [kind for kind in kinds if kind is not type(None)]
+    if len(others) == 1:
+        return _conform(value, others[0], name)
+    for kind in others:
+        try:
+            return _conform(value, kind, name)
+        except ValueError:
+            continue
+    texts = [_NAMES.get(one) or _listed(map(repr, get_args(one))) for one in others]
+    raise ValueError(f"{name} must be {' or '.join(texts)}, got {_shown(value)}")
+
+
+def _conform_tuple(value: Any, kinds: tuple[Any, ...], name: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple) or len(value) > LONGEST:
+        raise ValueError(f"{name} must be a list, got {_shown(value)}")
+    if kinds[-1] is Ellipsis:
+        kinds = kinds[:1] * len(value)
+    if len(value) != len(kinds):
+        raise ValueError(f"{name} must have {len(kinds)} items, got {_shown(value)}")
+    return tuple(_conform(one, kind, name) for one, kind in zip(value, kinds, strict=True))
+
+
+def _check_plain(value: Any, name: str, depth: int = 0) -> None:
+    """Refuse numbers that are not finite, and more levels than can be written again."""
+    if depth > DEEPEST:
+        raise ValueError(f"{name} is nested too deeply")
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            _check_plain(one, name, depth + 1)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+
+
+def _listed(names: Any) -> str:
+    *first, last = names
+    return f"{', '.join(first)} or {last}" if first else str(last)
+
+
+def _shown(value: object) -> str:
+    text = repr(value) if not isinstance(value, dict | list | tuple) else type(value).__name__
+    return text if len(text) <= 60 else f"{text[:60]}..."
