@@ -129,12 +129,22 @@ def _of(path: str | os.PathLike[str], head: bytes, max_pixels: int | None) -> Cl
 
 @contextmanager
 def _pillow(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """Open an image with Pillow, without its limit on the number of pixels."""
+    """Open an image with Pillow.
+
+    Raises:
+        VideoError: it claims more pixels than Pillow reads.
+    """
     pil = require("PIL.Image", feature="Animated images", extra="video", package="pillow")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pil.open(path) as image:
-            yield image
+        try:
+            with pil.open(path) as image:
+                yield image
+        except pil.DecompressionBombError as error:
+            raise VideoError(
+                f"{path} claims more pixels than can be read ({error}): make it smaller, or copy "
+                "or download it again if it is damaged"
+            ) from error
 
 
 def _refuse_pages(path: str | os.PathLike[str]) -> None:
@@ -162,6 +172,8 @@ def _stated(
                 if form == "APNG" and image.get_format_mimetype() != "image/apng":
                     return None
                 loop = image.info.get("loop")
+    except VideoError:
+        raise
     except _BROKEN as error:
         logger.debug("%s cannot be read by Pillow: %s", path, error)
         if form == "APNG":
@@ -272,6 +284,8 @@ def _webp(path: str | os.PathLike[str]) -> Iterator[Any]:
     try:
         with _pillow(path) as image:
             yield image
+    except VideoError:
+        raise
     except _BROKEN as error:
         raise VideoError(
             f"{path} is a damaged WebP file ({error}): copy or download it again"

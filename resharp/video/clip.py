@@ -218,7 +218,7 @@ def _first_frame(
 ) -> tuple[VideoFrame, bool]:
     """Return the first frame, and whether the stream stores transparency beside its frames."""
     av = pyav()
-    context, failure, transparent = open_decoder(stream, max_pixels=limit), "", False
+    context, failure, transparent = open_decoder(stream, path, max_pixels=limit), "", False
     width, height = context.width, context.height
     if width * height > limit:
         raise VideoError(

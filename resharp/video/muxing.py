@@ -83,6 +83,8 @@ def mux(
     with recorded_result(plan.target, folder, record) as part:
         expected = _write(part, plan, clip, shift, encoder, segments, folder)
         notes = optional("the result", lambda: list(_missing(part, expected)), nothing)
+    if _translation(clip, encoder) is None:
+        notes.append("the translation of the display matrix is left out: it is too large")
     return tuple(notes)
 
 
@@ -210,16 +212,23 @@ def _add_picture(
     if template.codec_context.name == "hevc" and plan.format in ("mp4", "mov"):
         context.codec_tag = "hvc1"  # the one that Apple's players support
     if clip.matrix is not None:
-        numbers = list(clip.matrix)  # its translation is in pixels
-        numbers[6] = numbers[6] * encoder.width // clip.width
-        numbers[7] = numbers[7] * encoder.height // clip.height
-        picture.set_display_matrix(numbers)
+        shift = _translation(clip, encoder) or (0, 0)
+        picture.set_display_matrix([*clip.matrix[:6], *shift, clip.matrix[8]])
     if source is not None:
         for tag, value in source.metadata.items():
             if not tag.upper().startswith(MEASURED):
                 picture.metadata[tag] = value
         picture.disposition = source.disposition
     return picture
+
+
+def _translation(clip: Clip, encoder: VideoEncoder) -> tuple[int, int] | None:
+    """Return the translation of the display matrix, which is in pixels; None if it does not fit."""
+    if clip.matrix is None:
+        return 0, 0
+    across, down = clip.matrix[6:8]
+    shift = (across * encoder.width // clip.width, down * encoder.height // clip.height)
+    return shift if max(map(abs, shift)) < 1 << 31 else None
 
 
 def _time_code(source: Any, stream: Any, clip: Clip, shift: CutShift, encoder: VideoEncoder) -> str:

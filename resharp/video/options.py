@@ -35,6 +35,10 @@ CODECS = {
 
 
 CodecName = Literal["auto", "h264", "hevc", "av1", "ffv1"]
+LATEST = 10**9
+"""Seconds, 31 years, that ``start`` and ``end`` may be."""
+MOST_THREADS = 1024
+"""Threads that ``encoder_threads`` may be."""
 SEGMENT = 120
 
 
@@ -100,6 +104,10 @@ class VideoOptions:
                 )
         if self.stream is not None:
             check_int("stream", self.stream, 0)
+        for name in ("encoder", "preset", "pixel_format"):
+            text = getattr(self, name)
+            if text is not None and not text.isprintable():  # FFmpeg takes C strings of UTF-8
+                raise OptionError(f"`{name}` must be printable text, got {text!a}")
         if self.fps is not None and not 0 < self.fps <= 1000:
             raise OptionError(f"`fps` must be in (0, 1000], got {self.fps}")
         start = self.start or Fraction(0)
@@ -107,10 +115,12 @@ class VideoOptions:
             raise OptionError(
                 f"`start` must be >= 0 and `end` after it, got {start} and {self.end}"
             )
+        if max(start, self.end or 0) > LATEST:
+            raise OptionError(f"`start` and `end` must be at most {LATEST} seconds")
         for name in ("segment", "encoder_threads"):
             value = getattr(self, name)
             if value is not None:
-                check_int(name, value)
+                check_int(name, value, 1, MOST_THREADS if name == "encoder_threads" else None)
         if self.skip_duplicates is not None and not 0 <= self.skip_duplicates <= 255:
             raise OptionError(
                 f"`skip_duplicates` must be between 0 and 255, got {self.skip_duplicates}"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from resharp.errors import OptionError, VideoError
+from resharp.errors import OptionError, OutputError, VideoError
 from resharp.images import writable
 from resharp.images.color_signal import describe
 from resharp.images.transfer import cannot_hold
@@ -33,10 +33,11 @@ from resharp.video.container_choice import (
 from resharp.video.encoding import Encoding, VideoEncoder, choose_encoder, has_encoder
 from resharp.video.finished import VideoOutput, hash_of, key_of
 from resharp.video.options import VideoOptions
-from resharp.video.pyav import pyav
+from resharp.video.pyav import pyav, reason
 from resharp.video.report import VideoReport
 from resharp.video.resume import identity_of
 from resharp.video.sequence import FrameFiles, probe_any, sequence_target
+from resharp.video.timeline import timing
 
 
 class Notes:
@@ -226,9 +227,24 @@ def _try_container(target: Path, clip: Clip, options: VideoOptions) -> MuxPlan:
             gray = np.full((256, 256, 3), 128, np.uint8)
             encoding.add(Converter().to_frame(gray, encoder.form, encoder.color), 0)
             encoding.finish()
+        except OutputError as error:
+            cause, av = error.__cause__, pyav()
+            if isinstance(cause, av.error.ArgumentError | av.error.PatchWelcomeError):
+                raise VideoError(_untimed(clip, options, cause)) from error
+            raise  # the disk is full
         finally:
             encoding.abandon()
         return choose_container(target, clip, path)
+
+
+def _untimed(clip: Clip, options: VideoOptions, error: BaseException) -> str:
+    """Return the message for times that no encoder takes; nothing else of the trial can be odd."""
+    base, rate = timing(clip, options)
+    return (
+        f"{clip.path}: {float(rate):g} frames per second in ticks of {float(base):g} seconds "
+        f"cannot be written ({reason(error)}): choose another `fps`, or copy or download the file "
+        "again if it is damaged"
+    )
 
 
 def header(task: VideoTask, restorer: RestorerInfo, encoder: VideoEncoder | None) -> dict[str, Any]:

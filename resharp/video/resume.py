@@ -74,6 +74,8 @@ class Workspace:
         """Image files of the result, to be checked before a run resumes; None for a video file."""
         self.header: dict[str, Any] | None = None
         self.segments: list[Segment] = []
+        self.begun = False
+        """Whether this run has begun to write."""
         self.created: list[Path] = []
         """Folders of this run, which are removed if they are empty at its end."""
         self._load()
@@ -124,7 +126,7 @@ class Workspace:
         else:
             note = "" if self.header is None else f"starting over: {_changes(self.header, header)}"
             self.segments = []
-        self.header = header
+        self.header, self.begun = header, True
         kept = {one.file for one in self.segments} | {JOURNAL, LOCK}
         for path in _own_files(self.folder):
             if path.name not in kept:
@@ -176,6 +178,12 @@ class Workspace:
         self.segments = sorted([*self.segments, segment], key=lambda one: one.index)
 
     @property
+    def is_vain(self) -> bool:
+        """Whether this run has begun, and has finished nothing that another could use."""
+        images = self.files is not None and self.files.existing()
+        return self.begun and not self.segments and not images
+
+    @property
     def place(self) -> Position:
         """Start of the first segment that is not finished."""
         done = list(_in_order(self.segments))
@@ -217,7 +225,8 @@ def workspace(target: Path) -> Iterator[Workspace]:
             yield work
         finally:
             stack.close()
-            if not (folder / JOURNAL).exists():  # nothing was begun, or everything is done
+            # Nothing was begun, nothing was finished, or everything is done.
+            if not (folder / JOURNAL).exists() or work.is_vain:
                 _remove(folder)
             for path in reversed(work.created):
                 with suppress(OSError):

@@ -167,9 +167,10 @@ def restore_video(
 
 def _fraction(name: str, value: Fraction | float | None, limit: int) -> Fraction | None:
     """Convert a number to the nearest fraction that containers can hold."""
-    if value is None or isinstance(value, Fraction):
-        return value
-    return Fraction(check_number(name, value, -math.inf)).limit_denominator(limit)
+    if value is None:
+        return None
+    exact = value if isinstance(value, Fraction) else check_number(name, value, -math.inf)
+    return Fraction(exact).limit_denominator(limit)
 
 
 def render_video(

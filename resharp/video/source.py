@@ -82,7 +82,7 @@ def pictures(
         goal = begin if after is None else after.pts
         if seek and goal is not None:
             _seek(container, stream, clip, goal)
-        decoder = open_decoder(stream, clip.decoder, DECODER_THREADS, limit)
+        decoder = open_decoder(stream, clip.path, clip.decoder, DECODER_THREADS, limit)
         decoded = _decoded(container, decoder, clip, until, warn)
         losses = LossWatch(clip.side_data, codec_name(stream))
         shown = _converted(decoded, clip, goal, until, losses, warn, counts=not seek)
@@ -116,6 +116,9 @@ def _decoded(
         except av.error.FFmpegError as error:
             frames, damaged, why = [], damaged + 1, reason(error)
         yield from frames
+    if ends.broken:  # the packet that ends a file has not come: the decoder still holds frames
+        with suppress(av.error.FFmpegError):
+            yield from decoder.decode(None)
     if damaged:
         warn(f"{clip.path}: {damaged} damaged packets could not be decoded ({why})")
     if ends.problem:
@@ -150,7 +153,7 @@ class _Ends:
         self._start = Fraction(container.start_time or 0, 1_000_000)
         self._shared = container.format.name in SHARING and "DURATION" not in self._stream.metadata
         self._duration = Fraction(container.duration or 0, 1_000_000)
-        self._broken = ""
+        self.broken = ""
         """Why reading stopped before the end; empty if it did not."""
 
     def packets(self) -> Iterator[Any]:
@@ -164,7 +167,7 @@ class _Ends:
                     self._seen[index] = max(self._seen.get(index, end), end)
                 yield packet
         except pyav().error.FFmpegError as error:
-            self._broken = reason(error)
+            self.broken = reason(error)
 
     @property
     def problem(self) -> str:
@@ -175,10 +178,10 @@ class _Ends:
         near = clip.start + end + 1 / clip.rate
         if self._until is not None and near >= self._until * clip.time_base:
             return ""  # everything requested was read
-        if not self._broken and promised is None:
+        if not self.broken and promised is None:
             return ""
         whole = "" if promised is None else f" of {milliseconds(promised)}"
-        why = self._broken or "the file is truncated"
+        why = self.broken or "the file is truncated"
         at = milliseconds(end)
         return (
             f"{clip.path} ends early, after {at}{whole} seconds of video ({why}). Everything "

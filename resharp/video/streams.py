@@ -163,12 +163,17 @@ def alpha_decoder(stream: Any) -> str | None:
 
 
 def open_decoder(
-    stream: Any, name: str | None = None, threads: int = 1, max_pixels: int | None = None
+    stream: Any,
+    path: object,
+    name: str | None = None,
+    threads: int = 1,
+    max_pixels: int | None = None,
 ) -> Any:
     """Return a context whose ``decode`` takes the packets of a stream.
 
     Args:
         stream: a video stream.
+        path: its file, for error messages.
         name: FFmpeg's decoder to use instead of its own choice.
         threads: number of threads.
         max_pixels: most pixels that a frame may have; larger ones are damaged to the decoder.
@@ -179,8 +184,8 @@ def open_decoder(
     usual = stream.codec_context
     if usual is None:
         raise VideoError(
-            f"this build of FFmpeg has no decoder for {describe(stream)}: convert it to another "
-            "codec first"
+            f"{path}: this build of FFmpeg has no decoder for {describe(stream)}: convert it to "
+            "another codec first, or copy or download the file again if it is damaged"
         )
     if name is None:
         context = usual

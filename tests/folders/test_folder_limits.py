@@ -111,4 +111,4 @@ def test_the_command_has_the_limit(config: RestoreConfig) -> None:
     assert "set --max-pixels to 110" in said
     code, said = call("upscale", "in", "-o", "out", "-m", config.model, "--workers", "100000")
     assert code == 1
-    assert "--workers must be between 1 and 256, got 100000" in said
+    assert "--workers must be an integer between 1 and 256, got 100000" in said

@@ -51,7 +51,7 @@ def test_an_image_and_its_result_fit_into_a_quarter_of_the_memory(
     assert pixel_limit(None).pixels == (6 << 30) // 51 == 126_322_567
     memory(monkeypatch, 1 << 40)
     assert pixel_limit(None).pixels == 1 << 30  # OpenCV's own
-    monkeypatch.setenv("OPENCV_IO_MAX_IMAGE_PIXELS", "2GB")
+    monkeypatch.setenv("OPENCV_IO_MAX_IMAGE_PIXELS", "2048MB")
     assert pixel_limit(None).pixels == 1 << 31
 
 

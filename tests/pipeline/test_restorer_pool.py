@@ -106,7 +106,7 @@ def test_gpus_take_pictures_in_turn(compact: Bundle, monkeypatch: pytest.MonkeyP
 
 
 def test_what_makes_no_sense_is_refused(compact: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="`workers` must be between 1 and 256, got 0"):
+    with pytest.raises(OptionError, match="`workers` must be an integer between 1 and 256, got 0"):
         RestorerPool(_config(compact), workers=0)
     with pytest.raises(OptionError, match="each once"):
         RestorerPool(_config(compact).on(device="cuda:0,0"))
