@@ -61,8 +61,8 @@ _LATE = {
     "restore_folder": "folders",
     "restore_video": "video",
 }
-"""Name and module of what is imported at its first use, so that ``import resharp`` is fast,
-and the command line handles Ctrl-C before it imports anything large."""
+"""Public names and their modules, imported at their first use, so that ``import resharp`` is fast
+and the command line can handle Ctrl-C before it imports anything large."""
 
 
 if not TYPE_CHECKING:  # else type checkers would accept every name

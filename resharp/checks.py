@@ -1,7 +1,7 @@
-"""Checks of arguments: numbers in a range, and names out of a list.
+"""Checks of arguments: numbers in a range, and strings from a list.
 
-Integers and floats of numpy are numbers; booleans and texts are not, although Python would compute
-with the former and compare the latter. NaN and infinities are in no range.
+Numpy integers and floats are numbers. Booleans are not, although Python computes with them. NaN and
+infinities are out of every range.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def check_int(name: str, value: object, low: int = 1, high: int | None = None) -
     """Return an argument as an integer.
 
     Raises:
-        OptionError: it is none, or not in ``low``..``high``.
+        OptionError: it is not an integer, or not in ``low``..``high``.
     """
     number = _integer(value)
     if number is not None and low <= number and (high is None or number <= high):
@@ -40,10 +40,10 @@ def check_number(
         value: what was passed.
         low: smallest number.
         high: largest number.
-        above: whether it must be above ``low``, and not ``low`` itself.
+        above: whether ``low`` itself is out of range.
 
     Raises:
-        OptionError: it is none, or out of range.
+        OptionError: it is not a finite number, or out of range.
     """
     if is_number(value) and low <= value <= high and not (above and value == low):  # type: ignore[operator]
         return float(value)  # type: ignore[arg-type]
@@ -61,7 +61,7 @@ def is_number(value: object) -> bool:
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # an integer that no float holds
+    except OverflowError:  # an integer that is too large for a float
         return False
 
 
@@ -78,10 +78,10 @@ def check_tta(value: object) -> int:
 
 
 def check_choice(name: str, value: object, known: Collection[str]) -> str:
-    """Return an argument that must be one of several names.
+    """Return an argument that must be one of several strings.
 
     Raises:
-        OptionError: it is none of them.
+        OptionError: it is not one of them.
     """
     if isinstance(value, str) and value in known:
         return value
@@ -89,18 +89,18 @@ def check_choice(name: str, value: object, known: Collection[str]) -> str:
 
 
 def check_text(name: str, value: object) -> str:
-    """Return an argument that must be a text.
+    """Return an argument that must be a string.
 
     Raises:
-        OptionError: it is none.
+        OptionError: it is not a string.
     """
     if isinstance(value, str):
         return value
-    raise OptionError(f"{_shown(name)} must be a text, got {value!r}")
+    raise OptionError(f"{_shown(name)} must be a string, got {value!r}")
 
 
 def plain(value: Any) -> Any:
-    """Return a number of numpy as one of Python, which JSON can hold; anything else as it is."""
+    """Convert a numpy number to a Python number, which JSON can hold; return others unchanged."""
     return value.item() if hasattr(value, "item") else value
 
 
@@ -111,5 +111,5 @@ def _integer(value: object) -> int | None:
 
 
 def _shown(name: str) -> str:
-    """Mark an argument, which the command line shows as its option."""
+    """Put the name of an argument in backticks, which the command line shows as its option."""
     return f"`{name}`" if name.isidentifier() else name

@@ -1,4 +1,4 @@
-"""Waiting for threads, with a way out where one hangs in a foreign call."""
+"""Waiting for threads, but not forever for one that hangs in a foreign call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 logger = logging.getLogger(__name__)
 
 PATIENCE = 60.0
-"""Seconds without the end of any thread after which those that are left are given up."""
+"""Seconds in which no thread ends, after which the remaining ones are given up."""
 _TICK = 0.2
 _left: list[threading.Thread] = []
 
@@ -18,8 +18,8 @@ _left: list[threading.Thread] = []
 def join(threads: Sequence[threading.Thread]) -> bool:
     """Wait for daemon threads that have been asked to end.
 
-    A library that never returns to Python cannot be stopped from outside. After :data:`PATIENCE`
-    its thread is left behind with a warning, and ends with the process.
+    A library that never returns to Python cannot be stopped. After :data:`PATIENCE`, its thread is
+    left behind with a warning, and ends with the process.
 
     Returns:
         Whether all have ended.
@@ -45,6 +45,6 @@ def join(threads: Sequence[threading.Thread]) -> bool:
 
 
 def left_behind() -> bool:
-    """Whether a thread that was given up is still running: the process may not end in order."""
+    """Whether a thread that was given up is still running, so a regular shutdown is not safe."""
     _left[:] = [thread for thread in _left if thread.is_alive()]
     return bool(_left)

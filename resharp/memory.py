@@ -1,6 +1,6 @@
 """The memory of this machine, or of the container that the process runs in.
 
-It comes from /proc and cgroups, or else from psutil.
+It is read from /proc and cgroups, or else through psutil.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from resharp.optional import require
 MEMINFO = Path("/proc/meminfo")
 CGROUPS = Path("/sys/fs/cgroup")
 FALLBACK = 2 << 30
-"""Memory in bytes that is assumed if the system does not report it."""
+"""Memory in bytes that is assumed if the system reports none."""
 UNLIMITED = 1 << 62
 _LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
 """Files of cgroup version 2 and 1."""
@@ -32,7 +32,7 @@ def available_memory() -> int:
 
 
 def total_memory() -> int:
-    """Return the bytes of memory of the machine, or those that its cgroup may use if fewer."""
+    """Return the bytes of memory of the machine, or the limit of its cgroup if that is lower."""
     kernel = _reported("MemTotal:", "total") or _pages() or FALLBACK
     return min([kernel, *(most for name in _LIMITS if (most := _number(CGROUPS / name)))])
 
@@ -53,7 +53,7 @@ def _reported(line: str, field: str) -> int | None:
 
 
 def _pages() -> int | None:
-    """Return the bytes of all pages, as POSIX reports them."""
+    """Return the bytes of all memory pages, as POSIX reports them."""
     try:
         return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (AttributeError, OSError, ValueError):
@@ -78,7 +78,7 @@ def _cgroup_available() -> int:
 
 
 def _number(path: Path) -> int | None:
-    """Return the number in a file; None if there is no such file, or it holds ``max``."""
+    """Return the number in a file; None if the file does not exist or contains ``max``."""
     try:
         return int(path.read_text(encoding="ascii"))
     except (OSError, ValueError):

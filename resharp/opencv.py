@@ -1,7 +1,7 @@
-"""OpenCV, imported once its environment variables are known to be valid.
+"""OpenCV, imported after a check of its environment variables.
 
-OpenCV parses its variables while it is loaded, and an invalid value of most of them ends the whole
-process (SIGABRT) instead of raising an error. So all modules take ``cv2`` from here.
+OpenCV parses its variables while it is loaded, and an invalid value of most of them aborts the
+process (SIGABRT) instead of raising an error. So all modules import ``cv2`` from here.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ _UNITS = {"": 1, "KB": 1 << 10, "MB": 1 << 20}
 _SWITCH = re.compile("0|1|true|True|TRUE|false|False|FALSE")
 _LARGEST = 2**64 - 1
 _MOST_THREADS = 1024
-"""OpenCV starts as many threads as it is told to, however long that takes."""
+"""OpenCV starts any number of threads that is set, however long that takes."""
 
 
 def check_environment(environment: Mapping[str, str]) -> None:
-    """Check the variables whose invalid values OpenCV 5 does not survive.
+    """Check the variables whose invalid values abort OpenCV 5.
 
     Raises:
         OptionError: one of them has a value that OpenCV cannot parse.

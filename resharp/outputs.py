@@ -82,7 +82,7 @@ def parse_output(
     of_user = text[0] == "~" and (is_folder or len(path.parts) > 1) and path == Path(text)
     if of_user and not os.path.exists(path.parts[0]):
         user = path.parts[0][1:]
-        raise OptionError(f"`dst` names the user {user!r}, who does not exist: write ./{text}")
+        raise OptionError(f"`dst` refers to the unknown user {user!r}: write ./{text} instead")
     if is_folder:
         if os.path.exists(path) and not os.path.isdir(path):
             raise OptionError(f"`dst` must be a folder, got {text}: it is {_kind(path)}")
@@ -104,8 +104,7 @@ def path_text(path: str | os.PathLike[str], what: str) -> str:
         what: how error messages refer to it.
 
     Raises:
-        OptionError: it is no path, has a NUL character, or is empty, which would mean the current
-            folder.
+        OptionError: it is not a path, contains a NUL character, or is empty (the current folder).
     """
     try:
         text = os.fsdecode(path)

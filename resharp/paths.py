@@ -9,14 +9,14 @@ from resharp.errors import OptionError
 from resharp.optional import require
 
 HOME = "RESHARP_HOME"
-"""Environment variable that names the folder of everything that resharp stores."""
+"""Environment variable with the folder in which resharp stores everything."""
 
 
 def home() -> Path:
-    """Return ``$RESHARP_HOME``, or else the cache folder for resharp (it may not exist yet).
+    """Return ``$RESHARP_HOME``, or else the user's cache folder for resharp; it may not exist yet.
 
     Raises:
-        OptionError: the variable names no folder that can exist.
+        OptionError: the variable is not a valid path.
     """
     chosen = os.environ.get(HOME)
     if chosen:
@@ -29,7 +29,7 @@ def weights_folder(chosen: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder of checkpoints: ``chosen``, or else ``weights`` in :func:`home`.
 
     Raises:
-        OptionError: ``chosen``, or the environment variable, is no folder that can exist.
+        OptionError: ``chosen``, or the environment variable, is not a valid path.
     """
     return home() / "weights" if chosen in (None, "") else as_path(chosen, "`weights_dir`")
 
@@ -38,7 +38,7 @@ def store_folder(chosen: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder of bundles: ``chosen``, or else ``store`` in :func:`home`.
 
     Raises:
-        OptionError: ``chosen``, or the environment variable, is no folder that can exist.
+        OptionError: ``chosen``, or the environment variable, is not a valid path.
     """
     return home() / "store" if chosen in (None, "") else as_path(chosen, "`store`")
 
@@ -47,12 +47,12 @@ def as_path(chosen: object, name: str, what: str = "a folder") -> Path:
     """Return a path with ``~`` expanded; it need not exist.
 
     Args:
-        chosen: what was given, of any type.
-        name: what the message calls it.
+        chosen: the path that was passed, of any type.
+        name: how the message refers to it.
         what: what it should be, for the message.
 
     Raises:
-        OptionError: it is not a path, or no file system can have it.
+        OptionError: it is not a path, or is invalid on every file system.
     """
     text = os.fspath(chosen) if isinstance(chosen, str | os.PathLike) else None
     if not isinstance(text, str):
@@ -61,5 +61,5 @@ def as_path(chosen: object, name: str, what: str = "a folder") -> Path:
         raise OptionError(f"{name} must be {what}, got {text!r}, which contains a null character")
     try:
         return Path(text).expanduser()
-    except RuntimeError as error:  # ~name of a user that does not exist
+    except RuntimeError as error:  # ~name of an unknown user
         raise OptionError(f"{name} must be {what}, got {text!r}: {error}") from error

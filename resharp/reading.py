@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 LARGEST_STREAM = 4 << 30
-"""Bytes that may be read from a pipe or a device, which may never end."""
+"""Largest number of bytes that are read from a pipe or a device, which may be endless."""
 _TICK = 0.1
 SMALL = 16 << 20
 """Bytes that a file of settings, a manifest or a sidecar may have."""
 
 
 class TooLargeError(OSError):
-    """A file with more bytes than it may have."""
+    """A file that is larger than the limit."""
 
 
 class NotRegularError(OSError):
@@ -34,7 +34,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a file for reading, but not a pipe, a socket or a device, on which reading may wait.
 
     Raises:
-        NotRegularError: it is none.
+        NotRegularError: it is not a file.
         OSError: it cannot be opened; IsADirectoryError for a folder.
     """
     _check_regular(os.stat(path).st_mode)  # noqa: PTH116 - opening a pipe would wake its writer
@@ -48,7 +48,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def _check_regular(mode: int) -> None:
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a folder raises its own error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # open() raises the right error for a folder
         raise NotRegularError(f"it is {kind_of(mode)}, not a file")
 
 
@@ -58,7 +58,7 @@ def open_any(
     """Open a file, or a pipe or device that delivers one, for reading.
 
     Args:
-        path: what to open. A pipe without a writer is waited for.
+        path: what to open. For a pipe, reading waits for a writer.
         check: called several times a second while reading waits for data; raising ends the wait.
 
     Raises:
@@ -73,7 +73,7 @@ def open_any(
 
 
 class _Waiting(io.RawIOBase):
-    """A pipe or a device on which reading waits, but in steps."""
+    """A pipe or a device; reading waits for data in short steps."""
 
     def __init__(self, raw: io.FileIO, check: Callable[[], object]) -> None:
         self._raw, self._check, self._left = raw, check, LARGEST_STREAM
@@ -88,7 +88,7 @@ class _Waiting(io.RawIOBase):
             self._check()
             if self._poll.poll(_TICK * 1000):
                 count = self._raw.readinto(buffer)
-                if count is not None:  # another process has taken it
+                if count is not None:  # another process has read the data
                     break
         self._left -= count
         if self._left < 0:
@@ -111,11 +111,11 @@ def read_bounded(path: str | os.PathLike[str], limit: int = SMALL) -> bytes:
 
     Raises:
         TooLargeError: it has more.
-        NotRegularError: it is no file.
+        NotRegularError: it is not a file.
         OSError: it cannot be read.
     """
     with open_regular(path) as stream:
-        if os.fstat(stream.fileno()).st_size <= limit:  # or it would be read in vain
+        if os.fstat(stream.fileno()).st_size <= limit:  # do not read a file that is refused
             data = stream.read(limit + 1)
             if len(data) <= limit:
                 return data

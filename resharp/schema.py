@@ -1,7 +1,7 @@
 """Dataclasses from parsed JSON or TOML, checked by the annotations of their fields.
 
-A file may hold a number where a text belongs, ``true`` where a number does, or 1e308: each would
-fail later, far from the file. Ranges and patterns stand in the metadata of a field: see
+A file may contain a number instead of a string, ``true`` instead of a number, or 1e308: each would
+fail later, far from the file. Ranges and patterns are in the metadata of a field: see
 :func:`between` and :func:`matching`.
 """
 
@@ -18,10 +18,10 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 T = TypeVar("T")
 
 LONGEST = 10_000
-"""Items that a list or an object may have."""
+"""Most items of a list or an object."""
 DEEPEST = 32
-"""Levels of lists and objects within a value of type Any."""
-_NAMES = {str: "a text", int: "an integer", float: "a number", bool: "true or false"}
+"""Most levels of lists and objects within a value of type Any."""
+_NAMES = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
 
 
 def between(low: float, high: float) -> dict[str, Any]:
@@ -35,18 +35,18 @@ def matching(pattern: str, what: str) -> dict[str, Any]:
 
 
 def record(kind: type[T], data: object, **parsed: Any) -> T:
-    """Create a dataclass from an object of JSON; keys that are no fields are ignored.
+    """Create a dataclass from a JSON object; unknown keys are ignored.
 
     Integers become floats where the annotation says so, and lists become tuples.
 
     Args:
         kind: the dataclass.
         data: the parsed object.
-        parsed: values of fields, used instead of the object's.
+        parsed: values of fields that replace those of the object.
 
     Raises:
-        ValueError: a field is missing, or its value is of another type or out of range; the message
-            names it.
+        ValueError: a field is missing, or its value has the wrong type or is out of range; the
+            message names it.
     """
     if not isinstance(data, Mapping):
         raise ValueError(f"{kind.__name__} must be an object, got {_shown(data)}")
@@ -75,7 +75,7 @@ def check_ranges(item: Any) -> None:
             continue
         if "between" in one.metadata:
             low, high = one.metadata["between"]
-            if not is_number(value) or not low <= value <= high:  # NaN compares false
+            if not is_number(value) or not low <= value <= high:  # False for NaN
                 raise ValueError(
                     f"{one.name} must be between {low:g} and {high:g}, got {_shown(value)}"
                 )
@@ -97,7 +97,7 @@ def is_number(value: object) -> bool:
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # an integer beyond all floats
+    except OverflowError:  # an integer that is too large for a float
         return False
 
 
@@ -107,7 +107,7 @@ def _hints(kind: type[Any]) -> dict[str, Any]:
 
 
 def _conform(value: Any, hint: Any, name: str) -> Any:
-    """Return ``value`` as the annotation wants it, or raise ValueError."""
+    """Return ``value`` converted to the annotated type, or raise ValueError."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return _conform_union(value, inner, name)
@@ -158,7 +158,7 @@ def _conform_tuple(value: Any, kinds: tuple[Any, ...], name: str) -> tuple[Any, 
 
 
 def _check_plain(value: Any, name: str, depth: int = 0) -> None:
-    """Refuse numbers that are not finite, and more levels than can be written again."""
+    """Refuse numbers that are not finite, and values that are nested too deeply to write."""
     if depth > DEEPEST:
         raise ValueError(f"{name} is nested too deeply")
     if isinstance(value, dict | list):

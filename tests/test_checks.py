@@ -69,7 +69,7 @@ def test_the_message_states_the_range_and_the_value() -> None:
         (lambda: check_number("n", "x", -np.inf), "`n` must be a finite number, got 'x'"),
         (lambda: check_number("the weight", 2, 0, 1), "the weight must be between 0 and 1, got 2"),
         (lambda: check_choice("n", [], ("a", "b")), r"`n` must be one of a, b, got \[\]"),
-        (lambda: check_text("n", 5), "`n` must be a text, got 5"),
+        (lambda: check_text("n", 5), "`n` must be a string, got 5"),
         (lambda: check_tta(3), "`tta` must be 1, 2, 4 or 8, got 3"),
     ):
         with pytest.raises(OptionError, match=words):
@@ -135,14 +135,14 @@ def test_numpy_numbers_are_options_of_a_config_and_its_key(compact: Bundle) -> N
         (lambda: restore_folder("a.png", 5), "`dst` must be a path, got 5"),  # type: ignore[arg-type]
         (lambda: restore_folder("a\0b.png", "out"), "an input must not contain a NUL character"),
         (lambda: restore_folder("a.png", "o\0ut"), "`dst` must not contain a NUL character"),
-        (lambda: restore_folder("a.png", "out", suffix=5), "`suffix` must be a text, got 5"),  # type: ignore[arg-type]
-        (lambda: restore_folder("a.png", "out", format=5), "`format` must be a text, got 5"),  # type: ignore[arg-type]
+        (lambda: restore_folder("a.png", "out", suffix=5), "`suffix` must be a string, got 5"),  # type: ignore[arg-type]
+        (lambda: restore_folder("a.png", "out", format=5), "`format` must be a string, got 5"),  # type: ignore[arg-type]
         (lambda: restore_video(5, "a.mp4"), "the input must be a path, got 5"),  # type: ignore[arg-type]
         (lambda: restore_video("a\0.mp4", "a.mp4"), "the input must not contain a NUL"),
         (lambda: restore_video("a.mp4", 5), "`dst` must be a path, got 5"),  # type: ignore[arg-type]
         (lambda: restore_video("a.mp4", "b.mp4", fps="24"), "`fps` must be a finite number"),  # type: ignore[arg-type]
         (lambda: restore_video("a.mp4", "b.mp4", fps=True), "`fps` must be a finite number"),
-        (lambda: restore_video("a.mp4", "b.mp4", preset=5), "`preset` must be a text, got 5"),  # type: ignore[arg-type]
+        (lambda: restore_video("a.mp4", "b.mp4", preset=5), "`preset` must be a string, got 5"),  # type: ignore[arg-type]
     ],
 )
 def test_arguments_of_another_type_are_named(function: Any, words: str) -> None:

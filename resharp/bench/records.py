@@ -23,7 +23,7 @@ T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 
 LARGEST = 256 << 20
-"""Bytes that a file of records may have."""
+"""Largest size of a file of records in bytes."""
 SCHEMA = 1
 """Version of the record schema; records of any other version are rejected."""
 

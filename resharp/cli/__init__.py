@@ -36,7 +36,7 @@ MORE = {
     "realesrgan": ("realesrgan:command", "Real-ESRGAN's own command and options."),
 }
 JSON = "resharp.json"
-"""Key in click's ``meta`` of whether to print JSON, and none has been printed yet."""
+"""Key in click's ``meta``: whether an error must be printed as JSON."""
 HIDDEN = {"weights": ("models:models", "The former name of 'models'.")}
 
 
@@ -79,13 +79,13 @@ class LazyGroup(click.Group):
         standalone_mode: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run the command line, whatever becomes of the standard streams; see click."""
+        """Run the command line with safe standard streams; see click for the arguments."""
         run = partial(super().main, args, prog_name, complete_var, False, **extra)
         if not standalone_mode:
             return run()
         with standard_streams():
             code = _code(run)
-        if joining.left_behind():  # a thread that ends never, or in the middle of the shutdown
+        if joining.left_behind():  # it would block the shutdown, or crash in it
             os._exit(code)
         sys.exit(code)
 
@@ -124,17 +124,17 @@ class LazyGroup(click.Group):
 
 
 def _code(run: Callable[[], Any]) -> int:
-    """Run the command line and return the exit code; errors have been shown."""
+    """Run the command line, show its error, and return the exit code."""
     try:
         with handled_signals():
             found = run()
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except ResharpError as error:  # standard output cannot be written, by --help
+    except ResharpError as error:  # e.g. --help cannot write to standard output
         Failed(error).show()
         return Failed.exit_code
-    except click.Abort:  # Ctrl-C before a command was run
+    except click.Abort:  # Ctrl-C before a command started
         return INTERRUPTED
     return found if isinstance(found, int) else 0
 

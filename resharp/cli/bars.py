@@ -1,4 +1,4 @@
-"""A progress bar that never gets in the way of a run."""
+"""A progress bar whose failures never stop a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 class Bar:
-    """A bar on the terminal, created when it is drawn first, and dropped when that fails.
+    """A bar on the terminal, created when it is first drawn, and dropped when drawing fails.
 
     Args:
         how: arguments of tqdm.
@@ -24,7 +24,7 @@ class Bar:
         self._bar: Any = None
 
     def draw(self, show: Callable[[Any], object], **how: Any) -> None:
-        """Draw the bar; what a terminal or tqdm raises is none of the caller's business.
+        """Draw the bar; errors of the terminal or tqdm are logged and not raised.
 
         Args:
             show: sets the bar's values.
@@ -50,5 +50,5 @@ class Bar:
         except Exception as error:
             self._bar, self._dropped = None, True
             logger.debug("the progress bar cannot be drawn: %s", error)
-            # tqdm may have left its lock taken, and the next bar would wait for it.
+            # tqdm may not have released its lock, on which the next bar would block.
             require("tqdm", feature="The progress bar", extra="").tqdm.set_lock(threading.RLock())

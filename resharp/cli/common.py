@@ -44,7 +44,7 @@ offline_option = click.option("--offline", is_flag=True, default=None, help="For
 
 
 def _noted(ctx: click.Context, parameter: click.Parameter, value: bool) -> bool:
-    """Note that an error, too, is to be printed as JSON."""
+    """Record that an error must be printed as JSON too."""
     ctx.meta[JSON] = value
     return value
 
@@ -53,7 +53,7 @@ json_option = click.option("--json", "as_json", is_flag=True, callback=_noted, h
 
 
 def print_json(data: Any) -> None:
-    """Print the results of a command, after which an error is not printed as JSON."""
+    """Print the results of a command as JSON; a later error is not printed as JSON."""
     click.echo(json.dumps(data, indent=2))
     context = click.get_current_context(silent=True)
     if context is not None:
@@ -146,7 +146,7 @@ max_pixels_option = click.option(
     "--max-pixels",
     type=click.IntRange(1),
     metavar="N",
-    help="Most pixels that an image may have (default: RESHARP_MAX_PIXELS, or by the memory).",
+    help="Largest image or frame in pixels (default: RESHARP_MAX_PIXELS, else by memory).",
 )
 _INPUTS = (
     click.argument("inputs", nargs=-1, required=True, metavar="INPUT..."),
@@ -162,7 +162,7 @@ _INPUTS = (
     click.option(
         "--allow-truncated",
         is_flag=True,
-        help="Restore what is there of images that lack only their end.",
+        help="Restore the readable part of truncated images.",
     ),
     journal_option,
     max_pixels_option,
@@ -266,7 +266,7 @@ def run_once(options: dict[str, Any], as_json: bool, **how: Any) -> None:
     except (KeyboardInterrupt, ResharpError) as error:
         failed = error if isinstance(error, ResharpError) else None
         done = run.report()
-        if run.begun and (as_json or done.results):  # e.g. the disk is full after some of them
+        if run.begun and (as_json or done.results):  # e.g. the disk filled up after some results
             report(done, as_json, failed)
         if isinstance(error, ResharpError):
             raise
@@ -290,7 +290,7 @@ def say_plan(plan: Plan) -> None:
 
 
 def report(done: FolderReport, as_json: bool, error: ResharpError | None = None) -> None:
-    """Print the notes and failures of a run, its summary, and as JSON why it ended early."""
+    """Print the notes, failures and summary of a run; with JSON, also why it ended early."""
     if as_json:
         sum_up(done, as_json, error)
     for result in done.results:
@@ -302,7 +302,7 @@ def report(done: FolderReport, as_json: bool, error: ResharpError | None = None)
 
 
 def sum_up(done: FolderReport, as_json: bool, error: ResharpError | None = None) -> None:
-    """Print the summary of a run, and as JSON why it ended early."""
+    """Print the summary of a run; with JSON, also why it ended early."""
     if as_json:
         data = done.as_dict()
         for result in data["results"]:

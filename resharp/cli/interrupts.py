@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first ends the work in order, the second ends the process at once."""
+"""Ctrl-C and SIGTERM: the first stops the work cleanly, a second ends the process at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def code_of(error: KeyboardInterrupt) -> int:
 
 @contextmanager
 def handled_signals() -> Iterator[None]:
-    """Handle both signals, unless the caller of this process or of this code has its own way."""
+    """Handle both signals, except one that is ignored or has another handler already."""
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     before: dict[signal.Signals, Any] = {}
     asked = False
@@ -33,7 +33,7 @@ def handled_signals() -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> NoReturn:
         nonlocal asked
         error = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
-        if asked:  # whatever it is waiting for
+        if asked:  # even if the main thread is blocked
             os._exit(code_of(error))
         asked = True
         raise error

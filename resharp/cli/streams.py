@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full or gone, and characters that their encoding lacks.
+"""Standard streams that are closed or broken, and characters that their encoding lacks.
 
 A message that cannot be shown never ends a run. Results that cannot be printed are an error.
 """
@@ -18,12 +18,12 @@ import click
 from resharp.errors import OutputError
 
 GONE = 141
-"""Exit code where the reader of standard output has gone, as of tools that SIGPIPE ends."""
+"""Exit code if the reader of standard output has exited, as for tools that SIGPIPE ends."""
 
 
 @contextmanager
 def standard_streams() -> Iterator[None]:
-    """Make the streams of this process safe to use; those of a test's runner stay its own."""
+    """Make the standard streams of this process safe; those of a test runner are kept."""
     _occupy()
     before = sys.stdout, sys.stderr
     sys.stdout = _safe(sys.stdout, sys.__stdout__, _Out, 1)
@@ -42,26 +42,26 @@ def is_closed(stream: IO[Any] | None) -> bool:
 
 
 def _occupy() -> None:
-    """Open descriptors 0 to 2 where they are closed: the next file would become one of them.
+    """Open the null device for descriptors 0 to 2 that are closed.
 
-    Whatever a library prints would then be written into a result.
+    Otherwise the next file gets such a number, and what libraries print is written into it.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
             with suppress(OSError):
-                # It takes the lowest free one; child processes need it too.
+                # open() returns the lowest free number. Child processes inherit it.
                 os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 class _Out(io.FileIO):
-    """Standard output, whose errors say what they are about."""
+    """Standard output, with errors that name it."""
 
     _broken = False
 
     def write(self, data: Any) -> int:
-        if self._broken:  # what is still buffered
+        if self._broken:  # the rest of the buffer
             return len(data)
         try:
             return super().write(data) or 0
@@ -79,7 +79,7 @@ def _fail(error: OSError) -> NoReturn:
 
 
 class _Lossy(io.FileIO):
-    """Standard error, which drops what cannot be shown."""
+    """Standard error, which drops what cannot be written."""
 
     def write(self, data: Any) -> int:
         try:
@@ -89,7 +89,7 @@ class _Lossy(io.FileIO):
 
 
 def _safe(stream: Any, original: Any, kind: type[io.FileIO], number: int) -> Any:
-    """Return a stream that takes any character, over a file of ``kind`` if it is the process's."""
+    """Return a stream that takes any character, over a ``kind`` if it is the process's own."""
     if stream is None:
         return open(os.devnull, "w", encoding="utf-8", errors="replace")  # noqa: PTH123
     if not isinstance(stream, io.TextIOWrapper):

@@ -293,7 +293,7 @@ class _JsonLines(Shown):
     def _print(self, **event: Any) -> None:
         try:
             click.echo(json.dumps(event), file=self.out)
-        except OutputError as error:  # e.g. a full disk, which is no reason to stop the work
+        except OutputError as error:  # e.g. a full disk, which does not stop the work
             self._unprinted = error
 
 

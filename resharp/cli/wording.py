@@ -1,6 +1,6 @@
 """How the library's messages read on the command line.
 
-It may not import the rest of the package, whose import can be what has failed.
+It must not import the rest of the package, since that import may be what failed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FLAGS = {
     "cpus": "--cpus-per-worker",
     "gpus": "--gpus-per-worker",
 }
-"""Arguments whose option is not their name."""
+"""Arguments whose option has another name."""
 _NO_TEXT = dict.fromkeys((*range(0xD800, 0xDC80), *range(0xDD00, 0xE000)), "\ufffd")
 """Surrogates, except those that stand for bytes."""
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(10), *range(11, 32), *range(127, 160))}
@@ -32,9 +32,9 @@ def with_flags(message: str) -> str:
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    """Replace what no stream or terminal should get: bytes that are no text, and controls.
+    """Escape what a terminal should not get: control characters, and bytes that are not text.
 
-    Names of files and texts in models may hold any character, also those that move the cursor.
+    Names of files and texts in models may contain them, such as codes that move the cursor.
 
     Args:
         text: anything.

@@ -54,7 +54,7 @@ class RestoreWorker:
             suffix: file extension of the result, with the dot.
             quality: quality of the encoder; None is the format's default.
             max_pixels: most pixels that the image may have; None is the default.
-            allow_truncated: restore what is there of a file that lacks only its end.
+            allow_truncated: restore the readable part of a truncated file.
 
         Returns:
             SHA-256 of the input's bytes, and the encoded result.

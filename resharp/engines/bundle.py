@@ -87,7 +87,7 @@ class Bundle:
             found = path.stat()
         except (FileNotFoundError, NotADirectoryError):
             found = None
-        except OSError as error:  # no permission, or a circle of links
+        except OSError as error:  # no permission, or links in a circle
             raise BundleError(f"cannot read {path}: {error.strerror}") from error
         if found is None or not stat.S_ISREG(found.st_mode):
             raise BundleError(f"{path} is missing. {self._cure()}")

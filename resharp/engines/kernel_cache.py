@@ -13,7 +13,7 @@ from resharp.fsutil import write_whole
 from resharp.reading import read_bounded
 
 LARGEST = 1 << 30
-"""Bytes that a cache may have; usual ones have a few million."""
+"""Largest size of a cache in bytes; usual ones have a few million."""
 
 logger = logging.getLogger(__name__)
 

@@ -265,12 +265,12 @@ def parse(text: str, where: str) -> Manifest:
 
 
 def is_schema(found: object, wanted: int) -> bool:
-    """Return whether a value of JSON is that version; ``true`` and 1.0 are not 1."""
+    """Return whether a JSON value is this integer; ``true`` and 1.0 are not 1."""
     return type(found) is int and found == wanted
 
 
 def _check(manifest: Manifest) -> None:
-    """Check what concerns several fields, or the items of one.
+    """Check the relations between fields, and the items of lists.
 
     Raises:
         ValueError: a value is invalid.
@@ -284,12 +284,12 @@ def _check(manifest: Manifest) -> None:
         raise ValueError("two files have the same name")
     low, high = manifest.value_range
     if not low < high:
-        raise ValueError(f"value_range must rise, got {low:g}, {high:g}")
+        raise ValueError(f"value_range must increase, got {low:g}, {high:g}")
     places = [place for place, _ in manifest.overlap_curve]
     if any(left < 0 for curve in manifest.overlap_curve for left in curve):
         raise ValueError("overlap_curve has a negative number")
     if any(first >= second for first, second in pairwise(places)):
-        raise ValueError("the overlaps of overlap_curve must rise")
+        raise ValueError("the overlaps of overlap_curve must increase")
     if manifest.twin is not None and len(manifest.sources) != 1:
         raise ValueError(f"a model with a twin has one source, got {len(manifest.sources)}")
     if len({one.name for one in manifest.extra}) < len(manifest.extra):

@@ -24,7 +24,7 @@ FLOOR_DB = 40.0
 """PSNR in dB below which an engine or a typed graph is rejected."""
 PERFECT_DB = 200.0
 LARGEST = 1 << 30
-"""Bytes that the file of a reference may have."""
+"""Largest size of a reference file in bytes."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def read_reference(path: Path) -> Reference:
         BundleError: the file is not a reference.
     """
     try:
-        # Its arrays are stored as they are, so the size of the file limits what they declare.
+        # Uncompressed arrays cannot be larger than the file.
         packed = io.BytesIO(read_bounded(path, LARGEST))
         with zipfile.ZipFile(packed) as archive:
             if any(one.compress_type or one.file_size > LARGEST for one in archive.infolist()):

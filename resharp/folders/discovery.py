@@ -25,7 +25,7 @@ UNREADABLE = (
     *(".exr", ".hdr", ".pnm", ".pbm", ".pgm", ".ppm", ".pfm", ".pam", ".qoi", ".ico", ".pcx"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"),
 )
-"""Extensions of images in formats that resharp does not read: noted where they are left out."""
+"""Extensions of image formats that resharp cannot read; a warning counts such files."""
 _SAME = {"jpeg": "jpg", "tif": "tiff"}
 IsResult = Callable[["Job"], bool]
 """Returns whether the input of a job is itself a result, according to the journal."""
@@ -206,7 +206,7 @@ def _expand(text: str, watching: bool) -> Iterator[tuple[Path, Path | None]]:
     files = sorted(item for item in found if item.suffix.lower() in {*known, *others})
     paths = [item for item in files if item.suffix.lower() in known and _is_file(item)]
     left_out += _unreadable([item for item in files if item.suffix.lower() in others], where)
-    for note in () if watching else dict.fromkeys(left_out):  # or it would come with every look
+    for note in () if watching else dict.fromkeys(left_out):  # it would be repeated at every check
         logger.warning("%s", note)
     if not paths and not watching:
         raise OptionError(f"no images {where}; supported are {', '.join(known)}")
@@ -216,18 +216,18 @@ def _expand(text: str, watching: bool) -> Iterator[tuple[Path, Path | None]]:
 def _is_file(path: Path) -> bool:
     try:
         return S_ISREG(path.stat().st_mode)
-    except PermissionError:  # of its folder, which can be listed: reading the image says so
+    except PermissionError:  # of its folder; reading the image reports it
         return True
     except OSError:
         return False
 
 
 def _unreadable(files: Sequence[Path], where: str) -> Iterator[str]:
-    """Yield a note for each kind of image that is left out."""
+    """Yield a note for each format of images that are left out."""
     counts = Counter(item.suffix.lower() for item in files if _is_file(item))
     for suffix, number in sorted(counts.items()):
-        many = "1 file is" if number == 1 else f"{number} files are"
-        yield f"{many} left out {where}: resharp cannot read {suffix}"
+        many, them = ("1 file is", "it") if number == 1 else (f"{number} files are", "them")
+        yield f"{many} left out {where}: resharp cannot read {suffix}, convert {them} first"
 
 
 def _plain_part(pattern: Path) -> Path:

@@ -236,17 +236,16 @@ def restore_folder(
         format: ``png``, ``jpg``, ...; None keeps the input's format if it can be written.
         quality: JPEG, WebP and AVIF quality, 1 to 100; None is the format's default.
         overwrite: restore finished images again, and replace ``dst`` if it is a file.
-        allow_truncated: restore what is there of files that lack only their end; a note of the
-            result says what is missing.
+        allow_truncated: restore the readable part of truncated files; a note of the result says
+            what is missing.
         workers: images in flight at once on each device; None: one on the CPU, which uses all
             cores, and on a GPU as many as keep it busy.
         watch: seconds between two checks for new files, until ``stop`` is set; None: check once.
         journal: where the journal of finished images is kept: ``output`` (beside the results),
             ``cache`` (in the cache folder), or ``auto``: the former for folders, the latter for
             single files.
-        max_pixels: most pixels that an image may have; None reads ``RESHARP_MAX_PIXELS``, or takes
-            as many as the memory of this machine allows, and refuses files that are too small for
-            what they claim.
+        max_pixels: most pixels that an image may have; None is ``RESHARP_MAX_PIXELS``, or else a
+            number that depends on the memory, and refuses suspiciously small files of large images.
         progress: called with (images done, images in all), where fractions of an image count, from
             this thread; raising cancels.
         on_result: called with each :class:`Result`, from any thread but one at a time.

@@ -69,7 +69,7 @@ class FolderOptions:
     """Restore finished images again. Files that the journal does not know are never replaced,
     except one whose name was given as the output."""
     allow_truncated: bool = False
-    """Restore what is there of files that lack only their end, with a note on what is missing."""
+    """Restore the readable part of truncated files, with a note on what is missing."""
     journal: JournalOption = "auto"
     """Where the journal of finished images is kept."""
     workers: int | None = None
@@ -78,14 +78,14 @@ class FolderOptions:
     watch: float | None = None
     """Seconds between two looks for new files, until the run is stopped; None: one look."""
     max_pixels: int | None = None
-    """Most pixels that an image may have; None: as :func:`resharp.images.read`."""
+    """Most pixels that an image may have; None is the default of :func:`resharp.images.read`."""
 
     def __post_init__(self) -> None:
         if self.quality is not None:
             check_int("quality", self.quality, 1, 100)
         if self.workers is not None:
             check_int("workers", self.workers, 1, MOST_WORKERS)
-        pixel_limit(self.max_pixels)  # also the environment's
+        pixel_limit(self.max_pixels)  # checks RESHARP_MAX_PIXELS too
         check_choice("journal", self.journal, get_args(JournalOption))
         if self.watch is not None:
             check_number("watch", self.watch, 0, above=True)
@@ -120,7 +120,7 @@ def local_stages(
             return a.shape == b.shape and a.dtype == b.dtype and fills(*a.shape[:2])
 
         scale = pool.first.info.scale
-        # From here on, since a decoded image may be a thousand times as large as its file.
+        # The budget starts here: a decoded image may be a thousand times larger than its file.
         reads = Stage(
             name="read",
             calls=[partial(read, advance, scale, options)] * READERS,
@@ -189,7 +189,7 @@ def read(
 
 
 def header_of(task: ClaimedImage) -> Header | None:
-    """Return what an input states; None if it is no image, which reading it will report."""
+    """Return the header of an input; None if it is invalid, which reading reports later."""
     try:
         return header(task.job.source)
     except ImageError:
@@ -197,9 +197,9 @@ def header_of(task: ClaimedImage) -> Header | None:
 
 
 def memory_cost(scale: float, task: ClaimedImage) -> int:
-    """Return the bytes of a file, its pixels and its result, as its header states them.
+    """Return the bytes of a file, its pixels and its result, computed from its header.
 
-    While OpenCV decodes, it holds the pixels twice.
+    OpenCV holds the pixels twice while it decodes.
     """
     if task.header is None:
         return 0

@@ -29,7 +29,7 @@ class ClaimedImage:
     replaces: bool = False
     """Whether a file exists at the target that may be replaced."""
     header: Header | None = None
-    """What the input stated when it was claimed; None if it could not be read."""
+    """Header of the input when it was claimed; None if it could not be read."""
     began: float = field(default_factory=time.monotonic)
     """Start of the work, as a ``time.monotonic`` value."""
 

@@ -34,7 +34,7 @@ from resharp.opencv import cv2
 from resharp.reading import open_any
 
 logger = logging.getLogger(__name__)
-TRUNCATED_HINT = ", or use `allow_truncated` to restore what is there."
+TRUNCATED_HINT = ", or use `allow_truncated` to restore the readable part."
 _WALKERS: dict[str, Callable[[bytes], ContainerInfo]] = {
     "png": png.inspect,
     "jpeg": jpeg.inspect,
@@ -55,16 +55,15 @@ def read(
 
     Args:
         path: the file.
-        max_pixels: most pixels that an image may have; None reads ``RESHARP_MAX_PIXELS``, or takes
-            as many as the memory of this machine allows, and refuses files that are too small for
-            what they claim.
-        allow_truncated: read what is there of a file that lacks only its end. The first sentence of
+        max_pixels: most pixels that an image may have; None is ``RESHARP_MAX_PIXELS``, or else a
+            number that depends on the memory, and refuses suspiciously small files of large images.
+        allow_truncated: read the rest of a file whose end is missing. The first note in
             ``metadata.lost`` says what is missing.
 
     Raises:
         OptionError: ``max_pixels`` is not a positive integer.
         ImageError: the file cannot be read, is not an image, is damaged or truncated, holds
-            several images, has more pixels than it may, or is a variant that OpenCV would read
+            several images, has too many pixels, or is a variant that OpenCV would read
             incorrectly.
     """
     data = load(path, max_pixels=max_pixels)
@@ -84,12 +83,12 @@ def load(
     Args:
         path: the file, or a pipe or device that delivers one.
         max_pixels: as for :func:`read`.
-        check: called several times a second while a pipe is waited for; raising ends the wait.
+        check: called several times a second while waiting for a pipe; raising ends the wait.
 
     Raises:
         OptionError: ``max_pixels`` is not a positive integer.
-        ImageError: the file cannot be read, does not start like a supported image, or is larger
-            than it may be.
+        ImageError: the file cannot be read, does not start like a supported image, or is too
+            large.
     """
     name = str(path)
     with readable(name), open_any(path, check) as file:
@@ -127,8 +126,8 @@ def decode(
 
     Raises:
         OptionError: ``max_pixels`` is not a positive integer.
-        ImageError: the data is not one intact image of a supported format, or the image has more
-            pixels than it may.
+        ImageError: the data is not one intact image of a supported format, or it has too many
+            pixels.
     """
     form = detect(data[:HEAD], name)
     found = header(data, name)
@@ -165,7 +164,7 @@ def _picture(data: bytes, found: Header, form: formats.Format, name: str) -> Pic
 
 
 def _partial_picture(data: bytes, form: formats.Format, name: str) -> Picture:
-    """Decode what is there of a truncated file."""
+    """Decode the readable part of a truncated file."""
     from resharp.images import truncated
 
     with parsing(len(data)):
@@ -284,7 +283,7 @@ def _upright(pixels: Pixels, facts: ContainerInfo, form: formats.Format, name: s
 
 
 def _turned_gain_map(data: bytes, turn: int, most: int) -> bytes | None:
-    """Return a gain map of at most so many pixels turned as its image was, with its metadata."""
+    """Return a gain map, turned as its image was; None if it is too large or damaged."""
     flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         if header(data).pixels > most:

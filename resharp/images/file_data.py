@@ -1,4 +1,4 @@
-"""The bytes of a file, in memory or read when they are asked for."""
+"""The bytes of a file, in memory or read on demand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import BinaryIO, Protocol, overload
 
 
 class Data(Protocol):
-    """Bytes that a parser takes slices of: ``bytes`` itself, or :class:`FileData`."""
+    """Data that a parser slices: ``bytes``, or :class:`FileData`."""
 
     def __len__(self) -> int: ...
 
@@ -18,7 +18,7 @@ class Data(Protocol):
 
 
 class FileData:
-    """The bytes of a seekable file, of which only those are read that are asked for."""
+    """The bytes of a seekable file, of which only the requested slices are read."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

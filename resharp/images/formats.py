@@ -39,9 +39,9 @@ class Format:
 
     max_side: int = 2**31 - 1
     max_pixels: int | None = None
-    """Most pixels that its files can hold; None if the sides decide."""
+    """Most pixels that its files can hold; None if only the sides are limited."""
     max_bytes: int | None = None
-    """Most bytes of the pixels, whose rows are multiples of 4; None if files are compressed."""
+    """Most bytes of pixels, with rows padded to multiples of 4; None if files are compressed."""
     quality: int | None = None
     """Default quality; None if the format has no such setting."""
 
@@ -229,7 +229,7 @@ def check_size(form: Format, height: int, width: int, channels: int = 3) -> None
     """Check that a format can hold an image of a size.
 
     Raises:
-        OutputError: it cannot.
+        OutputError: the image is too large.
     """
     size = -(-width * channels // 4) * 4 * height
     most = None
@@ -247,7 +247,7 @@ def check_size(form: Format, height: int, width: int, channels: int = 3) -> None
 
 
 def check_result(suffix: str, height: int, width: int, scale: float) -> None:
-    """Check that a result can be written, before it is made; it may have 3 channels or 4.
+    """Check in advance that a result with 3 or 4 channels can be written.
 
     Args:
         suffix: suffix of the result, with the dot.

@@ -18,7 +18,7 @@ from resharp.images.ifd import MalformedError
 from resharp.reading import NotRegularError, open_regular
 
 HEAD = 256
-"""Bytes by which a format is detected."""
+"""Number of bytes from which a format is detected."""
 _SIZES: dict[str, Callable[[Data], Size]] = {
     "png": png.size,
     "jpeg": jpeg.size,
@@ -32,7 +32,7 @@ _SIZES: dict[str, Callable[[Data], Size]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What the first bytes of an image file state."""
+    """Format and size of an image, as the first bytes of its file state them."""
 
     format: str
     """Name of the format, detected from the content: png, jpeg, webp, ..."""
@@ -42,11 +42,11 @@ class Header:
     bits: int
     """Bits per pixel as stored, before any compression."""
     size: int
-    """Bytes of the file."""
+    """Size of the file in bytes."""
     least: int = 0
-    """Fewest bytes in which the format can hold such an image; 0 if nothing is certain."""
+    """Fewest bytes in which the format can store such an image; 0 if there is no bound."""
     decoded: int = 0
-    """Bytes of the decoded pixels, at most."""
+    """Largest possible size of the decoded pixels in bytes."""
 
     @property
     def pixels(self) -> int:
@@ -98,7 +98,7 @@ def detect(head: bytes, name: str) -> formats.Format:
     """Return the format that a file starts with.
 
     Raises:
-        ImageError: it is no supported image; the message says what it is.
+        ImageError: it is not a supported image; the message says what it is.
     """
     if not head:
         raise ImageError(f"{name} is empty (0 bytes). Copy or download it again.")
@@ -112,13 +112,13 @@ def detect(head: bytes, name: str) -> formats.Format:
 
 
 def damaged(name: str, form: formats.Format, why: object) -> ImageError:
-    """Return the error for a file that contradicts itself, or is not complete."""
+    """Return the error for a file that is damaged or incomplete."""
     return ImageError(f"{name} is a damaged {form.label} file: {why}. Copy or download it again.")
 
 
 @contextmanager
 def parsing(size: int) -> Iterator[None]:
-    """Raise DamagedContainerError for all that parsers raise for a file of ``size`` bytes."""
+    """Turn all errors of parsers into DamagedContainerError, for a file of ``size`` bytes."""
     try:
         yield
     except MalformedError as exc:
@@ -141,7 +141,7 @@ def readable(name: str) -> Iterator[None]:
     except NotRegularError as exc:
         raise ImageError(f"{name} cannot be read: {exc}. Name an image file.") from None
     except PermissionError as exc:
-        if os.path.isdir(name):  # Windows reports folders this way
+        if os.path.isdir(name):  # folders on Windows
             raise ImageError(f"{name} is a folder. Name the images in it instead.") from None
         raise ImageError(f"{name} cannot be read: {exc.strerror}. Change its permissions.") from exc
     except (OSError, ValueError) as exc:

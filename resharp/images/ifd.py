@@ -45,7 +45,7 @@ class Page:
     def __init__(
         self, data: Data, at: int | None = None, only: Collection[int] | None = None
     ) -> None:
-        """Read the directory at ``at``, or the first one; and only the values of some tags."""
+        """Read the directory at ``at``, or the first one; optionally only some tags."""
         self.order: Order = "<" if data[:2] == b"II" else ">"
         mark = _take(data, self.order + "H", 2)
         if data[:2] not in (b"II", b"MM") or mark not in (42, 43):
@@ -91,7 +91,7 @@ class Page:
         return struct.unpack(self.order + count * _NUMBERS[kind], raw)
 
     def numbers(self, tag: int) -> npt.NDArray[np.float64]:
-        """Return the integers of a tag of any length, as far as 53 bits hold them."""
+        """Return the integers of a tag of any length; they are exact up to 53 bits."""
         kind, _, raw = self.values.get(tag, (0, 0, b""))
         codes = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}
         return np.frombuffer(raw, self.order + codes.get(kind, "u1")).astype(np.float64)

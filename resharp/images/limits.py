@@ -1,4 +1,4 @@
-"""The largest image that is read, and the largest file: what an unknown file may cost at most."""
+"""Limits on the images and files that are read, so that an unknown file has a bounded cost."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _PIXEL = 3 * (1 + _RESULT)
 """By default, an 8-bit color image and its result of 4 times the size fit into a quarter of the
 memory."""
 _FREE, _RATIO = 2 << 30, 2048
-"""By default, an image and such a result take at most so many bytes, or so many per byte of their
-file: 2 GiB for a file of up to 1 MiB. Photos and drawings stay far below."""
+"""By default, an image and such a result may take 2 GiB, or 2048 bytes per byte of the file if that
+is more. Photos and drawings stay far below."""
 _LYING = 1000
-"""A header that claims so many times what a file can hold is not that of a truncated image."""
+"""A truncated file may claim up to this many times what it can hold."""
 _FILE_PIXEL, _FILE_MORE = 16, 64 << 20
-"""Bytes per pixel, and for metadata, that a file may have: RGBA of 32 bits is the largest."""
+"""Largest size of a file: bytes per pixel (RGBA of 32 bits), and bytes for metadata."""
 _OPENCV_BYTES = 2**31 - 1
 """OpenCV counts the bytes of a file in 32 bits."""
 _OPENCV_LIMITS = {"PIXELS": 1 << 30, "WIDTH": 1 << 20, "HEIGHT": 1 << 20}
@@ -40,7 +40,7 @@ class PixelLimit:
 
     pixels: int
     chosen: bool
-    """Whether the user chose it, and so trusts the files."""
+    """Whether the user set it, which means that they trust the files."""
 
     @property
     def bytes(self) -> int:
@@ -49,10 +49,10 @@ class PixelLimit:
 
 
 def pixel_limit(max_pixels: int | None) -> PixelLimit:
-    """Return the limit that applies: the option, the environment's, or that of the memory.
+    """Return the limit: ``max_pixels``, else RESHARP_MAX_PIXELS, else one that fits the memory.
 
     Raises:
-        OptionError: the option or the variable is no positive integer.
+        OptionError: the argument or the variable is not a positive integer.
     """
     if max_pixels is not None:
         return PixelLimit(check_int("max_pixels", max_pixels), chosen=True)
@@ -71,33 +71,31 @@ def check_header(found: Header, name: str, max_pixels: int | None, *, whole: boo
     Args:
         found: the header.
         name: how error messages refer to the file.
-        max_pixels: the option of that name.
-        whole: whether the file is to be complete; a truncated one may have fewer bytes than any
-            such image, but not a thousandth of them.
+        max_pixels: most pixels; None for the default, see :func:`pixel_limit`.
+        whole: whether the file must be complete. A truncated one may claim up to a thousand times
+            what it can hold.
 
     Raises:
-        ImageError: the file is smaller than any such image, or the image is larger than it may be.
+        ImageError: the file is too small for what its header claims, or the image is too large.
     """
     if found.least > found.size * (1 if whole else _LYING):
         form = next(form for form in formats.available() if form.name == found.format)
         raise damaged(name, form, overstated(found))
     limit = pixel_limit(max_pixels)
-    trust = f"If you trust it, set `max_pixels` to {found.pixels}."
+    trust = f"If you trust the file, set `max_pixels` to {found.pixels}."
     if found.pixels > limit.pixels:
-        raise ImageError(
-            f"{name} has {_claim(found)}, more than the {limit.pixels} that are allowed. {trust}"
-        )
+        raise ImageError(f"{name} has {_claim(found)}, over the limit of {limit.pixels}. {trust}")
     if not limit.chosen and found.decoded * (1 + _RESULT) > max(_FREE, _RATIO * found.size):
         raise ImageError(
-            f"{name} has {_claim(found)} in {found.size} bytes. Files that small are rarely images "
-            f"of that size. {trust}"
+            f"{name} has {_claim(found)} in only {found.size} bytes, which may be a decompression "
+            f"bomb. {trust}"
         )
     sides = {"PIXELS": found.pixels, "WIDTH": found.width, "HEIGHT": found.height}
     for side, value in sides.items():
         if value > (most := _opencv(side)):
             raise ImageError(
-                f"{name} has {_claim(found)}, but OpenCV reads at most {most} ({side.lower()}). If "
-                f"you trust it, set the environment variable {_variable(side)} to {value}."
+                f"{name} has {_claim(found)}, over OpenCV's limit of {most} ({side.lower()}). "
+                f"If you trust the file, set the environment variable {_variable(side)} to {value}."
             )
 
 
@@ -126,7 +124,7 @@ def read_file(file: BinaryIO, name: str, max_pixels: int | None) -> bytes:
         max_pixels: as for :func:`check_header`.
 
     Raises:
-        ImageError: the file is no image that may be read, or is too large for one.
+        ImageError: the file is not a supported image, or it is too large.
         OSError: it cannot be read.
     """
     limit = pixel_limit(max_pixels).bytes
@@ -136,14 +134,14 @@ def read_file(file: BinaryIO, name: str, max_pixels: int | None) -> bytes:
     check_header(found, name, max_pixels, whole=False)
     _check_bytes(found.size, name, limit)
     file.seek(0)
-    return file.read(found.size)  # with a number, it is not put together from two parts
+    return file.read(found.size)  # read() without a size would copy the data once more
 
 
 def _read_pipe(file: BinaryIO, name: str, limit: int) -> bytes:
     whole = io.BytesIO()
     while part := file.read(_CHUNK):
         if not whole.tell():
-            detect(part[:HEAD], name)  # or more would be read in vain
+            detect(part[:HEAD], name)  # refuses other files before the rest is read
         whole.write(part)
         _check_bytes(whole.tell(), name, limit)
     return whole.getvalue()
@@ -157,8 +155,8 @@ def _check_bytes(size: int, name: str, limit: int) -> None:
         )
     if size > limit:
         raise ImageError(
-            f"{name} has more than {limit} bytes, and no image of the size that is allowed needs "
-            "as many. If you trust it, set a larger `max_pixels`."
+            f"{name} has more than {limit} bytes, more than any image within the pixel limit "
+            "needs. If you trust the file, set a larger `max_pixels`."
         )
 
 
@@ -167,5 +165,5 @@ def _variable(side: str) -> str:
 
 
 def _opencv(side: str) -> int:
-    """Return one of OpenCV's own limits, which the environment may set."""
+    """Return one of OpenCV's own limits, which environment variables can change."""
     return number_of(_variable(side)) or _OPENCV_LIMITS[side]

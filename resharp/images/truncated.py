@@ -1,8 +1,8 @@
-"""Files that lack only their end: completed, so that OpenCV decodes the part that is there.
+"""Truncated files, completed so that OpenCV decodes the readable part.
 
-Each format is completed in its own way (``completed``). How many rows are missing follows from the
-data (PNG, TIFF, GIF, BMP), from rows that libjpeg left gray, or from decoding the file twice, ended
-at two places: rows that differ, and those below them, are not there (WebP).
+Each format is completed in its own way (``completed``). The number of missing rows follows from the
+data (PNG, TIFF, GIF, BMP), from the rows that libjpeg leaves gray, or from decoding the file twice
+with different ends: rows from the first difference on are missing (WebP).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _ADAM7 = (
 )
 """Left, top, and steps to the right and down of the passes of an interlaced PNG."""
 _GRIDS = ((8, 8), (8, 4), (4, 4), (4, 2), (2, 2), (2, 1))
-"""Steps down and to the right between the pixels that are there after each pass."""
+"""Steps down and to the right between the pixels that are known after each pass."""
 _EARLIER = 32
-"""Bytes less for the second way to end a WebP file."""
+"""Number of bytes that the second decoding of a WebP file lacks."""
 _SPARE, _ZEROS = 1024, 64 << 20
-"""Zeros behind the end of a WebP file, which decoders read ahead of, and at most in place of it."""
+"""Zeros after the end of a WebP file, for decoders that read ahead; most zeros for missing data."""
 _MOST_PIXELS = 1 << 30
 
 
@@ -39,31 +39,31 @@ class PartialFile:
     """A complete file made of a truncated one."""
 
     data: bytes
-    """What to decode."""
+    """The file to decode."""
 
     height: int | None = None
-    """Rows of the image, if those of ``data`` are fewer."""
+    """Rows of the image, if ``data`` has fewer."""
 
     missing: int | None = None
-    """Rows that are missing, if it is known."""
+    """Number of missing rows, if it is known."""
 
     first: bool = False
-    """Whether the missing rows are the first ones, and not the last."""
+    """Whether the first rows are missing, and not the last ones."""
 
     taken: tuple[NDArray[np.intp], NDArray[np.intp]] | None = None
-    """Rows and columns of ``data``, as indices of them, of which an interlaced image is made."""
+    """Indices of the rows and columns of ``data`` that make up an interlaced image."""
 
     earlier: bytes | None = None
-    """The same file, ended somewhat earlier."""
+    """The same file with an earlier end."""
 
     blurred: int = 0
-    """Rows above a difference that filters of the format may change too."""
+    """Rows above a difference that the filters of the format may affect."""
 
     def finish(self, pixels: Pixels, decode: Callable[[bytes], Pixels]) -> tuple[Pixels, str]:
         """Return the decoded pixels with black in the missing rows, and a note.
 
         Args:
-            pixels: decoded ``data``, as it lies in the file.
+            pixels: decoded ``data``, before any rotation.
             decode: decodes other data in the same way.
 
         Raises:
@@ -95,7 +95,7 @@ class PartialFile:
 
 
 def _check_size(width: int, height: int) -> None:
-    """Refuse to make a large image of a few bytes; OpenCV has the same limit."""
+    """Refuse to create a large image from a few bytes; OpenCV has the same limit."""
     if width * height > _MOST_PIXELS:
         raise DamagedContainerError(f"it claims {width} x {height} pixels")
 
@@ -107,12 +107,12 @@ def _check_rows(rows: int) -> None:
 
 def _note(missing: int, rows: int, place: str, color: str) -> str:
     which = f"{missing} of {rows} rows are" if missing > 1 else f"row of {rows} is"
-    least = "at least " if color == "gray" else ""  # a part of the rows above is gray too
+    least = "at least " if color == "gray" else ""  # some rows above are partly gray
     return f"the file is truncated: {least}the {place} {which} missing and left {color}"
 
 
 def _with_gray_rows(pixels: Pixels) -> tuple[Pixels, str]:
-    """Return the pixels and a note on the last rows, which libjpeg leaves gray."""
+    """Return the pixels, and a note on the last rows, which libjpeg leaves gray."""
     same = (pixels == pixels[-1, -1]).reshape(len(pixels), -1).all(axis=1)
     missing = len(pixels) if same.all() else int(np.argmin(same[::-1]))
     if abs(np.asarray(pixels[-1, -1], np.int64) - 128).max() > 1 or not missing:
@@ -125,7 +125,7 @@ def _with_gray_rows(pixels: Pixels) -> tuple[Pixels, str]:
 
 
 def completed(form: str, data: bytes) -> PartialFile:
-    """Return a file of the same image that is complete.
+    """Return a complete file of the same image.
 
     Args:
         form: name of the format.
@@ -136,12 +136,12 @@ def completed(form: str, data: bytes) -> PartialFile:
     """
     ways = {"png": _png, "jpeg": _jpeg, "webp": _webp, "tiff": _tiff, "gif": _gif, "bmp": _bmp}
     if form not in ways:
-        raise DamagedContainerError(f"a part of {form.upper()} cannot be read")
+        raise DamagedContainerError(f"{form.upper()} cannot be read in part")
     return ways[form](data)
 
 
 def _png(data: bytes) -> PartialFile:
-    """Decompress the rows that are there, and compress them as an image of their own.
+    """Decompress the rows that are there, and compress them as a complete image.
 
     An interlaced image keeps its size; its missing pixels are 0.
     """
@@ -215,7 +215,7 @@ def _webp(data: bytes) -> PartialFile:
         if name in (b"VP8 ", b"VP8L"):
             break
         if name == b"ANMF":
-            raise DamagedContainerError("a part of an animation cannot be read")
+            raise DamagedContainerError("animations cannot be read in part")
         at += 8 + size + size % 2
     else:
         raise DamagedContainerError("it ends before its image data")

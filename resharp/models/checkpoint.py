@@ -37,7 +37,7 @@ BARE = ""
 """``Checkpoint.state_key`` of a file with the tensors at its top level."""
 
 _SHOWN = 3000
-"""Characters of an error that are shown."""
+"""Most characters of an error that are shown."""
 _ATTEMPTS = 12
 """Candidates of one file that are offered to spandrel."""
 
@@ -101,7 +101,7 @@ def read_checkpoint(
             parameters=remembered | dict(parameters or {}),
         )
     except CheckpointError as error:
-        text = str(error)  # may name tensors, whose names have any length
+        text = str(error)  # it may contain names of tensors of any length
         raise type(error)(f"{file}: {text[:_SHOWN]}{'...' * (len(text) > _SHOWN)}") from error
     except OptionError as error:
         if parameters or not remembered:

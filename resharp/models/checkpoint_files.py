@@ -23,7 +23,7 @@ from resharp.reading import open_regular
 
 _AGAIN = "download it again and compare its size and hash with the published ones"
 _DIRECTORY_BYTES = 16 << 20
-"""Bytes that the list of a zip file's members may have: 100 for each tensor."""
+"""Largest directory of a zip file in bytes; each tensor takes 100."""
 _PICKLES = 5
 """Pickles at the start of torch's old format; the bytes of the storages follow."""
 _PAGE = re.compile(rb"\s*<(!doctype|html|head|body|\?xml)", re.IGNORECASE)
@@ -84,7 +84,7 @@ def _refuse_known(path: Path, head: bytes) -> None:
 
 
 class _ZipStream(io.BufferedReader):
-    """A file whose reader asks for the whole list of members at once, before it knows any."""
+    """A file that limits the size of one read, since zipfile reads the whole directory at once."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > _DIRECTORY_BYTES:
@@ -178,7 +178,7 @@ def _read_torch(path: Path, size: int, pickled: bytes, storages: Mapping[str, in
                 "could run code: ask its publisher for only the state dict, ideally as .safetensors"
             ) from error
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
-            raise CheckpointError(f"no memory to read {path}: close other programs") from error
+            raise CheckpointError(f"out of memory reading {path}: close other programs") from error
         raise CheckpointError(f"{path} is truncated or damaged: {_AGAIN}") from error
 
 

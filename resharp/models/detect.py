@@ -15,9 +15,9 @@ from resharp.models.archs import find, known, names
 
 _SHOWN = 3
 _LARGEST = 1024
-"""Largest number that may override a smaller one which the weights reveal."""
+"""Largest number that may override a smaller one inferred from the weights."""
 _LONGEST = 64
-"""The same for the numbers in a list, and for how many there are."""
+"""The same for the numbers in a list, and for the length of the list."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,7 +118,7 @@ def _merged(kind: Architecture, inferred: Parameters, given: Mapping[str, int | 
 
 
 def _check_size(kind: Architecture, name: str, value: int | str, inferred: int | str) -> None:
-    """Refuse numbers of blocks that would take hours to build, as damaged metadata may have."""
+    """Refuse numbers of blocks in damaged metadata that would take hours to build."""
     numbers = [int(one) for one in re.findall(r"\d{1,12}", str(value))]
     usual = [int(one) for one in re.findall(r"\d{1,12}", str(inferred))]
     most = max(_LARGEST if isinstance(value, int) else _LONGEST, *usual, 0)

@@ -1,9 +1,9 @@
-"""A look through the pickle of a checkpoint before torch builds anything from it.
+"""A check of the pickle of a checkpoint before torch builds anything from it.
 
-torch's restricted unpickler runs no code, but it believes every size: a few bytes can ask it for a
-``bytearray`` of 100 GB, for a tensor that repeats one number 10^12 times, for text that doubles
-with each ``encode``, for copies of copies of a dict, or for more bytes of a storage than the file
-has. So the opcodes are executed here first, on stand-ins without content.
+torch's restricted unpickler runs no code, but it trusts every size: a few bytes can make it create
+a ``bytearray`` of 100 GB, a tensor that repeats one number 10^12 times, text that doubles with each
+``encode``, copies of copies of a dict, or a storage larger than the file. So the opcodes are
+executed here first, on stand-ins without content.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from typing import Any, BinaryIO
 import torch
 
 PICKLE_BYTES = 16 << 20
-"""Bytes that the pickle of a checkpoint, which has names and shapes only, may have."""
+"""Largest pickle of a checkpoint in bytes; it holds only names and shapes."""
 FACTOR, SPARE = 4, 64 << 20
-"""Tensors may take this many times the bytes of their file, plus so many: float8 becomes float32,
-and a small file may repeat a constant."""
+"""Tensors may take this many times the bytes of their file, plus a constant: float8 becomes
+float32, and a small file may repeat a value."""
 _COPIES = 1_000_000
-"""Items that may be copied from one container to another."""
+"""Most items that are copied from one container to another."""
 _AXES = 64
-"""Axes that a tensor may have: shorter tuples are shapes."""
+"""Most axes of a tensor; tuples up to this length may be shapes."""
 _DEEPEST = 64
-"""Levels of tuples within tuples; Python computes the hash of a key level by level."""
+"""Most levels of tuples within tuples; Python hashes keys recursively."""
 _BYTES = (
     dict.fromkeys(("Byte", "Char", "Bool", "Untyped", "QInt8", "QUInt8", "QUInt4x2", "QUInt2x4"), 1)
     | dict.fromkeys(("Half", "BFloat16", "Short"), 2)
@@ -36,7 +36,7 @@ _BYTES = (
     | dict.fromkeys(("Double", "Long", "ComplexFloat"), 8)
     | {"ComplexDouble": 16}
 )
-"""Bytes per item of each class of storages."""
+"""Bytes per item of each storage class."""
 _STORAGE = re.compile(r"torch(?:\.cuda|\.storage)?\.(\w+)Storage")
 _CONTAINERS = {"collections.OrderedDict", "collections.Counter", "builtins.set"}
 _PARAMETER = "torch.nn.parameter.Parameter"
@@ -54,7 +54,7 @@ _HARMLESS = {
 
 
 class TooMuchError(Exception):
-    """A pickle that asks for more than its file can hold; the message completes "it ..."."""
+    """A pickle that needs more than its file can hold; the message completes "it ..."."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class _Tuple:
 
 @dataclass
 class _Made:
-    """A container or a tensor, of which only the number of items is known."""
+    """A stand-in for a container or a tensor, with only its number of items."""
 
     items: int = 0
 
@@ -89,7 +89,7 @@ def scan(stream: BinaryIO, file_bytes: int, sizes: Mapping[str, int] | None = No
         sizes: bytes of each storage by its key; None if they are not known yet.
 
     Raises:
-        TooMuchError: it asks for more memory than the file can account for.
+        TooMuchError: it needs far more memory than the size of the file.
         pickle.UnpicklingError: it refers to something that no checkpoint needs.
         Exception: it is damaged; anything may be raised.
     """
@@ -107,7 +107,7 @@ def most_bytes(file_bytes: int) -> int:
 
 
 class _Machine:
-    """The part of pickle's machine that torch's restricted unpickler has."""
+    """The part of the pickle machine that torch's restricted unpickler supports."""
 
     def __init__(self, file_bytes: int, sizes: Mapping[str, int] | None) -> None:
         self._file_bytes, self._sizes = file_bytes, sizes
@@ -183,7 +183,7 @@ class _Machine:
         if key not in self._stored:
             left = self._file_bytes - self._total
             if not 0 <= count * item <= (left if self._sizes is None else self._sizes.get(key, 0)):
-                raise TooMuchError(f"asks for {count * item} bytes of a storage that has fewer")
+                raise TooMuchError(f"needs {count * item} bytes of a storage that has fewer")
             self._stored[key] = count * item
             self._total += count * item
         self._stack.append(_Stored(item))
@@ -224,7 +224,7 @@ class _Machine:
         self._count_copies(*(state.items if isinstance(state, _Tuple) else (state,)))
 
     def _count_copies(self, *items: Any) -> None:
-        """Count what a call may copy."""
+        """Count the items that a call may copy."""
         self._copied += sum(one.items for one in items if isinstance(one, _Made))
         lengths = (len(one.items) for one in items if isinstance(one, _Tuple))
         self._copied += sum(length for length in lengths if length > _AXES)
@@ -232,16 +232,16 @@ class _Machine:
             raise TooMuchError(f"copies more than {_COPIES} items of its containers")
 
     def _check_tensor(self, items: tuple[Any, ...]) -> None:
-        """Check (storage, offset, size, stride, ...): no more items than the file accounts for."""
+        """Check (storage, offset, size, stride, ...): the items must not exceed the file."""
         storage, _, size = items[:3]
         count = math.prod(size.items)
         if max(storage.item_bytes, 4) * count > most_bytes(self._file_bytes):
             shape = "x".join(map(str, size.items))
-            raise TooMuchError(f"has a tensor of {shape} items, far more than fit in it")
+            raise TooMuchError(f"has a tensor of {shape} items, far more than the file can hold")
 
 
 def _global(argument: str) -> _Global:
-    """Return the stand-in for something by its module and name, if checkpoints need it."""
+    """Return the stand-in for a global by module and name, if checkpoints need it."""
     name = argument.replace(" ", ".").replace("__builtin__.", "builtins.")
     known = name in _CONTAINERS or name in _REBUILD or name in _HARMLESS
     if not known and not _STORAGE.fullmatch(name) and not _TENSOR.fullmatch(name):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 MOST_WORKERS = 256
-"""Most images in flight on a device; each takes a thread, and memory."""
+"""Most images in flight on a device; each takes a thread and memory."""
 FEW_CORES = 4
 """Up to this many cores, each core restores an image of its own: measured 1.1 times as fast as all
 cores on one image (SRVGGNetCompact, two cores). Beyond that, memory would grow with every core."""
@@ -133,7 +133,7 @@ class RestoreConfig(Settings):
             "views": int(self.tta),
             "faces": None if self.face is None else asdict(self.faces),
         }
-        text = json.dumps(parts, sort_keys=True, default=float)  # of numpy
+        text = json.dumps(parts, sort_keys=True, default=float)  # numpy numbers
         return sha256_of(text.encode())
 
 

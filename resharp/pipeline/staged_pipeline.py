@@ -231,7 +231,7 @@ class Pipeline:
                         break
                     ended = time.perf_counter()
                     self._put(0, number, [item])
-                    del item  # or it would be held until the next one is there
+                    del item  # free it while waiting for the next one
                     number += 1
                     self._count(0, 1, ended - began, 0.0, time.perf_counter() - ended)
             finally:
@@ -257,7 +257,7 @@ class Pipeline:
                 else:
                     self._put(index, number, results)
                 count = len(items)
-                del items, results  # or they would be held until the next ones are there
+                del items, results  # free them while waiting for the next ones
                 waited = taken - began - blocked
                 blocked += time.perf_counter() - done
                 self._count(index, count, done - taken, waited, blocked)

@@ -65,7 +65,7 @@ def stream(
 
 
 class _Workers:
-    """Daemon threads that make calls; unlike an executor's, they never keep a process alive."""
+    """Daemon threads that run calls; unlike an executor's, they never keep a process alive."""
 
     def __init__(self, call: Callable[[Image], Image], count: int) -> None:
         self._call, self._count = call, count
@@ -73,7 +73,7 @@ class _Workers:
         self._threads: list[threading.Thread] = []
 
     def submit(self, frame: Image) -> Future[Image]:
-        """Have a call made; its result, or what it raises, comes through the future."""
+        """Schedule a call; its result or exception is set on the future."""
         future: Future[Image] = Future()
         self._tasks.put((future, frame))
         if len(self._threads) < self._count:
@@ -91,7 +91,7 @@ class _Workers:
                     future.set_result(self._call(frame))
                 except BaseException as error:
                     future.set_exception(error)
-            del task, future, frame  # or they would be held until the next ones are there
+            del task, future, frame  # free them while waiting for the next ones
 
     def close(self) -> None:
         """Wait for the calls in progress."""
@@ -118,7 +118,7 @@ def _stream(
             # A copy, since video readers often refill one buffer.
             own = np.array(frame) if isinstance(frame, np.ndarray) else frame
             pending.append(pool.submit(own))
-            del frame, own  # or they would be held until the next one is there
+            del frame, own  # free them while waiting for the next one
             if len(pending) >= ahead:
                 yield pending.popleft().result()
         while pending:

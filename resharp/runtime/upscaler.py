@@ -208,7 +208,7 @@ class Upscaler:
                 self._fill(one, source, target, advance)
         except _RaisedByProgress as error:
             raised = error.error
-        if raised is not None:  # outside of the handler, which would become its context
+        if raised is not None:  # outside the handler, so that it has no context
             raise raised
         return out
 
@@ -365,9 +365,9 @@ class Upscaler:
 
 
 class _RaisedByProgress(BaseException):
-    """Carries a caller's exception past the backends, which would take theirs for it.
+    """Carries an exception of the caller's ``progress`` past the backends.
 
-    E.g. a MemoryError of a progress callback means no tile that is too large.
+    They would otherwise take it for their own, e.g. a MemoryError for a tile that is too large.
     """
 
     def __init__(self, error: Exception) -> None:

@@ -222,8 +222,8 @@ def _first_frame(
     width, height = context.width, context.height
     if width * height > limit:
         raise VideoError(
-            f"{path} has frames of {width} x {height} pixels, more than the {limit} that are "
-            f"allowed. If you trust it, set `max_pixels` to {width * height}."
+            f"{path} has frames of {width} x {height} pixels, over the limit of {limit}. "
+            f"If you trust the file, set `max_pixels` to {width * height}."
         )
     try:
         for packet in container.demux(stream):

@@ -223,7 +223,7 @@ def _add_picture(
 
 
 def _translation(clip: Clip, encoder: VideoEncoder) -> tuple[int, int] | None:
-    """Return the translation of the display matrix, which is in pixels; None if it does not fit."""
+    """Return the translation of the display matrix in pixels; None if it is too large."""
     if clip.matrix is None:
         return 0, 0
     across, down = clip.matrix[6:8]

@@ -36,9 +36,9 @@ CODECS = {
 
 CodecName = Literal["auto", "h264", "hevc", "av1", "ffv1"]
 LATEST = 10**9
-"""Seconds, 31 years, that ``start`` and ``end`` may be."""
+"""Largest ``start`` and ``end`` in seconds, 31 years."""
 MOST_THREADS = 1024
-"""Threads that ``encoder_threads`` may be."""
+"""Largest number of ``encoder_threads``."""
 SEGMENT = 120
 
 
@@ -81,10 +81,10 @@ class VideoOptions:
     journal: JournalOption = "auto"
     """Where it is recorded that the result is finished; ``auto`` is the cache folder."""
     max_pixels: int | None = None
-    """Most pixels that a frame may have; None: as :func:`resharp.images.read`."""
+    """Most pixels that a frame may have; None is the default of :func:`resharp.images.read`."""
 
     def __post_init__(self) -> None:
-        pixel_limit(self.max_pixels)  # also the environment's
+        pixel_limit(self.max_pixels)  # checks RESHARP_MAX_PIXELS too
         check_choice("journal", self.journal, get_args(JournalOption))
         check_choice("codec", self.codec, ("auto", *CODECS))
         for name in ("encoder", "preset", "pixel_format"):

@@ -179,7 +179,7 @@ def _check_kind(source: Path) -> None:
     """Refuse a pipe or a device.
 
     Raises:
-        VideoError: it is one.
+        VideoError: the input is a pipe or a device.
     """
     if os.path.exists(source) and not (os.path.isdir(source) or os.path.isfile(source)):
         what = kind_of(source.stat().st_mode)
@@ -231,14 +231,14 @@ def _try_container(target: Path, clip: Clip, options: VideoOptions) -> MuxPlan:
             cause, av = error.__cause__, pyav()
             if isinstance(cause, av.error.ArgumentError | av.error.PatchWelcomeError):
                 raise VideoError(_untimed(clip, options, cause)) from error
-            raise  # the disk is full
+            raise  # e.g. the disk is full
         finally:
             encoding.abandon()
         return choose_container(target, clip, path)
 
 
 def _untimed(clip: Clip, options: VideoOptions, error: BaseException) -> str:
-    """Return the message for times that no encoder takes; nothing else of the trial can be odd."""
+    """Return the message for times that no encoder takes, the only cause of failed trials."""
     base, rate = timing(clip, options)
     return (
         f"{clip.path}: {float(rate):g} frames per second in ticks of {float(base):g} seconds "

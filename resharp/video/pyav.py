@@ -69,7 +69,7 @@ def open_video(
 
 
 def limiting(max_pixels: int | None) -> dict[str, str]:
-    """Return the options of FFmpeg's decoders for a limit; empty if there is none."""
+    """Return the decoder options of FFmpeg for a limit; empty without a limit."""
     return {} if max_pixels is None else {"max_pixels": str(min(max_pixels, 2**31 - 1))}
 
 

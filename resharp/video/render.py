@@ -159,7 +159,7 @@ class Renderer:
         yield _Group(items, is_last=True, error=problem)
 
     def _cost(self, group: _Group) -> int:
-        """Return the bytes of frames and their results."""
+        """Return the memory of frames and their results in bytes."""
         size = sum(item.frame.source.image.nbytes for item in group.items)
         return int(size * (1 + self._rendering.scale**2))
 

@@ -179,7 +179,7 @@ class Workspace:
 
     @property
     def is_vain(self) -> bool:
-        """Whether this run has begun, and has finished nothing that another could use."""
+        """Whether this run has begun, but finished nothing that another run could use."""
         images = self.files is not None and self.files.existing()
         return self.begun and not self.segments and not images
 

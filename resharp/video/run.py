@@ -119,8 +119,8 @@ def restore_video(
         overwrite: replace an existing result.
         journal: where it is recorded that the result is finished: ``output`` (in ``.resharp``
             beside it) or ``cache`` (the cache folder, also the meaning of ``auto``).
-        max_pixels: most pixels that a frame may have; None reads ``RESHARP_MAX_PIXELS``, or takes
-            as many as the memory of this machine allows.
+        max_pixels: most pixels that a frame may have; None is ``RESHARP_MAX_PIXELS``, or else a
+            number that depends on the memory.
         progress: called with (frames done, frames in all) from this thread; the total is an
             estimate, or 0 if it is unknown; raising cancels.
         on_stages: called before ``progress`` with what each stage has done so far.

@@ -111,10 +111,10 @@ def _matching(pattern: str) -> list[tuple[int, Path]]:
 
 
 def _check_size(path: Path, max_pixels: int | None) -> None:
-    """Check the header of a file that is an image, perhaps an animated or incomplete one.
+    """Check the header of a file if it is an image, which may be animated or incomplete.
 
     Raises:
-        VideoError: its frames have more pixels than they may.
+        VideoError: its frames have too many pixels.
     """
     try:
         with open_regular(path) as file:
@@ -123,7 +123,7 @@ def _check_size(path: Path, max_pixels: int | None) -> None:
                 return
             found = header(file, str(path))
     except (OSError, ImageError):
-        return  # what reads it says why
+        return  # reading it reports the reason
     try:
         check_header(found, str(path), max_pixels, whole=found.format in _STILL)
     except ImageError as error:
@@ -179,7 +179,7 @@ def _color_of(stated: Metadata) -> Color:
 
 
 def picture(path: Path, max_pixels: int | None = None) -> tuple[Image, Metadata]:
-    """Read an image of a sequence of at most so many pixels, and what it states.
+    """Read an image of a sequence, of at most so many pixels, and its properties.
 
     Returns:
         BGR or BGRA ``[h, w, c]``, uint8 or uint16, and the metadata.

@@ -116,7 +116,7 @@ def _decoded(
         except av.error.FFmpegError as error:
             frames, damaged, why = [], damaged + 1, reason(error)
         yield from frames
-    if ends.broken:  # the packet that ends a file has not come: the decoder still holds frames
+    if ends.broken:  # without the packet that ends a file, the decoder still holds frames
         with suppress(av.error.FFmpegError):
             yield from decoder.decode(None)
     if damaged:

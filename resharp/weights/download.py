@@ -27,9 +27,9 @@ from resharp.weights.entry import ModelEntry
 
 CHUNK = 1 << 16
 LARGEST = 4 << 30
-"""Bytes that a file may have whose size the catalogue does not know."""
+"""Largest file in bytes if the catalogue does not state its size."""
 PATIENCE = 10
-"""Timeouts within which a chunk must arrive: a server may send a byte now and then for years."""
+"""Timeouts within which a chunk must arrive, since a server may send single bytes forever."""
 TRANSIENT = (408, 425, 429)
 
 
@@ -135,7 +135,7 @@ def _once(url: str, part: Path, wanted: Wanted, progress: Progress) -> None:
                 get(url, sink, None)
         except (ResharpError, CancelledError):
             raise
-        except Exception as error:  # also of sockets, once it was closed for being too slow
+        except Exception as error:  # also of a socket that was closed because it was too slow
             if sink.too_slow:
                 raise TransientError(
                     f"fewer than {CHUNK} bytes within {PATIENCE * wanted.timeout:g} s"
@@ -155,7 +155,7 @@ def _once(url: str, part: Path, wanted: Wanted, progress: Progress) -> None:
 
 
 class _Sink(io.BufferedWriter):
-    """The file that pooch writes to; counts, limits, hashes and reports bytes as they arrive."""
+    """The file that pooch writes to. Counts, limits, hashes and reports bytes as they arrive."""
 
     def __init__(self, part: Path, size: int | None, progress: Progress) -> None:
         super().__init__(io.FileIO(part, "w"))
@@ -168,7 +168,7 @@ class _Sink(io.BufferedWriter):
         """Reject a wrong file, e.g. a login page, before it is downloaded."""
         self.response = response
         if response.is_redirect:
-            response.close()  # its body, which requests would read to the end, may have none
+            response.close()  # requests would read its body to the end, which may never come
             return
         length = response.headers.get("Content-Length", "")
         plain = "Content-Encoding" not in response.headers
@@ -190,7 +190,7 @@ class _Sink(io.BufferedWriter):
 
     @contextmanager
     def watched(self, seconds: float) -> Iterator[None]:
-        """Close the connection from another thread if no chunk arrives for so long."""
+        """Close the connection from another thread if no chunk arrives in time."""
         ended = threading.Event()
 
         def watch() -> None:
@@ -211,8 +211,8 @@ class _Sink(io.BufferedWriter):
 
 
 def _hang_up(response: Any) -> None:
-    """End a connection on which another thread waits; closing it would wait too."""
-    with suppress(OSError, ValueError, AttributeError):  # it has ended by itself
+    """Shut down a connection on which another thread waits; closing it would block as well."""
+    with suppress(OSError, ValueError, AttributeError):  # it has already ended
         number = response.raw.fileno()
         with socket.fromfd(number, socket.AF_INET, socket.SOCK_STREAM) as line:
             line.shutdown(socket.SHUT_RDWR)

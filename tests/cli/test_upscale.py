@@ -444,7 +444,7 @@ def test_standard_input_has_limits(run: Any, compact: Bundle) -> None:
     options = ("-m", str(compact.folder), "--backend", "onnx")
     done = piped("-", "-o", "b.png", "--max-pixels", "191", *options, stdin=data)
     assert done.returncode == 1
-    assert b"standard input has 16 x 12 pixels, more than the 191 that" in done.stderr
+    assert b"standard input has 16 x 12 pixels, over the limit of 191." in done.stderr
     assert b"set --max-pixels to 192" in done.stderr
     done = piped("-", "-o", "b.png", *options, stdin=b"no image" * 9)
     assert b"standard input is not a supported image" in done.stderr
@@ -540,7 +540,7 @@ def test_what_is_there_of_a_truncated_image_is_restored_on_request(run: Any) -> 
     Path("a.png").write_bytes(data[: len(data) // 2])
     done = run("a.png", "-o", "b.png")
     assert done.exit_code == 1
-    assert "or use --allow-truncated to restore what is there." in done.output
+    assert "or use --allow-truncated to restore the readable part." in done.output
     done = run("a.png", "-o", "b.png", "--allow-truncated")
     assert done.exit_code == 0, done.output
     assert "note: b.png: the file is truncated: the last " in done.output

@@ -45,7 +45,7 @@ def run(name: str, *, short: bool = False, seed: int = 0) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run drills; the exit code is 1 if one has found something."""
+    """Run drills; return 1 if one has found a fault."""
     parser = argparse.ArgumentParser(prog="python -m tests.drill", description="Drill resharp.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(DRILLS))
     parser.add_argument("--short", action="store_true", help="seconds instead of minutes")

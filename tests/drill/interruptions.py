@@ -1,4 +1,4 @@
-"""Runs that are stopped at any time and started again end as if nothing had happened."""
+"""Runs that are stopped at a random time and started again have undisturbed results."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_any_change_of_a_sidecar_is_refused_or_harmless(compact: Bundle) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": 3}, "task must be a text, got 3"),
+        ({"task": 3}, "task must be a string, got 3"),
         ({"scale": True}, "scale must be an integer, got True"),
         ({"scale": 10**30}, "scale must be between 1 and 32"),
         ({"scale": 33}, "scale must be between 1 and 32, got 33"),
@@ -115,7 +115,7 @@ def test_any_change_of_a_sidecar_is_refused_or_harmless(compact: Bundle) -> None
         ({"fixed_size": 0}, "fixed_size must be between 1"),
         ({"overlap": 10**6}, "overlap must be between 0 and 512"),
         ({"overlap_curve": [[math.inf, 1]]}, "overlap_curve must be an integer, got inf"),
-        ({"overlap_curve": [[4, 1], [2, 1]]}, "overlaps of overlap_curve must rise"),
+        ({"overlap_curve": [[4, 1], [2, 1]]}, "overlaps of overlap_curve must increase"),
         ({"overlap_curve": [[0, math.nan]]}, "overlap_curve must be a number, got nan"),
         *(
             ({"activation_bytes": bad}, "activation_bytes must be")
@@ -123,7 +123,7 @@ def test_any_change_of_a_sidecar_is_refused_or_harmless(compact: Bundle) -> None
         ),
         ({"flops_per_pixel": -1}, "flops_per_pixel must be between"),
         ({"peak": math.inf}, "peak must be a number"),
-        ({"value_range": [1, 0]}, "value_range must rise"),
+        ({"value_range": [1, 0]}, "value_range must increase"),
         ({"color": "rgb"}, "color 'rgb' is not supported"),
         ({"precision": "fp4"}, "precision 'fp4' is not supported"),
         ({"engine_precision": "fp4"}, "engine_precision must be fp16, mixed or fp32"),

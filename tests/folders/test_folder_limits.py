@@ -69,7 +69,7 @@ def test_a_large_image_fails_alone_and_the_limit_is_no_reason_to_redo(
     save("in/b.png", 11, 10)
     report = restore_folder("in", "out", config=config, max_pixels=100)
     assert [one.status for one in report.results] == ["restored", "failed"]
-    assert "has 10 x 11 pixels, more than the 100 that are allowed" in report.results[1].error
+    assert "has 10 x 11 pixels, over the limit of 100." in report.results[1].error
     assert report.results[1].code == "invalid-image"
     monkeypatch.setenv("RESHARP_MAX_PIXELS", "110")
     report = restore_folder("in", "out", config=config)

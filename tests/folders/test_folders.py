@@ -105,7 +105,7 @@ def test_what_is_there_of_a_truncated_file_is_restored_on_request(config: Restor
     Path("in/a.png").write_bytes(whole[: len(whole) * 2 // 3])
     report = restore_folder("in", "out", config=config)
     assert counts(report) == (0, 0, 1)
-    assert "or use `allow_truncated` to restore what is there" in str(report.results[0].error)
+    assert "or use `allow_truncated` to restore the readable part" in str(report.results[0].error)
     report = restore_folder("in", "out", config=config, allow_truncated=True)
     assert counts(report) == (1, 0, 0)
     assert report.results[0].notes[0].startswith("the file is truncated: the last ")

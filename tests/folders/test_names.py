@@ -558,8 +558,8 @@ def test_images_that_cannot_be_read_are_counted_in_one_note(
         assert counts(restore_folder(source, "out", config=config, overwrite=True)) == (1, 0, 0)
         where = "in the folder a" if source == "a" else "among the files that match a/**"
         assert [record.getMessage() for record in caplog.records] == [
-            f"3 files are left out {where}: resharp cannot read .heic",
-            f"1 file is left out {where}: resharp cannot read .ppm",
+            f"3 files are left out {where}: resharp cannot read .heic, convert them first",
+            f"1 file is left out {where}: resharp cannot read .ppm, convert it first",
         ]
     caplog.clear()
     with pytest.raises(OptionError, match="no images"):
@@ -573,7 +573,7 @@ def test_images_that_cannot_be_read_are_counted_in_one_note(
 @pytest.mark.parametrize("name", ["~no_such_user", "~no_such_user/x.png", "~no_such_user/"])
 def test_a_user_who_does_not_exist_has_no_folder(config: RestoreConfig, name: str) -> None:
     save("a.png")
-    with pytest.raises(OptionError, match=r"`dst` names the user '.*', who does not exist: write"):
+    with pytest.raises(OptionError, match=r"`dst` refers to the unknown user '.*': write"):
         restore_folder("a.png", name, config=config)
     report = restore_folder([name, "a.png"], "out", config=config)
     assert counts(report) == (1, 0, 1)

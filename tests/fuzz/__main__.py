@@ -25,7 +25,7 @@ KEEP = Path("build/fuzz")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the fuzzer; the exit code is 1 if a case has a fault."""
+    """Run the fuzzer; return 1 if a case has a fault."""
     options = _parser().parse_args(arguments)
     cases = [CaseId.parse(text) for text in options.cases]
     names = {case.kind for case in cases} or options.kinds.split(",")
@@ -59,14 +59,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Fuzz resharp.")
     parser.add_argument("cases", nargs="*", metavar="CASE", help="repeat cases: pictures:7:123")
-    parser.add_argument("--minutes", type=float, help="how long (default: 1, or none with --count)")
-    parser.add_argument("--count", type=int, help="cases of each kind")
+    parser.add_argument(
+        "--minutes", type=float, help="duration (default: 1, or unlimited with --count)"
+    )
+    parser.add_argument("--count", type=int, help="number of cases of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", default=",".join(kind.name for kind in KINDS))
-    parser.add_argument("--jobs", type=int, default=2, help="cases at once")
-    parser.add_argument("--keep", type=Path, default=KEEP, help="folder for inputs with faults")
-    parser.add_argument("--seconds", type=float, default=TIME, help="bound of a case")
-    parser.add_argument("--memory", type=int, default=MEMORY >> 20, help="bound of a case, in MiB")
+    parser.add_argument("--jobs", type=int, default=2, help="number of parallel cases")
+    parser.add_argument(
+        "--keep", type=Path, default=KEEP, help="folder for the files of failed cases"
+    )
+    parser.add_argument("--seconds", type=float, default=TIME, help="time limit per case")
+    parser.add_argument(
+        "--memory", type=int, default=MEMORY >> 20, help="memory limit per case, MiB"
+    )
     return parser
 
 

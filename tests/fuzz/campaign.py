@@ -1,4 +1,4 @@
-"""Runs cases, a few at a time, and collects what they did."""
+"""Run cases, a few at a time, and collect their results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.fuzz.verdict import faults, judge, snapshot
 
 @dataclass(frozen=True, kw_only=True)
 class CaseResult:
-    """What became of a case."""
+    """The result of a case."""
 
     case: CaseId
     code: int
@@ -29,7 +29,7 @@ class CaseResult:
     memory: int
     """Largest resident size, in bytes."""
     faults: Sequence[str]
-    """What no input may cause; empty for a good case."""
+    """The guarantees that the case breaks; empty if it passes."""
     printed: str
     """Standard error, for the report of a fault."""
 

@@ -1,4 +1,4 @@
-"""A bundle whose network only doubles pixels: cases are to spend their time on the input."""
+"""A bundle whose network only doubles pixels, so that cases spend their time on the input."""
 
 from __future__ import annotations
 

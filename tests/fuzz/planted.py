@@ -1,4 +1,4 @@
-"""Faults planted in children, to test the verdict: a check that cannot fail checks nothing."""
+"""Children with deliberate faults, to test that the verdict finds them."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ PLANTED: tuple[tuple[Callable[[], int], str], ...] = (
 )
 """What a child does, and what the verdict must say of it."""
 HANG = 2
-"""Index of the fault that needs a small bound to be found soon."""
+"""Index of the fault that needs a small limit to be found quickly."""
 
 
 class Planted:

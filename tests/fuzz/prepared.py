@@ -1,4 +1,4 @@
-"""Imports once what every child needs, and starts no thread."""
+"""Import once what every child needs, without starting threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a case is, what it runs, and what a kind of cases has to provide."""
+"""Cases, what they run, and the interface of a kind of cases."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from tests.images.test_samples import encoded, photo
 
 Array = NDArray[Any]
 END = b"\xff\xd9"
-HINT = "or use `allow_truncated` to restore what is there"
+HINT = "or use `allow_truncated` to restore the readable part"
 OPTIMIZED = (cv2.IMWRITE_JPEG_OPTIMIZE, 1)
 PROGRESSIVE = (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
 RESTARTS = (cv2.IMWRITE_JPEG_RST_INTERVAL, 4)

@@ -20,7 +20,7 @@ from tests.images import test_samples as samples
 from tests.images.test_samples import encoded, photo
 
 Array = NDArray[Any]
-HINT = r"Copy or download it again, or use `allow_truncated` to restore what is there\.$"
+HINT = r"Copy or download it again, or use `allow_truncated` to restore the readable part\.$"
 START = "the file is truncated: "
 
 

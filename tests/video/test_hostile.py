@@ -53,9 +53,7 @@ def test_more_pixels_than_can_be_read_are_an_error(tmp_path: Path) -> None:
     clip, data = tmp_path / "in.png", bytearray(apng())
     struct.pack_into(">II", data, 16, 1 << 16, 1 << 16)
     clip.write_bytes(png_mend(bytes(data)))
-    with pytest.raises(
-        VideoError, match=r"in\.png is a damaged PNG file: .* 65536 x 65536"
-    ):
+    with pytest.raises(VideoError, match=r"in\.png is a damaged PNG file: .* 65536 x 65536"):
         restore(clip, tmp_path / "out.gif")
 
 

@@ -281,7 +281,7 @@ def test_a_pipe_is_refused_as_an_input(tmp_path: Path) -> None:
 
 def test_a_user_who_does_not_exist_has_no_video(tmp_path: Path) -> None:
     clip = make(tmp_path / "clip.mp4", Spec(frames=3))
-    with pytest.raises(OptionError, match="names the user 'no_such_user', who does not exist"):
+    with pytest.raises(OptionError, match="refers to the unknown user 'no_such_user'"):
         restore(clip, "~no_such_user/out.mp4")
     with pytest.raises(VideoError, match="there is no file ~no_such_user"):
         restore(Path("~no_such_user/clip.mp4"), tmp_path / "out.mp4")

@@ -56,7 +56,7 @@ def test_the_limit_of_numbered_images(tmp_path: Path) -> None:
     for number, height in enumerate((20, 21)):
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((height, 10, 3), np.uint8))
     clip = probe_any(tmp_path / "%d.png", VideoOptions(max_pixels=200))
-    with pytest.raises(VideoError, match=r"1\.png has 10 x 21 pixels, more than the 200"):
+    with pytest.raises(VideoError, match=r"1\.png has 10 x 21 pixels, over the limit of 200\."):
         list(reading.pictures(clip))
 
 

@@ -27,7 +27,7 @@ def sidecar(folder: Path) -> Path:
     [
         ({"scale": True}, "scale must be an integer, got True"),
         ({"scale": 1000}, "invalid scale 1000"),
-        ({"name": 3}, "name must be a text, got 3"),
+        ({"name": 3}, "name must be a string, got 3"),
         ({"bytes": "1"}, "bytes must be an integer, got '1'"),
         ({"parameters": []}, "must be an object with 'parameters'"),
         ({"parameters": {"a": {"b": 1}}}, "parameters.a must be"),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from resharp.images.containers.info import DamagedContainerError
 
 HEAD = 256
-"""Bytes in which a sequence header ends, as far as this module reads it."""
+"""Bytes that contain the part of a sequence header that this module reads."""
 _SEQUENCE = 1
 
 
 def frame_size(data: bytes) -> tuple[int, int] | None:
-    """Return the largest width and height of the frames of a stream, which it states.
+    """Return the largest width and height of the frames of a stream, as its header states them.
 
     Args:
         data: the first :data:`HEAD` bytes of the stream, or all.
@@ -41,7 +41,7 @@ def frame_size(data: bytes) -> tuple[int, int] | None:
 
 
 class _Bits:
-    """Numbers of any width, one after another, the highest bit first."""
+    """Reads consecutive numbers of any width, highest bit first."""
 
     def __init__(self, data: bytes) -> None:
         self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
@@ -82,7 +82,7 @@ def _skip_operating_points(bits: _Bits) -> None:
     displays = bits.take(1)
     for _ in range(bits.take(5) + 1):
         bits.take(12)
-        if bits.take(5) > 7:  # level, which is followed by a tier from 4.0 on
+        if bits.take(5) > 7:  # level; a tier follows from level 4.0 on
             bits.take(1)
         if delay and bits.take(1):
             bits.take(2 * delay + 1)

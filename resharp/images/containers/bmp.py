@@ -16,7 +16,7 @@ from resharp.images.picture import METER, Metadata, per_meter, stated
 
 _HEADER, _DENSITY = 14, 38
 _RUNS = (1, 2)
-"""Compressions that code runs. They may skip the rest of an image in two bytes."""
+"""Run-length compressions. Two bytes may skip the rest of an image."""
 _PLAIN = (b"BGRs", b" niW")
 """sRGB, and the default of Windows, which is the same."""
 
@@ -57,14 +57,14 @@ def size(data: Data) -> Size:
 
 
 def layout(data: bytes) -> tuple[int, int, int, bool]:
-    """Return where the rows begin, bytes per row, rows, and whether the last row comes first.
+    """Return the start of the rows, bytes per row, rows, and whether the last row comes first.
 
     Raises:
         DamagedContainerError: the size of the rows is not known before they are decoded.
     """
     start, width, height, bits, packed = struct.unpack_from("<I4xii2xHI", data, 10)
     if packed not in (0, 3, 6):
-        raise DamagedContainerError("a part of a compressed BMP cannot be read")
+        raise DamagedContainerError("compressed BMP cannot be read in part")
     if not (width > 0 and height and bits):
         raise DamagedContainerError("its header states no size")
     return start, (width * bits + 31) // 32 * 4, abs(height), height > 0

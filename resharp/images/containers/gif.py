@@ -26,7 +26,7 @@ _EXTENSION, _PICTURE, _END = 0x21, 0x2C, 0x3B
 _GRAPHIC_CONTROL, _COMMENT, _APPLICATION = 0xF9, 0xFE, 0xFF
 _XMP, _ICC, _LOOP = b"XMP DataXMP", b"ICCRGBG1012", (b"NETSCAPE2.0", b"ANIMEXTS1.0")
 _FAR = 1 << 20
-"""Bytes in which to look for the first image."""
+"""Bytes that are searched for the first image."""
 _MONITOR = 1 << 22
 """Pixels of a screen that need not be covered by images."""
 _MOST_PIXELS = 1 << 30
@@ -82,7 +82,7 @@ def _inspect(data: bytes) -> ContainerInfo:
 def size(data: Data) -> Size:
     """Read the sizes of the screen and of the first image.
 
-    Large screens must be coverable too; old programs state that of their monitor.
+    Large screens must be coverable too; old programs state the size of their monitor.
     """
     head = data[:13]
     width, height = struct.unpack_from("<HH", head, 6)
@@ -128,7 +128,7 @@ def ended(data: bytes) -> tuple[bytes, int, Sequence[bool] | None]:
         end += 1 + data[end]
     if end < len(data):
         if _has_picture(data, end + 1):
-            raise DamagedContainerError("a part of an animation cannot be read")
+            raise DamagedContainerError("animations cannot be read in part")
         return data[: end + 1] + b";", 0, None
     screen, interlaced = int.from_bytes(data[8:10], "little"), flags & 0x40 > 0
     if width * screen > _MOST_PIXELS:

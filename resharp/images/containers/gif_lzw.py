@@ -6,12 +6,12 @@ _MOST_BITS = 12
 
 
 def filled(packed: bytes, least: int, row: int, rows: int, *, all_rows: bool) -> tuple[bytes, int]:
-    """Return LZW data of whole rows that begins with this data; other pixels have color 0.
+    """Return LZW data that completes this data to whole rows with pixels of color 0.
 
     Args:
-        packed: LZW data; damaged codes count as its end.
-        least: bits of a color.
-        row: pixels of a row.
+        packed: LZW data; it ends at the first damaged code.
+        least: bits per color.
+        row: pixels per row.
         rows: rows of the image.
         all_rows: fill up to the last row, and not only the row in which the data ends.
 
@@ -27,7 +27,7 @@ def filled(packed: bytes, least: int, row: int, rows: int, *, all_rows: bool) ->
     left, run = total - pixels, 1
     while left:
         length = min(run, left)
-        # An entry for one color more is made with every code; the newest may be used at once.
+        # Every code adds an entry that is one color longer; the newest may be used at once.
         codes.append((0 if length == 1 else clear + length, width))
         left -= length
         if not first:

@@ -13,7 +13,7 @@ CREDENTIALS = "the content credentials (C2PA) are removed: they describe the old
 
 
 DEFLATE = 1032
-"""Bytes of zeros that a byte of deflate data can stand for: 258 by two codes of one bit each."""
+"""Most bytes that one byte of deflate data can become: 258 by two codes of one bit each."""
 
 
 class DamagedContainerError(Exception):
@@ -21,7 +21,7 @@ class DamagedContainerError(Exception):
 
 
 class TruncatedError(DamagedContainerError):
-    """A file that lacks nothing but its end, so that a part of the image can be read."""
+    """A file of which only the end is missing, so that a part of the image can be read."""
 
 
 class UnsupportedError(Exception):
@@ -42,13 +42,13 @@ class Size:
     channels: int = 3
     """Channels of the decoded image."""
     least: int = 0
-    """Fewest bytes in which the format can hold such an image; 0 if nothing is certain."""
+    """Fewest bytes in which the format can store such an image; 0 if there is no bound."""
 
 
 def lzw_bytes(count: int) -> int:
     """Return the fewest bytes of LZW codes that ``count`` values of 8 bits or fewer can have.
 
-    A code stands for at most one value more than any before it, until the table of 4096 is full.
+    A code is at most one value longer than any before it, until the table of 4096 is full.
     """
     bits = code = 0
     while count > 0 and code < 4096:

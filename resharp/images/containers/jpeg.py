@@ -41,10 +41,10 @@ _KNOWN = {
 }
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _FEWEST = {0xC0: 2, 0xC1: 2, 0xC2: 1}
-"""Bits that a block of 8x8 has at least, by frame header: a Huffman code for its mean, and one for
-the end of the block unless the frame is progressive. An arithmetic coder needs next to nothing."""
+"""Fewest bits of a block of 8x8, by frame header: a Huffman code for its mean, and one for the end
+of the block unless the frame is progressive. Arithmetic coding needs almost none."""
 _FIRST_STEP = 64
-"""Bytes of a file to look for a marker in; four times as many each time that there is none."""
+"""Bytes of a file that are searched for a marker; each further search takes four times as many."""
 _MAX_BODY = 65_533
 _NOT_ZERO = re.compile(rb"[^\0]", re.DOTALL)
 _MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
@@ -167,7 +167,7 @@ def embed(data: bytes, metadata: Metadata) -> bytes:
 
 
 def ended(data: bytes) -> bytes:
-    """Return a truncated JPEG with an end marker behind what is there of its scans.
+    """Return a truncated JPEG with an end marker after the rest of its scans.
 
     Raises:
         DamagedContainerError: it ends before its first scan.
@@ -183,7 +183,7 @@ def ended(data: bytes) -> bytes:
         pass
     if not scans:
         raise DamagedContainerError("it ends before its image data")
-    # Broken downloads are filled up with zeros, which would decode to something.
+    # Broken downloads may end in zeros, which would be decoded to pixels.
     body = data[:end]
     return (body.rstrip(b"\0") if body.endswith(bytes(16)) else body).rstrip(b"\xff") + b"\xff\xd9"
 

@@ -1,9 +1,8 @@
-"""Scans of JPEG: damage that libjpeg tells only on standard error, as far as it is certain.
+"""Scans of JPEG: certain damage that libjpeg reports only on standard error.
 
-What can be told without decoding the data: restart markers that are missing or out of order, a
-sector of zeros where no image has that many, the lack of scans with the last bits of a progressive
-image, and a scan that ends early, the rest of which libjpeg leaves gray (ITU-T T.81 annexes B, F
-and G).
+The following is found without decoding the data: restart markers that are missing or out of order,
+a sector of zeros, the absence of scans with the last bits of a progressive image, and a scan that
+ends early, the rest of which libjpeg leaves gray (ITU-T T.81 annexes B, F and G).
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ Table = tuple[list[str], bytes]
 
 @dataclass(kw_only=True)
 class _Scan:
-    """A scan, with the tables and sizes that are in force."""
+    """A scan, with the tables and sizes that apply to it."""
 
     start: int
     end: int
@@ -70,7 +69,7 @@ def check(data: bytes) -> bytes:
     for scan in _scans(data):
         _check_restarts(data, scan)
         dense = not scan.progressive and any(ac[1][0] & 15 for _, ac in scan.tables)
-        # A code of zeros that stands for a coefficient would fill the blocks with it.
+        # If a code of zeros is a coefficient, zeros fill the blocks with it.
         if dense and data.find(_ZEROS, scan.start, scan.end) >= 0:
             raise DamagedContainerError("a part of its image data is overwritten with zeros")
     return data
@@ -80,7 +79,7 @@ def check_end(data: bytes, pixels: Pixels) -> None:
     """Check that the last rows are not gray because the data ends before them.
 
     Raises:
-        TruncatedError: they are.
+        TruncatedError: the data ends before them.
     """
     if (pixels[-1] != _GRAY).any():
         return
@@ -95,7 +94,7 @@ def check_end(data: bytes, pixels: Pixels) -> None:
     units = (scan.down - first) * scan.across
     if scan.interval:
         units = min(units, (scan.across * scan.down - 1) % scan.interval + 1)
-    # Blocks without change and coefficients, of which a gray area consists.
+    # Gray areas consist of blocks without change or coefficients.
     codes = [_code(dc, 0) + _code(ac, 0) for dc, ac in scan.tables]
     flat = "".join(
         code * (across * down) for code, (across, down) in zip(codes, scan.components, strict=True)
@@ -117,7 +116,7 @@ def _check_restarts(data: bytes, scan: _Scan) -> None:
         return
     found = [m[1][0] & 7 for m in _RESTART.finditer(data, scan.start, scan.end)]
     wanted = -(-scan.across * scan.down // scan.interval) - 1
-    # Some encoders write one more at the end.
+    # Some encoders write an extra one at the end.
     if len(found) > wanted + 1 or found != [n % 8 for n in range(len(found))]:
         raise DamagedContainerError(f"its restart markers are not {wanted} in order")
     if len(found) < wanted:
@@ -145,7 +144,7 @@ def _scans(data: bytes) -> Iterator[_Scan]:
             elif marker == _DRI:
                 state.interval = int.from_bytes(body[:2], "big")
             elif marker == _SOS and state.frame:
-                # A marker without content is two bytes, one with content has its size too.
+                # A marker has two bytes; one with content is followed by its size.
                 last = stop - 2 if after == jpeg.EOI else stop - len(following) - 4
                 scan = _scan(state, body, end, last)
                 low, high, bits = body[-3:]

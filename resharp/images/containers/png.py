@@ -54,7 +54,7 @@ _ADAM7 = (
 )
 """First row and column of each pass, and the steps to the next."""
 _MAX_CHUNKS = 1000
-"""Chunks that are looked through for the one of transparent colors."""
+"""Number of chunks that are searched for transparent colors."""
 _MAX_TEXT = 64 << 20
 _LARGEST = 8_000_000
 """libpng reads chunks of metadata up to this size."""
@@ -139,7 +139,7 @@ def size(data: Data) -> Size:
 
 
 def _has_key(data: Data) -> bool:
-    """Return whether a transparent color is stated in front of the image data."""
+    """Return whether a transparent color is stated before the image data."""
     at = 8
     for _ in range(_MAX_CHUNKS):
         head = data[at : at + 8]
@@ -250,7 +250,7 @@ class _Inflater:
     def __call__(self, packed: bytes) -> bytes:
         stream = zlib.decompressobj()
         try:
-            whole = stream.decompress(packed, max(self._left, 1))  # 0 would be no limit
+            whole = stream.decompress(packed, max(self._left, 1))  # 0 means no limit
         except zlib.error:
             whole = b""
         self._left -= len(whole)

@@ -33,10 +33,10 @@ _HEIGHT, _COMPRESSION = 257, 259
 _PLACES = ((273, 279), (324, 325))
 """Tags of the positions and sizes of strips and tiles."""
 _MAX_TAGS = 1 << 19
-"""Tags of further pages that are looked through; directories that overlap could be countless."""
+"""Most tags of further pages that are read, since overlapping directories could be endless."""
 _PALETTE, _YCBCR = 3, 6
 _PLAIN, _LZW, _RATIOS = 1, 5, {8: DEFLATE, 32946: DEFLATE, 32773: 64}
-"""Compressions, and how many bytes a byte can stand for; others have no limit that is certain."""
+"""Compressions, and the most bytes that one byte can become; others have no such limit."""
 _SUBFILE, _WIDTH, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES = 254, 256, 258, 262, 274, 277
 _X, _Y, _UNIT, _PLANAR, _PREDICTOR, _TILE_WIDTH = 282, 283, 296, 284, 317, 322
 _INNER, _EXTRA, _SAMPLE_FORMAT, _XMP, _ICC = 330, 338, 339, 700, 34675
@@ -107,7 +107,7 @@ def size(data: Data) -> Size:
             *((_SAMPLES, 1), (_COMPRESSION, _PLAIN), (_PHOTOMETRIC, _BLACK_IS_ZERO)),
         )
     )
-    # Colors of YCbCr may be stored for several pixels together.
+    # In YCbCr, several pixels may share their colors.
     raw = (width * depth * (1 if kind == _YCBCR else samples) + 7) // 8 * height
     if packed == _LZW:
         least = lzw_bytes(raw)

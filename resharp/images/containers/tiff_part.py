@@ -24,7 +24,7 @@ def shortened(data: bytes) -> tuple[bytes, int, int]:
     page = ifd.Page(data)
     strips = tiff_strips.layout(data, page)
     if page.big:
-        raise DamagedContainerError("a part of a BigTIFF cannot be read")
+        raise DamagedContainerError("BigTIFF cannot be read in part")
     (height,) = page.integers(tiff_strips.HEIGHT)[:1]
     each = len(strips.sizes) // strips.planes
     whole = rows = height
@@ -37,7 +37,7 @@ def shortened(data: bytes) -> tuple[bytes, int, int]:
             rows = min(rows, top if strips.tiled else top + _rows(data, strips, lost))
     if not rows:
         raise DamagedContainerError("it ends before the first row of its image")
-    if rows == height:  # only what is behind the image is missing
+    if rows == height:  # only data after the image is missing
         return data + bytes(4), rows, height
     if whole:
         tiff_strips.sound(_with_rows(data, page, strips, whole))

@@ -22,7 +22,7 @@ WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 
 SAMPLES, ROWS, PLANAR, PREDICTOR = 277, 278, 284, 317
 STRIPS, STRIP_SIZES, TILE_WIDTH, TILE_HEIGHT, TILES, TILE_SIZES = 273, 279, 322, 323, 324, 325
 _TABLES, _SUBSAMPLING = 347, 530
-# How pixels are stored, whatever the compression; strips and tiles aside.
+# Tags of the storage of pixels, except compression, strips and tiles.
 _LAYOUT = (
     *(WIDTH, HEIGHT, BITS, PHOTOMETRIC, SAMPLES, ROWS, PLANAR, 320, TILE_WIDTH, TILE_HEIGHT),
     *(332, 338, 339, _SUBSAMPLING, 531, 532),
@@ -43,26 +43,26 @@ class Strips:
 
     offsets: tuple[int, ...]
     counts: tuple[int, ...]
-    """Bytes that each has in the file; up to its end if the directory does not state them."""
+    """Bytes of each in the file; up to the end of the file if the directory does not state them."""
     sizes: tuple[int, ...]
     """Bytes that each must have after decompression."""
     full: int
-    """Bytes of one with all of its rows. Some writers fill the last strip with rows up to that."""
+    """Bytes of one with all of its rows. Some writers pad the last strip to this size."""
     row: int
     """Bytes of one row of a strip or tile; 0 if pixels of several rows share their colors."""
     rows: int
-    """Rows of each, but for the last strip."""
+    """Rows of each, except the last strip."""
     planes: int
-    """Times that the image is stored: once, or once for each channel."""
+    """Number of planes: one, or one for each channel."""
     across: int
-    """Strips or tiles side by side."""
+    """Number of strips or tiles side by side."""
     tiled: bool
     compression: int
     flipped: bool
     """Whether the bits of each byte are in reverse order."""
 
     def name(self, number: int) -> str:
-        """Return what a message calls a strip."""
+        """Return the name of a strip for messages."""
         return f"{'tile' if self.tiled else 'strip'} {number + 1} of {len(self.sizes)}"
 
     def raw(self, data: bytes, number: int) -> bytes:
@@ -73,7 +73,7 @@ class Strips:
 
 
 def layout(data: bytes, page: ifd.Page) -> Strips:
-    """Return where the strips of a page are and how large they must be.
+    """Return the positions of the strips of a page and the sizes that they must have.
 
     Raises:
         DamagedContainerError: the directory lacks what describes them.
@@ -157,7 +157,7 @@ def sound(data: bytes) -> bytes | bytearray:
     """
     page = ifd.Page(data)
     strips = layout(data, page)
-    if page.stop + (8 if page.big else 4) > len(data):  # OpenCV refuses it
+    if page.stop + (8 if page.big else 4) > len(data):  # OpenCV reports it
         raise TruncatedError(f"it ends after {len(data)} bytes, inside its directory")
     for number, size in enumerate(strips.sizes):
         _check_place(data, strips, number, size)

@@ -1,8 +1,8 @@
 """LZW and PackBits of TIFF, decompressed by libtiff with an exact check of their length.
 
-libtiff reports errors for 16-bit gray pixels, so strips are decoded as images of that kind,
-whatever they hold. A mark is added to each of them behind its data: if it comes out in its place,
-the strip has neither too few bytes nor too many. Both follow from almost any damage.
+libtiff reports errors in 16-bit gray images, so all strips are decoded as such images. A mark is
+appended to each: if it comes out at the right place, the strip has neither too few bytes nor too
+many. Almost any damage changes their number.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ROUND = 128
 """Literal codes of 9 bits that fit between two Clear codes."""
 _LAST = f"{_END:09b}"
 _RATIOS = {LZW: 2731, PACK_BITS: 64}
-"""Bytes that one byte can become at most."""
+"""Most bytes that one byte can become."""
 
 
 def unpacked(
@@ -129,7 +129,7 @@ def _marked(strip: bytes, mark: bytes, compression: int) -> Iterator[bytes]:
     bits = "".join(f"{byte:08b}" for byte in end[at:]).rstrip("0")
     if len(strip) - len(end) > 2 or not bits.endswith(_LAST):
         return
-    # The end code becomes a Clear code of the same width, whatever that is. Some writers take the
+    # The end code becomes a Clear code of the same width. Some writers take the
     # width of the end code from the entry before or after.
     bits = bits[:-9]
     codes: list[int] = []

@@ -51,7 +51,7 @@ class BackendOptions:
         most = max(4 * (os.cpu_count() or 1), 64)  # far more than useful, yet harmless
         if self.threads is not None:
             threads = check_int("threads", self.threads, 1, most)
-            object.__setattr__(self, "threads", threads)  # no library takes numpy's
+            object.__setattr__(self, "threads", threads)  # libraries do not accept numpy integers
 
     @property
     def index(self) -> int:
@@ -220,7 +220,7 @@ DEFAULT_ACTIVATION_BYTES = 16_384.0
 
 
 def check_result(result: Any, given: Any, count: int, scale: int, name: str) -> None:
-    """Hold the output of a network against the scale of its manifest.
+    """Check the output of a network against the scale of its manifest.
 
     Args:
         result: what the network returned, an array or a tensor.

@@ -18,7 +18,7 @@ from resharp.runtime.backends.base import ensure_open
 logger = logging.getLogger(__name__)
 
 PATIENCE = 600.0
-"""Seconds after which a pool that is closed no longer waits for runs that hold its lanes."""
+"""Seconds that closing a pool waits for runs that hold its lanes."""
 
 
 class SupportsClose(Protocol):

@@ -17,7 +17,7 @@ from resharp.types import Image
 
 # ONNX Runtime has no exception type for out of memory.
 _TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
-"""Names that ONNX Runtime has for the dtypes of graphs."""
+"""ONNX Runtime's names for the dtypes of graphs."""
 _NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "out of memory", "CUDNN_STATUS_ALLOC")
 
 
@@ -116,7 +116,7 @@ class OnnxBackend(Backend):
         return session
 
     def _misfit(self, session: Any, dtype: str) -> str:
-        """Say how the inputs and outputs of a graph differ from the manifest; empty if they fit."""
+        """Return how the tensors of a graph differ from the manifest; empty if they match."""
         kind, side = _TYPES[dtype], self.manifest.fixed_size
         inputs, outputs = session.get_inputs(), session.get_outputs()
         extra = [one.name for one in self.manifest.extra]

@@ -1,4 +1,4 @@
-"""The journal beside results, for a second run over a folder."""
+"""The journal next to results, for a second run over a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of files and folders that few programs expect, for ``resharp upscale``."""
+"""Unusual names of files and folders, for ``resharp upscale``."""
 
 from __future__ import annotations
 

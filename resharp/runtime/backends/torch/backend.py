@@ -222,7 +222,7 @@ class TorchBackend(Backend):
         return found
 
     def _misfit(self, facts: NetworkFacts) -> str:
-        """Say how the network differs from the manifest; empty if it fits."""
+        """Return how the network differs from the manifest; empty if it matches."""
         manifest = self.manifest
         pairs = {
             "scale": (facts.scale, manifest.scale),
@@ -231,7 +231,7 @@ class TorchBackend(Backend):
             "extra": ([name for name, _ in facts.extra], [one.name for one in manifest.extra]),
         }
         wrong = (
-            f"are of a network with {name} {found}, but its manifest says {said}"
+            f"belong to a network with {name} {found}, but its manifest says {said}"
             for name, (found, said) in pairs.items()
             if found != said
         )
@@ -351,7 +351,7 @@ def _pinned(size: int) -> Image | None:
 
 
 class _Told:
-    """A progress callback that keeps its own exception apart from those of torch."""
+    """A progress callback whose own exception is kept apart from those of torch."""
 
     def __init__(self, advance: Advance) -> None:
         self._advance = advance
@@ -371,7 +371,7 @@ def _translated(
     device: torch.device | None = None,
     told: _Told | None = None,
 ) -> Iterator[None]:
-    """Convert torch's errors to ours, and free what a run without memory held."""
+    """Convert torch's errors to ours, and free memory after a run that ran out of it."""
     try:
         yield
     except ResharpError:
