@@ -1,18 +1,34 @@
-"""Checks of arguments: numbers in a range, and strings from a list.
+"""Checks of values: arguments of functions, and fields of dataclasses from JSON or TOML.
 
 Numpy integers and floats are numbers. Booleans are not, although Python computes with them. NaN and
 infinities are out of every range.
+
+A file may contain a number instead of a string, ``true`` instead of a number, or 1e308: each would
+fail later, far from the file. So :func:`record` checks them by the annotations of the fields, and
+by the ranges and patterns in their metadata: see :func:`between` and :func:`matching`.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Collection
+import re
+import types
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from numbers import Integral, Real
-from typing import Any, get_args
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from resharp.errors import OptionError
 from resharp.types import Tta
+
+T = TypeVar("T")
+
+LONGEST = 10_000
+"""Most items of a list or an object."""
+DEEPEST = 32
+"""Most levels of lists and objects within a value of type Any."""
+_NAMES = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
 
 
 def check_int(name: str, value: object, low: int = 1, high: int | None = None) -> int:
@@ -27,7 +43,7 @@ def check_int(name: str, value: object, low: int = 1, high: int | None = None) -
     wanted = f"an integer between {low} and {high}"
     if high is None:
         wanted = "a positive integer" if low == 1 else f"an integer of at least {low}"
-    raise OptionError(f"{_shown(name)} must be {wanted}, got {value!r}")
+    raise OptionError(f"{_marked(name)} must be {wanted}, got {value!r}")
 
 
 def check_number(
@@ -52,7 +68,7 @@ def check_number(
         wanted = "a finite number" if low == -math.inf else wanted
     else:
         wanted = f"in ({low:g}, {high:g}]" if above else f"between {low:g} and {high:g}"
-    raise OptionError(f"{_shown(name)} must be {wanted}, got {value!r}")
+    raise OptionError(f"{_marked(name)} must be {wanted}, got {value!r}")
 
 
 def is_number(value: object) -> bool:
@@ -85,7 +101,7 @@ def check_choice(name: str, value: object, known: Collection[str]) -> str:
     """
     if isinstance(value, str) and value in known:
         return value
-    raise OptionError(f"{_shown(name)} must be one of {', '.join(known)}, got {value!r}")
+    raise OptionError(f"{_marked(name)} must be one of {', '.join(known)}, got {value!r}")
 
 
 def check_text(name: str, value: object) -> str:
@@ -96,7 +112,7 @@ def check_text(name: str, value: object) -> str:
     """
     if isinstance(value, str):
         return value
-    raise OptionError(f"{_shown(name)} must be a string, got {value!r}")
+    raise OptionError(f"{_marked(name)} must be a string, got {value!r}")
 
 
 def plain(value: Any) -> Any:
@@ -110,6 +126,155 @@ def _integer(value: object) -> int | None:
     return int(value) if isinstance(value, Integral) else None
 
 
-def _shown(name: str) -> str:
+def _marked(name: str) -> str:
     """Put the name of an argument in backticks, which the command line shows as its option."""
     return f"`{name}`" if name.isidentifier() else name
+
+
+def between(low: float, high: float) -> dict[str, Any]:
+    """Return metadata of a field whose number, unless it is None, must lie in ``low..high``."""
+    return {"between": (low, high)}
+
+
+def matching(pattern: str, what: str) -> dict[str, Any]:
+    """Return metadata of a field whose text must match ``pattern``; ``what`` describes it."""
+    return {"matching": (re.compile(pattern), what)}
+
+
+def record(kind: type[T], data: object, **parsed: Any) -> T:
+    """Create a dataclass from a JSON object; unknown keys are ignored.
+
+    Integers become floats where the annotation says so, and lists become tuples.
+
+    Args:
+        kind: the dataclass.
+        data: the parsed object.
+        parsed: values of fields that replace those of the object.
+
+    Raises:
+        ValueError: a field is missing, or its value has the wrong type or is out of range; the
+            message names it.
+    """
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{kind.__name__} must be an object, got {_shown(data)}")
+    hints, values = _hints(kind), dict(parsed)  # type: ignore[arg-type]
+    for one in fields(kind):  # type: ignore[arg-type]
+        if one.name in parsed:
+            continue
+        if one.name in data:
+            values[one.name] = _conform(data[one.name], hints[one.name], one.name)
+        elif one.default is MISSING and one.default_factory is MISSING:
+            raise ValueError(f"{one.name} is missing")
+    made = kind(**values)
+    check_ranges(made)
+    return made
+
+
+def check_ranges(item: Any) -> None:
+    """Check the fields of a dataclass against their metadata.
+
+    Raises:
+        ValueError: a value is out of range; the message names the field.
+    """
+    for one in fields(item):
+        value = getattr(item, one.name)
+        if value is None:
+            continue
+        if "between" in one.metadata:
+            low, high = one.metadata["between"]
+            if not is_number(value) or not low <= value <= high:  # False for NaN
+                raise ValueError(
+                    f"{one.name} must be between {low:g} and {high:g}, got {_shown(value)}"
+                )
+        if "matching" in one.metadata:
+            pattern, what = one.metadata["matching"]
+            if not isinstance(value, str) or not pattern.fullmatch(value):
+                raise ValueError(f"{one.name} must be {what}, got {_shown(value)}")
+
+
+def is_schema(found: object, wanted: int) -> bool:
+    """Return whether a value of JSON is that version; ``true`` and 1.0 are not 1."""
+    return type(found) is int and found == wanted
+
+
+def known_fields(kind: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the items that are fields of ``kind``; newer minor versions may add others."""
+    names = {item.name for item in fields(kind)}
+    return {key: value for key, value in data.items() if key in names}
+
+
+@functools.cache
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _conform(value: Any, hint: Any, name: str) -> Any:
+    """Return ``value`` converted to the annotated type, or raise ValueError."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _conform_union(value, inner, name)
+    if origin is Literal:
+        if not any(type(value) is type(one) and value == one for one in inner):
+            raise ValueError(f"{name} must be {_listed(map(repr, inner))}, got {_shown(value)}")
+        return value
+    if hint is Any:
+        _check_plain(value, name)
+    elif is_dataclass(hint) and isinstance(hint, type):
+        return record(hint, value)
+    elif origin is tuple:
+        return _conform_tuple(value, inner, name)
+    elif origin is Mapping:
+        if not isinstance(value, dict) or len(value) > LONGEST:
+            raise ValueError(f"{name} must be an object, got {_shown(value)}")
+        return {key: _conform(one, inner[1], f"{name}.{key}") for key, one in value.items()}
+    elif hint is float and is_number(value):
+        return float(value)
+    elif type(value) is not hint or hint is float:
+        raise ValueError(f"{name} must be {_NAMES.get(hint, 'null')}, got {_shown(value)}")
+    return value
+
+
+def _conform_union(value: Any, kinds: tuple[Any, ...], name: str) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    others = [kind for kind in kinds if kind is not type(None)]
+    if len(others) == 1:
+        return _conform(value, others[0], name)
+    for kind in others:
+        try:
+            return _conform(value, kind, name)
+        except ValueError:
+            continue
+    texts = [_NAMES.get(one) or _listed(map(repr, get_args(one))) for one in others]
+    raise ValueError(f"{name} must be {' or '.join(texts)}, got {_shown(value)}")
+
+
+def _conform_tuple(value: Any, kinds: tuple[Any, ...], name: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple) or len(value) > LONGEST:
+        raise ValueError(f"{name} must be a list, got {_shown(value)}")
+    if kinds[-1] is Ellipsis:
+        kinds = kinds[:1] * len(value)
+    if len(value) != len(kinds):
+        raise ValueError(f"{name} must have {len(kinds)} items, got {_shown(value)}")
+    return tuple(_conform(one, kind, name) for one, kind in zip(value, kinds, strict=True))
+
+
+def _check_plain(value: Any, name: str, depth: int = 0) -> None:
+    """Refuse numbers that are not finite, and values that are nested too deeply to write."""
+    if depth > DEEPEST:
+        raise ValueError(f"{name} is nested too deeply")
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            _check_plain(one, name, depth + 1)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+
+
+def _listed(names: Any) -> str:
+    *first, last = names
+    return f"{', '.join(first)} or {last}" if first else str(last)
+
+
+def _shown(value: object) -> str:
+    text = repr(value) if not isinstance(value, dict | list | tuple) else type(value).__name__
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -56,6 +56,11 @@ _NUMBER = re.compile(r"([0-9]+)(KB|Kb|kb|MB|Mb|mb)?")
 _UNITS = {"": 1, "KB": 1 << 10, "MB": 1 << 20}
 _SWITCH = re.compile("0|1|true|True|TRUE|false|False|FALSE")
 _LARGEST = 2**64 - 1
+_IMAGE_LIMITS = {
+    "OPENCV_IO_MAX_IMAGE_PIXELS": 1 << 30,
+    "OPENCV_IO_MAX_IMAGE_WIDTH": 1 << 20,
+    "OPENCV_IO_MAX_IMAGE_HEIGHT": 1 << 20,
+}
 _MOST_THREADS = 1024
 """OpenCV starts any number of threads that is set, however long that takes."""
 
@@ -81,10 +86,13 @@ def check_environment(environment: Mapping[str, str]) -> None:
             raise _invalid(name, value, "0, 1, true or false")
 
 
-def number_of(name: str) -> int | None:
-    """Return the number in one of OpenCV's environment variables; None if it is not set."""
-    found = _NUMBER.fullmatch(os.environ.get(name, ""))
-    return found and int(found[1]) * _UNITS[(found[2] or "").upper()]
+def image_limits(environment: Mapping[str, str]) -> dict[str, int]:
+    """Return the most pixels, width and height of an image that OpenCV reads, by their variable."""
+    found = dict(_IMAGE_LIMITS)
+    for name in found.keys() & environment.keys():
+        number, unit = _NUMBER.fullmatch(environment[name]).groups("")  # type: ignore[union-attr]
+        found[name] = int(number) * _UNITS[unit.upper()]
+    return found
 
 
 def _invalid(name: str, value: str, wanted: str) -> OptionError:
@@ -95,7 +103,9 @@ def _invalid(name: str, value: str, wanted: str) -> OptionError:
 
 
 check_environment(os.environ)
+IMAGE_LIMITS = image_limits(os.environ)
+"""Those of this process: OpenCV reads the variables once."""
 
 import cv2  # noqa: E402
 
-__all__ = ["check_environment", "cv2", "number_of"]
+__all__ = ["IMAGE_LIMITS", "check_environment", "cv2", "image_limits"]

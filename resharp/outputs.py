@@ -31,7 +31,7 @@ from typing import Any, Literal
 
 from resharp.errors import OptionError
 from resharp.fsutil import locked, sha256_of, write_whole
-from resharp.paths import home
+from resharp.paths import expanded, home, path_text
 from resharp.reading import kind_of, open_regular, parse_json
 
 logger = logging.getLogger(__name__)
@@ -94,38 +94,6 @@ def parse_output(
             f"of that name, end it with a slash: {text}/{hint}"
         )
     return OutputName(path, is_file=True)
-
-
-def path_text(path: str | os.PathLike[str], what: str) -> str:
-    """Return a path as text.
-
-    Args:
-        path: the path.
-        what: how error messages refer to it.
-
-    Raises:
-        OptionError: it is not a path, contains a NUL character, or is empty (the current folder).
-    """
-    try:
-        text = os.fsdecode(path)
-    except TypeError:
-        raise OptionError(f"{what} must be a path, got {path!r}") from None
-    if "\0" in text:
-        raise OptionError(f"{what} must not contain a NUL character, got {text!r}")
-    if not text:
-        raise OptionError(
-            f"{what} is empty, perhaps because of an unset variable. Name a file or a folder "
-            "(. is the current one)"
-        )
-    return text
-
-
-def expanded(text: str) -> Path:
-    """Return a path with ``~`` and ``~user`` replaced, unless there is no such user."""
-    path = Path(text)
-    with contextlib.suppress(RuntimeError):
-        return path.expanduser()
-    return path
 
 
 class InputFiles:

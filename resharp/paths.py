@@ -1,7 +1,8 @@
-"""Folders of checkpoints and bundles; by default inside the user's cache folder."""
+"""Paths that were given, and the folders of checkpoints and bundles, by default in the cache."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -54,12 +55,41 @@ def as_path(chosen: object, name: str, what: str = "a folder") -> Path:
     Raises:
         OptionError: it is not a path, or is invalid on every file system.
     """
-    text = os.fspath(chosen) if isinstance(chosen, str | os.PathLike) else None
-    if not isinstance(text, str):
-        raise OptionError(f"{name} must be {what}, got {chosen!r}")
-    if "\0" in text:
-        raise OptionError(f"{name} must be {what}, got {text!r}, which contains a null character")
+    text = path_text(chosen, name, what)
     try:
         return Path(text).expanduser()
     except RuntimeError as error:  # ~name of an unknown user
         raise OptionError(f"{name} must be {what}, got {text!r}: {error}") from error
+
+
+def path_text(path: object, name: str, what: str = "a path") -> str:
+    """Return a path as text.
+
+    Args:
+        path: what was given, of any type.
+        name: what the message calls it.
+        what: what it should be, for the message.
+
+    Raises:
+        OptionError: it is no path, has a NUL character, or is empty, which would mean the current
+            folder.
+    """
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise OptionError(f"{name} must be {what}, got {path!r}")
+    if "\0" in text:
+        raise OptionError(f"{name} must be {what}, got {text!r}, which contains a NUL character")
+    if not text:
+        raise OptionError(
+            f"{name} is empty, perhaps because of an unset variable. Name a file or a folder "
+            "(. is the current one)"
+        )
+    return text
+
+
+def expanded(text: str) -> Path:
+    """Return a path with ``~`` and ``~user`` replaced, unless there is no such user."""
+    path = Path(text)
+    with contextlib.suppress(RuntimeError):
+        return path.expanduser()
+    return path

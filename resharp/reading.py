@@ -13,7 +13,7 @@ import select
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, overload
 
 LARGEST_STREAM = 4 << 30
 """Largest number of bytes that are read from a pipe or a device, which may be endless."""
@@ -142,6 +142,41 @@ def read_json(path: str | os.PathLike[str], limit: int = SMALL) -> Any:
         ValueError: as for :func:`parse_json`.
     """
     return parse_json(read_bounded(Path(path), limit))
+
+
+class Data(Protocol):
+    """Data that a parser slices: ``bytes``, or :class:`FileData`."""
+
+    def __len__(self) -> int: ...
+
+    @overload
+    def __getitem__(self, at: int, /) -> int: ...
+
+    @overload
+    def __getitem__(self, at: slice, /) -> bytes: ...
+
+
+class FileData:
+    """The bytes of a seekable file, of which only the requested slices are read."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._size = file.seek(0, 2)
+
+    def __len__(self) -> int:
+        return self._size
+
+    @overload
+    def __getitem__(self, at: int, /) -> int: ...
+
+    @overload
+    def __getitem__(self, at: slice, /) -> bytes: ...
+
+    def __getitem__(self, at: int | slice, /) -> int | bytes:
+        start, stop, _ = (at if isinstance(at, slice) else slice(at, at + 1)).indices(self._size)
+        self._file.seek(start)
+        found = self._file.read(max(stop - start, 0))
+        return found if isinstance(at, slice) else found[0]
 
 
 def _without_waiting(path: str, flags: int) -> int:

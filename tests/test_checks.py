@@ -133,12 +133,12 @@ def test_numpy_numbers_are_options_of_a_config_and_its_key(compact: Bundle) -> N
         (lambda: restore_folder(5, "out"), "an input must be a path, got 5"),  # type: ignore[arg-type]
         (lambda: restore_folder(["a.png", None], "out"), "an input must be a path, got None"),  # type: ignore[list-item]
         (lambda: restore_folder("a.png", 5), "`dst` must be a path, got 5"),  # type: ignore[arg-type]
-        (lambda: restore_folder("a\0b.png", "out"), "an input must not contain a NUL character"),
-        (lambda: restore_folder("a.png", "o\0ut"), "`dst` must not contain a NUL character"),
+        (lambda: restore_folder("a\0b.png", "out"), "an input must be a path, got .* NUL"),
+        (lambda: restore_folder("a.png", "o\0ut"), "`dst` must be a path, got .* NUL"),
         (lambda: restore_folder("a.png", "out", suffix=5), "`suffix` must be a string, got 5"),  # type: ignore[arg-type]
         (lambda: restore_folder("a.png", "out", format=5), "`format` must be a string, got 5"),  # type: ignore[arg-type]
         (lambda: restore_video(5, "a.mp4"), "the input must be a path, got 5"),  # type: ignore[arg-type]
-        (lambda: restore_video("a\0.mp4", "a.mp4"), "the input must not contain a NUL"),
+        (lambda: restore_video("a\0.mp4", "a.mp4"), "the input must be a path, got .* a NUL"),
         (lambda: restore_video("a.mp4", 5), "`dst` must be a path, got 5"),  # type: ignore[arg-type]
         (lambda: restore_video("a.mp4", "b.mp4", fps="24"), "`fps` must be a finite number"),  # type: ignore[arg-type]
         (lambda: restore_video("a.mp4", "b.mp4", fps=True), "`fps` must be a finite number"),

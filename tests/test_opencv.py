@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from resharp.errors import OptionError
-from resharp.opencv import check_environment
+from resharp.opencv import check_environment, image_limits
 
 PIXELS = "OPENCV_IO_MAX_IMAGE_PIXELS"
 
@@ -50,6 +50,12 @@ def test_valid_values_pass() -> None:
     check_environment({PIXELS: "4000MB", "OPENCV_IO_MAX_IMAGE_WIDTH": "1048576"})
     check_environment({"OPENCV_DUMP_ERRORS": "True", "OPENCV_FOR_THREADS_NUM": "2"})
     check_environment({"OPENCV_LOG_LEVEL": "anything", "OPENCV_OF_TOMORROW": ""})
+
+
+def test_the_limits_of_images_are_those_of_the_environment() -> None:
+    assert image_limits({})[PIXELS] == 1 << 30
+    found = image_limits({PIXELS: "2048MB", "OPENCV_IO_MAX_IMAGE_WIDTH": "3kb"})
+    assert [*found.values()] == [1 << 31, 3072, 1 << 20]
 
 
 def test_the_message_is_short() -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from resharp.bench.cases import Case
+from resharp.checks import known_fields
 from resharp.errors import OptionError
 from resharp.fsutil import write_whole
 from resharp.reading import parse_json, read_bounded
-from resharp.schema import known_fields
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import fields
@@ -12,15 +14,17 @@ from typing import Any, TypeVar, get_args
 import click
 
 from resharp.cli import JSON
-from resharp.cli.bars import Bar
 from resharp.cli.interrupts import code_of
 from resharp.cli.wording import printable, with_flags
 from resharp.errors import OptionError, ResharpError
 from resharp.folders import FolderOptions, FolderReport, FolderRun, Output, Plan, Result
+from resharp.optional import require
 from resharp.outputs import JournalOption
 from resharp.pipeline.restorer import RestoreConfig
 from resharp.runtime import DEFAULT_MODEL
 from resharp.types import BackendName, Precision, Tta
+
+logger = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 STOPPED = "Interrupted. Finished work is kept; run the same command to resume."
@@ -228,6 +232,48 @@ def folder_run(
     own = ("quality", "overwrite", "allow_truncated", "workers", "journal", "max_pixels")
     chosen = FolderOptions(watch=watch, **{one: options[one] for one in own if one in options})
     return FolderRun(options["inputs"], output, config, chosen, **how)
+
+
+class Bar:
+    """A progress bar that never gets in the way: it is created when drawn, and dropped if it fails.
+
+    Args:
+        how: arguments of tqdm.
+    """
+
+    def __init__(self, **how: Any) -> None:
+        self._how, self._dropped = how, False
+        self._bar: Any = None
+
+    def draw(self, show: Callable[[Any], object], **how: Any) -> None:
+        """Draw the bar; errors of the terminal or tqdm are logged and not raised.
+
+        Args:
+            show: sets the bar's values.
+            how: further arguments for its creation.
+        """
+        if not self._dropped:
+            self._guarded(lambda: show(self._created(how)))
+
+    def close(self) -> None:
+        """Remove the bar from the terminal."""
+        if self._bar is not None:
+            self._guarded(self._bar.close)
+
+    def _created(self, how: dict[str, Any]) -> Any:
+        if self._bar is None:
+            tqdm = require("tqdm", feature="The progress bar", extra="").tqdm
+            self._bar = tqdm(**self._how, **how, disable=None, leave=False)
+        return self._bar
+
+    def _guarded(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except Exception as error:
+            self._bar, self._dropped = None, True
+            logger.debug("the progress bar cannot be drawn: %s", error)
+            # tqdm may not have released its lock, on which the next bar would block.
+            require("tqdm", feature="The progress bar", extra="").tqdm.set_lock(threading.RLock())
 
 
 class ProgressBar:

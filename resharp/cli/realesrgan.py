@@ -26,11 +26,10 @@ from resharp.outputs import (
     InputFiles,
     JournalEntry,
     OutputRecords,
-    expanded,
     name_in,
-    path_text,
     refusal,
 )
+from resharp.paths import expanded, path_text
 from resharp.types import Image
 
 NAMES = (

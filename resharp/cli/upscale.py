@@ -20,7 +20,8 @@ from resharp.folders import Output, Result
 from resharp.fsutil import write_whole
 from resharp.images import check_result, decode, encode, load, load_stream, writable
 from resharp.images.formats import available
-from resharp.outputs import InputFiles, expanded, refusal
+from resharp.outputs import InputFiles, refusal
+from resharp.paths import expanded
 from resharp.pipeline.restorer import RestoreConfig
 
 INTERVAL = 1.0

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 import click
 
-from resharp.cli.bars import Bar
 from resharp.cli.common import (
     STOPPED,
+    Bar,
     add_options,
     config_of,
     config_options,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from resharp.cluster.session import ClusterOptions, ClusterSession, session
 from resharp.errors import VideoError
 from resharp.fsutil import write_whole
-from resharp.outputs import expanded, path_text
+from resharp.paths import expanded, path_text
 from resharp.pipeline.restorer import RestoreConfig
 from resharp.types import Log, Progress
 from resharp.video.encoding import AlphaWatch

@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from resharp.checks import LONGEST, record
 from resharp.engines.engine_store import EngineStore
 from resharp.engines.locking import locked
 from resharp.engines.manifest import File, Manifest, Tuning, parse
 from resharp.errors import BundleError
 from resharp.fsutil import sha256_of, write_whole
 from resharp.reading import read_bounded, read_json
-from resharp.schema import LONGEST, record
 
 MANIFEST = "manifest.json"
 ENGINES = "engines"

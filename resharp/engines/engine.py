@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from resharp.engines.manifest import File, Manifest, is_schema
+from resharp.checks import between, is_schema, record
+from resharp.engines.manifest import File, Manifest
 from resharp.errors import BundleError, DamagedError
 from resharp.fsutil import sha256_of
 from resharp.gpu import tensorrt as trt
 from resharp.reading import parse_json
-from resharp.schema import between, record
 
 ENGINE_SCHEMA = 2
 """Version of the sidecar layout; any other version is refused."""

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from resharp.checks import record
 from resharp.engines.engine import Engine, Environment, ParityResult, is_of, mismatch, parse_engine
 from resharp.engines.locking import locked
 from resharp.engines.manifest import File, Manifest
 from resharp.errors import BundleError, DamagedError, OutputError
 from resharp.fsutil import PART, commit_file, flush, sha256_of, write_whole
 from resharp.reading import open_regular, read_bounded, read_json
-from resharp.schema import record
 
 SUFFIX = ".engine"
 _PARITY = ".parity.json"

@@ -13,10 +13,9 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from resharp.checks import check_number
+from resharp.checks import between, check_number, check_ranges, is_schema, matching, record
 from resharp.errors import BundleError, OptionError
 from resharp.reading import parse_json
-from resharp.schema import between, check_ranges, matching, record
 
 SCHEMA = 1
 """Version of the manifest layout; any other version is refused."""
@@ -262,11 +261,6 @@ def parse(text: str, where: str) -> Manifest:
     except ValueError as error:  # includes OptionError
         raise BundleError(f"{where} is damaged ({error}): export the model again") from error
     return manifest
-
-
-def is_schema(found: object, wanted: int) -> bool:
-    """Return whether a JSON value is this integer; ``true`` and 1.0 are not 1."""
-    return type(found) is int and found == wanted
 
 
 def _check(manifest: Manifest) -> None:

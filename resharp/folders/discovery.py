@@ -16,7 +16,8 @@ from stat import S_ISREG
 from resharp.checks import check_text
 from resharp.errors import OptionError
 from resharp.images import suffixes, writable
-from resharp.outputs import InputFiles, expanded, name_in, parse_output, path_text
+from resharp.outputs import InputFiles, name_in, parse_output
+from resharp.paths import expanded, path_text
 
 logger = logging.getLogger(__name__)
 

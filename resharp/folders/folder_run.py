@@ -26,7 +26,8 @@ from resharp.folders.stages import (
 )
 from resharp.folders.task import ClaimedImage, FailedImage
 from resharp.folders.watcher import FolderWatcher
-from resharp.outputs import JournalOption, path_text
+from resharp.outputs import JournalOption
+from resharp.paths import path_text
 from resharp.pipeline.restorer import RestoreConfig, RestoreOptions, config_from
 from resharp.pipeline.staged_pipeline import Pipeline, Stage
 from resharp.types import Progress

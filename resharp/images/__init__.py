@@ -8,8 +8,6 @@ from __future__ import annotations
 from resharp.images.codec import (
     decode,
     encode,
-    load,
-    load_stream,
     metadata_in,
     read,
     turned,
@@ -17,7 +15,7 @@ from resharp.images.codec import (
 )
 from resharp.images.formats import check_result, suffixes, writable
 from resharp.images.header import Header, header
-from resharp.images.limits import PixelLimit, pixel_limit
+from resharp.images.limits import PixelLimit, load, load_stream, pixel_limit
 from resharp.images.picture import Density, Metadata, Picture, Pixels
 
 __all__ = [

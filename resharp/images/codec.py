@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -27,11 +27,10 @@ from resharp.images.containers.info import (
     TruncatedError,
     UnsupportedError,
 )
-from resharp.images.header import HEAD, Header, damaged, detect, header, parsing, readable
+from resharp.images.header import HEAD, Header, damaged, detect, header, parsing
 from resharp.images.ifd import MalformedError
 from resharp.images.picture import Density, Metadata, Picture, Pixels
 from resharp.opencv import cv2
-from resharp.reading import open_any
 
 logger = logging.getLogger(__name__)
 TRUNCATED_HINT = ", or use `allow_truncated` to restore the readable part."
@@ -66,47 +65,8 @@ def read(
             several images, has too many pixels, or is a variant that OpenCV would read
             incorrectly.
     """
-    data = load(path, max_pixels=max_pixels)
+    data = limits.load(path, max_pixels=max_pixels)
     return decode(data, str(path), max_pixels=max_pixels, allow_truncated=allow_truncated)
-
-
-def load(
-    path: str | os.PathLike[str],
-    *,
-    max_pixels: int | None = None,
-    check: Callable[[], object] = lambda: None,
-) -> bytes:
-    """Return the bytes of an image file for :func:`decode`; reading stops early for other files.
-
-    A pipe without a writer is waited for, so that the writer may be started later.
-
-    Args:
-        path: the file, or a pipe or device that delivers one.
-        max_pixels: as for :func:`read`.
-        check: called several times a second while waiting for a pipe; raising ends the wait.
-
-    Raises:
-        OptionError: ``max_pixels`` is not a positive integer.
-        ImageError: the file cannot be read, does not start like a supported image, or is too
-            large.
-    """
-    name = str(path)
-    with readable(name), open_any(path, check) as file:
-        return limits.read_file(file, name, max_pixels)
-
-
-def load_stream(
-    stream: BinaryIO, name: str = "the stream", *, max_pixels: int | None = None
-) -> bytes:
-    """Return the bytes of an image from an open file or pipe, as :func:`load` does.
-
-    Args:
-        stream: read from its position to its end.
-        name: how error messages refer to it.
-        max_pixels: as for :func:`read`.
-    """
-    with readable(name):
-        return limits.read_file(stream, name, max_pixels)
 
 
 def decode(

@@ -13,9 +13,8 @@ from resharp.errors import ImageError
 from resharp.images import formats
 from resharp.images.containers import avif, bmp, gif, jpeg, png, tiff, webp
 from resharp.images.containers.info import DamagedContainerError, Size
-from resharp.images.file_data import Data, FileData
 from resharp.images.ifd import MalformedError
-from resharp.reading import NotRegularError, open_regular
+from resharp.reading import Data, FileData, NotRegularError, open_regular
 
 HEAD = 256
 """Number of bytes from which a format is detected."""

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from resharp.images.file_data import Data
+from resharp.reading import Data
 
 
 class MalformedError(ValueError):

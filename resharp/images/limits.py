@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from resharp.checks import check_int
 from resharp.errors import ImageError, OptionError
 from resharp.images import formats
-from resharp.images.header import HEAD, Header, damaged, detect, header
+from resharp.images.header import HEAD, Header, damaged, detect, header, readable
 from resharp.memory import total_memory
-from resharp.opencv import number_of
+from resharp.opencv import IMAGE_LIMITS
+from resharp.reading import open_any
 
 VARIABLE = "RESHARP_MAX_PIXELS"
 """Environment variable with the default of ``max_pixels``."""
@@ -30,7 +32,6 @@ _FILE_PIXEL, _FILE_MORE = 16, 64 << 20
 """Largest size of a file: bytes per pixel (RGBA of 32 bits), and bytes for metadata."""
 _OPENCV_BYTES = 2**31 - 1
 """OpenCV counts the bytes of a file in 32 bits."""
-_OPENCV_LIMITS = {"PIXELS": 1 << 30, "WIDTH": 1 << 20, "HEIGHT": 1 << 20}
 _CHUNK = 1 << 20
 
 
@@ -62,7 +63,7 @@ def pixel_limit(max_pixels: int | None) -> PixelLimit:
             raise OptionError(f"{VARIABLE} must be a positive integer, got {text!r}")
         return PixelLimit(int(text), chosen=True)
     most = total_memory() // _SHARE // _PIXEL
-    return PixelLimit(min(most, _opencv("PIXELS")), chosen=False)
+    return PixelLimit(min(most, IMAGE_LIMITS["OPENCV_IO_MAX_IMAGE_PIXELS"]), chosen=False)
 
 
 def check_header(found: Header, name: str, max_pixels: int | None, *, whole: bool = True) -> None:
@@ -90,12 +91,13 @@ def check_header(found: Header, name: str, max_pixels: int | None, *, whole: boo
             f"{name} has {_claim(found)} in only {found.size} bytes, which may be a decompression "
             f"bomb. {trust}"
         )
-    sides = {"PIXELS": found.pixels, "WIDTH": found.width, "HEIGHT": found.height}
+    sides = {"pixels": found.pixels, "width": found.width, "height": found.height}
     for side, value in sides.items():
-        if value > (most := _opencv(side)):
+        variable = f"OPENCV_IO_MAX_IMAGE_{side.upper()}"
+        if value > (most := IMAGE_LIMITS[variable]):
             raise ImageError(
-                f"{name} has {_claim(found)}, over OpenCV's limit of {most} ({side.lower()}). "
-                f"If you trust the file, set the environment variable {_variable(side)} to {value}."
+                f"{name} has {_claim(found)}, over OpenCV's limit of {most} ({side}). If you "
+                f"trust the file, set the environment variable {variable} to {value}."
             )
 
 
@@ -113,20 +115,47 @@ def check_file(path: str | os.PathLike[str], max_pixels: int | None, *, whole: b
     check_header(header(path), os.fspath(path), max_pixels, whole=whole)
 
 
-def read_file(file: BinaryIO, name: str, max_pixels: int | None) -> bytes:
-    """Return the bytes of an open image file, which are held once.
+def load(
+    path: str | os.PathLike[str],
+    *,
+    max_pixels: int | None = None,
+    check: Callable[[], object] = lambda: None,
+) -> bytes:
+    """Return the bytes of an image file; reading stops early for other files.
 
-    The header is checked first, so that little is read of files that are refused.
+    A pipe without a writer is waited for, so that the writer may be started later.
 
     Args:
-        file: opened for reading; a pipe, or the rest of a file, is read to its end.
-        name: how error messages refer to the file.
-        max_pixels: as for :func:`check_header`.
+        path: the file, or a pipe or device that delivers one.
+        max_pixels: as for :func:`~resharp.images.read`.
+        check: called several times a second while waiting for a pipe; raising ends the wait.
 
     Raises:
-        ImageError: the file is not a supported image, or it is too large.
-        OSError: it cannot be read.
+        OptionError: ``max_pixels`` is not a positive integer.
+        ImageError: the file cannot be read, does not start like a supported image, or is too
+            large.
     """
+    name = str(path)
+    with readable(name), open_any(path, check) as file:
+        return _read(file, name, max_pixels)
+
+
+def load_stream(
+    stream: BinaryIO, name: str = "the stream", *, max_pixels: int | None = None
+) -> bytes:
+    """Return the bytes of an image from an open file or pipe, as :func:`load` does.
+
+    Args:
+        stream: read from its position to its end.
+        name: how error messages refer to it.
+        max_pixels: as for :func:`~resharp.images.read`.
+    """
+    with readable(name):
+        return _read(stream, name, max_pixels)
+
+
+def _read(file: BinaryIO, name: str, max_pixels: int | None) -> bytes:
+    """Return the bytes of an open image file, which are held once; its header is checked first."""
     limit = pixel_limit(max_pixels).bytes
     if not file.seekable() or file.tell():
         return _read_pipe(file, name, limit)
@@ -158,12 +187,3 @@ def _check_bytes(size: int, name: str, limit: int) -> None:
             f"{name} has more than {limit} bytes, more than any image within the pixel limit "
             "needs. If you trust the file, set a larger `max_pixels`."
         )
-
-
-def _variable(side: str) -> str:
-    return f"OPENCV_IO_MAX_IMAGE_{side}"
-
-
-def _opencv(side: str) -> int:
-    """Return one of OpenCV's own limits, which environment variables can change."""
-    return number_of(_variable(side)) or _OPENCV_LIMITS[side]

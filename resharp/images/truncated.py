@@ -15,23 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from resharp.images.containers import bmp, gif, jpeg, tiff_part
+from resharp.images.containers import bmp, gif, jpeg, png, tiff_part, webp
 from resharp.images.containers.info import DamagedContainerError
 from resharp.images.picture import Pixels
 
-_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-_ADAM7 = (
-    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2)),
-    (0, 1, 1, 2),
-)
-"""Left, top, and steps to the right and down of the passes of an interlaced PNG."""
 _GRIDS = ((8, 8), (8, 4), (4, 4), (4, 2), (2, 2), (2, 1))
 """Steps down and to the right between the pixels that are known after each pass."""
 _EARLIER = 32
 """Number of bytes that the second decoding of a WebP file lacks."""
 _SPARE, _ZEROS = 1024, 64 << 20
 """Zeros after the end of a WebP file, for decoders that read ahead; most zeros for missing data."""
-_MOST_PIXELS = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,19 +78,12 @@ class PartialFile:
         _check_rows(rows - missing)
         if not missing:
             return pixels, "the file is truncated: its end is missing, but no row of the image is"
-        _check_size(pixels.shape[1], rows)
         whole = np.zeros((rows, *pixels.shape[1:]), pixels.dtype)
         if self.first:
             whole[missing:] = pixels[len(pixels) - (rows - missing) :]
         else:
             whole[: rows - missing] = pixels[: rows - missing]
         return whole, _note(missing, rows, "first" if self.first else "last", "black")
-
-
-def _check_size(width: int, height: int) -> None:
-    """Refuse to create a large image from a few bytes; OpenCV has the same limit."""
-    if width * height > _MOST_PIXELS:
-        raise DamagedContainerError(f"it claims {width} x {height} pixels")
 
 
 def _check_rows(rows: int) -> None:
@@ -154,26 +140,21 @@ def _png(data: bytes) -> PartialFile:
         at += 12 + size
     if not start:
         raise DamagedContainerError("it ends before its image data")
-    width, height, depth, kind, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
-    _check_size(width, height)
-    bits = depth * _PNG_CHANNELS.get(kind, 1)
-    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
-    sizes = []
-    for left, top, right, down in passes:
-        across, rows = -(-(width - left) // right), -(-(height - top) // down)
-        sizes.append((1 + (across * bits + 7) // 8) * rows if across > 0 and rows > 0 else 0)
+    header = data[16:29]
+    width, height = struct.unpack_from(">II", header)
+    sizes = png.pass_sizes(header)
     raw, head = _inflated(b"".join(packed), sum(sizes)), data[:start]
-    if not interlaced:
+    if len(sizes) == 1:
         rows = len(raw) * height // sizes[0] if sizes[0] else 0
         _check_rows(rows)
-        shorter = data[16:20] + struct.pack(">I", rows) + data[24:29]
-        head = data[:8] + _chunk(b"IHDR", shorter) + data[33:start]
+        shorter = header[:4] + struct.pack(">I", rows) + header[8:]
+        head = data[:8] + png.chunk(b"IHDR", shorter) + data[33:start]
         part = raw[: rows * sizes[0] // height]
         return PartialFile(data=_png_of(head, part), height=height, missing=height - rows)
     there = sum(len(raw) >= sum(sizes[: n + 1]) for n in range(7))
     _check_rows(there)
     whole = _png_of(head, raw.ljust(sum(sizes), b"\0"))
-    if there == len(passes):
+    if there == len(sizes):
         return PartialFile(data=whole, missing=0)
     ys, xs = (
         np.arange(size) // step * step
@@ -183,11 +164,7 @@ def _png(data: bytes) -> PartialFile:
 
 
 def _png_of(head: bytes, raw: bytes) -> bytes:
-    return head + _chunk(b"IDAT", zlib.compress(raw, 1)) + _chunk(b"IEND", b"")
-
-
-def _chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    return head + png.chunk(b"IDAT", zlib.compress(raw, 1)) + png.chunk(b"IEND", b"")
 
 
 def _inflated(packed: bytes, most: int) -> bytes:
@@ -209,31 +186,27 @@ def _jpeg(data: bytes) -> PartialFile:
 
 def _webp(data: bytes) -> PartialFile:
     """Fill the image data up with zeros, which decode as a continuation."""
-    at = 12
-    while at + 8 <= len(data):
-        name, size = struct.unpack_from("<4sI", data, at)
+    for name, at, size in webp.chunks(data):  # noqa: B007
         if name in (b"VP8 ", b"VP8L"):
             break
         if name == b"ANMF":
             raise DamagedContainerError("animations cannot be read in part")
-        at += 8 + size + size % 2
     else:
         raise DamagedContainerError("it ends before its image data")
     size = min(size, len(data) + _ZEROS)
-    end = at + 8 + size + size % 2 + _SPARE
-    head = (
-        data[:4] + struct.pack("<I", end - 8) + data[8 : at + 4] + struct.pack("<I", size + _SPARE)
-    )
-    there = data[at + 8 : at + 8 + size]
+    end = at + size + size % 2 + _SPARE
+    head = data[:4] + struct.pack("<I", end - 8) + data[8 : at - 4]
+    head += struct.pack("<I", size + _SPARE)
+    there = data[at : at + size]
     if len(there) <= _EARLIER:
         raise DamagedContainerError("it ends before the first row of its image")
     cut = there[:-_EARLIER]
     whole = len(there) >= size
     return PartialFile(
-        data=head + there.ljust(end - at - 8, b"\0"),
+        data=head + there.ljust(end - at, b"\0"),
         missing=0 if whole else None,
         blurred=8 if name == b"VP8 " else 0,
-        earlier=None if whole else head + cut.ljust(end - at - 8, b"\0"),
+        earlier=None if whole else head + cut.ljust(end - at, b"\0"),
     )
 
 
@@ -254,7 +227,6 @@ def _gif(data: bytes) -> PartialFile:
 
 def _bmp(data: bytes) -> PartialFile:
     start, stride, rows, flipped = bmp.layout(data)
-    _check_size(stride // 4, rows)
     there = max(len(data) - start, 0) // stride
     there = min(there, rows)
     _check_rows(there)

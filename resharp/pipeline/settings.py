@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from resharp.checks import plain, record
 from resharp.errors import OptionError, OutputError
 from resharp.fsutil import replacing
 from resharp.optional import require
@@ -15,7 +16,6 @@ from resharp.paths import as_path
 from resharp.reading import parse_json, read_bounded
 from resharp.runtime.bundle_lookup import DEFAULT_MODEL
 from resharp.runtime.upscaler import Upscaler
-from resharp.schema import record
 from resharp.types import BackendName, Precision, Tile
 
 SUFFIXES = (".json", ".toml")
@@ -103,9 +103,7 @@ class Settings:
 
 def _plain(value: Any) -> Any:
     """Convert to what JSON and TOML can hold: paths to text, numpy numbers to Python's."""
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return value.item() if hasattr(value, "item") else value
+    return os.fspath(value) if isinstance(value, os.PathLike) else plain(value)
 
 
 def _kind(path: Path) -> str:

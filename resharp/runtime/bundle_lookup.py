@@ -62,7 +62,7 @@ def resolve(
         return _at(model, denoise)
     if not isinstance(model, str | os.PathLike):
         raise OptionError(f"`model` must be a name, a folder or a Bundle, got {model!r}")
-    if store is not None:
+    if store not in (None, ""):
         as_path(store, "`store`")
     text = os.fspath(model)
     if not isinstance(text, str) or "\0" in text:

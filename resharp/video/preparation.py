@@ -16,7 +16,8 @@ from resharp.errors import OptionError, OutputError, VideoError
 from resharp.images import writable
 from resharp.images.color_signal import describe
 from resharp.images.transfer import cannot_hold
-from resharp.outputs import OutputName, expanded, parse_output, path_text
+from resharp.outputs import OutputName, parse_output
+from resharp.paths import expanded, path_text
 from resharp.pipeline.restorer import RestorerInfo
 from resharp.reading import kind_of
 from resharp.types import Log

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import PurePosixPath
 from typing import Any
 
-from resharp.schema import record
+from resharp.checks import record
 
 Parameter = int | float | str | bool | tuple[int, ...]
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from resharp.checks import is_schema
 from resharp.errors import CheckpointError, OptionError
 from resharp.fsutil import commit_file, copy_hashed
 from resharp.paths import as_path, weights_folder
@@ -205,7 +206,7 @@ def _read(sidecar: Path) -> ModelEntry:
     try:
         data = read_json(sidecar)
         schema = data.pop("schema", None)
-        if type(schema) is not int or schema != SCHEMA:
+        if not is_schema(schema, SCHEMA):
             raise ValueError(f"schema {schema!r}, expected {SCHEMA}")
         return ModelEntry.from_json(data)
     except (OSError, ValueError, TypeError, AttributeError) as error:

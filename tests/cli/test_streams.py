@@ -15,8 +15,8 @@ import cv2
 import pytest
 from click.testing import CliRunner
 
-from resharp.cli import bars, main
-from resharp.cli.common import ProgressBar
+from resharp.cli import main
+from resharp.cli.common import Bar, ProgressBar
 from resharp.drawing import draw
 from resharp.engines import Bundle
 from tests.cli.commands import call
@@ -160,14 +160,14 @@ def test_a_bar_that_cannot_be_drawn_is_dropped_and_leaves_no_lock(
             for done in range(3):
                 bar(done, 3)
             bar.close()
-    assert bars.Bar().close() is None  # type: ignore[func-returns-value]
+    assert Bar().close() is None  # type: ignore[func-returns-value]
 
 
 def test_an_interrupt_while_the_bar_is_drawn_is_none_of_its_faults() -> None:
     def interrupted(bar: Any) -> None:
         raise KeyboardInterrupt
 
-    bar = bars.Bar()
+    bar = Bar()
     with pytest.raises(KeyboardInterrupt):
         bar.draw(interrupted)
     bar.close()

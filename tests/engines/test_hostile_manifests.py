@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from resharp.checks import check_ranges
 from resharp.engines import Bundle, DniPartner, ExtraInput, Source, Tuning, parse
 from resharp.engines.blend import write_blend
 from resharp.engines.bundle import MANIFEST as FILE
@@ -22,7 +23,6 @@ from resharp.engines.kernel_cache import KernelCache
 from resharp.engines.model_info import info_of
 from resharp.engines.reference import read_reference
 from resharp.errors import BundleError, DamagedError, OptionError
-from resharp.schema import check_ranges
 from tests.engines.test_engine_store import engine_of, spec
 from tests.engines.test_manifest import MANIFEST, stored
 

@@ -602,6 +602,12 @@ def test_an_input_that_cannot_be_does_not_keep_the_others(config: RestoreConfig,
     Path("loop").symlink_to("loop")
     report = restore_folder([name, "a.png"], "out", config=config)
     assert counts(report) == (1, 0, 1)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_an_output_that_cannot_be_fails(config: RestoreConfig) -> None:
+    save("a.png")
+    Path("loop").symlink_to("loop")
     for output in ("loop", "loop/deeper", "x" * 300 + ".png", "y" * 300 + "/", "a.png/deeper"):
         report = restore_folder("a.png", output, config=config)
         assert counts(report) == (0, 0, 1), output

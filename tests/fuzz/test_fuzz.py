@@ -40,6 +40,7 @@ for number in range(len(PLANTED)):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_every_planted_fault_is_found(tmp_path: Path) -> None:
     scratch, keep = tmp_path / "scratch", tmp_path / "keep"
@@ -67,7 +68,7 @@ def test_a_case_is_the_same_again() -> None:
 def test_mutated_files_stay_small() -> None:
     pictures = Pictures()
     material = pictures.material()
-    for number in range(500):
+    for number in range(100):
         trial = pictures.trial(CaseId("pictures", 3, number).random(), material)
         assert len(trial.files[trial.source]) <= LARGEST
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from resharp.errors import ImageError
-from resharp.images import codec, decode, read, suffixes
+from resharp.images import decode, limits, read, suffixes
 from tests.images import test_samples as samples
 from tests.images.test_samples import encoded, photo
 
@@ -101,7 +101,7 @@ def test_a_file_without_the_right_to_read(tmp_path: Path, monkeypatch: pytest.Mo
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(codec, "open_any", refuse)  # root may read everything
+    monkeypatch.setattr(limits, "open_any", refuse)  # root may read everything
     with pytest.raises(ImageError, match=r"mine\.png cannot be read: Permission denied"):
         read(path)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def test_few_bytes_are_read(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shape", [(40, 40, 3), (1500, 1400, 3), (2000, 1, 3), (64, 1000, 1)])
+@pytest.mark.parametrize("shape", [(40, 40, 3), (700, 600, 3), (2000, 1, 3), (64, 1000, 1)])
 def test_flat_images_are_read(kind: str, shape: tuple[int, ...]) -> None:
     """They compress as well as any image can."""
     if kind == "gif" and shape[2] == 1:
@@ -233,10 +234,9 @@ def test_the_size_in_a_full_sequence_header_of_av1() -> None:
 def test_broken_headers_raise_nothing_else(kind: str) -> None:
     data = encoded(KINDS[kind][0], photo(24, 32), *KINDS[kind][1:])
     for at in range(min(len(data), 400)):
-        for value in (0, 0xFF, data[at] ^ 0x80):
-            broken = data[:at] + bytes((value,)) + data[at + 1 :]
-            for source in (broken, io.BytesIO(broken), data[:at]):
-                try:
-                    header(source)
-                except ImageError:
-                    continue
+        flipped, zeroed, full = (
+            data[:at] + bytes((value,)) + data[at + 1 :] for value in (data[at] ^ 0x80, 0, 0xFF)
+        )
+        for source in (flipped, io.BytesIO(zeroed), full, data[:at]):
+            with suppress(ImageError):
+                header(source)

@@ -29,6 +29,7 @@ from resharp.images import (
 )
 from resharp.images.formats import check_size, choose
 from resharp.images.limits import VARIABLE
+from resharp.opencv import IMAGE_LIMITS, image_limits
 from tests.images import test_samples as samples
 from tests.images.claims import claiming
 from tests.images.test_samples import encoded, photo
@@ -36,8 +37,9 @@ from tests.images.test_samples import encoded, photo
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (VARIABLE, *(f"OPENCV_IO_MAX_IMAGE_{x}" for x in ("PIXELS", "WIDTH", "HEIGHT"))):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv(VARIABLE, raising=False)
+    for name, value in image_limits({}).items():
+        monkeypatch.setitem(IMAGE_LIMITS, name, value)
 
 
 def memory(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
@@ -51,7 +53,7 @@ def test_an_image_and_its_result_fit_into_a_quarter_of_the_memory(
     assert pixel_limit(None).pixels == (6 << 30) // 51 == 126_322_567
     memory(monkeypatch, 1 << 40)
     assert pixel_limit(None).pixels == 1 << 30  # OpenCV's own
-    monkeypatch.setenv("OPENCV_IO_MAX_IMAGE_PIXELS", "2048MB")
+    monkeypatch.setitem(IMAGE_LIMITS, "OPENCV_IO_MAX_IMAGE_PIXELS", 1 << 31)
     assert pixel_limit(None).pixels == 1 << 31
 
 
@@ -110,7 +112,7 @@ def test_what_opencv_refuses_names_its_own_variable(monkeypatch: pytest.MonkeyPa
     wide = claiming(encoded(".png", photo(30, 40)), (1 << 20) + 1, 1) + bytes(4000)
     with pytest.raises(ImageError, match=r"limit of 1048576 \(width\).*OPENCV_IO_MAX_IMAGE_WIDTH"):
         decode(wide)
-    monkeypatch.setenv("OPENCV_IO_MAX_IMAGE_PIXELS", "1KB")
+    monkeypatch.setitem(IMAGE_LIMITS, "OPENCV_IO_MAX_IMAGE_PIXELS", 1024)
     with pytest.raises(ImageError, match=r"limit of 1024 \(pixels\).*OPENCV_IO_MAX_IMAGE_PIXELS"):
         decode(encoded(".png", photo(30, 40)), max_pixels=9999)
 

@@ -25,8 +25,8 @@ from resharp.images.containers.info import (
     left_out,
 )
 from resharp.images.exif import payload
-from resharp.images.file_data import Data
 from resharp.images.picture import Metadata, Pixels
+from resharp.reading import Data
 
 if TYPE_CHECKING:
     from resharp.images.color_signal import ColorSignal

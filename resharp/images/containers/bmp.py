@@ -11,8 +11,8 @@ from resharp.images.containers.info import (
     TruncatedError,
     behind,
 )
-from resharp.images.file_data import Data
 from resharp.images.picture import METER, Metadata, per_meter, stated
+from resharp.reading import Data
 
 _HEADER, _DENSITY = 14, 38
 _RUNS = (1, 2)

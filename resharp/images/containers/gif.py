@@ -19,8 +19,8 @@ from resharp.images.containers.info import (
     lzw_bytes,
     plain,
 )
-from resharp.images.file_data import Data
 from resharp.images.picture import Metadata, stated
+from resharp.reading import Data
 
 _EXTENSION, _PICTURE, _END = 0x21, 0x2C, 0x3B
 _GRAPHIC_CONTROL, _COMMENT, _APPLICATION = 0xF9, 0xFE, 0xFF

@@ -24,8 +24,8 @@ from resharp.images.containers.info import (
     left_out,
     plain,
 )
-from resharp.images.file_data import Data
 from resharp.images.picture import CENTIMETER, Metadata, stated
+from resharp.reading import Data
 
 EXIF, XMP, ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 _JFIF, _PHOTOSHOP, _MPF = b"JFIF\0", b"Photoshop 3.0\0", b"MPF\0"

@@ -28,8 +28,8 @@ from resharp.images.containers.info import (
     named,
     plain,
 )
-from resharp.images.file_data import Data
 from resharp.images.picture import METER, Density, Metadata, Pixels, per_meter, stated
+from resharp.reading import Data
 
 if TYPE_CHECKING:
     from resharp.images.color_signal import ColorSignal
@@ -120,22 +120,27 @@ def size(data: Data) -> Size:
     """
     if data[8:16] != b"\0\0\0\rIHDR":
         raise DamagedContainerError("it does not begin with its header chunk")
-    width, height, depth, kind, interlaced = struct.unpack(">IIBB2xB", data[16:29])
-    bits = depth * _CHANNELS.get(kind, 1)
-    raw = sum(
-        len(range(top, height, down)) * (1 + (len(range(left, width, right)) * bits + 7) // 8)
-        for top, left, down, right in (_ADAM7 if interlaced else _WHOLE)
-        if left < width
-    )
+    width, height, depth, kind = struct.unpack(">IIBB", data[16:26])
     channels = 4 if kind in (4, 6) or _has_key(data) else 1 if kind == 0 else 3
     return Size(
         width=width,
         height=height,
-        bits=bits,
+        bits=depth * _CHANNELS.get(kind, 1),
         depth=depth,
         channels=channels,
-        least=raw // DEFLATE,
+        least=sum(pass_sizes(data[16:29])) // DEFLATE,
     )
+
+
+def pass_sizes(header: bytes) -> list[int]:
+    """Return the bytes of each pass in the inflated image data; plain images have one pass."""
+    width, height, depth, kind, interlaced = struct.unpack(">IIBB2xB", header)
+    bits = depth * _CHANNELS.get(kind, 1)
+    sizes = []
+    for top, left, down, right in _ADAM7 if interlaced else _WHOLE:
+        across = len(range(left, width, right))
+        sizes.append(len(range(top, height, down)) * (across > 0 and 1 + (across * bits + 7) // 8))
+    return sizes
 
 
 def _has_key(data: Data) -> bool:
@@ -168,10 +173,11 @@ def embed(data: bytes, metadata: Metadata) -> bytes:
         except UnicodeEncodeError:
             added.append((b"iTXt", word + bytes(5) + text.encode("utf-8", "replace")))
     added += [(name, body) for _, name, body in metadata.own]
-    return data[:33] + b"".join(_chunk(name, body) for name, body in added) + data[33:]
+    return data[:33] + b"".join(chunk(name, body) for name, body in added) + data[33:]
 
 
-def _chunk(name: bytes, body: bytes) -> bytes:
+def chunk(name: bytes, body: bytes) -> bytes:
+    """Return a chunk with its length and checksum."""
     crc = zlib.crc32(name + body)
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", crc)
 

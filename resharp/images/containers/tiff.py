@@ -25,9 +25,9 @@ from resharp.images.containers.info import (
     UnsupportedError,
     lzw_bytes,
 )
-from resharp.images.file_data import Data
 from resharp.images.ifd import MalformedError
 from resharp.images.picture import CENTIMETER, Density, Metadata, Pixels, stated
+from resharp.reading import Data
 
 _HEIGHT, _COMPRESSION = 257, 259
 _PLACES = ((273, 279), (324, 325))

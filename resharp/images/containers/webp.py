@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import replace
 
 from resharp.images.containers.info import (
@@ -14,8 +15,8 @@ from resharp.images.containers.info import (
     left_out,
 )
 from resharp.images.exif import payload
-from resharp.images.file_data import Data
 from resharp.images.picture import Metadata
+from resharp.reading import Data
 
 _PIXELS = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF"}
 _BLOCKS = {b"EXIF", b"ICCP", b"XMP "}
@@ -30,20 +31,27 @@ def inspect(data: bytes) -> ContainerInfo:
     found: dict[bytes, bytes] = {}
     others: list[bytes] = []
     frames = 0
-    at = 12
-    while at + 8 <= min(end, len(data)):
-        name = data[at : at + 4]
-        size = int.from_bytes(data[at + 4 : at + 8], "little")
+    for name, at, size in chunks(data):
+        if at > end:
+            break
         frames += name == b"ANMF"
         if name in _BLOCKS:
-            found.setdefault(name, data[at + 8 : at + 8 + size])
+            found.setdefault(name, data[at : at + size])
         elif name not in _PIXELS:
             others.append(name)
-        at += 8 + size + size % 2
     exif = payload(found.get(b"EXIF", b"")) or None
     lost = (*left_out("WebP chunks", others), *behind(data, end + end % 2))
     metadata = Metadata(exif=exif, icc=found.get(b"ICCP"), xmp=found.get(b"XMP "), lost=lost)
     return ContainerInfo(metadata=metadata, frames=max(frames, 1))
+
+
+def chunks(data: Data) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, position and size of each chunk's content, which may reach beyond the end."""
+    at = 12
+    while at + 8 <= len(data):
+        name, size = struct.unpack("<4sI", data[at : at + 8])
+        yield name, at + 8, size
+        at += 8 + size + size % 2
 
 
 def size(data: Data) -> Size:
@@ -52,26 +60,23 @@ def size(data: Data) -> Size:
     Raises:
         DamagedContainerError: the canvas of a still image is not as large as the image.
     """
-    canvas, alpha, at = (0, 0), False, 12
-    while at + 8 <= len(data):
-        name = data[at : at + 4]
+    canvas, alpha = (0, 0), False
+    for name, at, _ in chunks(data):
         if name == b"VP8X":
-            head = data[at + 8 : at + 18]
+            head = data[at : at + 10]
             across, down = (int.from_bytes(head[i : i + 3], "little") for i in (4, 7))
             canvas = across + 1, down + 1
             if head[0] & 2:
                 return Size(width=canvas[0], height=canvas[1], bits=32, channels=4)
             alpha = head[0] & 16 > 0
         elif name in (b"VP8 ", b"VP8L"):
-            found = _lossy(data[at + 8 : at + 18]) if name == b"VP8 " else _lossless(data, at + 8)
+            found = _lossy(data[at : at + 10]) if name == b"VP8 " else _lossless(data, at)
             if canvas not in ((0, 0), (found.width, found.height)):
                 raise DamagedContainerError(
                     f"its canvas is {canvas[0]} x {canvas[1]} pixels, but its image is "
                     f"{found.width} x {found.height}"
                 )
             return replace(found, bits=32, channels=4) if alpha else found
-        length = int.from_bytes(data[at + 4 : at + 8], "little")
-        at += 8 + length + length % 2
     raise DamagedContainerError("it has no image data")
 
 
