@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+import reprlib
 import types
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -29,6 +30,8 @@ LONGEST = 10_000
 DEEPEST = 32
 """Most levels of lists and objects within a value of type Any."""
 _NAMES = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
+QUOTED = 80
+"""Characters of a value that a message quotes."""
 
 
 def check_int(name: str, value: object, low: int = 1, high: int | None = None) -> int:
@@ -43,7 +46,7 @@ def check_int(name: str, value: object, low: int = 1, high: int | None = None) -
     wanted = f"an integer between {low} and {high}"
     if high is None:
         wanted = "a positive integer" if low == 1 else f"an integer of at least {low}"
-    raise OptionError(f"{_marked(name)} must be {wanted}, got {value!r}")
+    raise OptionError(f"{_marked(name)} must be {wanted}, got {shown(value)}")
 
 
 def check_number(
@@ -68,7 +71,7 @@ def check_number(
         wanted = "a finite number" if low == -math.inf else wanted
     else:
         wanted = f"in ({low:g}, {high:g}]" if above else f"between {low:g} and {high:g}"
-    raise OptionError(f"{_marked(name)} must be {wanted}, got {value!r}")
+    raise OptionError(f"{_marked(name)} must be {wanted}, got {shown(value)}")
 
 
 def is_number(value: object) -> bool:
@@ -90,7 +93,7 @@ def check_tta(value: object) -> int:
     number = _integer(value)
     if number is not None and number in get_args(Tta):
         return number
-    raise OptionError(f"`tta` must be 1, 2, 4 or 8, got {value!r}")
+    raise OptionError(f"`tta` must be 1, 2, 4 or 8, got {shown(value)}")
 
 
 def check_choice(name: str, value: object, known: Collection[str]) -> str:
@@ -101,7 +104,7 @@ def check_choice(name: str, value: object, known: Collection[str]) -> str:
     """
     if isinstance(value, str) and value in known:
         return value
-    raise OptionError(f"{_marked(name)} must be one of {', '.join(known)}, got {value!r}")
+    raise OptionError(f"{_marked(name)} must be one of {', '.join(known)}, got {shown(value)}")
 
 
 def check_text(name: str, value: object) -> str:
@@ -112,7 +115,37 @@ def check_text(name: str, value: object) -> str:
     """
     if isinstance(value, str):
         return value
-    raise OptionError(f"{_marked(name)} must be a string, got {value!r}")
+    raise OptionError(f"{_marked(name)} must be a string, got {shown(value)}")
+
+
+class _Short(reprlib.Repr):
+    """Cuts whatever is long, in depth too, and survives objects that cannot be shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = QUOTED
+
+    def repr_str(self, x: str, level: int) -> str:
+        return repr(x) if len(x) <= QUOTED else f"{x[:QUOTED]!r}..."
+
+    def repr_int(self, x: int, level: int) -> str:
+        try:
+            return super().repr_int(x, level)
+        except ValueError:  # more digits than Python converts
+            return f"an integer of {x.bit_length()} bits"
+
+
+_SHORT = _Short()
+
+
+def shown(value: object) -> str:
+    """Return how a message quotes a value: its ``repr`` on one line, cut where it is long."""
+    return _SHORT.repr(value).replace("\n", " ")
+
+
+def shortened(text: str, most: int = QUOTED) -> str:
+    """Return a text, cut after ``most`` characters."""
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def plain(value: Any) -> Any:
@@ -156,7 +189,7 @@ def record(kind: type[T], data: object, **parsed: Any) -> T:
             message names it.
     """
     if not isinstance(data, Mapping):
-        raise ValueError(f"{kind.__name__} must be an object, got {_shown(data)}")
+        raise ValueError(f"{kind.__name__} must be an object, got {shown(data)}")
     hints, values = _hints(kind), dict(parsed)  # type: ignore[arg-type]
     for one in fields(kind):  # type: ignore[arg-type]
         if one.name in parsed:
@@ -184,12 +217,12 @@ def check_ranges(item: Any) -> None:
             low, high = one.metadata["between"]
             if not is_number(value) or not low <= value <= high:  # False for NaN
                 raise ValueError(
-                    f"{one.name} must be between {low:g} and {high:g}, got {_shown(value)}"
+                    f"{one.name} must be between {low:g} and {high:g}, got {shown(value)}"
                 )
         if "matching" in one.metadata:
             pattern, what = one.metadata["matching"]
             if not isinstance(value, str) or not pattern.fullmatch(value):
-                raise ValueError(f"{one.name} must be {what}, got {_shown(value)}")
+                raise ValueError(f"{one.name} must be {what}, got {shown(value)}")
 
 
 def is_schema(found: object, wanted: int) -> bool:
@@ -215,7 +248,7 @@ def _conform(value: Any, hint: Any, name: str) -> Any:
         return _conform_union(value, inner, name)
     if origin is Literal:
         if not any(type(value) is type(one) and value == one for one in inner):
-            raise ValueError(f"{name} must be {_listed(map(repr, inner))}, got {_shown(value)}")
+            raise ValueError(f"{name} must be {_listed(map(repr, inner))}, got {shown(value)}")
         return value
     if hint is Any:
         _check_plain(value, name)
@@ -225,12 +258,12 @@ def _conform(value: Any, hint: Any, name: str) -> Any:
         return _conform_tuple(value, inner, name)
     elif origin is Mapping:
         if not isinstance(value, dict) or len(value) > LONGEST:
-            raise ValueError(f"{name} must be an object, got {_shown(value)}")
+            raise ValueError(f"{name} must be an object, got {shown(value)}")
         return {key: _conform(one, inner[1], f"{name}.{key}") for key, one in value.items()}
     elif hint is float and is_number(value):
         return float(value)
     elif type(value) is not hint or hint is float:
-        raise ValueError(f"{name} must be {_NAMES.get(hint, 'null')}, got {_shown(value)}")
+        raise ValueError(f"{name} must be {_NAMES.get(hint, 'null')}, got {shown(value)}")
     return value
 
 
@@ -246,16 +279,16 @@ def _conform_union(value: Any, kinds: tuple[Any, ...], name: str) -> Any:
         except ValueError:
             continue
     texts = [_NAMES.get(one) or _listed(map(repr, get_args(one))) for one in others]
-    raise ValueError(f"{name} must be {' or '.join(texts)}, got {_shown(value)}")
+    raise ValueError(f"{name} must be {' or '.join(texts)}, got {shown(value)}")
 
 
 def _conform_tuple(value: Any, kinds: tuple[Any, ...], name: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple) or len(value) > LONGEST:
-        raise ValueError(f"{name} must be a list, got {_shown(value)}")
+        raise ValueError(f"{name} must be a list, got {shown(value)}")
     if kinds[-1] is Ellipsis:
         kinds = kinds[:1] * len(value)
     if len(value) != len(kinds):
-        raise ValueError(f"{name} must have {len(kinds)} items, got {_shown(value)}")
+        raise ValueError(f"{name} must have {len(kinds)} items, got {shown(value)}")
     return tuple(_conform(one, kind, name) for one, kind in zip(value, kinds, strict=True))
 
 
@@ -267,14 +300,9 @@ def _check_plain(value: Any, name: str, depth: int = 0) -> None:
         for one in value.values() if isinstance(value, dict) else value:
             _check_plain(one, name, depth + 1)
     elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, got {value!r}")
+        raise ValueError(f"{name} must be finite, got {shown(value)}")
 
 
 def _listed(names: Any) -> str:
     *first, last = names
     return f"{', '.join(first)} or {last}" if first else str(last)
-
-
-def _shown(value: object) -> str:
-    text = repr(value) if not isinstance(value, dict | list | tuple) else type(value).__name__
-    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -7,12 +7,28 @@ import threading
 import time
 from collections.abc import Sequence
 
+from resharp.errors import BackendError
+
 logger = logging.getLogger(__name__)
 
 PATIENCE = 60.0
 """Seconds in which no thread ends, after which the remaining ones are given up."""
 _TICK = 0.2
 _left: list[threading.Thread] = []
+
+
+def start(thread: threading.Thread) -> None:
+    """Start a thread.
+
+    Raises:
+        BackendError: the system has no room for another one.
+    """
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise BackendError(
+            f"{error}: free some memory, or raise the limits on memory and threads of this process"
+        ) from error
 
 
 def join(threads: Sequence[threading.Thread]) -> bool:

@@ -10,7 +10,8 @@ import os
 import re
 from collections.abc import Mapping
 
-from resharp.errors import OptionError
+from resharp.checks import shown
+from resharp.errors import MissingExtraError, OptionError
 
 _NUMBERS = (
     "OPENCV_FOR_THREADS_NUM",
@@ -96,9 +97,8 @@ def image_limits(environment: Mapping[str, str]) -> dict[str, int]:
 
 
 def _invalid(name: str, value: str, wanted: str) -> OptionError:
-    shown = repr(value if len(value) <= 40 else f"{value[:40]}...")
     return OptionError(
-        f"the environment variable {name} must be {wanted}, got {shown}: correct or unset it"
+        f"the environment variable {name} must be {wanted}, got {shown(value)}: correct or unset it"
     )
 
 
@@ -106,6 +106,12 @@ check_environment(os.environ)
 IMAGE_LIMITS = image_limits(os.environ)
 """Those of this process: OpenCV reads the variables once."""
 
-import cv2  # noqa: E402
+try:
+    import cv2
+except Exception as error:  # one of its shared libraries is missing, or NumPy does not fit
+    raise MissingExtraError(
+        f"resharp needs the package opencv-python-headless, which cannot be imported ({error}): "
+        "pip install --force-reinstall opencv-python-headless"
+    ) from error
 
 __all__ = ["IMAGE_LIMITS", "check_environment", "cv2", "image_limits"]

@@ -29,7 +29,7 @@ def require(module: str, *, feature: str, extra: str, package: str | None = None
         return loaded
     try:
         return importlib.import_module(module)
-    except (ImportError, OSError) as error:  # OSError: one of its shared libraries is broken
+    except Exception as error:  # its import may also fail on a shared library or a variable
         name = package or module.partition(".")[0]
         wanted = f"resharp[{extra}]" if extra else name
         found = "is not installed" if _absent(error, module) else f"cannot be imported ({error})"

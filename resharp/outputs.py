@@ -29,6 +29,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from resharp.checks import shown
 from resharp.errors import OptionError
 from resharp.fsutil import locked, sha256_of, write_whole
 from resharp.paths import expanded, home, path_text
@@ -82,7 +83,7 @@ def parse_output(
     of_user = text[0] == "~" and (is_folder or len(path.parts) > 1) and path == Path(text)
     if of_user and not os.path.exists(path.parts[0]):
         user = path.parts[0][1:]
-        raise OptionError(f"`dst` refers to the unknown user {user!r}: write ./{text} instead")
+        raise OptionError(f"`dst` refers to the unknown user {shown(user)}: write ./{text} instead")
     if is_folder:
         if os.path.exists(path) and not os.path.isdir(path):
             raise OptionError(f"`dst` must be a folder, got {text}: it is {_kind(path)}")
@@ -90,8 +91,8 @@ def parse_output(
     if path.suffix.lower() not in endings:
         able = ", ".join(sorted(endings))
         raise OptionError(
-            f"the extension of `dst` must be one of {able}, got {path.name!r}; to create a folder "
-            f"of that name, end it with a slash: {text}/{hint}"
+            f"the extension of `dst` must be one of {able}, got {shown(path.name)}; to create a "
+            f"folder of that name, end it with a slash: {text}/{hint}"
         )
     return OutputName(path, is_file=True)
 

@@ -6,11 +6,28 @@ import contextlib
 import os
 from pathlib import Path
 
+from resharp.checks import shown
 from resharp.errors import OptionError
 from resharp.optional import require
 
 HOME = "RESHARP_HOME"
 """Environment variable with the folder in which resharp stores everything."""
+
+
+LONGEST = 32_767 if os.name == "nt" else 4096
+"""Characters of a path, beyond which no system has a file."""
+
+
+def check_length(text: str, name: str) -> None:
+    """Refuse a path that is too long for any file, and for messages that quote paths.
+
+    Raises:
+        OptionError: it is.
+    """
+    if len(text) > LONGEST:
+        raise OptionError(
+            f"{name} must be a path of at most {LONGEST} characters, got {shown(text)}"
+        )
 
 
 def home() -> Path:
@@ -76,9 +93,12 @@ def path_text(path: object, name: str, what: str = "a path") -> str:
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str):
-        raise OptionError(f"{name} must be {what}, got {path!r}")
+        raise OptionError(f"{name} must be {what}, got {shown(path)}")
+    check_length(text, name)
     if "\0" in text:
-        raise OptionError(f"{name} must be {what}, got {text!r}, which contains a NUL character")
+        raise OptionError(
+            f"{name} must be {what}, got {shown(text)}, which contains a NUL character"
+        )
     if not text:
         raise OptionError(
             f"{name} is empty, perhaps because of an unset variable. Name a file or a folder "

@@ -9,13 +9,22 @@ import numpy as np
 import pytest
 
 from resharp import Ensemble, RestoreConfig, Upscaler, VideoOptions, restore_video
-from resharp.checks import check_choice, check_int, check_number, check_text, check_tta, plain
+from resharp.checks import (
+    check_choice,
+    check_int,
+    check_number,
+    check_text,
+    check_tta,
+    plain,
+    shown,
+)
 from resharp.cluster.session import ClusterOptions
 from resharp.engines import Bundle
-from resharp.errors import OptionError
+from resharp.errors import OptionError, ResharpError
 from resharp.export.engine import EngineOptions
 from resharp.faces import FaceOptions
 from resharp.folders import FolderOptions, restore_folder
+from resharp.paths import LONGEST, store_folder, weights_folder
 
 NO_NUMBER: tuple[object, ...] = (
     True,
@@ -88,11 +97,12 @@ OPTIONS: tuple[tuple[Any, str], ...] = (
 )
 
 
-@pytest.mark.parametrize("value", [True, "2", float("nan"), float("inf"), [], 1j])
 @pytest.mark.parametrize(("options", "name"), OPTIONS)
-def test_no_option_takes_what_is_no_number_or_name(options: Any, name: str, value: Any) -> None:
-    with pytest.raises(OptionError, match=rf"\b{name}\b"):
-        options(**{name: value})
+def test_no_option_takes_what_is_no_number_or_name(options: Any, name: str) -> None:
+    values: tuple[Any, ...] = (True, "2", float("nan"), float("inf"), [], 1j)
+    for value in values:
+        with pytest.raises(OptionError, match=rf"\b{name}\b"):
+            options(**{name: value})
 
 
 @pytest.mark.parametrize("value", [True, "2", float("nan"), [], 1.5])
@@ -148,3 +158,75 @@ def test_numpy_numbers_are_options_of_a_config_and_its_key(compact: Bundle) -> N
 def test_arguments_of_another_type_are_named(function: Any, words: str) -> None:
     with pytest.raises(OptionError, match=words):
         function()
+
+
+class Unshowable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a\nb", r"'a\nb'"),
+        ("x" * 80, f"'{'x' * 80}'"),
+        ("x" * 70_000, f"'{'x' * 80}'..."),
+        (None, "None"),
+        (12, "12"),
+        (-(10**5000), "an integer of 16610 bits"),
+        (["a", {"b": 1}], "['a', {'b': 1}]"),
+        ([1] * 1000, "[1, 1, 1, 1, 1, 1, ...]"),
+        ([10**5000], "[an integer of 16610 bits]"),
+    ],
+    ids=range(9),
+)
+def test_what_messages_quote(value: object, text: str) -> None:
+    assert shown(value) == text
+
+
+def test_messages_quote_anything_in_one_short_line() -> None:
+    nested: list[Any] = []
+    for _ in range(100_000):
+        nested = [nested]
+    for value in (b"x" * 70_000, np.zeros((30, 30)), Unshowable(), nested, {"x" * 70_000: nested}):
+        assert len(shown(value)) < 300
+        assert "\n" not in shown(value)
+
+
+LONG: Any = "x" * 70_000
+HUGE: Any = 10**5000
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        lambda: check_int("size", LONG),
+        lambda: check_int("size", HUGE, high=10),
+        lambda: check_number("size", HUGE, 0),
+        lambda: check_choice("size", LONG, ("a", "b")),
+        lambda: RestoreConfig(scale=LONG),
+        lambda: RestoreConfig(scale=HUGE),
+        lambda: RestoreConfig(tile=LONG),
+        lambda: RestoreConfig(device=LONG),
+        lambda: Upscaler(LONG),
+        lambda: Upscaler(f"/{LONG}"),
+        lambda: Upscaler(backend=LONG),
+        lambda: VideoOptions(preset=LONG),
+        lambda: VideoOptions(encoder=LONG),
+        lambda: EngineOptions(dtypes=LONG),
+        lambda: ClusterOptions(cpus=LONG),
+        lambda: restore_folder(LONG, "out"),
+        lambda: restore_folder("in", LONG),
+        lambda: restore_folder("in", "out", suffix=f"/{LONG}"),
+        lambda: restore_video(LONG, "out.mp4"),
+        lambda: restore_video("in.mp4", LONG),
+        lambda: store_folder(LONG),
+        lambda: weights_folder(f"~{LONG}"),
+        lambda: store_folder("d/" * LONGEST),
+    ],
+    ids=range(23),
+)
+def test_messages_do_not_repeat_a_long_value(refused: Any) -> None:
+    with pytest.raises(ResharpError) as caught:
+        refused()
+    assert len(str(caught.value)) < 1000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -84,3 +85,15 @@ def test_help_needs_no_opencv() -> None:
     assert done.returncode == 0
     assert "upscale" in done.stdout
     assert not done.stderr
+
+
+def test_an_opencv_that_cannot_be_loaded_is_an_error_of_one_line(tmp_path: Path) -> None:
+    (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open')")
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    done = resharp("upscale", "a.png", "-o", "out", PYTHONPATH=paths)
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        "Error: resharp needs the package opencv-python-headless, which cannot be imported "
+        "(libGL.so.1: cannot open): pip install"
+    )
+    assert "Traceback" not in done.stderr

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from resharp.bench.records import Record, group_by
+from resharp.checks import shown
 from resharp.errors import OptionError
 
 STEP = 32
@@ -83,10 +84,12 @@ def parse_memory(text: str) -> int:
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
     if not found or (found[3] and not found[2]):
-        raise OptionError(f"`memory` must be a size such as 8GB, 7.5GiB or 500MB, got {text!r}")
+        raise OptionError(
+            f"`memory` must be a size such as 8GB, 7.5GiB or 500MB, got {shown(text)}"
+        )
     size = float(found[1]) * (_BINARY if found[3] else _UNITS)[found[2]]
     if size < 1:
-        raise OptionError(f"`memory` must be at least 1 byte, e.g. 8GB, got {text!r}")
+        raise OptionError(f"`memory` must be at least 1 byte, e.g. 8GB, got {shown(text)}")
     return int(size)
 
 
@@ -105,7 +108,7 @@ def capacities(records: Sequence[Record], model: str, memory: int) -> tuple[Capa
         known = ", ".join(sorted({record.case.model for record in records})) or "nothing"
         raise OptionError(
             f"the records have no memory figures for {model} (models in them: {known}): "
-            f"run 'resharp bench run' with `models`={model!r}"
+            f"run 'resharp bench run' with `models`={shown(model)}"
         )
     found = []
     for group in group_by(

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from resharp.checks import shown
 from resharp.errors import OptionError
 from resharp.reading import read_json
 from resharp.types import Precision, Tile
@@ -56,13 +57,17 @@ class Case:
 
     def __post_init__(self) -> None:
         if self.subject not in SUBJECTS:
-            raise OptionError(f"subject must be one of {', '.join(SUBJECTS)}, got {self.subject!r}")
+            raise OptionError(
+                f"subject must be one of {', '.join(SUBJECTS)}, got {shown(self.subject)}"
+            )
         if not isinstance(self.model, str):
-            raise OptionError(f"model must be a name, got {self.model!r}")
+            raise OptionError(f"model must be a name, got {shown(self.model)}")
         if self.precision not in ("auto", "fp32"):
-            raise OptionError(f"precision must be auto or fp32, got {self.precision!r}")
+            raise OptionError(f"precision must be auto or fp32, got {shown(self.precision)}")
         if self.tile not in ("auto", "whole") and not _is_count(self.tile):
-            raise OptionError(f"tile must be a size in pixels, auto or whole, got {self.tile!r}")
+            raise OptionError(
+                f"tile must be a size in pixels, auto or whole, got {shown(self.tile)}"
+            )
         _check_counts(self, "height", "width", "lanes")
         _check_counts(self, *(n for n in ("batch", "threads") if getattr(self, n) is not None))
 
@@ -112,7 +117,7 @@ class Budget:
         for name in ("seconds", "limit"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-                raise OptionError(f"{name} must be a non-negative number, got {value!r}")
+                raise OptionError(f"{name} must be a non-negative number, got {shown(value)}")
         if self.most_pairs < self.pairs:
             raise OptionError(
                 f"most_pairs must be at least pairs ({self.pairs}), got {self.most_pairs}"
@@ -154,7 +159,7 @@ def load(name: str) -> Suite:
     if not name.endswith(".json"):
         if name not in names():
             raise OptionError(
-                f"unknown suite {name!r}: choose one of {', '.join(names())}, or pass a file "
+                f"unknown suite {shown(name)}: choose one of {', '.join(names())}, or pass a file "
                 "ending in .json"
             )
         return parse(name, json.loads((SUITES / f"{name}.json").read_text("utf-8")))
@@ -229,7 +234,9 @@ def _product(item: Mapping[str, Any]) -> list[Case]:
     size = axes.pop("size")
     sizes = size if size and isinstance(size[0], list) else [size]
     if any(not isinstance(one, list) or len(one) != 2 for one in sizes):
-        raise OptionError(f"size must be [height, width] or a list of these, got {item['size']!r}")
+        raise OptionError(
+            f"size must be [height, width] or a list of these, got {shown(item['size'])}"
+        )
     return [
         Case(height=height, width=width, **dict(zip(axes, values, strict=True)))
         for height, width in sizes
@@ -245,4 +252,4 @@ def _check_counts(owner: object, *names: str) -> None:
     for name in names:
         value = getattr(owner, name)
         if not _is_count(value):
-            raise OptionError(f"{name} must be at least 1, got {value!r}")
+            raise OptionError(f"{name} must be at least 1, got {shown(value)}")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resharp.checks import shown
 from resharp.engines import Bundle
 from resharp.errors import OptionError
 from resharp.optional import require
@@ -49,7 +50,7 @@ def make_random_model(name: str, data: Mapping[str, Any], folder: Path) -> Bundl
     chosen = data.get("architecture")
     if chosen not in known:
         raise OptionError(
-            f"stand-in {name}: architecture must be one of {', '.join(known)}, got {chosen!r}"
+            f"stand-in {name}: architecture must be one of {', '.join(known)}, got {shown(chosen)}"
         )
     try:
         network = known[chosen].build(**data.get("parameters", {})).eval()

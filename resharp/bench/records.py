@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from resharp.bench.cases import Case
-from resharp.checks import known_fields
+from resharp.checks import known_fields, shown
 from resharp.errors import OptionError
 from resharp.fsutil import write_whole
 from resharp.reading import parse_json, read_bounded
@@ -305,7 +305,7 @@ def _record(data: Mapping[str, Any]) -> Record:
         if part is None and name != "case":
             continue
         if not isinstance(part, Mapping):
-            raise TypeError(f"{name} must be an object, got {part!r}")
+            raise TypeError(f"{name} must be an object, got {shown(part)}")
         own = known_fields(kind, part)
         if kind is Estimate:
             own["values"] = tuple(own.get("values", ()))

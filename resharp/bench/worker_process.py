@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from resharp.bench.cases import Case
+from resharp.checks import shown
 from resharp.engines import Bundle
 from resharp.errors import BackendError, MissingExtraError, OptionError
 
@@ -50,7 +51,9 @@ def request_timeout() -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds <= threading.TIMEOUT_MAX:
-        raise OptionError(f"{TIMEOUT_VARIABLE} must be a number of seconds above 0, got {text!r}")
+        raise OptionError(
+            f"{TIMEOUT_VARIABLE} must be a number of seconds above 0, got {shown(text)}"
+        )
     return seconds
 
 

@@ -10,14 +10,16 @@ import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from functools import partial
+from pathlib import Path
 from typing import IO, Any
 
 import click
 
 from resharp import __version__, joining
+from resharp.checks import shown
 from resharp.cli.interrupts import INTERRUPTED, code_of, handled_signals
 from resharp.cli.streams import standard_streams
-from resharp.errors import ResharpError
+from resharp.errors import MissingExtraError, OptionError, OutOfMemoryError, ResharpError
 
 COMMANDS = {
     "upscale": ("upscale:command", "Restore images: files, folders and globs."),
@@ -68,7 +70,16 @@ class LazyGroup(click.Group):
         if name not in known:
             return None
         module, _, attribute = known[name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+        try:
+            loaded = importlib.import_module(f"{__name__}.{module}")
+        except ImportError as error:  # of a package that resharp always needs
+            if isinstance(error, ResharpError):
+                raise
+            raise MissingExtraError(
+                f"resharp cannot be loaded ({error}): reinstall it with its packages, "
+                "pip install --force-reinstall resharp"
+            ) from error
+        command: click.Command = getattr(loaded, attribute)
         return command
 
     def main(
@@ -96,7 +107,7 @@ class LazyGroup(click.Group):
         if args and self.get_command(ctx, args[0]) is None:
             near = get_close_matches(args[0], self.list_commands(ctx), 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            ctx.fail(f"No such command {args[0]!r}.{hint}")
+            ctx.fail(f"No such command {shown(args[0])}.{hint}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -118,6 +129,10 @@ class LazyGroup(click.Group):
             if ctx.meta.get(JSON):
                 click.echo(json.dumps({"error": failed.message, "code": error.code}, indent=2))
             raise failed from error
+        except MemoryError as error:
+            raise Failed(
+                OutOfMemoryError("the memory is exhausted: free some, or raise the limit on it")
+            ) from error
         except KeyboardInterrupt as error:
             click.echo("Interrupted.", err=True)
             raise click.exceptions.Exit(code_of(error)) from None
@@ -129,6 +144,10 @@ def _code(run: Callable[[], Any]) -> int:
         with handled_signals():
             found = run()
     except click.ClickException as error:
+        if isinstance(error, click.UsageError):  # click quotes what it cannot parse
+            from resharp.cli.wording import printable
+
+            error.message = printable(error.message, lines=True)  # type: ignore[misc]
         error.show()
         return error.exit_code
     except ResharpError as error:  # e.g. --help cannot write to standard output
@@ -162,6 +181,12 @@ def main(verbose: int) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Flags("%(levelname)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise OptionError(
+            "the current folder does not exist any more, or cannot be read: change to another one"
+        ) from error
 
 
 def export_engines() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from resharp.checks import shown
 from resharp.cli.common import (
     OrderedGroup,
     json_option,
@@ -218,7 +219,7 @@ def _split(values: Sequence[str]) -> list[str]:
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.lower().partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise OptionError(f"`size` must be WIDTHxHEIGHT, e.g. 1920x1080, got {text!r}")
+        raise OptionError(f"`size` must be WIDTHxHEIGHT, e.g. 1920x1080, got {shown(text)}")
     return int(width), int(height)
 
 

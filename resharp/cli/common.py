@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -13,6 +14,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
+from resharp.checks import shown
 from resharp.cli import JSON
 from resharp.cli.interrupts import code_of
 from resharp.cli.wording import printable, with_flags
@@ -68,8 +70,8 @@ def _tile(ctx: click.Context, parameter: click.Parameter, value: str) -> int | s
     """Parse ``auto``, ``whole`` or a number of pixels."""
     if value in ("auto", "whole"):
         return value
-    if not value.isdecimal():
-        raise click.BadParameter(f"{value!r} is not 'auto', 'whole' or a number of pixels.")
+    if not value.isdecimal() or len(value) > 18:
+        raise click.BadParameter(f"{shown(value)} is not 'auto', 'whole' or a number of pixels.")
     return int(value)
 
 
@@ -273,7 +275,8 @@ class Bar:
             self._bar, self._dropped = None, True
             logger.debug("the progress bar cannot be drawn: %s", error)
             # tqdm may not have released its lock, on which the next bar would block.
-            require("tqdm", feature="The progress bar", extra="").tqdm.set_lock(threading.RLock())
+            if "tqdm" in sys.modules:
+                sys.modules["tqdm"].tqdm.set_lock(threading.RLock())
 
 
 class ProgressBar:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from resharp.checks import shown
 from resharp.cli import common
 from resharp.deploy import export_model
 from resharp.errors import OptionError
@@ -102,6 +103,6 @@ def parse_parameters(items: Iterable[str]) -> dict[str, int | str]:
     for item in items:
         key, equals, value = item.partition("=")
         if not key or not equals:
-            raise OptionError(f"`parameter` must be KEY=VALUE, got {item!r}")
+            raise OptionError(f"`parameter` must be KEY=VALUE, got {shown(item)}")
         found[key] = int(value) if value.lstrip("-").isdecimal() else value
     return found

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from resharp.checks import shown
 from resharp.cli.common import max_pixels_option, say
 from resharp.compat.checkpoints import bundle_for, named
 from resharp.compat.gfpgan import GFPGANer
@@ -137,7 +138,7 @@ def command(
     ext = ext.lower().lstrip(".")
     if ext != "auto" and f".{ext}" not in writable():
         able = ", ".join(sorted(item[1:] for item in writable()))
-        raise OptionError(f"`ext` must be one of auto, {able}, got {ext!r}")
+        raise OptionError(f"`ext` must be one of auto, {able}, got {shown(ext)}")
     images = _images(expanded(source))
     bundle = _bundle(name, model_path, denoise)
     upsampler = RealESRGANer(bundle.manifest.scale, bundle, half=not fp32, **options)
@@ -255,7 +256,7 @@ def _bundle(name: str, model_path: str | None, denoise: float) -> Bundle:
     known = next((one for one in NAMES if one.lower() == stem.lower()), None)
     if known is None:
         raise UnknownModelError(
-            f"Real-ESRGAN has no model {name!r}, only {', '.join(NAMES)}. For others use "
+            f"Real-ESRGAN has no model {shown(name)}, only {', '.join(NAMES)}. For others use "
             "--model_path or 'resharp upscale -m'"
         )
     mixed = known == GENERAL and denoise != 1

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
+from resharp.checks import shown
 from resharp.cli.common import (
     STOPPED,
     Bar,
@@ -39,7 +40,9 @@ def _fraction(ctx: click.Context, parameter: click.Parameter, value: str | None)
     try:
         return None if value is None else Fraction(value)
     except (ValueError, ZeroDivisionError) as error:
-        raise click.BadParameter(f"{value!r} is not a number such as 24 or 24000/1001.") from error
+        raise click.BadParameter(
+            f"{shown(value)} is not a number such as 24 or 24000/1001."
+        ) from error
 
 
 def _seconds(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Fraction | None:
@@ -51,7 +54,7 @@ def _seconds(ctx: click.Context, parameter: click.Parameter, value: str | None) 
         for part in value.split(":"):
             total = total * 60 + Fraction(part)
     except (ValueError, ZeroDivisionError) as error:
-        raise click.BadParameter(f"{value!r} is not a time such as 83.5 or 1:23.5.") from error
+        raise click.BadParameter(f"{shown(value)} is not a time such as 83.5 or 1:23.5.") from error
     return total
 
 

@@ -19,6 +19,8 @@ _FLAGS = {
     "gpus": "--gpus-per-worker",
 }
 """Arguments whose option has another name."""
+_LONG_WORD = re.compile(r"(\S{80})\S{4096,}(\S)")
+"""What is longer than any path: a value that click, or the library of a package, quotes whole."""
 _NO_TEXT = dict.fromkeys((*range(0xD800, 0xDC80), *range(0xDD00, 0xE000)), "\ufffd")
 """Surrogates, except those that stand for bytes."""
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(10), *range(11, 32), *range(127, 160))}
@@ -35,10 +37,12 @@ def printable(text: str, *, lines: bool = False) -> str:
     """Escape what a terminal should not get: control characters, and bytes that are not text.
 
     Names of files and texts in models may contain them, such as codes that move the cursor.
+    Words longer than any path are cut.
 
     Args:
         text: anything.
         lines: whether it may have several lines.
     """
+    text = _LONG_WORD.sub(r"\1...\2", text)
     text = text.translate(_NO_TEXT).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return text.translate(_CONTROLS if lines else _CONTROLS | {10: "\\x0a"})

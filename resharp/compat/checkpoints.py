@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resharp import weights
+from resharp.checks import shown
 from resharp.engines import Bundle, Source, Store, variant_name
 from resharp.errors import BundleError, CheckpointError, NotExportedError, OptionError
 from resharp.fsutil import sha256_of
@@ -70,7 +71,9 @@ def bundle_for(
         text = os.fspath(model_path)
         bundle = named(text) if _is_name(text) else _of_files([(text, 1.0)], model)
     elif not isinstance(model_path, Sequence):
-        raise OptionError(f"`model_path` must be a file, name or list of two, got {model_path!r}")
+        raise OptionError(
+            f"`model_path` must be a file, name or list of two, got {shown(model_path)}"
+        )
     else:
         bundle = _of_files(_shares(model_path, dni_weight), model)
     if model is not None:

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from resharp import weights
-from resharp.checks import check_number
+from resharp.checks import check_number, shown
 from resharp.compat.checkpoints import bundle_for
 from resharp.compat.realesrgan import check_integers, device_of
 from resharp.engines import Bundle
@@ -68,7 +68,9 @@ class GFPGANer:
         device: object = None,
     ) -> None:
         if arch not in ARCHITECTURES:
-            raise OptionError(f"`arch` must be one of {', '.join(ARCHITECTURES)}, got {arch!r}")
+            raise OptionError(
+                f"`arch` must be one of {', '.join(ARCHITECTURES)}, got {shown(arch)}"
+            )
         check_number("upscale", upscale, 0, LARGEST_SCALE, above=True)
         self.upscale, self.bg_upsampler = upscale, bg_upsampler
         self.channel_multiplier = channel_multiplier

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resharp.checks import check_number
+from resharp.checks import check_number, shown
 from resharp.compat.checkpoints import bundle_for
 from resharp.engines import Bundle
 from resharp.errors import BackendError, ImageError, OptionError
@@ -92,7 +92,7 @@ class RealESRGANer:
         if bundle.manifest.scale != scale:
             raise OptionError(
                 f"`scale` must be {bundle.manifest.scale} for {bundle.manifest.name}, got "
-                f"{scale!r}: use `outscale` of enhance() for the size of the result"
+                f"{shown(scale)}: use `outscale` of enhance() for the size of the result"
             )
         precision: Precision = "auto" if half else "fp32"
         self._upscaler = Upscaler(bundle, device=where, tile="whole", precision=precision)
@@ -213,7 +213,7 @@ def _out_size(height: int, width: int, scale: int, outscale: Any) -> tuple[int, 
 
 def _count(name: str, value: object, what: str = "number of pixels") -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
-        raise OptionError(f"`{name}` must be a non-negative {what}, got {value!r}")
+        raise OptionError(f"`{name}` must be a non-negative {what}, got {shown(value)}")
     return int(value)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from resharp.checks import between, is_schema, record
+from resharp.checks import between, is_schema, record, shown
 from resharp.engines.manifest import File, Manifest
 from resharp.errors import BundleError, DamagedError
 from resharp.fsutil import sha256_of
@@ -144,8 +144,8 @@ def parse_engine(text: str, where: str) -> Engine:
         data = parse_json(text)
         if not is_schema(data["schema"], ENGINE_SCHEMA):
             raise BundleError(
-                f"{where} has schema version {data['schema']!r}, but this resharp reads version "
-                f"{ENGINE_SCHEMA}: build the engine again"
+                f"{where} has schema version {shown(data['schema'])}, but this resharp reads "
+                f"version {ENGINE_SCHEMA}: build the engine again"
             )
         engine = record(Engine, data)
         if engine.spec.profile.smallest > engine.spec.profile.tile:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from resharp import fsutil
+from resharp.checks import shown
 from resharp.errors import OutputError, StoreBusyError
 
 
@@ -30,8 +31,8 @@ def locked(
             stack.enter_context(fsutil.locked(path, timeout=timeout, on_wait=on_wait))
         except fsutil.LockTimeoutError as error:
             raise StoreBusyError(
-                f"another process is writing {name!r} in {folder}: wait for it, then try again"
+                f"another process is writing {shown(name)} in {folder}: wait for it, then try again"
             ) from error
         except OSError as error:
-            raise OutputError(f"cannot lock {name!r} in {folder}: {error}") from error
+            raise OutputError(f"cannot lock {shown(name)} in {folder}: {error}") from error
         yield

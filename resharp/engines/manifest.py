@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from resharp.checks import between, check_number, check_ranges, is_schema, matching, record
+from resharp.checks import between, check_number, check_ranges, is_schema, matching, record, shown
 from resharp.errors import BundleError, OptionError
 from resharp.reading import parse_json
 
@@ -250,7 +250,7 @@ def parse(text: str, where: str) -> Manifest:
         raise BundleError(f"{where} is not a manifest (no schema version): export the model again")
     if not is_schema(data["schema"], SCHEMA):
         raise BundleError(
-            f"{where} has schema version {data['schema']!r}, but this resharp reads version "
+            f"{where} has schema version {shown(data['schema'])}, but this resharp reads version "
             f"{SCHEMA}: export the model again, or use the resharp version that wrote it"
         )
     if "licence" in data:  # spelling in stores older than 0.1.0
@@ -271,7 +271,7 @@ def _check(manifest: Manifest) -> None:
     """
     for name, able in _ONE.items():
         if getattr(manifest, name) not in able:
-            raise ValueError(f"{name} {getattr(manifest, name)!r} is not supported")
+            raise ValueError(f"{name} {shown(getattr(manifest, name))} is not supported")
     if not {"uint8"} <= set(manifest.graphs) <= {"uint8", "float32"}:
         raise ValueError(f"the graphs are {', '.join(manifest.graphs) or 'missing'}")
     if len({file.name for file in manifest.files()}) < len(manifest.files()):

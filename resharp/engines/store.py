@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from resharp.checks import check_number
+from resharp.checks import check_number, shown
 from resharp.engines.bundle import MANIFEST, Bundle
 from resharp.engines.locking import locked
 from resharp.engines.manifest import NAME, File, Manifest
@@ -37,7 +37,7 @@ def check_name(name: str) -> str:
     """
     if not _NAME.fullmatch(name):
         raise OptionError(
-            f"invalid model name {name!r}: use lowercase letters, digits, '-', '_' and '.'"
+            f"invalid model name {shown(name)}: use lowercase letters, digits, '-', '_' and '.'"
         )
     return name
 
@@ -139,7 +139,7 @@ class Store:
             return Bundle.open(folder, self._cure)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NotExportedError(
-                f"no bundle {name!r} in {self.folder}: run 'resharp export {name}'"
+                f"no bundle {shown(name)} in {self.folder}: run 'resharp export {name}'"
             ) from error
 
     def __contains__(self, name: str) -> bool:
@@ -184,7 +184,7 @@ class Store:
             OutputError: it cannot be deleted.
         """
         if check_name(name) not in self:
-            raise NotExportedError(f"no bundle {name!r} in {self.folder}: nothing to remove")
+            raise NotExportedError(f"no bundle {shown(name)} in {self.folder}: nothing to remove")
         with locked(self.folder, name, timeout):
             try:
                 (self.folder / name / MANIFEST).unlink(missing_ok=True)

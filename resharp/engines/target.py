@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from resharp.checks import shortened, shown
 from resharp.engines.engine import CURRENT, PORTABLE, target_name
 from resharp.engines.manifest import Manifest
 from resharp.errors import BackendError, OptionError
@@ -43,7 +44,7 @@ class Target:
         unknown = set(self.targets) - {*NAMEABLE, PORTABLE, CURRENT}
         if unknown:
             raise OptionError(
-                f"TensorRT-RTX cannot build for {', '.join(sorted(unknown))}: use "
+                f"TensorRT-RTX cannot build for {shortened(', '.join(sorted(unknown)))}: use "
                 f"{', '.join(NAMEABLE)}, '{PORTABLE}' for sm80, sm86, sm89, sm120 and later, or "
                 f"'{CURRENT}' for the GPU of this machine"
             )
@@ -138,7 +139,7 @@ def _ahead(asked: str | None, here: tuple[Gpu, ...], reason: str) -> list[Target
     if asked in ("all", CURRENT):
         if not here:
             raise OptionError(
-                f"`gpu`={asked!r} requires a GPU in this machine ({reason}): name the targets "
+                f"`gpu`={shown(asked)} requires a GPU in this machine ({reason}): name the targets "
                 "instead, e.g. `gpu`='sm86,sm89'"
             )
         if asked == CURRENT:
@@ -147,7 +148,7 @@ def _ahead(asked: str | None, here: tuple[Gpu, ...], reason: str) -> list[Target
     elif any(part.strip().isdecimal() for part in asked.split(",")):
         if not here:
             raise OptionError(
-                f"`gpu`={asked!r} requires a GPU in this machine ({reason}): name the targets "
+                f"`gpu`={shown(asked)} requires a GPU in this machine ({reason}): name the targets "
                 "instead, e.g. `gpu`='sm86'"
             )
         chosen = _numbered(asked, here)
@@ -156,7 +157,7 @@ def _ahead(asked: str | None, here: tuple[Gpu, ...], reason: str) -> list[Target
     else:
         parts = {part.strip().lower() for part in asked.split(",")} - {""}
         if not parts:
-            raise OptionError(f"`gpu` must name a GPU, e.g. 'sm86', got {asked!r}")
+            raise OptionError(f"`gpu` must name a GPU, e.g. 'sm86', got {shown(asked)}")
         return [_ahead_for(tuple(sorted(parts, key=lambda name: (len(name), name))), here)]
     return [_ahead_for((name,), here) for name in dict.fromkeys(map(_rtx_name, chosen))]
 
@@ -221,12 +222,14 @@ def _numbered(asked: str, here: tuple[Gpu, ...]) -> list[Gpu]:
         return _distinct(tuple(here[number] for number in numbers))
     except ValueError as error:
         raise OptionError(
-            f"`gpu` must be 'all' or indices of GPUs of this machine, got {asked!r}: names like "
-            "'sm86' require `variant`='tensorrt_rtx'"
+            f"`gpu` must be 'all' or indices of GPUs of this machine, got {shown(asked)}: names "
+            "like 'sm86' require `variant`='tensorrt_rtx'"
         ) from error
     except IndexError as error:
         names = ", ".join(f"{gpu.index} {gpu.name}" for gpu in here)
-        raise OptionError(f"`gpu`={asked!r} is out of range: this machine has {names}") from error
+        raise OptionError(
+            f"`gpu`={shown(asked)} is out of range: this machine has {names}"
+        ) from error
 
 
 def _rtx_name(gpu: Gpu) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 
 from resharp import __version__, models
+from resharp.checks import shown
 from resharp.engines import Bundle, BundleDraft, ExtraInput, Manifest, Store
 from resharp.engines.store import named
 from resharp.errors import BundleError, NotExportedError, OptionError
@@ -58,7 +59,7 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if self.exporter not in (None, *EXPORTERS):
             known = " or ".join(EXPORTERS)
-            raise OptionError(f"`exporter` must be {known}, got {self.exporter!r}")
+            raise OptionError(f"`exporter` must be {known}, got {shown(self.exporter)}")
 
 
 def export(

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from resharp.checks import check_int, check_number
+from resharp.checks import check_int, check_number, shown
 from resharp.engines import Bundle, Manifest
 from resharp.errors import ImageError, OptionError
 from resharp.faces.alignment import SIDE, Matrix, cut, to_bytes, to_crop
@@ -58,8 +58,8 @@ class FaceOptions:
 
     def __post_init__(self) -> None:
         # `weight` has another name where most users set it: RestoreConfig(face_weight=...)
-        for name, shown in (("fidelity", "fidelity"), ("weight", "the weight of faces")):
-            check_number(shown, getattr(self, name), 0, 1)
+        for name, words in (("fidelity", "fidelity"), ("weight", "the weight of faces")):
+            check_number(words, getattr(self, name), 0, 1)
         check_int("batch", self.batch)
         if self.aligned and self.only_center:
             raise OptionError("`aligned` images have one face each: leave out `only_center`")
@@ -164,7 +164,9 @@ class FaceRestorer(OneByOne):
                 precision=precision,
             )
         elif not callable(model):
-            raise OptionError(f"`model` must be a name, a bundle or a face network, got {model!r}")
+            raise OptionError(
+                f"`model` must be a name, a bundle or a face network, got {shown(model)}"
+            )
         self.network: FaceNetwork = self._own or model  # type: ignore[assignment]
         """The face network."""
 

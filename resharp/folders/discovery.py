@@ -13,7 +13,7 @@ from os.path import realpath
 from pathlib import Path
 from stat import S_ISREG
 
-from resharp.checks import check_text
+from resharp.checks import check_text, shown
 from resharp.errors import OptionError
 from resharp.images import suffixes, writable
 from resharp.outputs import InputFiles, name_in, parse_output
@@ -48,13 +48,15 @@ class Output:
     def __post_init__(self) -> None:
         check_text("suffix", self.suffix)
         if self.format is not None and f".{self.format}" not in writable():
-            raise OptionError(f"`format` must be one of {_writable()}, got {self.format!r}")
+            raise OptionError(f"`format` must be one of {_writable()}, got {shown(self.format)}")
         if os.sep in self.suffix or "/" in self.suffix:
-            raise OptionError(f"`suffix` must not contain a path separator, got {self.suffix!r}")
+            raise OptionError(
+                f"`suffix` must not contain a path separator, got {shown(self.suffix)}"
+            )
         if self.is_file and self.path is not None and self.format is not None:
             named, asked = self.path.suffix.lower()[1:], self.format
             if _SAME.get(named, named) != _SAME.get(asked, asked):
-                text = f"`format` must match the extension of {self.path.name}, got {asked!r}"
+                text = f"`format` must match the extension of {self.path.name}, got {shown(asked)}"
                 raise OptionError(text)
 
     @classmethod

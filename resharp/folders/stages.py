@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from numpy.typing import NDArray
 
-from resharp.checks import check_choice, check_int, check_number
+from resharp.checks import check_choice, check_int, check_number, shortened
 from resharp.errors import ImageError, OutputError, ResharpError
 from resharp.folders.report import Used, used_by
 from resharp.folders.scheduler import SkipPolicy
@@ -163,8 +163,8 @@ def begin(task: ClaimedImage) -> tuple[ClaimedImage, FileStat]:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise OutputError(
-                f"the name of the result is too long: {task.job.target.name}. Rename the input, or "
-                "use another `suffix` or `format`."
+                f"the name of the result is too long: {shortened(task.job.target.name)}. Rename "
+                "the input, or use another `suffix` or `format`."
             ) from error
     return task, stat
 

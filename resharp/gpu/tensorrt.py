@@ -14,6 +14,7 @@ from collections import deque
 from types import ModuleType
 from typing import Any
 
+from resharp.checks import shown
 from resharp.errors import MissingExtraError, OptionError
 from resharp.optional import require
 
@@ -65,7 +66,7 @@ def load(variant: str) -> ModuleType:
         MissingExtraError: the package or its libraries are not installed.
     """
     if variant not in VARIANTS:
-        raise OptionError(f"`variant` must be one of {', '.join(VARIANTS)}, got {variant!r}")
+        raise OptionError(f"`variant` must be one of {', '.join(VARIANTS)}, got {shown(variant)}")
     name = _module(variant) or _MODULES[variant][0]
     return require(
         name, feature="Building and running engines", extra=_EXTRAS[variant], package=variant

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from resharp.checks import shown
 from resharp.errors import ImageError, OptionError, OutputError
 from resharp.images.picture import Pixels
 from resharp.opencv import cv2
@@ -166,7 +167,7 @@ def choose(wanted: str) -> Format:
     for form in available():
         if form.writes and (key == form.name or key in form.suffixes or f".{key}" in form.suffixes):
             return form
-    what = f"{wanted!r} is not a writable format" if wanted else "the file name has no suffix"
+    what = f"{shown(wanted)} is not a writable format" if wanted else "the file name has no suffix"
     raise OptionError(f"{what}. Choose one of {', '.join(writable())}.")
 
 

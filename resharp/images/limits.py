@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from resharp.checks import check_int
+from resharp.checks import check_int, shown
 from resharp.errors import ImageError, OptionError
 from resharp.images import formats
 from resharp.images.header import HEAD, Header, damaged, detect, header, readable
@@ -60,7 +60,7 @@ def pixel_limit(max_pixels: int | None) -> PixelLimit:
     text = os.environ.get(VARIABLE, "").strip()
     if text:
         if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) < 1:
-            raise OptionError(f"{VARIABLE} must be a positive integer, got {text!r}")
+            raise OptionError(f"{VARIABLE} must be a positive integer, got {shown(text)}")
         return PixelLimit(int(text), chosen=True)
     most = total_memory() // _SHARE // _PIXEL
     return PixelLimit(min(most, IMAGE_LIMITS["OPENCV_IO_MAX_IMAGE_PIXELS"]), chosen=False)

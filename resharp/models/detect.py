@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from resharp.checks import shown
 from resharp.errors import OptionError, UnknownArchitectureError
 from resharp.models.architecture import Architecture, NetworkFacts, Parameters, State
 from resharp.models.archs import find, known, names
@@ -106,12 +107,12 @@ def _merged(kind: Architecture, inferred: Parameters, given: Mapping[str, int | 
     for name, value in given.items():
         if name not in inferred:
             raise OptionError(
-                f"{kind.name} has no parameter {name!r}: use one of {', '.join(inferred)}"
+                f"{kind.name} has no parameter {shown(name)}: use one of {', '.join(inferred)}"
             )
         if type(value) is not type(inferred[name]):
             wanted = type(inferred[name]).__name__
             raise OptionError(
-                f"the parameter {name} of {kind.name} must be of type {wanted}, got {value!r}"
+                f"the parameter {name} of {kind.name} must be of type {wanted}, got {shown(value)}"
             )
         _check_size(kind, name, value, inferred[name])
     return inferred | dict(given)

@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from resharp.checks import shown
 from resharp.errors import OptionError
 from resharp.models.fp32_modules import casts, kept
 
@@ -52,7 +53,9 @@ def with_precision(network: nn.Module, precision: str, example: Tensor | None = 
         OptionError: ``precision`` is not one of :data:`PRECISIONS`.
     """
     if precision not in PRECISIONS:
-        raise OptionError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        raise OptionError(
+            f"precision must be one of {', '.join(PRECISIONS)}, got {shown(precision)}"
+        )
     own = copy.deepcopy(network)
     if precision == "fp16":
         return own.half()

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resharp.checks import shown
 from resharp.errors import (
     CheckpointError,
     MissingExtraError,
@@ -268,12 +269,12 @@ def _sizes(descriptor: Any, name: str, given: Mapping[str, int | str]) -> dict[s
     for key, value in given.items():
         if key not in sizes:
             raise OptionError(
-                f"{label(name)} has no parameter {key!r}: use one of {', '.join(sizes)}"
+                f"{label(name)} has no parameter {shown(key)}: use one of {', '.join(sizes)}"
             )
         least = 0 if key == "square" else 1
         if not isinstance(value, int) or value < least:
             raise OptionError(
-                f"{key} of {label(name)} must be an integer of at least {least}, got {value!r}"
+                f"{key} of {label(name)} must be an integer of at least {least}, got {shown(value)}"
             )
         sizes[key] = int(value)
     return sizes

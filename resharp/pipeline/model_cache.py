@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from resharp.checks import check_int
+from resharp.checks import check_int, shown
 from resharp.engines.model_info import ModelInfo
 from resharp.errors import OptionError
 from resharp.faces import FaceOptions, FaceRestorer
@@ -219,7 +219,7 @@ class Loader(AbstractContextManager["Loader"]):
         unknown = sorted(set(options) - known)
         if unknown:
             raise OptionError(
-                f"{bundle.manifest.name} has no option {unknown[0]!r}; it has "
+                f"{bundle.manifest.name} has no option {shown(unknown[0])}; it has "
                 f"{', '.join(sorted(known))}"
             )
         restorer = self._faces(settings, options, stack) if faces else settings.upscaler()

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
-from resharp.checks import check_choice, check_int, check_number, check_text, check_tta
+from resharp.checks import check_choice, check_int, check_number, check_text, check_tta, shown
 from resharp.engines import Manifest
 from resharp.errors import OptionError
 from resharp.fsutil import sha256_of
@@ -405,7 +405,9 @@ def config_from(config: RestoreConfig | None, options: RestoreOptions) -> Restor
     """
     unknown = sorted(set(options) - RestoreOptions.__annotations__.keys())
     if unknown:
-        raise TypeError(f"there is no option {unknown[0]!r}; see resharp.RestoreConfig for all")
+        raise TypeError(
+            f"there is no option {shown(unknown[0])}; see resharp.RestoreConfig for all"
+        )
     if config is None:
         values: dict[str, Any] = dict(options)
         paths = {name: os.fspath(one) for name, one in values.items() if hasattr(one, "__fspath__")}
@@ -425,7 +427,7 @@ def devices_of(device: str) -> list[str]:
     if found == ["cuda:all"]:
         found = [f"cuda:{gpu.index}" for gpu in gpus()]
     if not found or len(set(found)) != len(found):
-        raise OptionError(f"`device` must name GPUs, each once, e.g. cuda:0,1, got {device!r}")
+        raise OptionError(f"`device` must name GPUs, each once, e.g. cuda:0,1, got {shown(device)}")
     return found
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from resharp.checks import plain, record
+from resharp.checks import plain, record, shown
 from resharp.errors import OptionError, OutputError
 from resharp.fsutil import replacing
 from resharp.optional import require
@@ -93,7 +93,7 @@ class Settings:
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise OptionError(
-                f"{source} has an unknown option {unknown[0]!r}; known are {', '.join(known)}"
+                f"{source} has an unknown option {shown(unknown[0])}; known are {', '.join(known)}"
             )
         try:
             return record(cls, values)
@@ -108,7 +108,9 @@ def _plain(value: Any) -> Any:
 
 def _kind(path: Path) -> str:
     if path.suffix.lower() not in SUFFIXES:
-        raise OptionError(f"settings must be a {' or '.join(SUFFIXES)} file, got {path.name!r}")
+        raise OptionError(
+            f"settings must be a {' or '.join(SUFFIXES)} file, got {shown(path.name)}"
+        )
     return path.suffix.lower()
 
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from resharp.joining import join
+from resharp.errors import BackendError
+from resharp.joining import join, start
 
 START_TIMEOUT = 10.0
 """Seconds to wait for a thread whose start was interrupted; it starts in milliseconds or never."""
@@ -143,7 +144,11 @@ class Pipeline:
         try:
             for thread in threads:
                 tried += 1
-                thread.start()
+                try:
+                    start(thread)
+                except BackendError:  # it does not run
+                    tried -= 1
+                    raise
             while self._wait(interval):
                 if progress is not None:
                     progress(self.report())

@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from resharp.checks import shown
 from resharp.engines import ENGINES, Bundle, Store, variant_name
 from resharp.engines.blend import blended
 from resharp.engines.bundle import MANIFEST, load_tuning
@@ -18,7 +19,7 @@ from resharp.errors import (
     ResharpError,
     UnknownModelError,
 )
-from resharp.paths import as_path, store_folder
+from resharp.paths import as_path, check_length, store_folder
 
 DEFAULT_MODEL = "resharp-x4"
 """The built-in model: it comes with the package and needs no download."""
@@ -61,12 +62,13 @@ def resolve(
     if isinstance(model, Bundle):
         return _at(model, denoise)
     if not isinstance(model, str | os.PathLike):
-        raise OptionError(f"`model` must be a name, a folder or a Bundle, got {model!r}")
+        raise OptionError(f"`model` must be a name, a folder or a Bundle, got {shown(model)}")
     if store not in (None, ""):
         as_path(store, "`store`")
     text = os.fspath(model)
     if not isinstance(text, str) or "\0" in text:
-        raise OptionError(f"`model` must be a name, a folder or a Bundle, got {model!r}")
+        raise OptionError(f"`model` must be a name, a folder or a Bundle, got {shown(model)}")
+    check_length(text, "`model`")
     if text.lower().endswith(WEIGHTS) and os.path.isfile(text):
         raise NotExportedError(f"{text} is a checkpoint: run 'resharp export {text}' first")
     if os.sep in text or os.path.isfile(Path(text, MANIFEST)):
@@ -219,5 +221,5 @@ def _missing(
     near = nearest(asked, sorted(known))
     hint = f"; did you mean {' or '.join(near)}?" if near else "."
     return UnknownModelError(
-        f"no model is called {asked!r}{hint} 'resharp models list' shows all of them"
+        f"no model is called {shown(asked)}{hint} 'resharp models list' shows all of them"
     )

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from resharp.checks import check_choice
+from resharp.checks import check_choice, shown
 from resharp.engines import Bundle, Tuning
 from resharp.errors import BackendError, ResharpError
 from resharp.gpu.devices import device_name, gpus
@@ -121,10 +121,10 @@ def open_first(
         attempts.append(attempt)
     name, lines = bundle.manifest.name, "\n".join(f"  {attempt}" for attempt in attempts)
     if backend == "auto" and device == "auto":
-        raise BackendError(f"no backend can run {name!r} on this machine:\n{lines}")
+        raise BackendError(f"no backend can run {shown(name)} on this machine:\n{lines}")
     raise BackendError(
-        f"{name!r} cannot be run as requested:\n{lines}\nLeave out `backend` and `device` to use "
-        "the first backend that works"
+        f"{shown(name)} cannot be run as requested:\n{lines}\nLeave out `backend` and `device` to "
+        "use the first backend that works"
     )
 
 

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 import numpy as np
 
 from resharp.checks import check_int
-from resharp.joining import join
+from resharp.joining import join, start
 from resharp.types import Image, Progress
 
 
@@ -80,7 +80,7 @@ class _Workers:
             name = f"resharp-stream-{len(self._threads)}"
             thread = threading.Thread(target=self._work, name=name, daemon=True)
             self._threads.append(thread)
-            thread.start()
+            start(thread)
         return future
 
     def _work(self) -> None:

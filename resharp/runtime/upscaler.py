@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from resharp.checks import check_int, check_number
+from resharp.checks import check_int, check_number, shown
 from resharp.engines import Bundle, Manifest, Tuning
 from resharp.errors import OptionError, OutOfMemoryError
 from resharp.runtime.backends import Backend
@@ -84,7 +84,7 @@ class Upscaler:
     ) -> None:
         self._scale, self._tile = check_scale(scale), check_tile(tile)
         if not (tuning is None or isinstance(tuning, Tuning) or tuning == "auto"):
-            raise OptionError(f"`tuning` must be 'auto', a Tuning or None, got {tuning!r}")
+            raise OptionError(f"`tuning` must be 'auto', a Tuning or None, got {shown(tuning)}")
         self._memory = check_number("memory_fraction", memory_fraction, 0, 1, above=True)
         bundle = resolve_upscaler(model, store=store, denoise=denoise)
         bundle.verify()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from resharp.errors import OutputError
 from resharp.images import Metadata
 from resharp.images.color_signal import ColorSignal, describe, icc_profile, to_srgb
 from resharp.images.containers import png
+from resharp.images.containers.png import chunk
 from resharp.images.formats import choose
 from resharp.images.transfer import fit
 from resharp.opencv import cv2
@@ -259,14 +259,10 @@ def _insert_in_png(part: Path, stated: Metadata) -> None:
     doubled = stated.density is not None and shape[4:8] == b"pHYs"
     chunks = png.embed(head, stated)[_PNG_HEAD:]
     if stated.icc is not None:
-        chunks += _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(stated.icc))
+        chunks += chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(stated.icc))
     if stated.exif is not None:
-        chunks += _chunk(b"eXIf", stated.exif)
+        chunks += chunk(b"eXIf", stated.exif)
     _insert(part, _PNG_HEAD, chunks, _PNG_SHAPE if doubled else 0)
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def _encode(

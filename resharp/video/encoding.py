@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from resharp.checks import shortened, shown
 from resharp.errors import OptionError, OutputError
 from resharp.fsutil import commit_file
 from resharp.types import Image
@@ -157,8 +158,9 @@ def _available_encoder(asked: str | None, codec: str) -> str:
         if _is_encoder(name):
             return name
     able = [name for name in CODECS if has_encoder(name)]
+    missing = shortened(" or ".join(wanted))
     raise OptionError(
-        f"this build of FFmpeg (PyAV {pyav().__version__}) has no encoder {' or '.join(wanted)}: "
+        f"this build of FFmpeg (PyAV {pyav().__version__}) has no encoder {missing}: "
         f"use `codec` {' or '.join(able)}"
     )
 
@@ -195,7 +197,7 @@ def _choose_format(
         names = [one.name for one in able]
         if asked not in names:
             raise OptionError(
-                f"`pixel_format` must be one of {name}'s ({', '.join(names)}), got {asked!r}"
+                f"`pixel_format` must be one of {name}'s ({', '.join(names)}), got {shown(asked)}"
             )
         found = able[names.index(asked)]
     lost = []

@@ -7,7 +7,15 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, Literal, get_args
 
-from resharp.checks import check_choice, check_int, check_number, check_text, plain
+from resharp.checks import (
+    QUOTED,
+    check_choice,
+    check_int,
+    check_number,
+    check_text,
+    plain,
+    shown,
+)
 from resharp.errors import OptionError
 from resharp.images import pixel_limit
 from resharp.outputs import JournalOption
@@ -106,8 +114,11 @@ class VideoOptions:
             check_int("stream", self.stream, 0)
         for name in ("encoder", "preset", "pixel_format"):
             text = getattr(self, name)
-            if text is not None and not text.isprintable():  # FFmpeg takes C strings of UTF-8
-                raise OptionError(f"`{name}` must be printable text, got {text!a}")
+            # FFmpeg takes C strings of UTF-8, and prints those that it does not know.
+            if text is not None and (not text.isprintable() or len(text) > QUOTED):
+                raise OptionError(
+                    f"`{name}` must be at most {QUOTED} printable characters, got {shown(text)}"
+                )
         if self.fps is not None and not 0 < self.fps <= 1000:
             raise OptionError(f"`fps` must be in (0, 1000], got {self.fps}")
         start = self.start or Fraction(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Iterator
 from contextlib import suppress
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 DECODER_THREADS = 2
 """Threads of the decoder. Decoding is cheap; more threads would take cores from the model."""
+_LACKING = (errno.ENOMEM, errno.EAGAIN)
+"""Errors of a decoder that has no memory or no threads, and not of a packet that is damaged."""
 SHARING = ("matroska,webm", "flv", "nut")
 """FFmpeg's names of the formats whose streams have no duration of their own."""
 MARGIN = Fraction(2)
@@ -114,6 +117,11 @@ def _decoded(
         try:
             frames = decoder.decode(packet)
         except av.error.FFmpegError as error:
+            if error.errno in _LACKING:
+                raise VideoError(
+                    f"{clip.path} cannot be decoded here: {reason(error)}. Free some memory, or "
+                    "raise the limits on memory and threads of this process"
+                ) from error
             frames, damaged, why = [], damaged + 1, reason(error)
         yield from frames
     if ends.broken:  # without the packet that ends a file, the decoder still holds frames

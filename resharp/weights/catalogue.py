@@ -10,6 +10,7 @@ from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any
 
+from resharp.checks import shown
 from resharp.errors import UnknownModelError
 from resharp.weights.entry import BUILTIN, ModelEntry
 
@@ -29,7 +30,7 @@ class Catalogue(Mapping[str, ModelEntry]):
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         if data.get("schema") != SCHEMA:
-            raise ValueError(f"catalogue: schema must be {SCHEMA}, got {data.get('schema')!r}")
+            raise ValueError(f"catalogue: schema must be {SCHEMA}, got {shown(data.get('schema'))}")
         rows = data["entries"]
         self._rows = {row["name"]: row for row in rows}
         self._entries: dict[str, ModelEntry] = {}
@@ -106,7 +107,9 @@ def unknown(name: str, names: Iterable[str]) -> UnknownModelError:
     """Return the error for an unknown ``name``, with suggestions from ``names``."""
     close = nearest(name, names)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
-    return UnknownModelError(f"no model is called {name!r}{hint} ('resharp models list' shows all)")
+    return UnknownModelError(
+        f"no model is called {shown(name)}{hint} ('resharp models list' shows all)"
+    )
 
 
 def nearest(name: str, names: Iterable[str]) -> list[str]:

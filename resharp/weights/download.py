@@ -20,12 +20,16 @@ from http.client import OK, responses
 from pathlib import Path
 from typing import Any
 
+from resharp.checks import shortened
 from resharp.errors import ChecksumError, DownloadError, ResharpError
+from resharp.joining import start
 from resharp.optional import require
 from resharp.types import Progress
 from resharp.weights.entry import ModelEntry
 
 CHUNK = 1 << 16
+MESSAGE = 300
+"""Characters of a URL or of an error of requests, which quotes it."""
 LARGEST = 4 << 30
 """Largest file in bytes if the catalogue does not state its size."""
 PATIENCE = 10
@@ -92,7 +96,11 @@ def redact(text: str) -> str:
 
 
 def _summary(wanted: Wanted, failures: Sequence[tuple[str, ResharpError]]) -> ResharpError:
-    lines = "".join(f"\n  {redact(url)}: {redact(str(error))}" for url, error in failures)
+    # Errors of requests quote the URL, some more than once.
+    lines = "".join(
+        f"\n  {shortened(redact(url), MESSAGE)}: {shortened(redact(str(error)), MESSAGE)}"
+        for url, error in failures
+    )
     text = f"cannot download {wanted.entry.file} ({wanted.entry.name}):{lines}"
     if not any(isinstance(error, ChecksumError) for _, error in failures):
         return DownloadError(
@@ -202,7 +210,7 @@ class _Sink(io.BufferedWriter):
                 before = self.done
 
         thread = threading.Thread(target=watch, name="resharp-download", daemon=True)
-        thread.start()
+        start(thread)
         try:
             yield
         finally:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import PurePosixPath
 from typing import Any
 
-from resharp.checks import record
+from resharp.checks import record, shown
 
 Parameter = int | float | str | bool | tuple[int, ...]
 
@@ -69,7 +69,7 @@ class ModelEntry:
         for name, fits in self._checks().items():
             if not fits:
                 raise ValueError(
-                    f"checkpoint {self.name!r}: invalid {name} {getattr(self, name)!r}"
+                    f"checkpoint {shown(self.name)}: invalid {name} {shown(getattr(self, name))}"
                 )
 
     def _checks(self) -> dict[str, bool]:
@@ -123,11 +123,11 @@ class ModelEntry:
             values["license"] = values.pop("licence")
         blend = values.get("blend") or {}
         if not isinstance(blend, Mapping):
-            raise ValueError(f"checkpoint {data.get('name')!r}: invalid blend {blend!r}")
+            raise ValueError(f"checkpoint {shown(data.get('name'))}: invalid blend {shown(blend)}")
         values["blend"] = blend.get("with")
         known = {item.name for item in fields(cls)}
         if unknown := sorted(str(key) for key in values if key not in known):
-            raise ValueError(f"checkpoint {data.get('name')!r}: unknown {unknown[0]!r}")
+            raise ValueError(f"checkpoint {shown(data.get('name'))}: unknown {shown(unknown[0])}")
         return record(cls, values)
 
 
@@ -139,5 +139,5 @@ def check_sha256(text: str) -> str:
     """
     value = text.strip().lower()
     if not _SHA256.fullmatch(value):
-        raise ValueError(f"a SHA-256 must be 64 hex digits, got {text!r}")
+        raise ValueError(f"a SHA-256 must be 64 hex digits, got {shown(text)}")
     return value

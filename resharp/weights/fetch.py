@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from resharp.errors import ChecksumError, OfflineError, OptionError
+from resharp.errors import ChecksumError, MissingExtraError, OfflineError, OptionError
 from resharp.fsutil import commit_file
 from resharp.optional import require
 from resharp.paths import weights_folder
@@ -161,8 +161,13 @@ def _not_ours(entry: ModelEntry, place: Path) -> ChecksumError:
 def _reporting(progress: bool | Progress, entry: ModelEntry) -> Iterator[Progress]:
     if progress is not True:
         yield progress or (lambda done, total: None)
-    else:
+        return
+    try:
         tqdm = require("tqdm", feature="The progress bar", extra="")
+    except MissingExtraError as error:  # the download does not depend on it
+        logger.debug("%s", error)
+        yield lambda done, total: None
+    else:
         # disable=None shows no bar if standard error is not a terminal.
         with tqdm.tqdm(
             desc=entry.file, total=entry.bytes, unit="B", unit_scale=True, disable=None

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from resharp.checks import is_schema
+from resharp.checks import is_schema, shown
 from resharp.errors import CheckpointError, OptionError
 from resharp.fsutil import commit_file, copy_hashed
 from resharp.paths import as_path, weights_folder
@@ -92,8 +92,8 @@ def adopt(
         sha256, _ = _copy(as_path(file, "`file`", "a file"), part)
         if sha256 != entry.sha256:
             raise OptionError(
-                f"the name {entry.name!r} belongs to the catalogue, but {file} is not its file "
-                f"(expected sha256 {entry.sha256 or 'unknown'}, found {sha256}): "
+                f"the name {shown(entry.name)} belongs to the catalogue, but {file} is not its "
+                f"file (expected sha256 {entry.sha256 or 'unknown'}, found {sha256}): "
                 "choose another `name`"
             )
         commit_file(part, path)
@@ -146,14 +146,16 @@ def resolve(name: str, folder: str | os.PathLike[str] | None = None) -> ModelEnt
 
 def _check_name(name: str) -> None:
     if not name or kebab(name) != name:
-        hint = f", e.g. {kebab(name)!r}" if kebab(name) else ""
-        raise OptionError(f"{name!r} is not a valid model name: use a-z, 0-9, '-' and '.'{hint}")
+        hint = f", e.g. {shown(kebab(name))}" if kebab(name) else ""
+        raise OptionError(
+            f"{shown(name)} is not a valid model name: use a-z, 0-9, '-' and '.'{hint}"
+        )
     if name == BUILTIN:
         raise OptionError(f"{name} is the built-in model: choose another `name`")
     taken = lookup(name)
     if taken is not None:
         raise OptionError(
-            f"the name {name!r} refers to {taken.name} in the catalogue: choose another `name`"
+            f"the name {shown(name)} refers to {taken.name} in the catalogue: choose another `name`"
         )
 
 
@@ -178,7 +180,7 @@ def _check_free(entry: ModelEntry, place: Path, force: bool) -> None:
     old = _read(sidecar)
     if old.sha256 != entry.sha256:
         raise OptionError(
-            f"the name {entry.name!r} is used by another file ({old.title}, sha256 "
+            f"the name {shown(entry.name)} is used by another file ({old.title}, sha256 "
             f"{old.sha256}): choose another `name`, or replace the file with `force`"
         )
 

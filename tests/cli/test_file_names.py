@@ -19,21 +19,13 @@ from resharp.cli import main
 from resharp.cli.wording import printable
 from resharp.drawing import draw
 from resharp.engines import Bundle
+from tests.cli.commands import call
 
 SUN = "\u65e5.png"
 ENCODINGS = ("cp1252", "latin-1", "shift_jis", "ascii", "utf-8")
 SMALL = ["--backend", "onnx", "--device", "cpu"]
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX alone")
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder, and a home of its own."""
-    monkeypatch.setenv("RESHARP_HOME", str(tmp_path / "home"))
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    return tmp_path / "here"
 
 
 def image(name: str) -> None:
@@ -174,3 +166,24 @@ def test_controls_in_names_do_not_reach_the_terminal(here: Path, compact: Bundle
 def test_any_text_can_be_shown(text: str, shown: str) -> None:
     assert printable(text) == shown
     assert printable("a\nb", lines=True) == "a\nb"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("x" * 70_000,),
+        ("upscale", "a.png", f"--{'x' * 70_000}"),
+        ("upscale", "a.png", "-o", "out", "--scale", "x" * 70_000),
+        ("upscale", "a.png", "-o", "out", "--backend", "x" * 70_000),
+        ("upscale", "a.png", "-o", "x" * 70_000),
+        ("upscale", "a.png", "-o", "out", "-m", "d/" * 20_000),
+        ("video", "x" * 70_000, "-o", "a.mp4"),
+        ("export", "x" * 70_000),
+        ("bench", "report", "x" * 70_000),
+    ],
+    ids=range(9),
+)
+def test_messages_do_not_repeat_a_long_argument(here: Path, arguments: tuple[str, ...]) -> None:
+    code, output = call(*arguments)
+    assert code in (1, 2)
+    assert max(map(len, output.splitlines())) < 1000

@@ -24,14 +24,6 @@ from tests.waiting import LIMIT, until
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs named pipes and signals")
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("RESHARP_HOME", str(tmp_path / "home"))
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    return tmp_path / "here"
-
-
 def start(*arguments: str) -> Child:
     command = [sys.executable, "-m", "resharp", *arguments]
     return Child(

@@ -117,3 +117,37 @@ def test_an_imported_activation_reaches_the_export(home: Path) -> None:
     assert call("export", "leaky")[0] == 0
     stored = json.loads(call("engines", "list", "--json")[1])[-1]
     assert (stored["name"], stored["parameters"]["act_type"]) == ("leaky", "leakyrelu")
+
+
+def test_an_exhausted_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*args: object, **options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("resharp.cli.common.folder_run", exhausted)
+    code, output = call("upscale", "a.png", "-o", "b.png")
+    assert code == 1
+    assert output.startswith("Error: the memory is exhausted: free some, or raise the limit on it")
+
+
+@pytest.mark.parametrize("arguments", [("models", "list"), ("upscale", "a.png", "-o", "out")])
+def test_a_current_folder_that_is_gone_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    def gone() -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr("os.getcwd", gone)
+    code, output = call(*arguments)
+    assert code == 1
+    assert "Error: the current folder does not exist any more" in output
+    assert call("--help")[0] == 0
+
+
+def test_a_package_that_cannot_be_loaded_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise ImportError("libfoo.so: cannot open shared object file")
+
+    monkeypatch.setattr("resharp.cli.importlib.import_module", broken)
+    code, output = call("info")
+    assert code == 1
+    assert "Error: resharp cannot be loaded (libfoo.so: cannot open shared object file):" in output

@@ -369,6 +369,7 @@ def test_json_has_speed_and_stages(run: Any) -> None:
     [
         (("in", "-o", "out", "--device", "cuda:0,0"), 1, "--device must name GPUs, each once"),
         (("in", "-o", "out", "--tile", "huge"), 2, "is not 'auto', 'whole' or a number of pixels."),
+        (("in", "-o", "out", "--tile", "9" * 5000), 2, "'... is not 'auto', 'whole' or a number"),
         (("in", "-o", "out", "--interval", "3"), 1, "--interval requires --watch"),
         (("in", "-o", "out", "--watch", "--interval", "0"), 2, "--interval"),
         (("in/a.png", "-o", "out", "--watch"), 1, "--watch requires existing folders or globs"),

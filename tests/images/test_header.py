@@ -118,12 +118,12 @@ def test_flat_images_are_read(kind: str, shape: tuple[int, ...]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("avif", "gif", "lzw")])
 def test_large_flat_images_are_read(kind: str) -> None:
-    flat = np.full((6000, 7000, 3), 128, np.uint8)
+    flat = np.full((3000, 3500, 3), 128, np.uint8)
     extra = (cv2.IMWRITE_JPEG_QUALITY, 1, cv2.IMWRITE_JPEG_OPTIMIZE, 1)
     more = extra if KINDS[kind][0] == ".jpg" else ()
     data = encoded(KINDS[kind][0], flat, *KINDS[kind][1:], *more)
     assert header(data).least <= len(data)
-    assert decode(data).pixels.shape[:2] == (6000, 7000)
+    assert decode(data).pixels.shape[:2] == (3000, 3500)
 
 
 CERTAIN = [kind for kind in KINDS if kind != "vp8l"]  # which needs no bit per pixel

@@ -12,7 +12,7 @@ import pytest
 
 from resharp import Upscaler
 from resharp.engines import Bundle
-from resharp.errors import BundleError, OptionError, OutputError
+from resharp.errors import BundleError, OptionError, OutputError, ResharpError
 from resharp.pipeline.settings import Settings
 from resharp.runtime.bundle_lookup import model_info
 from resharp.runtime.tiling.bands import choose_tiling
@@ -148,7 +148,7 @@ def test_weights_that_are_none(compact: Bundle, tmp_path: Path) -> None:
         ({"tile": True}, "tile must be an integer or 'auto' or 'whole', got True"),
         ({"backend": "cuda"}, "backend must be 'auto', 'tensorrt', 'torch' or 'onnx', got 'cuda'"),
         ({"model": None}, "model must be a string, got None"),
-        ({"model": ["a"]}, "model must be a string, got list"),
+        ({"model": ["a"]}, r"model must be a string, got \['a'\]"),
         ({"scale": "2"}, "scale must be a number, got '2'"),
         ({"scale": 10**400}, "cannot read|scale must be a number"),
         ({"threads": 2.5}, "threads must be an integer, got 2.5"),
@@ -206,3 +206,16 @@ def test_models_and_stores_that_are_none(model: Any) -> None:
     if model is not None:
         with pytest.raises(OptionError, match="`store` must be a folder, got"):
             Upscaler("realesrgan-x4plus", store=model)
+
+
+LONG = "x" * 70_000
+
+
+@pytest.mark.parametrize(
+    "name", ["model", "backend", "device", "unknown", "x" * 70_000], ids=range(5)
+)
+def test_a_long_value_is_not_repeated(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({name: LONG}))
+    with pytest.raises(ResharpError) as caught:
+        Settings.load(tmp_path / "a.json").upscaler()
+    assert len(str(caught.value)) < 1000

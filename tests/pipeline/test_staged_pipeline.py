@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resharp import joining
+from resharp.errors import BackendError
 from resharp.pipeline.staged_pipeline import Pipeline, Stage, Stopped
 from tests.held import start
 from tests.waiting import LIMIT, Watched, joined, until
@@ -383,3 +384,24 @@ def test_an_item_is_not_held_until_the_next_one_comes() -> None:
 
 class _Item:
     """Something that a weak reference may be made to."""
+
+
+@pytest.mark.parametrize("room", [0, 1, 3])
+def test_a_system_without_room_for_a_thread_is_an_error_at_once(
+    monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    started: list[threading.Thread] = []
+    real = threading.Thread.start
+
+    def full(thread: threading.Thread) -> None:
+        if len(started) == room:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", full)
+    _, pipeline = _pipeline(4, 1, 2)
+    begun = time.monotonic()
+    with pytest.raises(BackendError, match="can't start new thread: free some memory, or raise"):
+        pipeline.run(range(10))
+    assert time.monotonic() - begun < 5

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import struct
 from fractions import Fraction
 from pathlib import Path
@@ -105,9 +107,15 @@ def test_a_run_that_has_finished_nothing_leaves_nothing(tmp_path: Path) -> None:
             {"encoder_threads": 10**30},
             "`encoder_threads` must be an integer between 1 and 1024, got",
         ),
-        ({"preset": "\udcff"}, r"`preset` must be printable text, got '\\udcff'"),
-        ({"encoder": "\x1b[31m"}, r"`encoder` must be printable text, got '\\x1b\[31m'"),
-        ({"pixel_format": "a\nb"}, r"`pixel_format` must be printable text, got 'a\\nb'"),
+        ({"preset": "\udcff"}, r"`preset` must be at most 80 printable characters, got '\\udcff'"),
+        (
+            {"encoder": "\x1b[31m"},
+            r"`encoder` must be at most 80 printable characters, got '\\x1b\[31m'",
+        ),
+        (
+            {"pixel_format": "a\nb"},
+            r"`pixel_format` must be at most 80 printable characters, got 'a\\nb'",
+        ),
     ],
 )
 def test_values_that_ffmpeg_cannot_take_are_errors(
@@ -116,3 +124,17 @@ def test_values_that_ffmpeg_cannot_take_are_errors(
     clip = make(tmp_path / "in.mp4", Spec(frames=1))
     with pytest.raises(OptionError, match=message):
         restore_video(clip, tmp_path / "out.mp4", **option)
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EAGAIN])
+def test_a_decoder_without_memory_or_threads_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    class Lacking:
+        def decode(self, packet: object) -> None:
+            raise av.error.FFmpegError(number, os.strerror(number))
+
+    clip = make(tmp_path / "in.mkv", Spec(frames=3))
+    monkeypatch.setattr("resharp.video.source.open_decoder", lambda *arguments: Lacking())
+    with pytest.raises(VideoError, match=r"in\.mkv cannot be decoded here: .*Free some memory"):
+        restore(clip, tmp_path / "out.mkv")

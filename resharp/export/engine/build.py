@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from resharp import __version__
-from resharp.checks import check_choice, check_int
+from resharp.checks import check_choice, check_int, shown
 from resharp.engines import (
     Bundle,
     Engine,
@@ -83,7 +83,7 @@ class EngineOptions:
             check_int("optimization_level", self.optimization_level, 0, 5)
         if not self.dtypes or set(self.dtypes) - set(DTYPES):
             known = ", ".join(DTYPES)
-            raise OptionError(f"`dtypes` must be one or more of {known}, got {self.dtypes!r}")
+            raise OptionError(f"`dtypes` must be one or more of {known}, got {shown(self.dtypes)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterator
 
+from resharp.checks import shown
 from resharp.errors import MissingExtraError, OptionError
 from resharp.gpu.cuda.cuda_python import PythonProvider
 from resharp.gpu.cuda.graphs import CAPTURING
@@ -47,7 +48,9 @@ def open_provider(index: int) -> Provider:
     forced = os.environ.get(VARIABLE)
     if forced:
         if forced not in PROVIDERS:
-            raise OptionError(f"{VARIABLE} must be one of {', '.join(PROVIDERS)}, got {forced!r}")
+            raise OptionError(
+                f"{VARIABLE} must be one of {', '.join(PROVIDERS)}, got {shown(forced)}"
+            )
         return PROVIDERS[forced](index)
     reasons = []
     for provider in PROVIDERS.values():

@@ -6,6 +6,7 @@ To add one, write a file with the module and its :class:`Architecture`, and add 
 
 from __future__ import annotations
 
+from resharp.checks import shown
 from resharp.errors import OptionError
 from resharp.models.architecture import Architecture
 from resharp.models.archs import codeformer, gfpgan, restoreformer, rrdbnet, srvgg, swinir
@@ -55,4 +56,4 @@ def find(name: str) -> Architecture:
     for architecture in known():
         if architecture.name == name:
             return architecture
-    raise OptionError(f"unknown architecture {name!r}: use one of {names()}")
+    raise OptionError(f"unknown architecture {shown(name)}: use one of {names()}")

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from resharp.checks import shown
 from resharp.models.architecture import Architecture, Parameters, State, facts_named, size
 from resharp.models.archs.layers import conv3x3
 
@@ -32,7 +33,7 @@ def _activation(kind: str, channels: int) -> nn.Module:
         return nn.ReLU()
     if kind == "leakyrelu":
         return nn.LeakyReLU(negative_slope=0.1)
-    raise ValueError(f"act_type must be one of {', '.join(ACTIVATIONS)}, got {kind!r}")
+    raise ValueError(f"act_type must be one of {', '.join(ACTIVATIONS)}, got {shown(kind)}")
 
 
 class SRVGGNetCompact(nn.Module):

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from resharp.checks import shown
 from resharp.models.architecture import Architecture, Parameters, State, facts_named, size
 from resharp.models.archs.layers import SLOPE, conv3x3, leaky, reflected
 
@@ -368,7 +369,9 @@ def _numbers(name: str, text: str) -> list[int]:
     except ValueError:
         found = []
     if not found or min(found) < 1:
-        raise ValueError(f"{name} must be comma-separated integers of at least 1, got {text!r}")
+        raise ValueError(
+            f"{name} must be comma-separated integers of at least 1, got {shown(text)}"
+        )
     return found
 
 
@@ -382,13 +385,13 @@ def _check(
     if dim < 1 or any(dim % count for count in heads):
         raise ValueError(f"embed_dim must be a multiple of each of num_heads {heads}, got {dim}")
     if upsampler not in UPSAMPLERS:
-        raise ValueError(f"upsampler must be one of {UPSAMPLERS}, got {upsampler!r}")
+        raise ValueError(f"upsampler must be one of {UPSAMPLERS}, got {shown(upsampler)}")
     if residual not in RESIDUALS:
-        raise ValueError(f"resi_connection must be one of {RESIDUALS}, got {residual!r}")
+        raise ValueError(f"resi_connection must be one of {RESIDUALS}, got {shown(residual)}")
     doubles = upscale > 0 and upscale & (upscale - 1) == 0
     possible = {"": upscale == 1, "pixelshuffledirect": upscale >= 1, "nearest+conv": doubles}
     if not possible.get(upsampler, doubles or upscale == 3):
-        raise ValueError(f"upsampler {upsampler!r} does not support upscale {upscale}")
+        raise ValueError(f"upsampler {shown(upsampler)} does not support upscale {upscale}")
 
 
 def matches(state: State) -> bool:

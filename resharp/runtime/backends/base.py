@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resharp.checks import check_choice, check_int
+from resharp.checks import check_choice, check_int, shown
 from resharp.engines import Bundle, Tuning
 from resharp.errors import BackendError, OptionError
 from resharp.runtime.tiling.plan import Tile
@@ -47,7 +47,7 @@ class BackendOptions:
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, PRECISIONS)
         if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
-            raise OptionError(f"`device` must be cpu, cuda or cuda:N, got {self.device!r}")
+            raise OptionError(f"`device` must be cpu, cuda or cuda:N, got {shown(self.device)}")
         most = max(4 * (os.cpu_count() or 1), 64)  # far more than useful, yet harmless
         if self.threads is not None:
             threads = check_int("threads", self.threads, 1, most)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from numbers import Integral
 
+from resharp.checks import shown
 from resharp.errors import OptionError, OutOfMemoryError
 from resharp.runtime.backends import Backend
 from resharp.runtime.tiling.plan import Tile, bands, plan, smallest_tile
@@ -56,7 +57,9 @@ def check_tile(tile: object) -> int | None:
     if isinstance(tile, str) and tile in ("auto", "whole"):
         return None if tile == "auto" else WHOLE
     if isinstance(tile, bool) or not isinstance(tile, Integral) or tile < 1:
-        raise OptionError(f"`tile` must be 'auto', 'whole' or a number of pixels, got {tile!r}")
+        raise OptionError(
+            f"`tile` must be 'auto', 'whole' or a number of pixels, got {shown(tile)}"
+        )
     return int(tile)
 
 
