@@ -105,7 +105,7 @@ def decode(
     except UnsupportedError as exc:
         raise ImageError(
             f"{name} is {form.label} with {exc}, which cannot be read without changing it. "
-            "Convert it to gray, RGB or RGBA with 8 or 16 bits."
+            f"{exc.advice}"
         ) from None
 
 

@@ -12,7 +12,6 @@ from collections.abc import Collection
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from resharp.reading import Data
 
@@ -90,11 +89,11 @@ class Page:
             return ()
         return struct.unpack(self.order + count * _NUMBERS[kind], raw)
 
-    def numbers(self, tag: int) -> npt.NDArray[np.float64]:
-        """Return the integers of a tag of any length; they are exact up to 53 bits."""
+    def numbers(self, tag: int) -> tuple[int, ...]:
+        """Return the integers of a tag, however many they are."""
         kind, _, raw = self.values.get(tag, (0, 0, b""))
-        codes = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}
-        return np.frombuffer(raw, self.order + codes.get(kind, "u1")).astype(np.float64)
+        size = {1: 1, 3: 2, 4: 4, 13: 4, 16: 8, 18: 8}.get(kind)
+        return tuple(np.frombuffer(raw, f"{self.order}u{size}").tolist()) if size else ()
 
     def movable(self) -> set[int]:
         """Return the tags of types that an EXIF block has; others are of BigTIFF or positions."""

@@ -2,7 +2,7 @@
 
 Each format is completed in its own way (``completed``). The number of missing rows follows from the
 data (PNG, TIFF, GIF, BMP), from the rows that libjpeg leaves gray, or from decoding the file twice
-with different ends: rows from the first difference on are missing (WebP).
+with another continuation or another end: rows from the first difference on are missing (WebP).
 """
 
 from __future__ import annotations
@@ -46,8 +46,11 @@ class PartialFile:
     taken: tuple[NDArray[np.intp], NDArray[np.intp]] | None = None
     """Indices of the rows and columns of ``data`` that make up an interlaced image."""
 
-    earlier: bytes | None = None
-    """The same file with an earlier end."""
+    other: bytes | None = None
+    """The same file with another continuation, or with an earlier end."""
+
+    progressive: bool = False
+    """Whether known rows may lack fine details, which come later in the file."""
 
     blurred: int = 0
     """Rows above a difference that the filters of the format may affect."""
@@ -70,10 +73,10 @@ class PartialFile:
                 f"the file is truncated: {1 - share:.0%} of its interlaced pixels are missing and "
                 "repeat those next to them"
             )
-        if missing is None and self.earlier is None:
-            return _with_gray_rows(pixels)
+        if missing is None and self.other is None:
+            return _with_gray_rows(pixels, progressive=self.progressive)
         if missing is None:
-            same = (pixels == decode(self.earlier or b"")).reshape(rows, -1).all(axis=1)
+            same = (pixels == decode(self.other or b"")).reshape(rows, -1).all(axis=1)
             missing = 0 if same.all() else rows - int(np.argmin(same)) + self.blurred
         _check_rows(rows - missing)
         if not missing:
@@ -97,8 +100,8 @@ def _note(missing: int, rows: int, place: str, color: str) -> str:
     return f"the file is truncated: {least}the {place} {which} missing and left {color}"
 
 
-def _with_gray_rows(pixels: Pixels) -> tuple[Pixels, str]:
-    """Return the pixels, and a note on the last rows, which libjpeg leaves gray."""
+def _with_gray_rows(pixels: Pixels, *, progressive: bool) -> tuple[Pixels, str]:
+    """Return the pixels and a note on the last rows, which libjpeg leaves gray."""
     same = (pixels == pixels[-1, -1]).reshape(len(pixels), -1).all(axis=1)
     missing = len(pixels) if same.all() else int(np.argmin(same[::-1]))
     if abs(np.asarray(pixels[-1, -1], np.int64) - 128).max() > 1 or not missing:
@@ -107,7 +110,8 @@ def _with_gray_rows(pixels: Pixels) -> tuple[Pixels, str]:
         )
     if missing == len(pixels):
         raise DamagedContainerError("it ends before the first row of its image")
-    return pixels, _note(missing, len(pixels), "last", "gray")
+    rest = "; the others lack fine details" if progressive else ""
+    return pixels, _note(missing, len(pixels), "last", "gray") + rest
 
 
 def completed(form: str, data: bytes) -> PartialFile:
@@ -181,7 +185,9 @@ def _inflated(packed: bytes, most: int) -> bytes:
 
 
 def _jpeg(data: bytes) -> PartialFile:
-    return PartialFile(data=jpeg.ended(data))
+    part = jpeg.ended(data)
+    frames = {marker for marker, _, _ in jpeg.segments(part)}
+    return PartialFile(data=part, progressive=jpeg.PROGRESSIVE in frames)
 
 
 def _webp(data: bytes) -> PartialFile:
@@ -200,13 +206,19 @@ def _webp(data: bytes) -> PartialFile:
     there = data[at : at + size]
     if len(there) <= _EARLIER:
         raise DamagedContainerError("it ends before the first row of its image")
-    cut = there[:-_EARLIER]
+    # Noise changes everything that depends on missing data, which VP8 stores in several places for
+    # each row. Lossless data could not be decoded with it.
+    room = end - at
+    if name == b"VP8 ":
+        other = there + np.random.default_rng(0).bytes(room - len(there))
+    else:
+        other = there[:-_EARLIER].ljust(room, b"\0")
     whole = len(there) >= size
     return PartialFile(
-        data=head + there.ljust(end - at, b"\0"),
+        data=head + there.ljust(room, b"\0"),
         missing=0 if whole else None,
         blurred=8 if name == b"VP8 " else 0,
-        earlier=None if whole else head + cut.ljust(end - at, b"\0"),
+        other=None if whole else head + other,
     )
 
 

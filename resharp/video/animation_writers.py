@@ -17,7 +17,6 @@ from resharp.errors import OutputError
 from resharp.images import Metadata
 from resharp.images.color_signal import ColorSignal, describe, icc_profile, to_srgb
 from resharp.images.containers import png
-from resharp.images.containers.png import chunk
 from resharp.images.formats import choose
 from resharp.images.transfer import fit
 from resharp.opencv import cv2
@@ -259,9 +258,9 @@ def _insert_in_png(part: Path, stated: Metadata) -> None:
     doubled = stated.density is not None and shape[4:8] == b"pHYs"
     chunks = png.embed(head, stated)[_PNG_HEAD:]
     if stated.icc is not None:
-        chunks += chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(stated.icc))
+        chunks += png.chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(stated.icc))
     if stated.exif is not None:
-        chunks += chunk(b"eXIf", stated.exif)
+        chunks += png.chunk(b"eXIf", stated.exif)
     _insert(part, _PNG_HEAD, chunks, _PNG_SHAPE if doubled else 0)
 
 

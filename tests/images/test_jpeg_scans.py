@@ -140,3 +140,21 @@ def test_the_check_reads_a_large_file_quickly() -> None:
     data = encoded(".jpg", np.tile(detailed(), (12, 12, 1)))
     assert len(list(jpeg_scans._scans(data))) == 1
     assert jpeg_scans.check(data) is data
+
+
+@pytest.mark.parametrize("how", [(), RESTARTS, PROGRESSIVE])
+def test_scans_that_repeat_each_other_are_damage(how: tuple[int, ...]) -> None:
+    data = encoded(".jpg", detailed(), *how)
+    start = data.index(b"\xff\xda")
+    end = data.find(b"\xff\xc4", start)
+    scan = data[start : end if end > 0 else -2]
+    with pytest.raises(ImageError, match="its scans repeat each other"):
+        decode(data[:start] + scan + data[start:])
+
+
+def test_a_color_that_has_no_scan_is_missing() -> None:
+    data = encoded(".jpg", detailed(), *FULL_COLOR)
+    start = data.index(b"\xff\xda")
+    scan = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00" + data[first_scan(data) :]
+    with pytest.raises(ImageError, match=f"its last scans are missing.*{HINT}"):
+        decode(data[:start] + scan)

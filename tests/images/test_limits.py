@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import struct
 import sys
 import threading
 import tracemalloc
+import zlib
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -27,6 +29,7 @@ from resharp.images import (
     pixel_limit,
     read,
 )
+from resharp.images.containers import png
 from resharp.images.formats import check_size, choose
 from resharp.images.limits import VARIABLE
 from resharp.opencv import IMAGE_LIMITS, image_limits
@@ -240,3 +243,83 @@ def test_a_header_does_not_wait_for_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(path)
     with pytest.raises(ImageError, match="a pipe, not a file"):
         header(path)
+
+
+def test_image_data_that_go_on_behind_the_pixels_are_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A megabyte of them kept libpng busy for seconds."""
+    monkeypatch.setattr(png, "_EXCESS", 1 << 20)
+    plain = encoded(".png", photo(30, 40))
+    head, more = plain[:33], zlib.compress(bytes(30 << 20))
+    with pytest.raises(ImageError, match="its image data goes on long after its last pixel"):
+        decode(png_of(head, more))
+    few = zlib.compress(bytes(30 * 121 + 999))
+    assert not decode(png_of(head, few)).pixels.any()
+
+
+def png_of(head: bytes, packed: bytes) -> bytes:
+    parts = [(b"IDAT", packed[at : at + 9999]) for at in range(0, len(packed), 9999)]
+    return head + b"".join(chunk(*part) for part in (*parts, (b"IEND", b"")))
+
+
+def chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def test_many_parts_without_content_are_refused_early() -> None:
+    """Each of these took between 4 and 15 seconds."""
+    plain, jpeg, webp = (encoded(suffix, photo(30, 40)) for suffix in (".png", ".jpg", ".webp"))
+    idle = chunk(b"IDAT", b"")
+    size = struct.pack("<I", len(webp) - 8 + 8_000_000)
+    for data, what in (
+        (plain[:33] + 1_000_000 * idle + plain[33:], r"more than \d+ chunks"),
+        (jpeg[:20] + 1_000_000 * b"\xff\xe9\0\2" + jpeg[20:], r"more than \d+ segments"),
+        (webp[:4] + size + webp[8:] + 1_000_000 * b"ABCD\0\0\0\0", r"more than \d+ chunks"),
+    ):
+        with pytest.raises(ImageError, match=what):
+            decode(data)
+    picture = decode(jpeg + 300_000 * b"\xff\xd8\xff\xd9")
+    assert picture.metadata.lost[0].startswith("1000 further images are left out")
+
+
+def test_compressed_metadata_are_not_left_to_libpng(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libpng decompressed all of it, resharp no more than 64 MiB."""
+    plain = encoded(".png", photo(30, 40))
+    packed = zlib.compress(bytes(1 << 26), 1)
+    texts = [chunk(b"zTXt", b"k%d\0\0" % n + packed) for n in range(4)]
+    passed: list[int] = []
+    real = cv2.imdecode
+
+    def decoder(packed: Any, flags: int) -> Any:
+        passed.append(packed.size)
+        return real(packed, flags)
+
+    monkeypatch.setattr(cv2, "imdecode", decoder)
+    picture = decode(plain[:33] + b"".join(texts) + plain[33:])
+    assert "damaged or too large" in picture.metadata.lost[0]
+    assert passed == [len(plain)]
+
+
+def test_long_tables_of_avif_are_refused_early() -> None:
+    """Each of these took between 5 and 20 seconds."""
+
+    def box(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I4s", 8 + len(body), name) + body
+
+    avif = encoded(".avif", photo(64, 64))
+    first = avif[: int.from_bytes(avif[:4], "big")]
+    primary, item = box(b"pitm", bytes(4) + b"\0\1"), b"\2\0\0\0\0\1\0\0av01\0"
+    places = b"\2\0\0\0\0\0" + struct.pack(">I", 2**31) + 800_000 * b"\0\0\0\1\0\0\0\0\xff\xff"
+    one = box(b"iinf", bytes(4) + b"\0\1" + box(b"infe", item))
+    many = box(b"iinf", bytes(4) + b"\xff\xff" + 300_000 * box(b"infe", item))
+    for data, what in (
+        (avif + 1_000_000 * box(b"free", b""), r"more than \d+ boxes"),
+        (first + box(b"meta", bytes(4) + primary + many + box(b"iloc", bytes(8))), "more than"),
+        (
+            first + box(b"meta", bytes(4) + primary + one + box(b"iloc", places)),
+            "a table has more than 262144 numbers",
+        ),
+    ):
+        with pytest.raises(ImageError, match=what):
+            decode(data)

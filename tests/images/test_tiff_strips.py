@@ -44,7 +44,7 @@ def with_strip(data: bytes, number: int, strip: bytes) -> bytes:
     """The file with another strip, which is put behind it."""
     page, copy = ifd.Page(data), bytearray(data)
     for tag, value in ((tiff_strips.STRIPS, len(data)), (tiff_strips.STRIP_SIZES, len(strip))):
-        values = [*tiff_strips.numbers(page, tag)]
+        values = [*page.numbers(tag)]
         values[number] = value
         kind = page.values[tag][0]
         code = f"{page.order}u{2 if kind == ifd.SHORT else 4}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from typing import Any
@@ -295,3 +296,32 @@ def test_a_small_file_does_not_become_a_large_image(monkeypatch: pytest.MonkeyPa
     webp = bytearray(encoded(".webp", photo()))
     webp[4:8] = webp[16:20] = (2**32 - 2).to_bytes(4, "little")
     assert len(truncated.completed("webp", bytes(webp)).data) < 2 << 20
+
+
+@pytest.mark.parametrize("quality", [40, 80])
+def test_rows_of_webp_without_their_details_are_missing(quality: int) -> None:
+    """The modes of all rows come first, then what they are filled with."""
+    data = encoded(".webp", photo(97, 131), cv2.IMWRITE_WEBP_QUALITY, quality)
+    whole, read = decode(data).pixels, 0
+    for cut in range(60, len(data), len(data) // 40):
+        try:
+            picture = decode(data[:cut], allow_truncated=True)
+        except ImageError:
+            continue
+        (note,) = picture.metadata.lost
+        missing = re.search(r"the last (\d+) of 97 rows are missing and left black", note)
+        rows = 97 - int(missing[1]) if missing else 97
+        assert (picture.pixels[:rows] == whole[:rows]).all(), note
+        read += 1
+    assert read > 20
+
+
+def test_a_note_says_that_a_progressive_image_lacks_details() -> None:
+    data = encoded(".jpg", photo(97, 131), cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+    start = data.index(b"\xff\xda")
+    (note,) = decode(data[: start + 60], allow_truncated=True).metadata.lost
+    assert re.fullmatch(
+        r"the file is truncated: at least the last \d+ of 97 rows are missing and left gray; "
+        r"the others lack fine details",
+        note,
+    )

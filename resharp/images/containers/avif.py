@@ -22,6 +22,7 @@ from resharp.images.containers.info import (
     DamagedContainerError,
     Size,
     UnsupportedError,
+    check_count,
     left_out,
 )
 from resharp.images.exif import payload
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 Span = tuple[int, int]
 _NOWHERE = (0, 0)
+_MAX_NUMBERS = 1 << 18
+"""Numbers of a table that are read; an image of a thousand tiles has some ten thousand."""
 
 # irot quarter turns (counter-clockwise), then imir axis (0: top and bottom are swapped, 1: left and
 # right), as an EXIF orientation.
@@ -202,8 +205,9 @@ def _color(primaries: int, transfer: int) -> ColorSignal | None:
 
 
 def _boxes(data: Data, span: Span, skip: int = 0) -> Iterator[tuple[bytes, Span]]:
-    at, end = span[0] + skip, span[1]
+    at, end, count = span[0] + skip, span[1], 0
     while at + 8 <= end:
+        check_count(count := count + 1, len(data), "boxes")
         size, name = struct.unpack(">I4s", data[at : at + 8])
         body = at + 8
         if size == 1:
@@ -220,11 +224,14 @@ class _Reader:
     """Big-endian numbers, one after another."""
 
     def __init__(self, data: Data, at: int, *, plain: bool = False) -> None:
-        self.data, self.at = data, at
+        self.data, self.at, self.left = data, at, _MAX_NUMBERS
         self.version, self.flags = (0, 0) if plain else (self.take(1), self.take(3))
 
     def take(self, size: int) -> int:
         self.at += size
+        self.left -= 1
+        if self.left < 0:
+            raise DamagedContainerError(f"a table has more than {_MAX_NUMBERS} numbers")
         if self.at > len(self.data):
             raise IndexError
         return int.from_bytes(self.data[self.at - size : self.at], "big")

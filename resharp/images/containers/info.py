@@ -16,6 +16,10 @@ DEFLATE = 1032
 """Most bytes that one byte of deflate data can become: 258 by two codes of one bit each."""
 
 
+_PARTS, _PART = 1 << 16, 256
+"""Parts (chunks, segments) that any file may have, and bytes for each further one."""
+
+
 class DamagedContainerError(Exception):
     """An incomplete or inconsistent file; the message completes a sentence about it."""
 
@@ -26,6 +30,12 @@ class TruncatedError(DamagedContainerError):
 
 class UnsupportedError(Exception):
     """A variant that OpenCV would read incorrectly; the message names the variant."""
+
+    def __init__(
+        self, what: str, advice: str = "Convert it to gray, RGB or RGBA with 8 or 16 bits."
+    ) -> None:
+        super().__init__(what)
+        self.advice = advice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +107,18 @@ def plain(text: bytes, codec: str | None = None) -> str:
 def named(name: bytes) -> str:
     """Return the name of a block as text that is safe to print."""
     return "".join(chr(byte) if 32 <= byte < 127 else "?" for byte in name.strip(b" "))
+
+
+def check_count(count: int, size: int, what: str) -> None:
+    """Refuse a file of so many bytes with more parts than any program writes.
+
+    Parts without content could keep a parser busy for hours.
+
+    Raises:
+        DamagedContainerError: there are too many.
+    """
+    if count > _PARTS + size // _PART:
+        raise DamagedContainerError(f"it has more than {count - 1} {what}")
 
 
 def behind(data: bytes, at: int) -> list[str]:

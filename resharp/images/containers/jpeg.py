@@ -8,6 +8,7 @@ only the last of several comments.
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from resharp.images.containers.info import (
     Size,
     TruncatedError,
     behind,
+    check_count,
     left_out,
     plain,
 )
@@ -39,6 +41,7 @@ _KNOWN = {
     _APP13: (_PHOTOSHOP,),
     0xEE: (b"Adobe",),  # how colors are coded
 }
+PROGRESSIVE = 0xC2
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _FEWEST = {0xC0: 2, 0xC1: 2, 0xC2: 1}
 """Fewest bits of a block of 8x8, by frame header: a Huffman code for its mean, and one for the end
@@ -46,6 +49,8 @@ of the block unless the frame is progressive. Arithmetic coding needs almost non
 _FIRST_STEP = 64
 """Bytes of a file that are searched for a marker; each further search takes four times as many."""
 _MAX_BODY = 65_533
+_MAX_IMAGES = 1000
+"""Images behind the first one that are looked at."""
 _NOT_ZERO = re.compile(rb"[^\0]", re.DOTALL)
 _MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
 
@@ -223,9 +228,9 @@ def _start(marker: int, body: bytes) -> bytes:
 
 def _behind(data: bytes, at: int, blocks: dict[bytes, bytes], lost: list[str]) -> bytes | None:
     """Return the gain map behind a JPEG that announces one; name the rest in ``lost``."""
-    images = []
+    images: list[bytes] = []
     at = _behind_zeros(data, at)
-    while data[at : at + 3] == b"\xff\xd8\xff":
+    while data[at : at + 3] == b"\xff\xd8\xff" and len(images) < _MAX_IMAGES:
         try:
             *_, (_, _, end) = segments(data, at)
         except DamagedContainerError:
@@ -283,7 +288,8 @@ def segments(data: Data, at: int = 0) -> Iterator[Segment]:
     """Yield the segments of the JPEG at this position, up to EOI."""
     at += 2
     error = DamagedContainerError
-    while True:
+    for count in itertools.count():
+        check_count(count, len(data), "segments")
         # Skip padding, and stray bytes that some cameras leave between segments.
         start = _find(_MARKER, data, at)
         if start is None:

@@ -22,6 +22,8 @@ _DHT, _SOS, _DRI = 0xC4, 0xDA, 0xDD
 _RESTART = re.compile(rb"\xff+([\xd0-\xd7])")
 _ZEROS = bytes(64)
 _GRAY = 128
+_NOTHING = 16
+"""Bits that a coefficient lacks before its first scan."""
 
 Table = tuple[list[str], bytes]
 """Huffman codes as bits, and the symbol of each."""
@@ -138,7 +140,7 @@ def _scans(data: bytes) -> Iterator[_Scan]:
                     body[at]: (body[at + 1] >> 4, body[at + 1] & 15)
                     for at in range(6, 6 + 3 * body[5], 3)
                 }
-                state.missing = {name: [16] * 64 for name in state.factors}
+                state.missing = {name: [_NOTHING] * 64 for name in state.factors}
             elif marker == _DHT:
                 state.tables |= _tables(body)
             elif marker == _DRI:
@@ -147,15 +149,25 @@ def _scans(data: bytes) -> Iterator[_Scan]:
                 # A marker has two bytes; one with content is followed by its size.
                 last = stop - 2 if after == jpeg.EOI else stop - len(following) - 4
                 scan = _scan(state, body, end, last)
-                low, high, bits = body[-3:]
-                for name in body[1 : 1 + 2 * body[0] : 2]:
-                    state.missing[name][low : high + 1] = [bits & 15] * len(range(low, high + 1))
+                _progress(state, body)
                 if scan:
                     yield scan
         except (IndexError, KeyError, ValueError, struct.error):
             raise DamagedContainerError("its headers contradict themselves") from None
-    if state.frame == _PROGRESSIVE and any(any(bits) for bits in state.missing.values()):
+    if state.frame and any(any(bits) for bits in state.missing.values()):
         raise TruncatedError("its last scans are missing")
+
+
+def _progress(state: _State, body: bytes) -> None:
+    """Note which bits a scan adds; it must go on where earlier ones ended (T.81, G.1.1.1)."""
+    low, high, bits = body[-3:]
+    if state.frame != _PROGRESSIVE:  # old encoders write anything here
+        low, high, bits = 0, 63, 0
+    for name in body[1 : 1 + 2 * body[0] : 2]:
+        part = state.missing[name][low : high + 1]
+        if any(one != (bits >> 4 or _NOTHING) for one in part):
+            raise DamagedContainerError("its scans repeat each other, or one of them is missing")
+        state.missing[name][low : high + 1] = [bits & 15] * len(part)
 
 
 def _scan(state: _State, body: bytes, start: int, end: int) -> _Scan | None:

@@ -6,6 +6,7 @@ data only by decoding it, and cannot encode 16-bit colors.
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
 import zlib
@@ -24,6 +25,7 @@ from resharp.images.containers.info import (
     Size,
     TruncatedError,
     behind,
+    check_count,
     left_out,
     named,
     plain,
@@ -56,8 +58,14 @@ _ADAM7 = (
 _MAX_CHUNKS = 1000
 """Number of chunks that are searched for transparent colors."""
 _MAX_TEXT = 64 << 20
-_LARGEST = 8_000_000
-"""libpng reads chunks of metadata up to this size."""
+_PIECE = 1 << 20
+_LARGEST = 1 << 20
+"""Metadata up to this size is left to libpng, which decompresses it, and refuses 8 MB."""
+_EXCESS = 256 << 20
+"""Bytes by which image data may exceed its pixels; libpng decompresses them in vain."""
+_SAMPLE, _STEP, _VARIED = 512, 1 << 14, 64
+"""Size of a sample, distance between samples, and the least number of different bytes in one of
+compressed data."""
 
 
 def inspect(data: bytes) -> ContainerInfo:
@@ -107,6 +115,7 @@ def inspect(data: bytes) -> ContainerInfo:
     return ContainerInfo(
         metadata=metadata,
         decodable=_critical(data, chunks) if len(data) > _LARGEST else None,
+        check=_bounded,
         frames=int.from_bytes(found[b"acTL"][:4], "big") if b"acTL" in found else 1,
         finish=(partial(_keyed, key=key, depth=head[8]),) if head[9] == 0 and len(key) > 1 else (),
     )
@@ -141,6 +150,35 @@ def pass_sizes(header: bytes) -> list[int]:
         across = len(range(left, width, right))
         sizes.append(len(range(top, height, down)) * (across > 0 and 1 + (across * bits + 7) // 8))
     return sizes
+
+
+def _bounded(data: bytes) -> bytes:
+    """Return the data of a PNG whose image data ends soon after its last pixel.
+
+    Raises:
+        DamagedContainerError: it does not.
+    """
+    most = sum(pass_sizes(data[16:29])) + _EXCESS
+    if len(data) * DEFLATE <= most or not _repeats(data):
+        return data
+    stream, found = zlib.decompressobj(), 0
+    try:
+        for name, at, end in _chunks(data, []):
+            packed = data[at + 8 : end - 4] if name == b"IDAT" else b""
+            while packed and not stream.eof:
+                found += len(stream.decompress(packed, _PIECE))
+                packed = stream.unconsumed_tail
+                if found > most:
+                    raise DamagedContainerError("its image data goes on long after its last pixel")
+    except zlib.error:
+        return data  # libpng reports it
+    return data
+
+
+def _repeats(data: bytes) -> bool:
+    """Return whether a part of compressed data has few values, as that of long flat areas has."""
+    starts = range(0, len(data) - _SAMPLE + 1, _STEP)
+    return any(len(set(data[at : at + _SAMPLE])) < _VARIED for at in starts)
 
 
 def _has_key(data: Data) -> bool:
@@ -186,7 +224,8 @@ def _chunks(data: bytes, lost: list[str]) -> Iterator[tuple[bytes, int, int]]:
     """Yield name, start and end of each chunk."""
     view = memoryview(data)
     at, drawn = 8, False
-    while True:
+    for count in itertools.count():
+        check_count(count, len(data), "chunks")
         size = int.from_bytes(view[at : at + 4], "big")
         name = bytes(view[at + 4 : at + 8])
         end = at + 12 + size
@@ -208,7 +247,7 @@ def _chunks(data: bytes, lost: list[str]) -> Iterator[tuple[bytes, int, int]]:
 
 def _critical(data: bytes, chunks: list[tuple[bytes, int, int]]) -> bytes | None:
     """Return a copy without metadata if these are too large for the decoder."""
-    if all(end - at < _LARGEST or name[:1].isupper() for name, at, end in chunks):
+    if sum(end - at for name, at, end in chunks if name[:1].islower()) < _LARGEST:
         return None
     used = [(at, end) for name, at, end in chunks if name[:1].isupper() or name == b"tRNS"]
     return data[:8] + b"".join(data[at:end] for at, end in used)

@@ -16,35 +16,46 @@ from functools import partial
 import numpy as np
 
 from resharp.images import ifd, photoshop
-from resharp.images.containers import tiff_strips
+from resharp.images.containers import tiff_strips, tiff_variants
 from resharp.images.containers.info import (
     CMYK,
     DEFLATE,
     ContainerInfo,
     Size,
-    UnsupportedError,
     lzw_bytes,
 )
+from resharp.images.containers.tiff_strips import (
+    BITS,
+    COMPRESSION,
+    HEIGHT,
+    NONE,
+    PHOTOMETRIC,
+    PREDICTOR,
+    SAMPLES,
+    STRIP_SIZES,
+    STRIPS,
+    TILE_SIZES,
+    TILE_WIDTH,
+    TILES,
+    WIDTH,
+)
+from resharp.images.containers.tiff_unpack import LZW, PACK_BITS
 from resharp.images.ifd import MalformedError
 from resharp.images.picture import CENTIMETER, Density, Metadata, Pixels, stated
 from resharp.reading import Data
 
-_HEIGHT, _COMPRESSION = 257, 259
-_PLACES = ((273, 279), (324, 325))
+_PLACES = ((STRIPS, STRIP_SIZES), (TILES, TILE_SIZES))
 """Tags of the positions and sizes of strips and tiles."""
-_MAX_TAGS = 1 << 19
-"""Most tags of further pages that are read, since overlapping directories could be endless."""
+_MAX_TAGS, _MAX_PAGES = 1 << 19, 1 << 15
+"""Most tags and pages that are read, since overlapping directories could be endless."""
 _PALETTE, _YCBCR = 3, 6
-_PLAIN, _LZW, _RATIOS = 1, 5, {8: DEFLATE, 32946: DEFLATE, 32773: 64}
-"""Compressions, and the most bytes that one byte can become; others have no such limit."""
-_SUBFILE, _WIDTH, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES = 254, 256, 258, 262, 274, 277
-_X, _Y, _UNIT, _PLANAR, _PREDICTOR, _TILE_WIDTH = 282, 283, 296, 284, 317, 322
+_RATIOS = {**dict.fromkeys(tiff_strips.DEFLATE, DEFLATE), PACK_BITS: 64}
+"""How many bytes a byte can stand for; other compressions have no limit that is certain."""
+_SUBFILE, _ORIENTATION, _X, _Y, _UNIT = 254, 274, 282, 283, 296
 _INNER, _EXTRA, _SAMPLE_FORMAT, _XMP, _ICC = 330, 338, 339, 700, 34675
 _IPTC, _PHOTOSHOP = 33723, 34377
 _BLACK_IS_ZERO, _RGB, _INKS = 1, 2, 5
-_PHOTOMETRICS = (0, _BLACK_IS_ZERO, _RGB, 3, _INKS, 6)  # 0 white is zero, 3 palette, 6 YCbCr
 _ASSOCIATED, _UNASSOCIATED = 1, 2
-_KINDS = {1: "unsigned", 2: "signed", 3: "float"}
 _EXIF, _GPS, _INTEROP, _MAKER_NOTE = 0x8769, 0x8825, 0xA005, 0x927C
 _DAMAGED = "some EXIF tags are left out: they are damaged"
 # What an EXIF block has in its first directory, and a TIFF file in its own, with the same meaning:
@@ -65,18 +76,18 @@ def inspect(data: bytes) -> ContainerInfo:
     lost: list[str] = []
     page = ifd.Page(data)
     frames = 1 + _further_pages(data, page.following, *page.integers(_INNER))
-    _refuse_misread(page)
-    inks = page.integers(_PHOTOMETRIC)[:1] == (_INKS,)
+    tiff_variants.check(page)
+    inks = page.integers(PHOTOMETRIC)[:1] == (_INKS,)
     if inks:
         lost.append(CMYK)
     resources = photoshop.sound(page.raw(_PHOTOSHOP) or b"", lost) or b""
     if (record := page.raw(_IPTC)) and photoshop.iptc(resources) is None:
         resources = photoshop.of_iptc(_record(page, record)) + resources
-    twins = page.integers(_SAMPLES)[:1] == (2,)
+    twins = page.integers(SAMPLES)[:1] == (2,)
     premultiplied = page.integers(_EXTRA)[:1] == (_ASSOCIATED,)
     finish: list[Callable[[Pixels], Pixels]] = []
     if twins:
-        finish.append(partial(_parted, difference=page.integers(_PREDICTOR)[:1] == (2,)))
+        finish.append(partial(_parted, difference=tiff_variants.predicted(page) == 2))
     finish += [_without_alpha] if inks else [_straight] if premultiplied else []
     tags = movable(data, page.order, lost)
     return ContainerInfo(
@@ -98,21 +109,21 @@ def inspect(data: bytes) -> ContainerInfo:
 
 def size(data: Data) -> Size:
     """Read the size of the first image, and whether its strips or tiles can hold it."""
-    tags = (_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, *sum(_PLACES, ()))
+    tags = (WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, *sum(_PLACES, ()))
     page = ifd.Page(data, only=tags)
     width, height, depth, samples, packed, kind = (
         next(iter(page.integers(tag)), default)
         for tag, default in (
-            *((_WIDTH, 0), (_HEIGHT, 0), (_BITS, 1)),
-            *((_SAMPLES, 1), (_COMPRESSION, _PLAIN), (_PHOTOMETRIC, _BLACK_IS_ZERO)),
+            *((WIDTH, 0), (HEIGHT, 0), (BITS, 1)),
+            *((SAMPLES, 1), (COMPRESSION, NONE), (PHOTOMETRIC, _BLACK_IS_ZERO)),
         )
     )
     # In YCbCr, several pixels may share their colors.
     raw = (width * depth * (1 if kind == _YCBCR else samples) + 7) // 8 * height
-    if packed == _LZW:
+    if packed == LZW:
         least = lzw_bytes(raw)
     else:
-        least = raw if packed == _PLAIN else raw // _RATIOS.get(packed, raw + 1)
+        least = raw if packed == NONE else raw // _RATIOS.get(packed, raw + 1)
     channels = 3 if kind == _PALETTE else {1: 1, 3: 3}.get(samples, 4)
     return Size(
         width=width,
@@ -127,7 +138,7 @@ def size(data: Data) -> Size:
 def _stored(data: Data, page: ifd.Page) -> int:
     """Return the sum of the sizes of all strips or tiles; several may be the same bytes."""
     for tags in _PLACES:
-        starts, sizes = (page.numbers(tag) for tag in tags)
+        starts, sizes = (np.array(page.numbers(tag), np.float64) for tag in tags)
         if len(starts) and len(starts) == len(sizes):
             return int(np.minimum(sizes, np.maximum(len(data) - starts, 0)).sum())
     return 0
@@ -188,7 +199,7 @@ def _record(page: ifd.Page, record: bytes) -> bytes:
 def _further_pages(data: bytes, *places: int) -> int:
     """Count the pages behind and inside the first, without previews (type 1) and masks (4)."""
     pages, tags, seen, left = 0, 0, {0}, [*places]
-    while left and tags < _MAX_TAGS:
+    while left and tags < _MAX_TAGS and len(seen) < _MAX_PAGES:
         at = left.pop()
         if at not in seen:
             seen.add(at)
@@ -200,33 +211,10 @@ def _further_pages(data: bytes, *places: int) -> int:
     return pages
 
 
-def _refuse_misread(page: ifd.Page) -> None:
-    """Refuse variants outside the measured list; docs/design/files.md has the table."""
-    bits = max(page.integers(_BITS), default=1)
-    kind = _KINDS.get(max(page.integers(_SAMPLE_FORMAT), default=1), "other")
-    samples = next(iter(page.integers(_SAMPLES)), 1)
-    photometric = next(iter(page.integers(_PHOTOMETRIC)), _BLACK_IS_ZERO)
-    planes = page.integers(_PLANAR)[:1] == (2,)
-    sound = {"unsigned": bits <= 16, "float": bits in (32, 64)}
-    if not sound.get(kind, False):
-        raise UnsupportedError(f"{bits}-bit {kind} samples")
-    gray_alpha = (
-        photometric == _BLACK_IS_ZERO and bits in (8, 16, 32) and not planes and not page.big
-    )
-    if samples not in (1, 3, 4) and not (samples == 2 and gray_alpha and page.integers(_EXTRA)):
-        raise UnsupportedError(f"{samples} channels")
-    if samples == 4 and photometric not in (_RGB, _INKS):
-        raise UnsupportedError("4 channels that are neither RGB with alpha nor CMYK")
-    if photometric not in (_PHOTOMETRICS if bits <= 8 else (_BLACK_IS_ZERO, _RGB)):
-        raise UnsupportedError(f"{bits} bits and photometric interpretation {photometric}")
-    if bits > 8 and samples > 1 and planes:
-        raise UnsupportedError(f"{bits} bits with one plane per channel")
-
-
 def _neutral(data: bytes, page: ifd.Page) -> bytearray | None:
     """Return a copy with orientation 1 and an alpha that libtiff keeps; None if not needed."""
     wanted = ((_ORIENTATION, 1), (_EXTRA, _ASSOCIATED))
-    changes = [(tag, n) for tag, n in wanted if tag in page.entries and page.integers(tag) != (n,)]
+    changes = [(tag, n) for tag, n in wanted if page.integers(tag) not in ((), (n,))]
     if not changes:
         return None
     copy = bytearray(data)
@@ -237,11 +225,11 @@ def _neutral(data: bytes, page: ifd.Page) -> bytearray | None:
 
 def _as_gray(data: bytes, page: ifd.Page) -> bytes:
     """Return a copy of gray with alpha that is a gray image of twice the width."""
-    changes = {tag: 2 * n for tag in (_WIDTH, _TILE_WIDTH) for n in page.integers(tag)}
-    changes |= {_SAMPLES: 1, _ORIENTATION: 1}
-    changes |= {tag: n for tag in (_BITS, _SAMPLE_FORMAT) for n in page.integers(tag)}
+    changes = {tag: 2 * n for tag in (WIDTH, TILE_WIDTH) for n in page.integers(tag)}
+    changes |= {SAMPLES: 1, _ORIENTATION: 1}
+    changes |= {tag: n for tag in (BITS, _SAMPLE_FORMAT) for n in page.integers(tag)}
     longs = {tag: (ifd.LONG, 1, struct.pack(page.order + "I", n)) for tag, n in changes.items()}
-    return ifd.extended(data, {**longs}, without=(_EXTRA, _PREDICTOR))
+    return ifd.extended(data, {**longs}, without=(_EXTRA, PREDICTOR))
 
 
 def _parted(pixels: Pixels, *, difference: bool) -> Pixels:

@@ -7,6 +7,7 @@ and checksum, LZW and PackBits with libtiff itself (``tiff_unpack``), the others
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from resharp.images import ifd
-from resharp.images.containers import jpeg_scans
+from resharp.images.containers import jpeg, jpeg_scans
 from resharp.images.containers.info import DamagedContainerError, TruncatedError
 from resharp.images.containers.tiff_unpack import LZW, PACK_BITS, unpacked
 
@@ -33,6 +34,8 @@ _FAX = (2, 4, 32771)
 """CCITT compressions without fill bits."""
 _YCBCR = 6
 _PIECE = 1 << 20
+_HEADER = 8
+"""Bytes of the header of a TIFF file, at least."""
 _LARGEST = 2**32 - 2**24
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
@@ -48,6 +51,10 @@ class Strips:
     """Bytes that each must have after decompression."""
     full: int
     """Bytes of one with all of its rows. Some writers pad the last strip to this size."""
+    columns: int
+    """Pixels in a row of each."""
+    samples: int
+    """Channels of each."""
     row: int
     """Bytes of one row of a strip or tile; 0 if pixels of several rows share their colors."""
     rows: int
@@ -106,8 +113,8 @@ def layout(data: bytes, page: ifd.Page) -> Strips:
             if wide:
                 size = -(-across // wide) * -(-rows // high) * (wide * high + 2)
             sizes += [size] * many
-    offsets = numbers(page, TILES if tiled else STRIPS)
-    counts = numbers(page, TILE_SIZES if tiled else STRIP_SIZES)
+    offsets = page.numbers(TILES if tiled else STRIPS)
+    counts = page.numbers(TILE_SIZES if tiled else STRIP_SIZES)
     counts = counts or tuple(max(len(data) - at, 0) for at in offsets)
     if min(len(offsets), len(counts)) < len(sizes):
         kind, known = "tiles" if tiled else "strips", min(len(offsets), len(counts))
@@ -117,6 +124,8 @@ def layout(data: bytes, page: ifd.Page) -> Strips:
         counts=counts,
         sizes=tuple(sizes),
         full=max(sizes),
+        columns=across,
+        samples=samples if len(planes) == 1 else 1,
         row=0 if wide else (across * planes[0] + 7) // 8,
         rows=down,
         planes=len(planes),
@@ -136,13 +145,6 @@ def _shared(page: ifd.Page) -> tuple[int, int]:
     if wide not in (1, 2, 4) or high not in (1, 2, 4):
         raise DamagedContainerError(f"its colors are shared by {wide} x {high} pixels")
     return wide, high
-
-
-def numbers(page: ifd.Page, tag: int) -> tuple[int, ...]:
-    """Return the integers of a tag, however many they are."""
-    kind, _, raw = page.values.get(tag, (0, 0, b""))
-    size = {1: 1, 3: 2, 4: 4, 13: 4, 16: 8, 18: 8}.get(kind)
-    return tuple(np.frombuffer(raw, f"{page.order}u{size}").tolist()) if size else ()
 
 
 def sound(data: bytes) -> bytes | bytearray:
@@ -172,7 +174,7 @@ def sound(data: bytes) -> bytes | bytearray:
             # Its codes have no more than a few zeros in a row, and the padding of rows is a byte.
             whole = bytes(4) not in strips.raw(data, number).rstrip(b"\0")
         elif strips.compression == _JPEG:
-            whole = _is_whole_jpeg(strips.raw(data, number), tables)
+            whole = _is_whole_jpeg(data, strips, number, tables)
         if not whole:
             raise DamagedContainerError(f"{strips.name(number)} is damaged")
     return data
@@ -196,12 +198,20 @@ def inflated(packed: bytes, *wanted: int) -> bool:
     return found >= least if stream.eof else found in wanted
 
 
-def _is_whole_jpeg(strip: bytes, tables: bytes | None) -> bool:
+def _is_whole_jpeg(data: bytes, strips: Strips, number: int, tables: bytes | None) -> bool:
+    """Return whether a strip is an intact JPEG of its size; the last one may have more rows."""
+    strip = strips.raw(data, number)
+    whole = strip[:2] + (tables or b"")[2:-2] + strip[2:]
     try:
-        jpeg_scans.check(strip[:2] + (tables or b"")[2:-2] + strip[2:])
-    except (DamagedContainerError, IndexError):
+        jpeg_scans.check(whole)
+        found = jpeg.size(whole)
+    except (DamagedContainerError, IndexError, struct.error):
         return False
-    return strip.startswith(b"\xff\xd8")
+    return (
+        strip.startswith(b"\xff\xd8")
+        and (found.width, found.bits) == (strips.columns, 8 * strips.samples)
+        and strips.sizes[number] <= found.height * strips.row <= strips.full
+    )
 
 
 def _one(page: ifd.Page, tag: int, default: int) -> int:
@@ -220,6 +230,8 @@ def _check_place(data: bytes, strips: Strips, number: int, size: int) -> None:
         count = size
     if not count:
         raise DamagedContainerError(f"{strips.name(number)} is empty")
+    if at < _HEADER:
+        raise DamagedContainerError(f"{strips.name(number)} begins inside the header")
     if at + count > len(data):
         raise TruncatedError(f"it ends after {len(data)} bytes, before {strips.name(number)} does")
 

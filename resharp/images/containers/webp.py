@@ -12,6 +12,7 @@ from resharp.images.containers.info import (
     Size,
     TruncatedError,
     behind,
+    check_count,
     left_out,
 )
 from resharp.images.exif import payload
@@ -47,8 +48,9 @@ def inspect(data: bytes) -> ContainerInfo:
 
 def chunks(data: Data) -> Iterator[tuple[bytes, int, int]]:
     """Yield name, position and size of each chunk's content, which may reach beyond the end."""
-    at = 12
+    at, count = 12, 0
     while at + 8 <= len(data):
+        check_count(count := count + 1, len(data), "chunks")
         name, size = struct.unpack("<4sI", data[at : at + 8])
         yield name, at + 8, size
         at += 8 + size + size % 2
