@@ -111,7 +111,7 @@ try:
 except Exception as error:  # one of its shared libraries is missing, or NumPy does not fit
     raise MissingExtraError(
         f"resharp needs the package opencv-python-headless, which cannot be imported ({error}): "
-        "uninstall and install it again with pip"
+        "reinstall it with pip, or install what it lacks"
     ) from error
 
 __all__ = ["IMAGE_LIMITS", "check_environment", "cv2", "image_limits"]

@@ -94,6 +94,6 @@ def test_an_opencv_that_cannot_be_loaded_is_an_error_of_one_line(tmp_path: Path)
     assert done.returncode == 1
     assert done.stderr.startswith(
         "Error: resharp needs the package opencv-python-headless, which cannot be imported "
-        "(libGL.so.1: cannot open): uninstall and install it again"
+        "(libGL.so.1: cannot open): reinstall it with pip"
     )
     assert "Traceback" not in done.stderr

@@ -19,7 +19,7 @@ from resharp.reading import parse_json
 
 SCHEMA = 1
 """Version of the manifest layout; any other version is refused."""
-NAME = r"[a-z0-9][a-z0-9._-]*"
+NAME = r"[a-z0-9][a-z0-9._-]{0,200}"
 """Names of bundles, as a regular expression."""
 _SHA256 = matching("[0-9a-f]{64}", "a SHA-256 of 64 hexadecimal digits")
 _FILE_NAME = matching(r"[A-Za-z0-9_][A-Za-z0-9 ._~+-]{0,200}", "the name of a file in the folder")

@@ -128,6 +128,7 @@ def test_any_change_of_a_sidecar_is_refused_or_harmless(compact: Bundle) -> None
         ({"precision": "fp4"}, "precision 'fp4' is not supported"),
         ({"engine_precision": "fp4"}, "engine_precision must be fp16, mixed or fp32"),
         ({"name": "../x"}, "name must be lowercase letters"),
+        ({"name": "x" * 300}, r"name must be lowercase letters, .*'\.\.\."),
         ({"weights": {"name": "w", "sha256": "0", "size": 1}}, "sha256 must be a SHA-256"),
         ({"weights": {"name": "a/b", "sha256": "0" * 64, "size": 1}}, "the name of a file"),
         ({"weights": {"name": "w", "sha256": "0" * 64, "size": -1}}, "size must be between"),
