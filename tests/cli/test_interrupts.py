@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,18 @@ def test_every_command_ends_with_one_line(
         assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.fixture
+def usual_handlers() -> Iterator[None]:
+    """Set the handlers that Python starts with; libraries of other tests may have left theirs."""
+    usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}
+    usual[signal.SIGTERM] = signal.SIG_DFL
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("usual_handlers")
 def test_the_handlers_of_others_are_theirs() -> None:
     usual, own = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with interrupts.handled_signals():
