@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -59,6 +60,10 @@ HDR_PARAMETERS = {
 """Encoders that write HDR mastering metadata."""
 
 
+LONGEST_SIDE = 65_535
+"""Pixels per side that a track of MP4, in which segments are kept, can state."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class VideoEncoder:
     """Encoder settings of the result."""
@@ -101,7 +106,13 @@ def choose_encoder(
     Raises:
         OptionError: this build of FFmpeg lacks the encoder, or ``crf`` or ``pixel_format`` does
             not fit it.
+        OutputError: the frames are larger than a video can hold.
     """
+    if max(width, height) > LONGEST_SIDE:
+        raise OutputError(
+            f"{clip.path}: videos hold at most {LONGEST_SIDE} pixels per side, but the result "
+            f"would be {width} x {height}. Use a smaller `scale`."
+        )
     codec = options.codec if options.codec != "auto" else ("h264", "hevc")[clip.form.depth > 8]
     options = replace(options, codec=codec)  # this checks the crf
     name = _available_encoder(options.encoder, codec)
@@ -403,7 +414,9 @@ def _writing_to(folder: Path) -> Iterator[None]:
     except OutputError:
         raise
     except (OSError, pyav().error.FFmpegError) as error:
+        refused = error.errno == errno.EINVAL
+        advice = "use another `codec` or a smaller `scale`" if refused else "free space there"
         raise OutputError(
             f"cannot write a segment to {folder}: {reason(error)}. Finished segments are kept: "
-            "free space there, then run it again to resume."
+            f"{advice}, then run it again to resume."
         ) from error

@@ -27,8 +27,9 @@ from resharp.video.timeline import Frame, Position, frames
 Check = Callable[[], None]
 Restore = Callable[[Sequence[Image], Check], list[Image]]
 """Restores images of one size; the check that it calls between tiles may raise."""
-MEMORY_SHARE = 4
-"""Frames in flight may use the free memory divided by this number."""
+MEMORY_SHARE, SMALL_BUDGET, BUDGET_RATIO = 4, 1 << 30, 2048
+"""Frames in flight may use the free memory divided by the first number, but those of a file whose
+frames may be a decompression bomb only 1 GiB, or 2048 bytes per byte of it if that is more."""
 CONVERTERS = 2
 """Threads that convert results to frames of the encoder, or write them as image files."""
 
@@ -50,6 +51,14 @@ class Rendering:
     def file(self, index: int) -> Path:
         """Return the path of a segment."""
         return self.folder / f"{index:06d}.mp4"
+
+
+def budget(clip: Clip) -> int:
+    """Return how many bytes the frames in flight may use."""
+    most = available_memory() // MEMORY_SHARE
+    if clip.files:
+        return most
+    return min(most, max(SMALL_BUDGET, BUDGET_RATIO * clip.path.stat().st_size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +118,7 @@ class Renderer:
                 name="restore",
                 calls=[partial(self._restore, call) for call in calls],
                 cost=self._cost,
-                budget=available_memory() // MEMORY_SHARE,
+                budget=budget(rendering.clip),
             ),
             Stage(name="convert", calls=[partial(self._convert, one) for one in converters]),
             Stage(name="write", calls=[self._write]),

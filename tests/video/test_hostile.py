@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from resharp.errors import OptionError, VideoError
-from resharp.video import VideoOptions, VideoReport, restore_video
+from resharp.errors import OptionError, OutputError, VideoError
+from resharp.video import VideoOptions, VideoReport, render, restore_video
 from resharp.video.resume import JOURNAL
 from resharp.video.run import render_video
+from resharp.video.sequence import probe_any
 from tests.fuzz.layouts import png_mend
 from tests.video.kit import Enlarged, Spec, av, draw, make
 
@@ -138,3 +139,25 @@ def test_a_decoder_without_memory_or_threads_is_no_damage(
     monkeypatch.setattr("resharp.video.source.open_decoder", lambda *arguments: Lacking())
     with pytest.raises(VideoError, match=r"in\.mkv cannot be decoded here: .*Free some memory"):
         restore(clip, tmp_path / "out.mkv")
+
+
+def test_results_that_are_too_wide_for_a_video_are_an_error_before_the_work(tmp_path: Path) -> None:
+    frames = [pillow.new("P", (40_000, 2), index) for index in range(2)]
+    frames[0].save(tmp_path / "in.gif", save_all=True, append_images=frames[1:])
+    match = r"in\.gif: videos hold at most 65535 pixels per side, but the result would be 80000 x 4"
+    with pytest.raises(OutputError, match=match):
+        restore(tmp_path / "in.gif", tmp_path / "out.mkv")
+    assert not (tmp_path / "out.mkv.resharp").exists()
+
+
+def test_frames_of_a_small_file_have_a_small_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(render, "available_memory", lambda: 64 << 30)
+    clip = tmp_path / "in.apng"
+    clip.write_bytes(apng())
+    found = probe_any(clip, VideoOptions())
+    assert render.budget(found) == 1 << 30
+    with clip.open("ab") as stream:
+        stream.truncate(100 << 20)
+    assert render.budget(found) == 16 << 30
