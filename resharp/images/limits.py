@@ -110,11 +110,6 @@ def _claim(found: Header) -> str:
     return f"{found.width} x {found.height} pixels"
 
 
-def check_file(path: str | os.PathLike[str], max_pixels: int | None, *, whole: bool = True) -> None:
-    """Check an image file by its header, as :func:`check_header` does."""
-    check_header(header(path), os.fspath(path), max_pixels, whole=whole)
-
-
 def load(
     path: str | os.PathLike[str],
     *,
